@@ -1,0 +1,1 @@
+"""Privacy accounting for federated learning: what was released, and what it cost."""

@@ -1,0 +1,1 @@
+"""The private step: what one client does within one round."""

@@ -1,0 +1,1 @@
+"""Secret keys, encryption and decryption: the one place that imports TenSEAL."""

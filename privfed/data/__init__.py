@@ -1,0 +1,1 @@
+"""Loading and splitting text, and who holds which example."""

@@ -1,0 +1,1 @@
+"""Base models, their trainable parts, and parameters as one flat vector."""

@@ -1,0 +1,144 @@
+"""The trainable part: LoRA factors, or any adapter that PEFT knows and the gate lets pass."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+
+from privfed.config import require_count, require_positive
+from privfed.errors import ConfigError, ModelError
+
+
+class Adapter(Protocol):
+    """What is trained on top of the frozen base model."""
+
+    def attach(
+        self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int
+    ) -> PeftModel:
+        """Wrap `model`; new weights come from the public seed. Everything else is frozen."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoRA:
+    """Low-rank adaptation: W + (alpha / r) B A, with B = 0 at the start.
+
+    Attributes:
+        rank: r.
+        target_modules: names of the linear modules, e.g. ("query", "value").
+        layers: indices of the blocks that are adapted; None adapts all.
+        alpha: scale of the product; None means alpha = r, a scale of one.
+
+    Reference:
+        Hu et al. 2021, arXiv:2106.09685.
+    """
+
+    rank: int
+    target_modules: tuple[str, ...]
+    layers: tuple[int, ...] | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require_count(rank=self.rank)
+        if not self.target_modules:
+            raise ConfigError("target_modules must name at least one module, e.g. ('query',)")
+        if self.alpha is not None:
+            require_positive(alpha=self.alpha)
+
+    def attach(
+        self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int
+    ) -> PeftModel:
+        """Wrap `model` with LoRA factors drawn from the public seed."""
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.rank if self.alpha is None else self.alpha,
+            lora_dropout=0.0,
+            target_modules=list(self.target_modules),
+            layers_to_transform=None if self.layers is None else list(self.layers),
+            modules_to_save=list(modules_to_save) or None,
+            task_type=None if modules_to_save else TaskType.CAUSAL_LM,
+        )
+        return _attach(model, config, seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        return {"adapter": "lora", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeftAdapter:
+    """Any PEFT configuration. The gate refuses those whose per-example gradients are wrong.
+
+    Attributes:
+        config: as PEFT takes it; `modules_to_save` is filled in from the task.
+    """
+
+    config: PeftConfig
+
+    def attach(
+        self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int
+    ) -> PeftModel:
+        """Wrap `model` as PEFT does."""
+        if modules_to_save and hasattr(self.config, "modules_to_save"):
+            self.config.modules_to_save = list(modules_to_save)
+        return _attach(model, self.config, seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        return {"adapter": str(self.config.peft_type.value).lower()}
+
+
+def lora_a_factors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The down-projections A of every LoRA layer, with their names."""
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name:
+            yield name, parameter
+
+
+def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
+    """Fix every A to orthonormal rows from the public seed, times sqrt(width / rank).
+
+    With A fixed, the mean of the clients' products is the product of the mean: sum p_i B_i A =
+    (sum p_i B_i) A. Orthonormal rows bound a record's gradient in B. The scale makes |A x| as
+    large as that of the usual initialisation, so learning rates carry over.
+
+    Raises:
+        ModelError: if the model has no LoRA factors.
+
+    Reference:
+        Sun et al. 2024 (FFA-LoRA), arXiv:2403.12313.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = False
+    for _, factor in lora_a_factors(model):
+        found = True
+        rank, width = factor.shape
+        if rank > width:
+            raise ModelError(f"FFA-LoRA needs rank <= width, got rank {rank} for width {width}")
+        basis, _ = torch.linalg.qr(torch.randn(width, rank, generator=generator))
+        with torch.no_grad():
+            factor.copy_(basis.T.to(factor) * math.sqrt(width / (3 * rank)))
+        factor.requires_grad_(False)
+    if not found:
+        raise ModelError("FFA-LoRA freezes LoRA's A factors; this adapter has none")
+
+
+def _attach(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            wrapped = get_peft_model(model, config)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(f"the adapter does not fit this model: {error}") from error
+    if not any(parameter.requires_grad for parameter in wrapped.parameters()):
+        raise ModelError("the adapter leaves nothing to train; check target_modules and layers")
+    return wrapped

@@ -1,0 +1,113 @@
+"""Loading a frozen base model and its tokenizer, and refusing one that cannot be trusted."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from privfed.errors import ModelError
+
+
+def choose_device(device: str | None = None) -> torch.device:
+    """The device to train on: as named, else CUDA where there is one, else the CPU."""
+    if device is not None:
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_pretrained(loader: Callable[..., Any], base: str) -> nn.Module:
+    """Load a model in float32 through transformers, with dropout off and finite weights.
+
+    Args:
+        loader: a `from_pretrained` of transformers.
+        base: Hugging Face model name or folder.
+
+    Raises:
+        ModelError: unknown model, or a weight that is not finite (named).
+    """
+    try:
+        model: nn.Module = loader(base, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the base model {base!r} cannot be loaded: it is neither a folder with a model nor "
+            f"a name that the model hub (or its cache) knows. transformers said: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    require_finite(model)
+    switch_off_dropout(model)
+    return model
+
+
+def load_tokenizer(base: str) -> Any:
+    """The tokenizer of a base model; padding is added where the vocabulary has none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{base!r} has no tokenizer that can be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def require_finite(model: nn.Module) -> None:
+    """Refuse a model with NaN or infinity in a weight, naming the weight."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(
+                f"the weight {name!r} of the base model holds NaN or infinity; "
+                "load an intact copy of the model"
+            )
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """Run the frozen base as at evaluation, also in training mode (Opacus needs that mode)."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def convert_gguf_llama(gguf: Path, name: str) -> str:
+    """Convert a Llama-type GGUF file to safetensors, once, and return the folder.
+
+    transformers reads GGUF (dequantising it) but refuses to save what it read, so the weights
+    move to a model built from the configuration without its quantisation entry.
+
+    Args:
+        gguf: the file.
+        name: name of the folder below the user's cache folder.
+    """
+    target = cache_folder() / name
+    if (target / "model.safetensors").is_file():
+        return str(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    read = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    settings = read.config.to_dict()
+    settings.pop("quantization_config", None)
+    clean = LlamaForCausalLM(LlamaConfig(**settings))
+    clean.load_state_dict(read.state_dict())
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with tempfile.TemporaryDirectory(dir=target.parent) as half_made:
+        clean.to(torch.bfloat16).save_pretrained(half_made)
+        tokenizer.save_pretrained(half_made)
+        if target.exists():
+            shutil.rmtree(target)
+        shutil.copytree(half_made, target.with_suffix(".new"))
+        os.replace(target.with_suffix(".new"), target)
+    return str(target)
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $XDG_CACHE_HOME/privfed or ~/.cache/privfed."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "privfed"

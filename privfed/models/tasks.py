@@ -1,0 +1,278 @@
+"""What the model is trained for: one loss per record, and one public figure on held-out text.
+
+A task knows how to build the base model, how to turn records into tensors, and how to compute
+**one loss per record, shape (batch,)**. It never returns a mean over a batch: clipping bounds a
+record's influence only if a record's loss depends on that record alone.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from privfed.data.records import Record
+from privfed.errors import ConfigError, ModelError
+from privfed.models.load import load_pretrained, load_tokenizer
+
+Batch = Mapping[str, Tensor]
+
+
+class Task(Protocol):
+    """What a federation needs to know about its model.
+
+    Attributes:
+        base: Hugging Face model name or folder of the frozen base model.
+        metric: name of the held-out figure, "accuracy" or "perplexity".
+        modules_to_save: new modules that are trained whole and saved with the adapter.
+    """
+
+    base: str
+    metric: ClassVar[str]
+    modules_to_save: ClassVar[tuple[str, ...]]
+
+    def build(self, seed: int) -> nn.Module:
+        """The base model; new parts are initialised from the public seed."""
+        ...
+
+    def tokenizer(self) -> Any:
+        """The tokenizer that `collate` takes."""
+        ...
+
+    def collate(self, tokenizer: Any, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Tensors with leading dimension (batch,)."""
+        ...
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """One loss per record, shape (batch,)."""
+        ...
+
+    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+        """Numerator and denominator that add up over batches to the held-out figure."""
+        ...
+
+    def figure(self, numerator: float, denominator: float) -> float:
+        """The held-out figure from summed parts."""
+        ...
+
+    def synthetic(self, count: int, seed: int) -> list[Record]:
+        """Made-up records of different lengths, for checks that must not touch private text."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        ...
+
+
+_WORDS = (
+    "river stone market window garden engine letter mountain paper signal harbour "
+    "winter glass method silver bridge answer pocket station velvet"
+).split()
+
+
+def _synthetic_texts(count: int, seed: int) -> list[str]:
+    order = torch.Generator().manual_seed(seed)
+    texts = []
+    for position in range(count):
+        length = 3 + 4 * position
+        chosen = torch.randint(len(_WORDS), (length,), generator=order)
+        texts.append(" ".join(_WORDS[int(index)] for index in chosen))
+    return texts
+
+
+def _tokenize(
+    tokenizer: Any, texts: Sequence[str], max_length: int, *, add_special_tokens: bool = True
+) -> dict[str, Tensor]:
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        padding=True,
+        add_special_tokens=add_special_tokens,
+        return_tensors="pt",
+    )
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+
+
+class SentenceClassifier(nn.Module):
+    """An encoder, its mean-pooled unit-length embedding, and a linear head.
+
+    Args:
+        encoder: a transformers encoder with `last_hidden_state`.
+        num_labels: size of the public label set.
+        logit_scale: public constant that multiplies the unit-length embedding.
+        seed: public; initialises the head.
+    """
+
+    def __init__(self, encoder: nn.Module, num_labels: int, logit_scale: float, seed: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        width = int(encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        self.head = nn.Linear(width, num_labels)
+        self.logit_scale = logit_scale
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.head.weight.copy_(
+                torch.randn(num_labels, width, generator=generator) * width**-0.5 * 0.1
+            )
+            self.head.bias.zero_()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits, shape (batch, labels), of token ids and mask, shape (batch, length)."""
+        states = self.encoder(
+            input_ids=input_ids, attention_mask=attention_mask
+        ).last_hidden_state
+        mask = attention_mask.unsqueeze(-1).to(states.dtype)
+        mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        logits: Tensor = self.head(self.logit_scale * F.normalize(mean, dim=-1))
+        return logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """Classify a text: sentence encoder, mean pooling, linear head; cross-entropy per record.
+
+    Attributes:
+        base: Hugging Face name or folder of an encoder.
+        labels: the public label set, the same at every client, in a fixed order.
+        max_length: tokens read of each text.
+        logit_scale: constant factor on the unit-length embedding before the head.
+    """
+
+    base: str
+    labels: tuple[str, ...]
+    max_length: int = 128
+    logit_scale: float = 1.0
+
+    metric: ClassVar[str] = "accuracy"
+    modules_to_save: ClassVar[tuple[str, ...]] = ("head",)
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ConfigError(f"labels must be two or more different names, got {self.labels!r}")
+        _check_length(self.max_length)
+        if not 0 < self.logit_scale < math.inf:
+            raise ConfigError(f"logit_scale must be finite and above 0, got {self.logit_scale!r}")
+
+    def build(self, seed: int) -> nn.Module:
+        """The classifier on its pretrained encoder."""
+        encoder = load_pretrained(AutoModel.from_pretrained, self.base)
+        if not hasattr(encoder.config, "hidden_size"):
+            raise ModelError(f"{self.base!r} is no encoder with a hidden_size")
+        return SentenceClassifier(encoder, len(self.labels), self.logit_scale, seed)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the base model."""
+        return load_tokenizer(self.base)
+
+    def collate(self, tokenizer: Any, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Token ids, mask, shape (batch, length), and labels, shape (batch,)."""
+        batch = _tokenize(tokenizer, [record.text for record in records], self.max_length)
+        batch["labels"] = torch.tensor([record.label for record in records])
+        return batch
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy of each record, shape (batch,)."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return F.cross_entropy(logits, batch["labels"], reduction="none")
+
+    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+        """Right answers and records."""
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        right = (logits.argmax(dim=-1) == batch["labels"]).sum()
+        return float(right), float(len(batch["labels"]))
+
+    def figure(self, numerator: float, denominator: float) -> float:
+        """Accuracy."""
+        return numerator / denominator
+
+    def synthetic(self, count: int, seed: int) -> list[Record]:
+        """Made-up texts with labels in turn."""
+        texts = _synthetic_texts(count, seed)
+        return [Record(text, index % len(self.labels)) for index, text in enumerate(texts)]
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        return {
+            "task": "classification",
+            "base": self.base,
+            "labels": list(self.labels),
+            "max_length": self.max_length,
+            "logit_scale": self.logit_scale,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CausalLanguageModel:
+    """Predict the next token; a record's loss is the mean over its own tokens.
+
+    Attributes:
+        base: Hugging Face name or folder of a causal language model.
+        max_length: tokens read of each text, the end-of-text token included.
+    """
+
+    base: str
+    max_length: int = 128
+
+    metric: ClassVar[str] = "perplexity"
+    modules_to_save: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        _check_length(self.max_length)
+
+    def build(self, seed: int) -> nn.Module:  # noqa: ARG002 - nothing new to initialise
+        """The pretrained language model."""
+        return load_pretrained(AutoModelForCausalLM.from_pretrained, self.base)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the base model."""
+        return load_tokenizer(self.base)
+
+    def collate(self, tokenizer: Any, records: Sequence[Record]) -> dict[str, Tensor]:
+        """Token ids and mask, shape (batch, length); every text begins and ends with a mark."""
+        end = tokenizer.eos_token or ""
+        start = tokenizer.bos_token or end
+        marked = [f"{start}{record.text}{end}" for record in records]
+        return _tokenize(tokenizer, marked, self.max_length, add_special_tokens=False)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood of each record's tokens; zero for a record without any."""
+        total, count = self._token_losses(model, batch)
+        return total / count.clamp(min=1)
+
+    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+        """Summed negative log-likelihood and number of tokens."""
+        total, count = self._token_losses(model, batch)
+        return float(total.sum()), float(count.sum())
+
+    def figure(self, numerator: float, denominator: float) -> float:
+        """Perplexity per token."""
+        return math.exp(min(numerator / denominator, 700.0))
+
+    def synthetic(self, count: int, seed: int) -> list[Record]:
+        """Made-up texts."""
+        return [Record(text) for text in _synthetic_texts(count, seed)]
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        return {"task": "causal-lm", "base": self.base, "max_length": self.max_length}
+
+    def _token_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Summed token losses and token counts, each of shape (batch,)."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        logits = logits[:, -ids.shape[1] : -1]  # an adapter may have put virtual tokens in front
+        losses = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+        targets = mask[:, 1:].to(losses.dtype)
+        return (losses * targets).sum(dim=1), targets.sum(dim=1)
+
+
+def _check_length(max_length: int) -> None:
+    if type(max_length) is not int or max_length < 2:
+        raise ConfigError(f"max_length must be a whole number of at least 2, got {max_length!r}")

@@ -1,0 +1,55 @@
+"""Trainable parameters as one flat float32 vector, and back."""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from privfed.errors import ModelError
+from privfed.messages import canonical_json
+
+
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Trainable parameters in the fixed order of their names."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    yield from sorted(named, key=lambda pair: pair[0])
+
+
+def num_trainable(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for _, parameter in trainable(model))
+
+
+def read_vector(model: nn.Module) -> NDArray[np.float32]:
+    """All trainable parameters, shape (params,)."""
+    parts = [p.detach().to(torch.float32).reshape(-1) for _, p in trainable(model)]
+    return torch.cat(parts).cpu().numpy().copy()
+
+
+def write_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
+    """Set all trainable parameters from a vector of shape (params,)."""
+    if vector.shape != (num_trainable(model),):
+        raise ModelError(
+            f"the vector must have shape ({num_trainable(model)},), got {vector.shape}: "
+            "it belongs to another adapter"
+        )
+    offset = 0
+    with torch.no_grad():
+        for _, parameter in trainable(model):
+            part = vector[offset : offset + parameter.numel()]
+            parameter.copy_(torch.from_numpy(part.copy()).reshape(parameter.shape))
+            offset += parameter.numel()
+
+
+def vector_digest(vector: NDArray[np.float32]) -> str:
+    """SHA-256 (hex) of a vector's little-endian bytes."""
+    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
+
+
+def layout_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) of the names and shapes of the trainable parameters."""
+    layout = [[name, list(parameter.shape)] for name, parameter in trainable(model)]
+    return hashlib.sha256(canonical_json(layout)).hexdigest()

@@ -1,0 +1,1 @@
+"""From ledgers to a report that a privacy officer can read."""

@@ -1,0 +1,1 @@
+"""The aggregator: who takes part, the encrypted sum, checkpoints. It holds no key."""

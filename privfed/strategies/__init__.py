@@ -1,0 +1,1 @@
+"""From a decrypted sum to the next global state: pure functions."""
