@@ -1,3 +1,50 @@
-"""privfed fine-tunes language models across organisations that may not share their text."""
+"""privfed fine-tunes language models across organisations that may not share their text.
+
+Each client trains an adapter with DP-SGD, updates are summed under homomorphic encryption, and a
+privacy accountant follows epsilon for every client across all rounds. The names below are the
+public interface; they are loaded on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accountants import Budget as Budget
+    from accountants import Neighbouring as Neighbouring
+    from privfed.client.node import Client as Client
+    from privfed.config import BFV as BFV
+    from privfed.config import Plain as Plain
+    from privfed.config import PrivacyConfig as PrivacyConfig
+    from privfed.config import TrainingConfig as TrainingConfig
+    from privfed.data.records import Record as Record
+    from privfed.federation import Callback as Callback
+    from privfed.federation import Federation as Federation
+    from privfed.federation import FederationResult as FederationResult
+    from privfed.models.adapters import LoRA as LoRA
+    from privfed.models.adapters import PeftAdapter as PeftAdapter
+    from privfed.models.tasks import CausalLanguageModel as CausalLanguageModel
+    from privfed.models.tasks import Classification as Classification
+    from privfed.strategies.averaging import FedAvg as FedAvg
+    from privfed.strategies.averaging import FFALoRA as FFALoRA
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "accountants": ("Budget", "Neighbouring"),
+    "privfed.client.node": ("Client",),
+    "privfed.config": ("BFV", "Plain", "PrivacyConfig", "TrainingConfig"),
+    "privfed.data.records": ("Record",),
+    "privfed.federation": ("Callback", "Federation", "FederationResult"),
+    "privfed.models.adapters": ("LoRA", "PeftAdapter"),
+    "privfed.models.tasks": ("CausalLanguageModel", "Classification"),
+    "privfed.strategies.averaging": ("FFALoRA", "FedAvg"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'privfed' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -1,15 +1,15 @@
 """The error tree. Every message says what must hold, what came, and what to do.
 
 PrivfedError
-├── ConfigError              a setting is out of range or contradicts another (also ValueError)
-├── DataError                text that cannot be used: unknown column, empty client (also ValueError)
-├── ModelError               a model or adapter that cannot be trained as asked
-│   └── GateError            per-example gradients of a parameter are not exact: refused before training
-├── MessageError             bytes from outside that are not what they must be
-├── EncryptionError          encryption or decryption that must not go on
-├── TooFewClientsError       fewer than `min_clients` clients delivered a round
-├── RunFolderError           an output folder that belongs to another run, or lacks what a resume needs
-└── ReportError              a report with a missing or contradicting field
+├── ConfigError         a setting is out of range or contradicts another (also ValueError)
+├── DataError           text that cannot be used: unknown column, empty client (also ValueError)
+├── ModelError          a model or adapter that cannot be trained as asked
+│   └── GateError       per-example gradients of a parameter are not exact: refused before training
+├── MessageError        bytes from outside that are not what they must be
+├── EncryptionError     encryption or decryption that must not go on
+├── TooFewClientsError  fewer than `min_clients` clients delivered a round
+├── RunFolderError      an output folder of another run, or without what a resume needs
+└── ReportError         a report with a missing or contradicting field
 """
 
 

@@ -42,13 +42,12 @@ class Adder(Protocol):
 
 
 class Strategy(Protocol):
-    """From the weighted mean of updates to the next global state; runs after decryption.
+    """From the weighted mean of updates to the next global state; runs after decryption."""
 
-    Attributes:
-        freeze_lora_a: whether LoRA's A factors are fixed and only B is trained.
-    """
-
-    freeze_lora_a: bool
+    @property
+    def freeze_lora_a(self) -> bool:
+        """Whether LoRA's A factors are fixed and only B is trained."""
+        ...
 
     def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
         """Public weight of every client, the largest being 1; applied before encryption."""

@@ -1,4 +1,4 @@
-"""The private step: per-example gradients, clipping, noise. Opacus does it; this file holds it right.
+"""The private step: per-example gradients, clipping, noise. Opacus does it, held right here.
 
 One step draws a Poisson batch, computes one gradient per record, scales each to at most C over
 all trainable parameters together, adds N(0, sigma^2 C^2) to the sum and divides by the public
@@ -11,8 +11,9 @@ parameters; noise comes from a secret stream, not from torch's global generator.
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from opacus import GradSampleModule
@@ -72,6 +73,10 @@ class DPSGDConfig:
                 "it is a probability per step, not a batch size"
             )
 
+    def with_learning_rate(self, learning_rate: float) -> "DPSGDConfig":
+        """The same step with another learning rate; epsilon does not depend on it."""
+        return replace(self, learning_rate=learning_rate)
+
 
 class PrivateModel:
     """A model whose backward pass leaves one gradient per record in `p.grad_sample`.
@@ -103,8 +108,8 @@ class PrivateModel:
             ) from error
         self._hooked.train()
 
-    def parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Trainable parameters with their names, in the order of the flat vector."""
+    def parameters(self) -> list[tuple[str, Any]]:
+        """Trainable parameters by name; Opacus hangs `grad_sample` and `summed_grad` on them."""
         return list(trainable(self.adapter))
 
     def per_example_gradients(self, batch: Batch) -> None:
@@ -148,6 +153,11 @@ class PrivateModel:
                 f"{tuple(losses.shape)}: a mean over the batch breaks the sensitivity bound"
             )
         return losses
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the trained parameters in PEFT format; the base model is not written."""
+        adapter: Any = self.adapter
+        adapter.save_pretrained(folder, save_embedding_layers=False)
 
     def _zero_non_finite(self) -> None:
         samples = [parameter.grad_sample for _, parameter in self.parameters()]
@@ -228,7 +238,7 @@ def private_step(
         drawn: indices of the batch, shape (batch,); may be empty.
         physical_batch_size: records per forward pass.
     """
-    parts = list(drawn.split(physical_batch_size)) if len(drawn) else [drawn]
+    parts = _split(drawn, physical_batch_size)
     for position, part in enumerate(parts):
         optimizer.zero_grad()
         if len(part):
@@ -254,14 +264,19 @@ def rows(encoded: Batch, indices: Tensor) -> dict[str, Tensor]:
 def physical_batches(encoded: Batch, size: int) -> Iterator[dict[str, Tensor]]:
     """All records in order, `size` at a time."""
     num_records = len(next(iter(encoded.values())))
-    for part in torch.arange(num_records).split(size):
+    for part in _split(torch.arange(num_records), size):
         yield rows(encoded, part)
+
+
+def _split(indices: Tensor, size: int) -> list[Tensor]:
+    """Parts of at most `size` indices; one empty part of none."""
+    return list(torch.split(indices, size)) if len(indices) else [indices]
 
 
 def _backward(losses: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        losses.sum().backward()
+        torch.autograd.backward(losses.sum())
 
 
 def _require_rows(name: str, parameter: nn.Parameter, count: int) -> None:

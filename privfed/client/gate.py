@@ -76,9 +76,7 @@ def _gradients(model: PrivateModel, batch: dict[str, Tensor]) -> dict[str, Tenso
     return {name: parameter.grad_sample.clone() for name, parameter in model.parameters()}
 
 
-def _require_close(
-    name: str, found: Tensor, expected: Tensor, scale: float, what: str
-) -> None:
+def _require_close(name: str, found: Tensor, expected: Tensor, scale: float, what: str) -> None:
     error = float((found - expected).abs().max()) / scale
     if not error <= _TOLERANCE:
         raise GateError(

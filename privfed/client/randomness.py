@@ -55,13 +55,12 @@ class RandomStream:
 
 
 class Coins(Protocol):
-    """Where a client's random streams come from.
+    """Where a client's random streams come from."""
 
-    Attributes:
-        secret: False if anyone could repeat the streams; such a run is reported as not private.
-    """
-
-    secret: bool
+    @property
+    def secret(self) -> bool:
+        """False if anyone could repeat the streams; such a run is reported as not private."""
+        ...
 
     def stream(self, client: str, purpose: str) -> RandomStream:
         """A fresh stream for one client and one purpose ("noise", "sampling", "rounding")."""

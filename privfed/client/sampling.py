@@ -9,9 +9,7 @@ from privfed.client.randomness import RandomStream
 from privfed.errors import ConfigError
 
 
-def poisson_sample(
-    stream: RandomStream, num_records: int, sample_rate: float
-) -> NDArray[np.int64]:
+def poisson_sample(stream: RandomStream, num_records: int, sample_rate: float) -> NDArray[np.int64]:
     """Indices of the records that join one step.
 
     A record joins if its 64-bit word lies below floor(q * 2^64), so the chance is at most q and

@@ -64,7 +64,9 @@ def load_table(
             )
     frame = frame[[column for column in wanted.values() if column is not None]].dropna()
     frame = frame.astype(str)
-    keys = [f"{o}\x00{t}" for o, t in zip(frame[owner], frame[text], strict=True)] if owner else None
+    keys = (
+        [f"{o}\x00{t}" for o, t in zip(frame[owner], frame[text], strict=True)] if owner else None
+    )
     frame = frame.iloc[deduplicate(keys if keys is not None else frame[text])]
     frame = frame[frame[text].str.strip() != ""]
     if frame.empty:

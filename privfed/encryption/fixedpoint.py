@@ -6,7 +6,7 @@ expected decoded value is the value itself and rounding errors of many clients a
 coins come in as an argument: this module draws nothing.
 
 Reference:
-    Stochastic rounding as in Kairouz et al. 2021, arXiv:2102.06387, section 4.1, unconditional.
+    Suresh et al. 2017, arXiv:1611.00429: unbiased stochastic k-level quantisation.
 """
 
 import math
@@ -31,7 +31,7 @@ def max_magnitude(bits: int) -> int:
             f"bits must be a whole number in {MIN_BITS}..{MAX_BITS}, got {bits!r}; "
             "it counts the bits of one quantised parameter, its sign included"
         )
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 def step(public_range: float, bits: int) -> float:
@@ -83,9 +83,7 @@ def encode(
     return rounded
 
 
-def decode(
-    total: NDArray[np.integer], *, public_range: float, bits: int
-) -> NDArray[np.float64]:
+def decode(total: NDArray[np.integer], *, public_range: float, bits: int) -> NDArray[np.float64]:
     """Integers, or a sum of them over clients, back in the units of the update.
 
     Args:

@@ -192,9 +192,7 @@ def _prefix_bytes() -> int:
 def _prefix(
     parameters: BFVParameters, num_bytes: int, count: int, version: tuple[int, int]
 ) -> bytes:
-    fields = _FIELDS.pack(
-        parms_id(parameters), 0, 2, parameters.poly_modulus_degree, 1, 1.0, 1
-    )
+    fields = _FIELDS.pack(parms_id(parameters), 0, 2, parameters.poly_modulus_degree, 1, 1.0, 1)
     array = Header(version=version, num_bytes=HEADER_BYTES + _COUNT.size + 8 * count)
     outer = Header(version=version, num_bytes=num_bytes)
     return outer.to_bytes() + fields + array.to_bytes() + _COUNT.pack(count)
@@ -217,7 +215,8 @@ def _check_prefix(
     array_at = HEADER_BYTES + _FIELDS.size
     array = Header(version=version, num_bytes=HEADER_BYTES + _COUNT.size + 8 * count)
     _expect("array header", Header.from_bytes(data[array_at:]), array)
-    _expect("array length", *_COUNT.unpack_from(data, array_at + HEADER_BYTES), count)
+    (length,) = _COUNT.unpack_from(data, array_at + HEADER_BYTES)
+    _expect("array length", length, count)
 
 
 def _expect(name: str, came: object, wanted: object) -> None:

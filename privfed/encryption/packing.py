@@ -15,9 +15,9 @@ Without decryption failures there is nothing for a decryption-failure attack to 
 
 References:
     Brakerski 2012, Fan & Vercauteren 2012 (eprint 2012/144): the scheme.
-    Bajard et al. 2016 (eprint 2016/510), section 3: the decryption that SEAL uses.
-    Security: (N, log2 q) = (4096, 60) is well inside 128 bit, which allows 109 bits
-    (Albrecht et al. 2018, homomorphic encryption standard, table 1, ternary secret).
+    Bajard et al. 2016 (eprint 2016/510): the decryption that SEAL uses.
+    Albrecht et al. 2018 (eprint 2019/939), table 1: for N = 4096 and a ternary secret, 128-bit
+    security allows up to 109 bits of q; there are 60 here.
 """
 
 import hashlib
@@ -42,10 +42,10 @@ _SCHEMA = 1
 
 
 def is_prime(number: int) -> bool:
-    """Whether a whole number below 3.3e24 is prime (Miller-Rabin with bases that decide it).
+    """Whether a whole number below 3.1e23 is prime (Miller-Rabin with bases that decide it).
 
     Reference:
-        Sorenson & Webster 2015, arXiv:1509.00864: the first 12 primes suffice.
+        Sorenson & Webster 2017, arXiv:1509.00864: up to there the first 12 primes suffice.
     """
     bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
     if number < 2 or any(number % base == 0 for base in bases):
@@ -67,7 +67,7 @@ def _is_probable_prime(number: int, base: int, twos: int) -> bool:
 
 def _largest_coeff_modulus(num_bits: int) -> int:
     """The largest prime of `num_bits` bits that is 1 mod 2N, as SEAL's CoeffModulus.Create."""
-    candidates = itertools.count(2**num_bits - _BATCHING_STEP + 1, -_BATCHING_STEP)
+    candidates = itertools.count((1 << num_bits) - _BATCHING_STEP + 1, -_BATCHING_STEP)
     return next(number for number in candidates if is_prime(number))
 
 
@@ -88,7 +88,7 @@ def is_certain(*, num_clients: int, plain_modulus: int) -> bool:
     docstring is kept free (q - 1 for q): SEAL divides by q with an error of 1/gamma for a 61-bit
     gamma, which in these units is below 2.
     """
-    doubled_noise = num_clients * (43 + 2**DROPPED_BITS) + 2**DROPPED_BITS
+    doubled_noise = num_clients * (43 + (1 << DROPPED_BITS)) + (1 << DROPPED_BITS)
     return plain_modulus * doubled_noise < COEFF_MODULUS - 1
 
 
@@ -181,13 +181,15 @@ class BFVParameters:
         return {"scheme": "BFV", "schema": _SCHEMA, **asdict(self)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> "BFVParameters":
+    def from_json(cls, values: object) -> "BFVParameters":
         """Read what `to_json` wrote, accepting only what `derive` itself would give.
 
         Raises:
             MessageError: if a field is missing, unknown or of another type, or if the parameters
                 are not the ones that `derive` finds for this number of clients and bits.
         """
+        if not isinstance(values, Mapping):
+            raise MessageError(f"parameters must be a JSON object, got {type(values).__name__}")
         num_clients, bits = values.get("num_clients"), values.get("bits")
         if type(num_clients) is not int or type(bits) is not int:
             raise MessageError(

@@ -1,12 +1,21 @@
 """The trainable part: LoRA factors, or any adapter that PEFT knows and the gate lets pass."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TaskType,
+    get_peft_model,
+)
 from torch import nn
 
 from privfed.config import require_count, require_positive
@@ -16,9 +25,7 @@ from privfed.errors import ConfigError, ModelError
 class Adapter(Protocol):
     """What is trained on top of the frozen base model."""
 
-    def attach(
-        self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int
-    ) -> PeftModel:
+    def attach(self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int) -> PeftModel:
         """Wrap `model`; new weights come from the public seed. Everything else is frozen."""
         ...
 
@@ -54,9 +61,7 @@ class LoRA:
         if self.alpha is not None:
             require_positive(alpha=self.alpha)
 
-    def attach(
-        self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int
-    ) -> PeftModel:
+    def attach(self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int) -> PeftModel:
         """Wrap `model` with LoRA factors drawn from the public seed."""
         config = LoraConfig(
             r=self.rank,
@@ -84,9 +89,27 @@ class PeftAdapter:
 
     config: PeftConfig
 
-    def attach(
-        self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int
-    ) -> PeftModel:
+    @classmethod
+    def prefix_tuning(cls, num_virtual_tokens: int) -> "PeftAdapter":
+        """Trained keys and values in front of every layer (Li & Liang 2021, arXiv:2101.00190)."""
+        require_count(num_virtual_tokens=num_virtual_tokens)
+        return cls(
+            config=PrefixTuningConfig(
+                task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_virtual_tokens
+            )
+        )
+
+    @classmethod
+    def prompt_tuning(cls, num_virtual_tokens: int) -> "PeftAdapter":
+        """PEFT's prompt tuning (Lester et al. 2021, arXiv:2104.08691); the gate refuses it."""
+        require_count(num_virtual_tokens=num_virtual_tokens)
+        return cls(
+            config=PromptTuningConfig(
+                task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_virtual_tokens
+            )
+        )
+
+    def attach(self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int) -> PeftModel:
         """Wrap `model` as PEFT does."""
         if modules_to_save and hasattr(self.config, "modules_to_save"):
             self.config.modules_to_save = list(modules_to_save)
@@ -133,7 +156,11 @@ def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
 
 
 def _attach(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT 0.21 asks transformers by a name that transformers 5.23 has renamed.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        # PEFT finds out by itself how GPT-2 stores its linear weights, and says so.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
         torch.manual_seed(seed)
         try:
             wrapped = get_peft_model(model, config)

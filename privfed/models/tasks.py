@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own idiom
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -23,17 +23,17 @@ Batch = Mapping[str, Tensor]
 
 
 class Task(Protocol):
-    """What a federation needs to know about its model.
+    """What a federation needs to know about its model."""
 
-    Attributes:
-        base: Hugging Face model name or folder of the frozen base model.
-        metric: name of the held-out figure, "accuracy" or "perplexity".
-        modules_to_save: new modules that are trained whole and saved with the adapter.
-    """
+    @property
+    def metric(self) -> str:
+        """Name of the held-out figure, "accuracy" or "perplexity"."""
+        ...
 
-    base: str
-    metric: ClassVar[str]
-    modules_to_save: ClassVar[tuple[str, ...]]
+    @property
+    def modules_to_save(self) -> tuple[str, ...]:
+        """New modules that are trained whole and saved with the adapter."""
+        ...
 
     def build(self, seed: int) -> nn.Module:
         """The base model; new parts are initialised from the public seed."""
@@ -69,9 +69,9 @@ class Task(Protocol):
 
 
 _WORDS = (
-    "river stone market window garden engine letter mountain paper signal harbour "
-    "winter glass method silver bridge answer pocket station velvet"
-).split()
+    *("river", "stone", "market", "window", "garden", "engine", "letter", "mountain", "paper"),
+    *("signal", "harbour", "winter", "glass", "method", "silver", "bridge", "answer", "pocket"),
+)
 
 
 def _synthetic_texts(count: int, seed: int) -> list[str]:
@@ -123,9 +123,7 @@ class SentenceClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, shape (batch, labels), of token ids and mask, shape (batch, length)."""
-        states = self.encoder(
-            input_ids=input_ids, attention_mask=attention_mask
-        ).last_hidden_state
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         logits: Tensor = self.head(self.logit_scale * F.normalize(mean, dim=-1))

@@ -1,0 +1,71 @@
+"""A ledger as one JSON object, for a run folder or a reader elsewhere, and how to check it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from accountants.book import SCHEMA, Book, Events, check_schema, read
+from accountants.chain import Anchor, Entry, canonical_json, damaged
+
+_HEADER = ("client", "dataset", "description")
+_EXPORT_FIELDS = {"schema", *_HEADER, "entries", "head"}
+_ENTRY_FIELDS = {"seq", "kind", "body", "previous", "digest"}
+
+
+def export(book: Book) -> dict[str, object]:
+    """The whole chain as a JSON object: schema, identity, entries with digests, and the head."""
+    return {
+        "schema": SCHEMA,
+        **book.identity.to_json(),
+        "entries": [entry.to_json() for entry in book.entries],
+        "head": book.anchor().head,
+    }
+
+
+def verify_export(exported: Mapping[str, Any], anchor: Anchor | None = None) -> Anchor:
+    """Recompute the chain of an export; its length and head if it holds.
+
+    Args:
+        exported: what `Ledger.export` returned, perhaps through JSON.
+        anchor: if given, the export must continue the ledger it was taken from.
+
+    Raises:
+        LedgerCorruptError: if anything was edited, removed or reordered.
+        LedgerRolledBackError: if the export is older than the anchor, or of another history.
+        UnsupportedAnalysisError: for a type of event that this version does not know.
+    """
+    book = _read(exported)
+    if anchor is not None:
+        book.check_continues(anchor)
+    return book.anchor()
+
+
+def events_of_export(exported: Mapping[str, Any], run: str | None = None) -> Events:
+    """All that counts as released by an export, or by one of its runs; verified first.
+
+    Raises:
+        LedgerCorruptError: as `verify_export`.
+    """
+    return _read(exported).events(run)
+
+
+def _read(exported: Mapping[str, Any]) -> Book:
+    if not isinstance(exported, Mapping) or "schema" not in exported:
+        raise damaged("an export must be an object with a 'schema'")
+    check_schema(exported["schema"])
+    if set(exported) != _EXPORT_FIELDS or not isinstance(exported["entries"], list):
+        raise damaged(f"an export must have the fields {sorted(_EXPORT_FIELDS)}")
+    book = read([_entry(value) for value in exported["entries"]])
+    header = {name: exported[name] for name in _HEADER}
+    if header != book.identity.to_json() or exported["head"] != book.anchor().head:
+        raise damaged("the header or head of the export is not that of its entries")
+    return book
+
+
+def _entry(value: object) -> Entry:
+    if not isinstance(value, Mapping) or set(value) != _ENTRY_FIELDS:
+        raise damaged(f"an exported entry must have the fields {sorted(_ENTRY_FIELDS)}")
+    try:
+        body = canonical_json(value["body"])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise damaged("the body of an exported entry is not JSON") from error
+    return Entry(**{**value, "body": body})

@@ -1,0 +1,133 @@
+"""The command line. Heavy libraries are imported only by the commands that need them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from privfed import __version__
+
+if TYPE_CHECKING:
+    from privfed.federation import Federation
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Fine-tune language models across organisations that may not share their text: "
+    "DP-SGD adapters, encrypted sums, a privacy budget for every client.",
+)
+_console = Console()
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run folder; must be new or empty unless resuming.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last complete round of the run in --out.")
+]
+State = Annotated[
+    Path | None,
+    typer.Option("--state", help="Where clients keep their ledgers (default: user state folder)."),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"privfed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def demo(
+    out: Out = None,
+    resume: Resume = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="A causal language model on chat messages.")
+    ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Sum without encryption, for comparison.")
+    ] = False,
+) -> None:
+    """Run the main job on real text: MiniLM on BBC news (or SmolLM2 on chat messages)."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from privfed import demo as demos
+
+    folder = out or demos.new_folder("chat" if chat else "news")
+    build = demos.chat_messages if chat else demos.bbc_topics
+    _run(build(folder, encrypted=not plain, resume=resume), folder, resume=resume)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="TOML file; see docs/run.toml for an example.")],
+    out: Out = None,
+    resume: Resume = False,
+    state: State = None,
+) -> None:
+    """Run the federation that CONFIG describes."""
+    from privfed.run_config import load_federation
+
+    folder = out or Path("runs") / config.stem
+    _run(load_federation(config, state), folder, resume=resume)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Run folder.")],
+) -> None:
+    """Recompute every epsilon from the ledger exports in FOLDER and render the report again."""
+    from privfed.verification import verify_and_render
+
+    verified = verify_and_render(folder)
+    for client in verified.clients:
+        _console.print(
+            f"{client.id}: epsilon {client.epsilon_spent:.4f} of {client.epsilon_budget:g} at "
+            f"delta {client.delta:g}, {client.steps} steps",
+            highlight=False,
+        )
+    _console.print(f"every ledger and epsilon checked; report: {folder / 'report.html'}")
+
+
+def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
+    from privfed.display import RoundTable
+
+    with RoundTable(_console, federation.model.metric) as table:
+        result = federation.run(folder, resume=resume, callbacks=[table])
+    _console.print(
+        f"adapter: {result.adapter}\nreport:  {result.folder / 'report.html'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def main() -> None:
+    """Entry point: errors that privfed raises on purpose are one line, not a traceback."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        Console(stderr=True).print(
+            f"[bold red]privfed:[/] {type(error).__name__}:", error, highlight=False, markup=True
+        )
+        sys.exit(1)
+
+
+def _is_ours(error: Exception) -> bool:
+    from accountants.errors import AccountingError
+    from privfed.errors import PrivfedError
+
+    return isinstance(error, (PrivfedError, AccountingError))

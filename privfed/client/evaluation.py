@@ -1,0 +1,23 @@
+"""The public figure on held-out text, which is nobody's private record."""
+
+import torch
+
+from privfed.client.dpsgd import PrivateModel, physical_batches
+from privfed.models.tasks import Batch
+
+
+def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> float:
+    """Accuracy or perplexity of the model as it stands.
+
+    Args:
+        model: evaluated without gradients, and without noise.
+        encoded: held-out records, tensors with leading dimension (records,).
+        batch_size: records per forward pass.
+    """
+    numerator = denominator = 0.0
+    with torch.inference_mode():
+        for batch in physical_batches(encoded, batch_size):
+            moved = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            parts = model.task.figure_parts(model.adapter, moved)
+            numerator, denominator = numerator + parts[0], denominator + parts[1]
+    return model.task.figure(numerator, denominator)

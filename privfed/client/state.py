@@ -1,0 +1,62 @@
+"""Where a client keeps what outlives a run: its ledger, its log, the key of a run in progress.
+
+All of it lies outside the run folder, readable by its owner only: a run folder is meant to be
+handed on, a ledger belongs to the client and its data set.
+"""
+
+import logging
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from privfed.errors import ConfigError
+
+
+def default_state_folder() -> Path:
+    """$PRIVFED_STATE, else $XDG_STATE_HOME/privfed, else ~/.local/state/privfed."""
+    if chosen := os.environ.get("PRIVFED_STATE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "privfed"
+
+
+def client_folder(state: Path, client: str, dataset: str) -> Path:
+    """The folder of one client and data set."""
+    return state / "clients" / _file_name("client id", client) / _file_name("dataset", dataset)
+
+
+def ledger_path(state: Path, client: str, dataset: str) -> Path:
+    """The ledger of one client and data set."""
+    return client_folder(state, client, dataset) / "ledger.sqlite3"
+
+
+def key_path(state: Path, run: str) -> Path:
+    """The secret key that the clients of a run share, kept until the run ends."""
+    return state / "keys" / f"{_file_name('run', run)}.key"
+
+
+def local_logger(state: Path, client: str, dataset: str) -> logging.Logger:
+    """A log on the client's own disk: the only place where the cause of a failure is written."""
+    path = client_folder(state, client, dataset) / "client.log"
+    make_private_folder(path.parent)
+    logger = logging.getLogger(f"privfed.client.{path}")
+    if not logger.handlers:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        handler = logging.FileHandler(path, delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    return logger
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and those above it, for its owner only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+
+
+def _file_name(role: str, name: str) -> str:
+    if not name or name != name.strip() or len(name) > 120:
+        raise ConfigError(f"the {role} must be 1 to 120 characters without outer spaces: {name!r}")
+    quoted = quote(name, safe=" -_.@")
+    return quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted

@@ -1,0 +1,91 @@
+"""What a run prints: a line for each round, and a bar for the clients within it."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from privfed.federation import Callback
+from privfed.reports.figures import RoundFigures
+
+_LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"
+
+
+class RoundTable(Callback):
+    """Prints the table of rounds and a progress bar.
+
+    Args:
+        console: where to print.
+        metric: "accuracy" or "perplexity".
+    """
+
+    def __init__(self, console: Console, metric: str) -> None:
+        self._console = console
+        self._metric = metric
+        self._progress = Progress(
+            TextColumn("round {task.fields[round]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clients"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("clients", round=0, visible=False)
+        self._clients: Sequence[str] = ()
+
+    def __enter__(self) -> "RoundTable":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def on_start(self, run: str, rounds: int, clients: Sequence[str], baseline: float) -> None:
+        """Print the head of the table."""
+        self._clients = clients
+        self._print(
+            f"run {run}: {len(clients)} clients, {rounds} rounds, held-out {self._metric} "
+            f"{baseline:.4g} before training"
+        )
+        self._print(
+            _LINE.format(
+                "round",
+                "clients",
+                "max epsilon",
+                self._metric,
+                "bytes up",
+                "bytes down",
+                "seconds",
+                "epsilon per client",
+            ),
+            style="bold",
+        )
+
+    def on_client(self, round_number: int, client: str) -> None:  # noqa: ARG002 - a bar counts
+        """Move the bar."""
+        self._progress.update(
+            self._task, round=round_number, total=len(self._clients), visible=True, advance=1
+        )
+
+    def on_round(self, figures: RoundFigures) -> None:
+        """Print the line of a round."""
+        self._progress.reset(self._task, round=figures.round + 1, total=len(self._clients))
+        spent = " ".join(f"{figures.epsilon[client]:.2f}" for client in self._clients)
+        self._print(
+            _LINE.format(
+                figures.round,
+                f"{len(figures.clients)}/{len(self._clients)}",
+                f"{max(figures.epsilon.values()):.4f}",
+                f"{figures.value:.4g}",
+                f"{figures.bytes_up:,}",
+                f"{figures.bytes_down:,}",
+                f"{figures.seconds:.1f}",
+                spent,
+            )
+        )
+        for client in figures.absent:
+            self._print(f"       {client} did not take part", style="yellow")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self._progress.console.print(line, style=style, highlight=False, soft_wrap=True)

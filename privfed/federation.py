@@ -1,0 +1,452 @@
+"""Federate this model over these clients under this privacy with this encryption.
+
+`Federation.run` reads like the round of the protocol: every client reserves its budget, trains,
+hides its update and commits; the aggregator adds what it cannot read; whoever holds the key
+decrypts one sum; the strategy moves the global adapter; a checkpoint makes the round durable.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants import Ledger
+from privfed import preparation, results
+from privfed.client.dpsgd import PrivateModel
+from privfed.client.evaluation import held_out_figure
+from privfed.client.node import Client, ClientNode
+from privfed.client.randomness import Coins, SystemCoins
+from privfed.client.state import default_state_folder, key_path
+from privfed.config import FixedPoint, PrivacyConfig, TrainingConfig, require_count
+from privfed.data.records import Record
+from privfed.encryption import fixedpoint
+from privfed.engines.inprocess import collect_updates
+from privfed.errors import ConfigError, DataError, MessageError, TooFewClientsError
+from privfed.interfaces import Strategy
+from privfed.messages import Envelope, RoundPlan
+from privfed.models.adapters import Adapter
+from privfed.models.tasks import Batch, Task
+from privfed.models.vector import read_vector, vector_digest, write_vector
+from privfed.preparation import SumChannel
+from privfed.reports.budget import BudgetReport
+from privfed.reports.figures import RoundFigures
+from privfed.run_folder import RunFolder
+from privfed.server.aggregate import Aggregator
+from privfed.server.checkpoint import Checkpoint
+
+
+class Callback:
+    """What a caller may follow. Override what you need; every value here is public."""
+
+    def on_start(self, run: str, rounds: int, clients: Sequence[str], baseline: float) -> None:
+        """Everything is prepared; training begins."""
+
+    def on_client(self, round_number: int, client: str) -> None:
+        """A client is done with the round, whether or not it took part."""
+
+    def on_round(self, figures: RoundFigures) -> None:
+        """A round is complete and durable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederationResult:
+    """What a run leaves.
+
+    Attributes:
+        folder: the run folder.
+        adapter: folder with the adapter in PEFT format.
+        report: the budget report; `report.html` and `report.json` in the folder show it.
+        rounds: figures of every round.
+        ledgers: per client, the export of its ledger.
+    """
+
+    folder: Path
+    adapter: Path
+    report: BudgetReport
+    rounds: tuple[RoundFigures, ...]
+    ledgers: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Federation:
+    """A federation that is about to run.
+
+    Attributes:
+        model: the task: base model, and one loss per record.
+        clients: who takes part, with what data and what budget.
+        adapter: the part that is trained.
+        privacy: what is guaranteed to each record.
+        training: how the local optimiser moves.
+        encryption: how updates are summed.
+        strategy: from the mean update to the next global adapter.
+        rounds: how many.
+        held_out: public text for the figure of each round.
+        seed: public; fixes initial weights and frozen factors, never noise or batches.
+        title: what is trained on what, for the report.
+        min_clients: fewest contributions that are summed, >= 3.
+        device: "cpu", "cuda", ...; None takes CUDA where there is one.
+        state_folder: where ledgers live; None takes the user's state folder.
+        coins: where clients' randomness comes from; anything but SystemCoins is reported as not
+            private.
+        fresh_ledgers: whether the caller chose a state folder that ignores earlier runs; the
+            report then says so.
+        held_out_source: what the held-out text is, for the report.
+    """
+
+    model: Task
+    clients: Sequence[Client]
+    adapter: Adapter
+    privacy: PrivacyConfig
+    training: TrainingConfig
+    encryption: FixedPoint
+    strategy: Strategy
+    rounds: int
+    held_out: Sequence[Record] = field(repr=False)
+    seed: int = 0
+    title: str = "federated fine-tuning"
+    min_clients: int = 3
+    device: str | None = None
+    state_folder: Path | None = None
+    coins: Coins = field(default_factory=SystemCoins)
+    fresh_ledgers: bool = False
+    held_out_source: str = "given by the caller"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        require_count(rounds=self.rounds)
+        if not self.held_out:
+            raise DataError("held_out must hold at least one record to evaluate on")
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+
+    def run(
+        self, out: str | Path, *, resume: bool = False, callbacks: Sequence[Callback] = ()
+    ) -> FederationResult:
+        """Run all rounds and write the run folder.
+
+        Args:
+            out: run folder; must be new or empty unless resuming.
+            resume: go on from the last complete round of the run in `out`.
+            callbacks: told what happens, in order.
+
+        Raises:
+            PrivfedError: before any budget is spent, for settings, data or models that cannot be
+                used; later, TooFewClientsError if a round gathers too few contributions.
+            accountants.AccountingError: for a budget too small, or a ledger that is missing,
+                damaged, foreign, or shorter than the checkpoint says.
+        """
+        notes = preparation.check_clients(self.clients, self.privacy, self.min_clients)
+        folder = RunFolder(Path(out))
+        checkpoint = folder.latest(self.describe()) if resume else None
+        if not resume:
+            folder.claim()
+        running = _Running.start(self, folder, checkpoint, notes)
+        try:
+            running.announce(callbacks)
+            while running.checkpoint.round < self.rounds:
+                running.play_round(callbacks)
+            return running.finish()
+        finally:
+            running.close()
+
+    def describe(self) -> dict[str, Any]:
+        """All public settings as JSON values; a resumed run must have the same."""
+        return {
+            "model": self.model.describe(),
+            "adapter": self.adapter.describe(),
+            "strategy": self.strategy.describe(),
+            "privacy": _privacy_settings(self.privacy),
+            "training": asdict(self.training),
+            "encryption": {"scheme": type(self.encryption).__name__, **asdict(self.encryption)},
+            "rounds": self.rounds,
+            "min_clients": self.min_clients,
+            "seed": self.seed,
+            "title": self.title,
+            "clients": [
+                {
+                    "id": client.id,
+                    "dataset": client.dataset,
+                    "description": client.description,
+                    "public_size": client.public_size,
+                    "epsilon_budget": preparation.budget_of(client, self.privacy).epsilon,
+                    "delta": preparation.budget_of(client, self.privacy).delta,
+                }
+                for client in self.clients
+            ],
+        }
+
+    @property
+    def state(self) -> Path:
+        """Where ledgers and keys live."""
+        return self.state_folder or default_state_folder()
+
+    def facts(self) -> results.RunFacts:
+        """What the report needs to know beside ledgers and figures."""
+        return results.RunFacts(
+            title=self.title,
+            clients=self.clients,
+            privacy=self.privacy,
+            model=self.model,
+            adapter=self.adapter,
+            strategy=self.strategy,
+            training=self.training,
+            rounds=self.rounds,
+            min_clients=self.min_clients,
+            seed=self.seed,
+            secret_coins=self.coins.secret,
+            fresh_ledgers=self.fresh_ledgers,
+            held_out_source=f"{len(self.held_out)} records, {self.held_out_source}",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Running:
+    """A federation with everything built; `checkpoint` is the only thing that changes."""
+
+    settings: Federation
+    folder: RunFolder
+    model: PrivateModel
+    nodes: list[ClientNode]
+    ledgers: dict[str, Ledger]
+    channel: SumChannel
+    held_out: Batch
+    checkpoint: Checkpoint
+
+    @classmethod
+    def start(
+        cls,
+        settings: Federation,
+        folder: RunFolder,
+        checkpoint: Checkpoint | None,
+        notes: Sequence[str],
+    ) -> "_Running":
+        """Check, build and calibrate; a fresh run ends with its first checkpoint."""
+        model = preparation.build_private_model(
+            settings.model,
+            settings.adapter,
+            settings.strategy,
+            seed=settings.seed,
+            device=settings.device,
+        )
+        held_out = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+        anchors = None if checkpoint is None else checkpoint.record["anchors"]
+        ledgers = preparation.open_ledgers(settings.clients, settings.state, anchors)
+        fresh = checkpoint is None
+        if checkpoint is None:
+            checkpoint = _first_checkpoint(settings, model, held_out, ledgers, notes)
+        running = cls(
+            settings=settings,
+            folder=folder,
+            model=model,
+            nodes=preparation.build_nodes(
+                settings.clients,
+                ledgers,
+                checkpoint.record["noise_multipliers"],
+                model,
+                privacy=settings.privacy,
+                training=settings.training,
+                coins=settings.coins,
+                state=settings.state,
+            ),
+            ledgers=ledgers,
+            channel=_channel(settings, model, checkpoint.record, resume=not fresh),
+            held_out=held_out,
+            checkpoint=checkpoint,
+        )
+        if fresh:
+            folder.save(checkpoint)
+        return running
+
+    @property
+    def run(self) -> str:
+        """Identifier of the run."""
+        return str(self.checkpoint.record["run"])
+
+    def announce(self, callbacks: Sequence[Callback]) -> None:
+        """Tell the callbacks what is about to run."""
+        ids = [node.id for node in self.nodes]
+        for callback in callbacks:
+            callback.on_start(
+                self.run, self.settings.rounds, ids, self.checkpoint.record["baseline"]
+            )
+
+    def play_round(self, callbacks: Sequence[Callback]) -> None:
+        """One round, from the plan to the checkpoint."""
+        started = time.perf_counter()
+        state, plan = self.checkpoint.state, self._plan()
+        manifest = {"base": plan.base_digest, "parameters": dict(self.channel.parameters)}
+        cohort = [node.id for node in self.nodes]
+        aggregator = Aggregator(
+            plan, cohort, manifest, self.channel.new_adder(), self.settings.min_clients
+        )
+
+        def done(client: str) -> None:
+            for callback in callbacks:
+                callback.on_client(plan.round, client)
+
+        codecs = {client: self.channel.codec(client, manifest) for client in cohort}
+        collect_updates(self.nodes, plan, state, codecs, aggregator, done)
+        message = self._sum(aggregator, plan)
+        state = self.settings.strategy.next_state(state, self._mean_update(message, plan, manifest))
+        self._save(plan.round, state, self._figures(plan, state, aggregator, message, started))
+        for callback in callbacks:
+            callback.on_round(self.rounds[-1])
+
+    @property
+    def rounds(self) -> tuple[RoundFigures, ...]:
+        """Figures of the complete rounds."""
+        return tuple(RoundFigures.from_json(row) for row in self.checkpoint.record["rounds"])
+
+    def finish(self) -> FederationResult:
+        """Write adapter, ledger exports and report; the run's key is no longer needed."""
+        write_vector(self.model.adapter, self.checkpoint.state)
+        exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
+        report = results.write_results(
+            self.folder,
+            self.settings.facts(),
+            model=self.model,
+            channel=self.channel,
+            record=self.checkpoint.record,
+            exports=exports,
+        )
+        key_path(self.settings.state, self.run).unlink(missing_ok=True)
+        return FederationResult(
+            folder=self.folder.path,
+            adapter=self.folder.adapter,
+            report=report,
+            rounds=self.rounds,
+            ledgers=exports,
+        )
+
+    def close(self) -> None:
+        """Close the ledgers."""
+        for ledger in self.ledgers.values():
+            ledger.close()
+
+    def _plan(self) -> RoundPlan:
+        number = self.checkpoint.round + 1
+        return RoundPlan(
+            run=self.run,
+            round=number,
+            base_digest=vector_digest(self.checkpoint.state),
+            learning_rate=self.settings.training.learning_rate_of(number, self.settings.rounds),
+        )
+
+    def _sum(self, aggregator: Aggregator, plan: RoundPlan) -> bytes:
+        """The encrypted sum; a round with too few contributions is closed before the run stops."""
+        try:
+            return aggregator.total()
+        except TooFewClientsError as error:
+            record = self.checkpoint.record
+            abandoned = [*record["abandoned"], plan.round]
+            self._checkpoint(plan.round, self.checkpoint.state, {**record, "abandoned": abandoned})
+            raise TooFewClientsError(
+                f"{error}. The cause is in each client's own log under "
+                f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
+            ) from None
+
+    def _mean_update(
+        self, message: bytes, plan: RoundPlan, manifest: Mapping[str, Any]
+    ) -> NDArray[np.float64]:
+        """What the holders of the key make of the sum, shape (params,)."""
+        envelope = Envelope.from_bytes(message)
+        contributors = envelope.manifest.get("contributors")
+        expected = (plan.run, plan.round, "sum", {**manifest, "contributors": contributors})
+        got = (envelope.run, envelope.round, envelope.kind, dict(envelope.manifest))
+        if got != expected or not isinstance(contributors, list):
+            raise MessageError(f"the sum is not that of run {plan.run}, round {plan.round}")
+        integers = self.channel.cipher.decrypt_sum(envelope.blobs, contributors)
+        total = fixedpoint.decode(
+            integers, public_range=self.channel.public_range, bits=self.channel.bits
+        )
+        return preparation.mean_update(self.channel, total, contributors)
+
+    def _figures(
+        self,
+        plan: RoundPlan,
+        state: NDArray[np.float32],
+        aggregator: Aggregator,
+        message: bytes,
+        started: float,
+    ) -> RoundFigures:
+        write_vector(self.model.adapter, state)
+        value = held_out_figure(
+            self.model, self.held_out, self.settings.training.physical_batch_size
+        )
+        cohort = [node.id for node in self.nodes]
+        return RoundFigures(
+            round=plan.round,
+            clients=tuple(aggregator.contributors),
+            absent=tuple(sorted(set(cohort) - set(aggregator.contributors))),
+            metric=self.settings.model.metric,
+            value=value,
+            bytes_up=aggregator.bytes_up,
+            bytes_down=len(message) * len(cohort),
+            seconds=time.perf_counter() - started,
+            epsilon={node.id: node.epsilon_spent() for node in self.nodes},
+        )
+
+    def _save(self, number: int, state: NDArray[np.float32], figures: RoundFigures) -> None:
+        record = self.checkpoint.record
+        rows = [*record["rounds"], figures.to_json()]
+        self._checkpoint(number, state, {**record, "rounds": rows})
+
+    def _checkpoint(self, number: int, state: NDArray[np.float32], record: dict[str, Any]) -> None:
+        anchors = {client: ledger.anchor().to_json() for client, ledger in self.ledgers.items()}
+        self.checkpoint = Checkpoint(
+            round=number, state=state, record={**record, "anchors": anchors}
+        )
+        self.folder.save(self.checkpoint)
+
+
+def _first_checkpoint(
+    settings: Federation,
+    model: PrivateModel,
+    held_out: Batch,
+    ledgers: Mapping[str, Ledger],
+    notes: Sequence[str],
+) -> Checkpoint:
+    record = {
+        "run": secrets.token_hex(8),
+        "settings": settings.describe(),
+        "notes": list(notes),
+        "noise_multipliers": preparation.calibrate(
+            settings.clients, ledgers, settings.privacy, settings.rounds
+        ),
+        "anchors": {client: ledger.anchor().to_json() for client, ledger in ledgers.items()},
+        "baseline": held_out_figure(model, held_out, settings.training.physical_batch_size),
+        "rounds": [],
+        "abandoned": [],
+    }
+    return Checkpoint(round=0, state=read_vector(model.adapter), record=record)
+
+
+def _channel(
+    settings: Federation, model: PrivateModel, record: Mapping[str, Any], *, resume: bool
+) -> SumChannel:
+    sizes = {client.id: client.public_size for client in settings.clients}
+    derived = preparation.range_from_public_settings(
+        settings.privacy, settings.training, record["noise_multipliers"]
+    )
+    return preparation.open_channel(
+        settings.encryption,
+        model,
+        weights=settings.strategy.weights(sizes),
+        public_range=settings.encryption.public_range or derived,
+        min_clients=settings.min_clients,
+        run=record["run"],
+        state=settings.state,
+        resume=resume,
+    )
+
+
+def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
+    """Budgets stand with each client; the rest as JSON values."""
+    values = asdict(privacy)
+    del values["budget"]
+    return {**values, "neighbouring": privacy.neighbouring.value}

@@ -1,0 +1,283 @@
+"""Everything that is checked and built before the first coin is drawn and any budget is spent."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants import Anchor, Budget, Ledger, ScheduleFilter, noise_multiplier
+from privfed.client.dpsgd import DPSGDConfig, PrivateModel
+from privfed.client.gate import check_per_example_gradients
+from privfed.client.node import Client, ClientNode, Codec
+from privfed.client.randomness import Coins
+from privfed.client.state import key_path, ledger_path, local_logger, make_private_folder
+from privfed.config import BFV, FixedPoint, PrivacyConfig, TrainingConfig
+from privfed.custody.keys import SharedKey
+from privfed.custody.shared_key import SharedKeyCipher
+from privfed.encryption.adding import BFVAdder
+from privfed.encryption.fixedpoint import max_magnitude
+from privfed.encryption.packing import BFVParameters, derive
+from privfed.encryption.plain import PlainAdder, PlainCipher
+from privfed.errors import ConfigError, RunFolderError
+from privfed.interfaces import Adder, Cipher, Strategy
+from privfed.models.adapters import Adapter, freeze_orthonormal_a
+from privfed.models.load import choose_device
+from privfed.models.tasks import Task
+from privfed.models.vector import layout_digest, num_trainable
+
+
+def build_private_model(
+    task: Task, adapter: Adapter, strategy: Strategy, *, seed: int, device: str | None
+) -> PrivateModel:
+    """The base model with its adapter, passed through the gate; all initial values are public."""
+    base = task.build(seed)
+    model = adapter.attach(base, task.modules_to_save, seed)
+    if strategy.freeze_lora_a:
+        freeze_orthonormal_a(model, seed)
+    private = PrivateModel(model, task, choose_device(device))
+    check_per_example_gradients(private, seed)
+    return private
+
+
+def open_ledgers(
+    clients: Sequence[Client], state: Path, anchors: Mapping[str, Any] | None
+) -> dict[str, Ledger]:
+    """Every client's ledger; with anchors (a resume) it must exist and reach at least that far."""
+    ledgers = {}
+    for client in clients:
+        path = ledger_path(state, client.id, client.dataset)
+        naming = {"client": client.id, "dataset": client.dataset, "description": client.description}
+        if anchors is None:
+            make_private_folder(path.parent)
+            ledgers[client.id] = Ledger.open_or_create(path, **naming)
+        else:
+            ledgers[client.id] = Ledger.open(path, **naming)
+            ledgers[client.id].verify(Anchor.from_json(anchors[client.id]))
+    return ledgers
+
+
+def calibrate(
+    clients: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    privacy: PrivacyConfig,
+    rounds: int,
+) -> dict[str, float]:
+    """Noise multiplier of every client, so that all planned rounds fit its budget.
+
+    Raises:
+        ConfigError: if a public size is smaller than the expected batch.
+        accountants.BudgetExceededError: if a budget is too small for the plan.
+    """
+    steps = privacy.steps_per_round * (rounds + privacy.spare_rounds)
+    return {
+        client.id: noise_multiplier(
+            budget_of(client, privacy),
+            sample_rate_of(client, privacy),
+            steps,
+            history=ledgers[client.id].events(),
+            neighbouring=privacy.neighbouring,
+        )
+        for client in clients
+    }
+
+
+def budget_of(client: Client, privacy: PrivacyConfig) -> Budget:
+    """The client's own budget, or the federation's."""
+    return client.budget or privacy.budget
+
+
+def sample_rate_of(client: Client, privacy: PrivacyConfig) -> float:
+    """Sampling rate q = B / public size: a public number."""
+    return privacy.expected_batch_size / client.public_size
+
+
+def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> list[str]:
+    """Refuse a federation that cannot start; return warnings for the report."""
+    ids = [client.id for client in clients]
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"client ids must differ, got {ids}")
+    if type(min_clients) is not int or min_clients < 3:
+        raise ConfigError(
+            f"min_clients must be at least 3, got {min_clients!r}: of two, each can subtract "
+            "itself and see the other"
+        )
+    if len(clients) < min_clients:
+        raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
+    notes = []
+    for client in clients:
+        if client.public_size < privacy.expected_batch_size:
+            raise ConfigError(
+                f"the public size {client.public_size} of client {client.id!r} is smaller than "
+                f"expected_batch_size = {privacy.expected_batch_size}; lower expected_batch_size "
+                f"to at most {client.public_size}, or leave the client out"
+            )
+        delta = budget_of(client, privacy).delta
+        if delta >= 1 / client.public_size:
+            notes.append(
+                f"delta = {delta:g} of client {client.id!r} is not below 1 / public size = "
+                f"{1 / client.public_size:.2g}: it allows that one whole record is disclosed"
+            )
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return notes
+
+
+def build_nodes(
+    clients: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    sigmas: Mapping[str, float],
+    model: PrivateModel,
+    *,
+    privacy: PrivacyConfig,
+    training: TrainingConfig,
+    coins: Coins,
+    state: Path,
+) -> list[ClientNode]:
+    """The clients, ready to train."""
+    tokenizer = model.task.tokenizer()
+    return [
+        ClientNode(
+            id=client.id,
+            model=model,
+            encoded=model.task.collate(tokenizer, client.records),
+            config=DPSGDConfig(
+                noise_multiplier=sigmas[client.id],
+                sample_rate=sample_rate_of(client, privacy),
+                clipping_norm=privacy.clipping_norm,
+                expected_batch_size=privacy.expected_batch_size,
+                steps=privacy.steps_per_round,
+                learning_rate=training.learning_rate,
+                momentum=training.momentum,
+                physical_batch_size=training.physical_batch_size,
+            ),
+            ledger=ledgers[client.id],
+            filter=ScheduleFilter(
+                budget=budget_of(client, privacy), neighbouring=privacy.neighbouring
+            ),
+            coins=coins,
+            log=local_logger(state, client.id, client.dataset),
+        )
+        for client in clients
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SumChannel:
+    """How updates of one run are summed, seen from both sides.
+
+    Attributes:
+        cipher: the clients' side.
+        codecs: per client, how its update becomes an upload, without the round's manifest.
+        parameters: public parameters as JSON values.
+        bfv: parameters of the encryption, or None for the plain sum.
+        num_params: length of an update.
+        bits: of one value.
+        public_range: values are clipped to +-public_range.
+        weights: public weight per client.
+        min_clients: fewest contributions of a sum.
+    """
+
+    cipher: Cipher
+    parameters: Mapping[str, Any]
+    bfv: BFVParameters | None
+    num_params: int
+    bits: int
+    public_range: float
+    weights: Mapping[str, float]
+    min_clients: int
+
+    def new_adder(self) -> Adder:
+        """The aggregator's side, for one round."""
+        if self.bfv is None:
+            return PlainAdder(self.num_params, max_magnitude(self.bits))
+        return BFVAdder(self.bfv, self.num_params)
+
+    def codec(self, client: str, manifest: Mapping[str, Any]) -> Codec:
+        """How one client hides its update in one round."""
+        return Codec(
+            bits=self.bits,
+            public_range=self.public_range,
+            weight=self.weights[client],
+            cipher=self.cipher,
+            manifest=manifest,
+        )
+
+
+def open_channel(
+    encryption: FixedPoint,
+    model: PrivateModel,
+    *,
+    weights: Mapping[str, float],
+    public_range: float,
+    min_clients: int,
+    run: str,
+    state: Path,
+    resume: bool,
+) -> SumChannel:
+    """Keys and parameters of the encrypted sum. The key is kept outside the run folder.
+
+    Raises:
+        RunFolderError: if a resumed run's key is gone, so that committed updates stay closed.
+    """
+    num_params = num_trainable(model.adapter)
+    cipher: Cipher = PlainCipher(num_params, min_clients)
+    parameters = None
+    described: dict[str, Any] = {"scheme": "plain"}
+    if isinstance(encryption, BFV):
+        parameters = derive(num_clients=len(weights), bits=encryption.bits)
+        key = _shared_key(parameters, key_path(state, run), resume=resume)
+        cipher = SharedKeyCipher(key, num_params, min_clients)
+        described = {**parameters.to_json(), "key_id": key.key_id}
+    layout = layout_digest(model.adapter)
+    return SumChannel(
+        cipher=cipher,
+        parameters={**described, "layout": layout, "public_range": public_range},
+        bfv=parameters,
+        num_params=num_params,
+        bits=encryption.bits,
+        public_range=public_range,
+        weights=weights,
+        min_clients=min_clients,
+    )
+
+
+def _shared_key(parameters: BFVParameters, path: Path, *, resume: bool) -> SharedKey:
+    if resume:
+        if not path.exists():
+            raise RunFolderError(
+                f"the key of this run is not at {path}; updates that clients committed can no "
+                "longer be opened. Start a new run: the ledgers keep what was spent"
+            )
+        return SharedKey.load(path, parameters)
+    make_private_folder(path.parent)
+    key = SharedKey.generate(parameters)
+    key.save(path)
+    return key
+
+
+def range_from_public_settings(
+    privacy: PrivacyConfig, training: TrainingConfig, sigmas: Mapping[str, float]
+) -> float:
+    """A bound on one coordinate of an update, from public numbers only.
+
+    A step moves a coordinate by at most learning rate * (clipped sum + noise) / B. Twice the
+    expected batch, every gradient along this coordinate, and noise at six standard deviations
+    are allowed for; what lies beyond is clipped, which is post-processing.
+    """
+    largest = max(sigmas.values())
+    per_step = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
+    rate = max(training.learning_rate, training.final_learning_rate or 0.0)
+    return rate * privacy.steps_per_round * per_step / (1 - training.momentum)
+
+
+def mean_update(
+    channel: SumChannel, total: NDArray[np.float64], contributors: Sequence[str]
+) -> NDArray[np.float64]:
+    """Weighted mean of the contributors' updates from the sum of weighted updates."""
+    weight = math.fsum(channel.weights[client] for client in contributors)
+    return np.asarray(total / weight)

@@ -1,0 +1,165 @@
+"""The budget report as a record: every field is required, and checked before it is shown."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from privfed.errors import ReportError
+
+SCHEMA: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientGuarantee:
+    """What was guaranteed to the records of one client.
+
+    Attributes:
+        id: public name.
+        dataset: public name of the data set that the budget belongs to.
+        public_size: declared size.
+        epsilon_spent: upper bound over all releases on the data set, all runs and unresolved
+            reservations included.
+        epsilon_before: of that, before this run.
+        epsilon_budget: never exceeded.
+        delta: of both.
+        rounds: rounds of this run that were reserved or committed.
+        steps: DP-SGD steps of this run that are counted.
+        unresolved: rounds of this run that a crash lost, counted and not sent.
+        noise_multiplier: sigma in this run.
+        sample_rate: q in this run.
+        releases: everything in the ledger, as (sigma, q, steps).
+        ledger_length: entries in the ledger.
+        ledger_head: digest (hex) of its last entry, which binds all before it.
+    """
+
+    id: str
+    dataset: str
+    public_size: int
+    epsilon_spent: float
+    epsilon_before: float
+    epsilon_budget: float
+    delta: float
+    rounds: int
+    steps: int
+    unresolved: int
+    noise_multiplier: float
+    sample_rate: float
+    releases: tuple[Mapping[str, Any], ...]
+    ledger_length: int
+    ledger_head: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetReport:
+    """Everything a reader who was not there needs. See `privfed/reports/statements.py`.
+
+    Attributes:
+        schema: version of this record.
+        title: what was trained on what.
+        run: identifier of the run.
+        created: UTC time, ISO 8601.
+        status: "complete", or why it ended early.
+        headline: the guarantee in one sentence.
+        guarantee: unit, record, neighbouring relation, federation epsilon and how to read it.
+        views: rows of (who looks, what they see, what protects a record).
+        clients: one guarantee per client.
+        mechanism: settings of the private step.
+        accounting: accountant, versions, bound, stop rule.
+        encryption: scheme, custody and its consequence, parameters, rule, bytes.
+        training: model, adapter, strategy, rounds, held-out data.
+        randomness: where coins came from.
+        not_covered: what the numbers do not say.
+        warnings: what the reader should question.
+        rounds: figures per round.
+        baseline: held-out figure before training.
+        versions: of the software.
+    """
+
+    schema: int
+    title: str
+    run: str
+    created: str
+    status: str
+    headline: str
+    guarantee: Mapping[str, Any]
+    views: tuple[tuple[str, str, str], ...]
+    clients: tuple[ClientGuarantee, ...]
+    mechanism: Mapping[str, Any]
+    accounting: Mapping[str, Any]
+    encryption: Mapping[str, Any]
+    training: Mapping[str, Any]
+    randomness: Mapping[str, Any]
+    not_covered: tuple[str, ...]
+    warnings: tuple[str, ...]
+    rounds: tuple[Mapping[str, Any], ...]
+    baseline: Mapping[str, float]
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse a report with a gap or a contradiction."""
+        may_be_empty = {"warnings", "rounds"}
+        for field in fields(self):
+            if field.name not in may_be_empty:
+                _require_filled(field.name, getattr(self, field.name))
+        if self.schema != SCHEMA:
+            raise ReportError(f"report schema must be {SCHEMA}, got {self.schema!r}")
+        for client in self.clients:
+            _require_consistent(client)
+        largest = max(client.epsilon_spent for client in self.clients)
+        if self.guarantee.get("epsilon") != largest:
+            raise ReportError(
+                f"the federation's epsilon must be the largest of its clients, {largest!r}, got "
+                f"{self.guarantee.get('epsilon')!r}"
+            )
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "BudgetReport":
+        """Read a report; a missing, unknown or empty field is refused.
+
+        Raises:
+            ReportError: with the field.
+        """
+        try:
+            values = json.loads(text)
+            clients = tuple(
+                ClientGuarantee(**{**client, "releases": tuple(client["releases"])})
+                for client in values.pop("clients")
+            )
+            for name in ("not_covered", "warnings", "rounds"):
+                values[name] = tuple(values[name])
+            values["views"] = tuple(tuple(row) for row in values["views"])
+            return cls(clients=clients, **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ReportError(
+                f"this is no complete budget report of schema {SCHEMA}: {error}"
+            ) from error
+
+
+def _require_filled(name: str, value: object) -> None:
+    if value is None or value == "" or value in ((), [], {}):
+        raise ReportError(f"the report lacks {name!r}; it is refused rather than shown with a gap")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _require_filled(f"{name}.{key}", inner)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ReportError(f"the report's {name!r} must be finite, got {value!r}")
+
+
+def _require_consistent(client: ClientGuarantee) -> None:
+    for field in fields(client):
+        value = getattr(client, field.name)
+        if field.name != "releases":
+            _require_filled(f"clients.{client.id}.{field.name}", value)
+    if not 0 <= client.epsilon_before <= client.epsilon_spent <= client.epsilon_budget:
+        raise ReportError(
+            f"client {client.id!r} must have 0 <= before <= spent <= budget, got "
+            f"{client.epsilon_before!r}, {client.epsilon_spent!r}, {client.epsilon_budget!r}"
+        )
+    if client.steps > 0 and not client.releases:
+        raise ReportError(f"client {client.id!r} took steps that are in no ledger")

@@ -1,0 +1,107 @@
+"""From ledgers and round figures to a budget report."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import accountants
+from accountants import Budget, events_of_export, pld, verify_export
+from privfed.reports.budget import SCHEMA, BudgetReport, ClientGuarantee
+from privfed.reports.figures import RoundFigures
+
+_PACKAGES = (
+    "privfed",
+    "torch",
+    "transformers",
+    "peft",
+    "opacus",
+    "tenseal",
+    "dp-accounting",
+    "numpy",
+)
+
+
+def client_guarantee(
+    export: Mapping[str, Any],
+    *,
+    run: str,
+    public_size: int,
+    budget: Budget,
+    noise_multiplier: float,
+    sample_rate: float,
+) -> ClientGuarantee:
+    """One client's guarantee, computed from nothing but its ledger's export.
+
+    Raises:
+        accountants.LedgerError: if the export's chain of digests does not hold.
+    """
+    verify_export(export)
+    everything = events_of_export(export)
+    mine = events_of_export(export, run=run)
+    others = list(everything)
+    for event in mine:
+        others.remove(event)
+    states = [entry["kind"] for entry in export["entries"] if entry["body"].get("run") == run]
+    return ClientGuarantee(
+        id=export["client"],
+        dataset=export["dataset"],
+        public_size=public_size,
+        epsilon_spent=pld.epsilon(everything, budget.delta),
+        epsilon_before=pld.epsilon(others, budget.delta),
+        epsilon_budget=budget.epsilon,
+        delta=budget.delta,
+        rounds=states.count("reserve"),
+        steps=sum(event.steps for event in mine),
+        unresolved=states.count("reserve") - states.count("commit"),
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate,
+        releases=tuple(event.to_json() for event in everything),
+        ledger_length=len(export["entries"]),
+        ledger_head=export["head"],
+    )
+
+
+def build_report(
+    clients: Sequence[ClientGuarantee],
+    rounds: Sequence[RoundFigures],
+    **sections: Any,
+) -> BudgetReport:
+    """Put a report together; `sections` are the remaining fields of `BudgetReport`."""
+    return BudgetReport(
+        schema=SCHEMA,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        clients=tuple(clients),
+        rounds=tuple(figures.to_json() for figures in rounds),
+        versions=software_versions(),
+        **sections,
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what took part in the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def accounting_section(neighbouring: str) -> dict[str, Any]:
+    """How epsilon was computed."""
+    return {
+        "accountant": accountants.ACCOUNTANT,
+        "bound": "pessimistic discretisation of the privacy loss: the truth is at most the "
+        "number shown, up to floating-point rounding",
+        "neighbouring relation": neighbouring,
+        "directions": "adding and removing, the larger of the two",
+        "one bound for all": "the same function calibrated the noise, admitted every round "
+        "before it began and wrote this report",
+        "stop rule": "a client refuses a round that would exceed its budget; the schedule was "
+        "fixed before training",
+        "counted": "every committed round, and every round that was reserved and never finished, "
+        "of all runs in the client's ledger for this data set",
+    }

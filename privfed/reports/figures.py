@@ -1,0 +1,47 @@
+"""What one round did, in public numbers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundFigures:
+    """One row of the table.
+
+    Attributes:
+        round: counted from 1.
+        clients: ids that took part.
+        absent: ids that did not take part; no reason leaves a client.
+        metric: "accuracy" or "perplexity".
+        value: of the metric on held-out text, after the round.
+        bytes_up: all accepted updates, everything on the wire counted.
+        bytes_down: the sum, once for every client.
+        seconds: wall time of the round, evaluation included.
+        epsilon: spent by each client after the round, on its data set, earlier runs included.
+    """
+
+    round: int
+    clients: tuple[str, ...]
+    absent: tuple[str, ...]
+    metric: str
+    value: float
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    epsilon: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, with the metric under its own name."""
+        values = asdict(self)
+        values["clients"], values["absent"] = list(self.clients), list(self.absent)
+        values[values.pop("metric")] = values.pop("value")
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RoundFigures":
+        """The inverse of `to_json`."""
+        metric = "accuracy" if "accuracy" in values else "perplexity"
+        rest = {name: value for name, value in values.items() if name != metric}
+        rest["clients"], rest["absent"] = tuple(rest["clients"]), tuple(rest["absent"])
+        return cls(metric=metric, value=values[metric], **rest)

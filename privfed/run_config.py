@@ -1,0 +1,312 @@
+"""From a TOML file to a federation. Every key is known; an unknown or missing one is named.
+
+See `docs/run.toml` in the repository for a commented example.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accountants import AccountingError, Budget, Neighbouring
+from privfed.client.node import Client
+from privfed.config import BFV, FixedPoint, Plain, PrivacyConfig, TrainingConfig
+from privfed.data import partition
+from privfed.data.datasets import TextTable, load_table
+from privfed.data.records import Record, hold_out
+from privfed.errors import ConfigError, DataError
+from privfed.federation import Federation
+from privfed.models.adapters import Adapter, LoRA, PeftAdapter
+from privfed.models.tasks import CausalLanguageModel, Classification, Task
+from privfed.strategies.averaging import FedAvg, FFALoRA
+
+SIZE_ROUNDING = 10
+"""Public sizes that are not given are true counts rounded down to a multiple of this."""
+
+
+class Section:
+    """One table of the file; keys are taken one by one, and none may be left over.
+
+    Args:
+        name: of the table, for messages.
+        values: as parsed.
+    """
+
+    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
+        self._name = name
+        self._left = dict(values)
+
+    def take(self, key: str, kind: type, *default: Any) -> Any:
+        """The value of a key; required unless a default is given.
+
+        Raises:
+            ConfigError: if it is missing or of another type.
+        """
+        if key not in self._left:
+            if default:
+                return default[0]
+            raise ConfigError(f"[{self._name}] needs the key {key!r}")
+        value = self._left.pop(key)
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            raise ConfigError(
+                f"[{self._name}] {key} must be of type {kind.__name__}, got {value!r}"
+            )
+        return value
+
+    def section(self, key: str, *default: Mapping[str, Any]) -> "Section":
+        """A table inside this one."""
+        return Section(f"{self._name}.{key}" if self._name else key, self.take(key, dict, *default))
+
+    def end(self) -> None:
+        """Refuse what was not taken."""
+        if self._left:
+            raise ConfigError(f"[{self._name}] has unknown key(s) {sorted(self._left)}")
+
+
+def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
+    """Read a run configuration and the data that it names.
+
+    Args:
+        path: of the TOML file; relative data paths are relative to its folder.
+        state_folder: where ledgers live; None takes the user's state folder.
+
+    Raises:
+        ConfigError: for a file, table, key or value that cannot be used.
+        DataError: for data that cannot be used.
+    """
+    root = Section("", _parse(path))
+    task = _task(root.section("model"))
+    seed = root.take("seed", int)
+    privacy, budget_by_client = _privacy(root.section("privacy"))
+    clients, held_out, source = _data(root.section("data"), task, seed, path.parent)
+    federation = root.section("federation")
+    result = Federation(
+        model=task,
+        clients=[_with_budget(client, budget_by_client) for client in clients],
+        adapter=_adapter(root.section("adapter")),
+        privacy=privacy,
+        training=_training(root.section("training")),
+        encryption=_encryption(root.section("encryption", {})),
+        strategy=_strategy(root.section("strategy", {})),
+        rounds=federation.take("rounds", int),
+        min_clients=federation.take("min_clients", int, 3),
+        device=federation.take("device", str, None),
+        held_out=held_out,
+        held_out_source=source,
+        seed=seed,
+        title=root.take("title", str, path.stem),
+        state_folder=state_folder,
+    )
+    if budget_by_client:
+        raise ConfigError(f"[privacy.clients] names unknown client(s) {sorted(budget_by_client)}")
+    federation.end()
+    root.end()
+    return result
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is no readable TOML file: {error}") from error
+
+
+def _task(section: Section) -> Task:
+    kind = section.take("task", str)
+    base, length = section.take("base", str), section.take("max_length", int, 128)
+    task: Task
+    if kind == "classification":
+        labels = tuple(section.take("labels", list))
+        scale = section.take("logit_scale", float, 1.0)
+        task = Classification(base=base, labels=labels, max_length=length, logit_scale=scale)
+    elif kind == "causal-lm":
+        task = CausalLanguageModel(base=base, max_length=length)
+    else:
+        raise ConfigError(f"[model] task must be 'classification' or 'causal-lm', got {kind!r}")
+    section.end()
+    return task
+
+
+def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
+    neighbouring = section.take("neighbouring", str)
+    if neighbouring not in [relation.value for relation in Neighbouring]:
+        raise ConfigError(f"[privacy] neighbouring must be 'add_remove', got {neighbouring!r}")
+    default = _budget(section)
+    own = section.take("clients", dict, {})
+    config = PrivacyConfig(
+        budget=default,
+        neighbouring=Neighbouring(neighbouring),
+        record=section.take("record", str),
+        expected_batch_size=section.take("expected_batch_size", int),
+        clipping_norm=section.take("clipping_norm", float, 1.0),
+        steps_per_round=section.take("steps_per_round", int, 1),
+        spare_rounds=section.take("spare_rounds", int, 0),
+    )
+    section.end()
+    budgets = {}
+    for client, values in own.items():
+        table = Section(f"privacy.clients.{client}", values)
+        budgets[client] = _budget(table)
+        table.end()
+    return config, budgets
+
+
+def _budget(section: Section) -> Budget:
+    try:
+        return Budget(epsilon=section.take("epsilon", float), delta=section.take("delta", float))
+    except AccountingError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _with_budget(client: Client, budgets: dict[str, Budget]) -> Client:
+    own = budgets.pop(client.id, None)
+    if own is None:
+        return client
+    return Client(
+        id=client.id,
+        records=client.records,
+        public_size=client.public_size,
+        dataset=client.dataset,
+        description=client.description,
+        budget=own,
+    )
+
+
+def _adapter(section: Section) -> Adapter:
+    kind = section.take("kind", str)
+    if kind == "lora":
+        layers = section.take("layers", list, None)
+        adapter: Adapter = LoRA(
+            rank=section.take("rank", int),
+            target_modules=tuple(section.take("target_modules", list)),
+            layers=None if layers is None else tuple(layers),
+            alpha=section.take("alpha", float, None),
+        )
+    elif kind == "prompt-tuning":
+        adapter = PeftAdapter.prompt_tuning(section.take("num_virtual_tokens", int))
+    elif kind == "prefix-tuning":
+        adapter = PeftAdapter.prefix_tuning(section.take("num_virtual_tokens", int))
+    else:
+        raise ConfigError(
+            f"[adapter] kind must be 'lora', 'prefix-tuning' or 'prompt-tuning', got {kind!r}"
+        )
+    section.end()
+    return adapter
+
+
+def _training(section: Section) -> TrainingConfig:
+    config = TrainingConfig(
+        learning_rate=section.take("learning_rate", float),
+        final_learning_rate=section.take("final_learning_rate", float, None),
+        momentum=section.take("momentum", float, 0.0),
+        physical_batch_size=section.take("physical_batch_size", int, 32),
+    )
+    section.end()
+    return config
+
+
+def _encryption(section: Section) -> FixedPoint:
+    kind = section.take("kind", str, "bfv")
+    kinds = {"bfv": BFV, "plain": Plain}
+    if kind not in kinds:
+        raise ConfigError(f"[encryption] kind must be 'bfv' or 'plain', got {kind!r}")
+    bits, limit = section.take("bits", int, 12), section.take("public_range", float, None)
+    section.end()
+    return kinds[kind](bits=bits, public_range=limit)
+
+
+def _strategy(section: Section) -> FedAvg:
+    kind = section.take("kind", str, "fedavg")
+    kinds = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+    if kind not in kinds:
+        raise ConfigError(f"[strategy] kind must be 'fedavg' or 'ffa-lora', got {kind!r}")
+    weighting = section.take("weighting", str, "uniform")
+    rate = section.take("server_learning_rate", float, 1.0)
+    section.end()
+    return kinds[kind](weighting=weighting, server_learning_rate=rate)
+
+
+def _data(
+    section: Section, task: Task, seed: int, folder: Path
+) -> tuple[list[Client], tuple[Record, ...], str]:
+    labels = task.labels if isinstance(task, Classification) else None
+    text = section.take("text", str)
+    label = section.take("label", str) if labels is not None else None
+    rule = section.section("partition")
+    kind = rule.take("rule", str)
+    owner = rule.take("column", str) if kind == "column" else None
+    source = section.take("source", str)
+    table = load_table(_relative(source, folder), text=text, label=label, owner=owner)
+    dataset = section.take("dataset", str, Path(source).stem)
+    sizes = section.take("public_sizes", dict, {})
+    other = section.take("held_out_source", str, None)
+    if other is None:
+        fraction = section.take("held_out", float)
+        kept, held = hold_out(table.labels or [None] * len(table.texts), fraction, seed)
+        held_records = table.records(held, labels)
+        described = f"{fraction:g} of {source}, taken out before the split"
+    else:
+        outside = load_table(_relative(other, folder), text=text, label=label)
+        kept = list(range(len(table.texts)))
+        held_records = outside.records(range(len(outside.texts)), labels)
+        described = other
+    parts = _split(rule, kind, table, kept, labels, seed)
+    rule.end()
+    section.end()
+    unknown = sorted(set(sizes) - set(parts))
+    if unknown:
+        raise ConfigError(f"[data.public_sizes] names unknown client(s) {unknown}")
+    description = f"{source}, {kind}, {len(parts)} clients, seed {seed}"
+    clients = [
+        Client(
+            id=client,
+            records=table.records([kept[row] for row in rows], labels),
+            public_size=sizes.get(client, _rounded_size(client, len(rows))),
+            dataset=dataset,
+            description=description,
+        )
+        for client, rows in parts.items()
+    ]
+    return clients, held_records, described
+
+
+def _split(
+    rule: Section,
+    kind: str,
+    table: TextTable,
+    kept: Sequence[int],
+    labels: Sequence[str] | None,
+    seed: int,
+) -> dict[str, list[int]]:
+    if kind == "column":
+        return partition.by_column([(table.owners or ())[row] for row in kept])
+    count = rule.take("clients", int)
+    if kind == "iid":
+        return partition.iid(len(kept), count, seed)
+    if kind == "dirichlet":
+        if labels is None or table.labels is None:
+            raise ConfigError("[data.partition] rule 'dirichlet' needs a classification task")
+        index = {name: position for position, name in enumerate(labels)}
+        numbers = [index.get(table.labels[row], -1) for row in kept]
+        alpha, minimum = rule.take("alpha", float), rule.take("minimum", int, 1)
+        return partition.dirichlet(numbers, count, alpha, minimum, seed)
+    raise ConfigError(f"[data.partition] rule must be 'column', 'dirichlet' or 'iid', got {kind!r}")
+
+
+def _rounded_size(client: str, count: int) -> int:
+    rounded = count - count % SIZE_ROUNDING
+    if rounded == 0:
+        raise DataError(
+            f"client {client!r} has too few records to train on (fewer than {SIZE_ROUNDING}); "
+            "leave it out, or give it a public size"
+        )
+    return rounded
+
+
+def _relative(source: str, folder: Path) -> str:
+    local = folder / source
+    return str(local) if local.exists() or Path(source).suffix else source

@@ -1,0 +1,104 @@
+"""The files of one run. A run folder is meant to be handed on: no key and no ledger is in it.
+
+run.json             settings, versions, figures of every round
+checkpoints/         the last two, for a resume
+adapter/             the global adapter in PEFT format
+ledgers/CLIENT.json  exports
+report.json, report.html
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from privfed.errors import RunFolderError
+from privfed.reports.build import software_versions
+from privfed.server.checkpoint import Checkpoint, load_latest, save_checkpoint, write_durably
+
+SCHEMA: Final = 1
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.adapter = path / "adapter"
+
+    def claim(self) -> None:
+        """Take a new or empty folder.
+
+        Raises:
+            RunFolderError: if anything is in it.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(
+                f"the output folder {self.path} is not empty: choose another one, or resume the "
+                "run in it"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def latest(self, settings: Mapping[str, Any]) -> Checkpoint | None:
+        """The checkpoint to resume from; None if the run died before its first.
+
+        Raises:
+            RunFolderError: if there is no run here, or one with other settings.
+        """
+        if not self.path.is_dir():
+            raise RunFolderError(f"there is no run to resume in {self.path}")
+        checkpoint = load_latest(self.path / "checkpoints")
+        if checkpoint is None:
+            strange = [p.name for p in self.path.iterdir() if p.name != "checkpoints"]
+            if strange:
+                raise RunFolderError(
+                    f"{self.path} holds no checkpoint to resume from, but {sorted(strange)}"
+                )
+            return None
+        changed = _differences(checkpoint.record["settings"], _as_json(settings))
+        if changed:
+            raise RunFolderError(
+                f"the run in {self.path} has other settings ({', '.join(changed)}); resume it "
+                "with its own settings, or choose another output folder"
+            )
+        return checkpoint
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Make a round durable, then write `run.json` from it."""
+        save_checkpoint(self.path / "checkpoints", checkpoint)
+        self.write_json("run.json", run_record(checkpoint.record, "running"))
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a JSON file whole or not at all."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+        write_durably(path, text.encode())
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole or not at all."""
+        write_durably(self.path / name, text.encode())
+
+
+def ledger_file_name(client: str) -> str:
+    """Name of a ledger export below the run folder."""
+    return f"ledgers/{quote(client, safe=' -_.@')}.json"
+
+
+def run_record(record: Mapping[str, Any], status: str) -> dict[str, Any]:
+    """What `run.json` holds."""
+    return {"schema": SCHEMA, "status": status, **record, "versions": software_versions()}
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))

@@ -1,0 +1,96 @@
+"""Checkpoints of the federation: written whole or not at all; randomness is never in them.
+
+A checkpoint is one safetensors file with the global adapter and, as metadata, the round, the
+public settings and the anchor (length and head digest) of every client's ledger. It is written
+beside its final name, flushed to the disk and renamed, so a kill leaves the old or the new file.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from privfed.errors import RunFolderError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The federation after a complete round.
+
+    Attributes:
+        round: last complete round; 0 before the first.
+        state: the global adapter, shape (params,).
+        record: JSON values: settings, noise multipliers, figures of past rounds, ledger anchors.
+    """
+
+    round: int
+    state: NDArray[np.float32]
+    record: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint durably, then drop all but the last two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"round-{checkpoint.round:05d}.safetensors"
+    half_made = final.with_suffix(".part")
+    metadata = {
+        "schema": str(SCHEMA),
+        "round": str(checkpoint.round),
+        "record": json.dumps(checkpoint.record, allow_nan=False),
+    }
+    save_file({"state": checkpoint.state}, half_made, metadata=metadata)
+    replace_durably(half_made, final)
+    for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
+        old.unlink()
+
+
+def load_latest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint, or None where there is none.
+
+    Raises:
+        RunFolderError: if it cannot be read.
+    """
+    paths = sorted(folder.glob("round-*.safetensors"))
+    if not paths:
+        return None
+    try:
+        with safe_open(paths[-1], framework="numpy") as file:
+            metadata = file.metadata()
+            state = file.get_tensor("state")
+        record = json.loads(metadata["record"])
+        schema, round_number = int(metadata["schema"]), int(metadata["round"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"the checkpoint {paths[-1]} cannot be read ({type(error).__name__}); remove it to "
+            "go on from the one before, or start a new run"
+        ) from error
+    if schema != SCHEMA:
+        raise RunFolderError(f"checkpoint schema must be {SCHEMA}, got {schema}")
+    return Checkpoint(round=round_number, state=state, record=record)
+
+
+def replace_durably(source: Path, target: Path) -> None:
+    """Rename `source` to `target` so that a crash leaves one of the two whole."""
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    half_made = path.with_name(path.name + ".part")
+    half_made.write_bytes(content)
+    replace_durably(half_made, path)

@@ -1,0 +1,70 @@
+"""Check a run folder against itself: every epsilon is recomputed from the ledger exports."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accountants import Budget
+from privfed.errors import ReportError, RunFolderError
+from privfed.reports.budget import BudgetReport, ClientGuarantee
+from privfed.reports.build import client_guarantee
+from privfed.reports.render import render_html
+from privfed.run_folder import RunFolder, ledger_file_name
+
+_TOLERANCE = 1e-6
+
+
+def verify_and_render(path: Path) -> BudgetReport:
+    """Verify a finished run and render its report again.
+
+    What is compared: the chain of digests of each export, its head with the report's, and epsilon
+    recomputed from its releases with the report's. That the export is the client's whole ledger
+    only the client can say.
+
+    Args:
+        path: run folder.
+
+    Raises:
+        RunFolderError: if there is no finished run.
+        ReportError: if the report is incomplete or does not agree with the ledgers.
+        accountants.LedgerError: if an export was changed.
+    """
+    report_path = path / "report.json"
+    if not report_path.is_file():
+        raise RunFolderError(f"{path} holds no report.json; is it the folder of a finished run?")
+    report = BudgetReport.from_json(report_path.read_text(encoding="utf-8"))
+    for claimed in report.clients:
+        _require_equal(claimed, _recomputed(path, report.run, claimed))
+    RunFolder(path).write_text("report.html", render_html(report))
+    return report
+
+
+def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarantee:
+    export_path = path / ledger_file_name(claimed.id)
+    try:
+        export: dict[str, Any] = json.loads(export_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReportError(f"the ledger export {export_path} cannot be read: {error}") from error
+    return client_guarantee(
+        export,
+        run=run,
+        public_size=claimed.public_size,
+        budget=Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta),
+        noise_multiplier=claimed.noise_multiplier,
+        sample_rate=claimed.sample_rate,
+    )
+
+
+def _require_equal(claimed: ClientGuarantee, found: ClientGuarantee) -> None:
+    for name in ("epsilon_spent", "epsilon_before"):
+        if abs(getattr(claimed, name) - getattr(found, name)) > _TOLERANCE:
+            raise ReportError(
+                f"client {claimed.id!r}: the report says {name} = {getattr(claimed, name)!r}, its "
+                f"ledger gives {getattr(found, name)!r}"
+            )
+    same = replace(
+        found, epsilon_spent=claimed.epsilon_spent, epsilon_before=claimed.epsilon_before
+    )
+    if same != replace(claimed, releases=tuple(claimed.releases)):
+        raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")

@@ -1,0 +1,205 @@
+"""Small models and text made on the spot: no test needs a download."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _own_state_folder(tmp_path, monkeypatch):
+    """No test touches the user's ledgers or caches."""
+    monkeypatch.setenv("PRIVFED_STATE", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory):
+    """A word tokenizer over the made-up vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({*WORDS, *TOPIC_WORDS[0], *TOPIC_WORDS[1], *TOPIC_WORDS[2]})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<s>", "</s>"]
+    vocabulary = {token: index for index, token in enumerate(special + words)}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        bos_token="<s>",
+        eos_token="</s>",
+    )
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory, tokenizer_folder):
+    """A random BERT encoder: two layers, width 32."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    return _save(BertModel, config, tokenizer_folder, tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory, tokenizer_folder):
+    """A random Llama language model: two layers, width 32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    return _save(LlamaForCausalLM, config, tokenizer_folder, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory, tokenizer_folder):
+    """A random GPT-2 language model: two layers, width 32."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    return _save(GPT2LMHeadModel, config, tokenizer_folder, tmp_path_factory.mktemp("gpt2"))
+
+
+def _save(model_class, config, tokenizer_folder, folder):
+    import shutil
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model_class(config).save_pretrained(folder)
+    for path in tokenizer_folder.iterdir():
+        shutil.copy(path, folder / path.name)
+    return str(folder)
+
+
+WORDS = (
+    *("river", "stone", "market", "window", "garden", "engine", "letter", "mountain", "paper"),
+    *("signal", "harbour", "winter", "glass", "method", "silver", "bridge", "answer", "pocket"),
+)
+TOPICS = ("sport", "money", "culture")
+TOPIC_WORDS = (
+    ["goal", "match", "team", "coach", "league", "score"],
+    ["bank", "share", "profit", "trade", "price", "stock"],
+    ["film", "actor", "stage", "music", "album", "scene"],
+)
+
+
+@pytest.fixture(scope="session")
+def topic_records():
+    """A function that makes `count` records of three topics from a seed."""
+    import numpy as np
+
+    from privfed import Record
+
+    def make(count, seed=0):
+        random = np.random.default_rng(seed)
+        records = []
+        for _ in range(count):
+            label = int(random.integers(3))
+            words = [*random.choice(TOPIC_WORDS[label], 4), *random.choice(WORDS, 3)]
+            random.shuffle(words)
+            records.append(Record(" ".join(words), label))
+        return records
+
+    return make
+
+
+@pytest.fixture
+def seeded_coins():
+    """Coins that repeat, for tests that compare two runs; reported as not private."""
+    import hashlib
+
+    from privfed.client.randomness import RandomStream
+
+    class SeededCoins:
+        secret = False
+
+        def __init__(self, seed=0):
+            self.seed = seed
+            self.drawn = 0
+
+        def stream(self, client, purpose):
+            self.drawn += 1
+            text = f"{self.seed}/{client}/{purpose}/{self.drawn}"
+            return RandomStream(hashlib.sha256(text.encode()).digest(), bytes(16))
+
+    return SeededCoins
+
+
+@pytest.fixture
+def make_federation(bert_folder, topic_records, tmp_path):
+    """A function that makes a small federation; keyword arguments replace its settings."""
+    from privfed import (
+        BFV,
+        Budget,
+        Classification,
+        Client,
+        FedAvg,
+        Federation,
+        LoRA,
+        Neighbouring,
+        PrivacyConfig,
+        TrainingConfig,
+    )
+
+    def make(*, num_clients=4, records_each=40, **changes):
+        clients = [
+            Client(
+                id=f"client-{index}",
+                records=tuple(topic_records(records_each, seed=index + 1)),
+                public_size=records_each,
+                dataset="topics",
+            )
+            for index in range(num_clients)
+        ]
+        settings = {
+            "model": Classification(
+                base=bert_folder, labels=("sport", "money", "culture"), max_length=16
+            ),
+            "clients": clients,
+            "adapter": LoRA(rank=2, target_modules=("query", "value")),
+            "privacy": PrivacyConfig(
+                budget=Budget(epsilon=4.0, delta=1e-3),
+                neighbouring=Neighbouring.ADD_REMOVE,
+                record="one made-up sentence",
+                expected_batch_size=20,
+            ),
+            "training": TrainingConfig(learning_rate=0.5),
+            "encryption": BFV(),
+            "strategy": FedAvg(),
+            "rounds": 3,
+            "held_out": topic_records(30, seed=99),
+            "state_folder": tmp_path / "state",
+        }
+        return Federation(**{**settings, **changes})
+
+    return make
