@@ -1,7 +1,7 @@
 """The error tree. Every message says what must hold, what came, and what to do.
 
 AccountingError
-├── InvalidValueError         a value is out of range, not finite or of the wrong type (also ValueError)
+├── InvalidValueError         a value is out of range or of the wrong type (also ValueError)
 ├── BudgetExceededError       a release, or any release, would pass the budget
 ├── UnsupportedAnalysisError  no valid bound is known for what was asked
 └── LedgerError               the file that remembers what was released cannot be used as asked

@@ -140,7 +140,7 @@ def _loss_width(phases: Phases, neighbouring: Neighbouring) -> float:
         reach = max(reach, signal * signal / 2 + 9 * signal)
         draws = phase.steps * phase.sample_rate
         mean += draws * signal * signal / 2
-        variance += draws * (signal**2 + signal**4 / 4)
+        variance += draws * signal * signal * (1 + signal * signal / 4)
     return reach + mean + 9 * math.sqrt(variance)
 
 

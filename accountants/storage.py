@@ -80,10 +80,12 @@ def session(path: Path, begin: str) -> Iterator[sqlite3.Connection]:
     """
     if not path.exists():
         raise _missing(path)
+    if not path.is_file():
+        raise damaged(f"{path} is not a file")
     try:
-        _make_private(path)
         with closing(_connect(path)) as connection, _transaction(connection, begin):
             _check_header(connection)
+            _make_private(path)
             yield connection
     except sqlite3.Error as error:
         raise _translated(error, path) from error

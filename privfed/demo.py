@@ -16,7 +16,7 @@ from privfed.federation import Federation
 from privfed.models.adapters import LoRA
 from privfed.models.load import convert_gguf_llama
 from privfed.models.tasks import CausalLanguageModel, Classification
-from privfed.strategies.averaging import FedAvg
+from privfed.strategies.averaging import FFALoRA
 
 SEED: Final = 2026
 _SIZE_ROUNDING: Final = 10
@@ -53,7 +53,9 @@ def bbc_topics(
     ]
     return Federation(
         title="MiniLM on BBC news topics",
-        model=Classification(base=packaged.minilm_folder(), labels=labels, max_length=48),
+        model=Classification(
+            base=packaged.minilm_folder(), labels=labels, max_length=48, logit_scale=8.0
+        ),
         clients=clients,
         adapter=LoRA(rank=2, target_modules=("query", "value"), layers=(4, 5)),
         privacy=PrivacyConfig(
@@ -63,9 +65,9 @@ def bbc_topics(
             expected_batch_size=128,
             clipping_norm=1.0,
         ),
-        training=TrainingConfig(learning_rate=1.5, physical_batch_size=64),
+        training=TrainingConfig(learning_rate=4.0, physical_batch_size=64),
         encryption=BFV() if encrypted else Plain(),
-        strategy=FedAvg(),
+        strategy=FFALoRA(),
         rounds=rounds,
         held_out=[records[row] for row in held],
         held_out_source="a fifth of the articles, taken out before the split",
@@ -76,9 +78,9 @@ def bbc_topics(
 
 
 def chat_messages(
-    folder: Path, *, encrypted: bool = True, resume: bool = False, rounds: int = 6
+    folder: Path, *, encrypted: bool = True, resume: bool = False, rounds: int = 4
 ) -> Federation:
-    """SmolLM2-135M on chat messages, one client per real sender, epsilon <= 8.
+    """SmolLM2-135M on chat messages, one client per real sender, epsilon <= 4.
 
     Args:
         folder: run folder; decides where the demo's own ledgers lie.
@@ -86,7 +88,7 @@ def chat_messages(
         resume: whether the run in `folder` goes on.
         rounds: fewer for a trial; the noise is calibrated to this number.
     """
-    senders, others = packaged.chitchat(8, minimum_words=3, most=3000)
+    senders, others = packaged.chitchat(8, minimum_words=3, most=3000, seed=SEED)
     base = convert_gguf_llama(packaged.smollm2_gguf(), "smollm2-135m-instruct")
     clients = [
         Client(
@@ -102,20 +104,20 @@ def chat_messages(
         title="SmolLM2-135M on chat messages",
         model=CausalLanguageModel(base=base, max_length=32),
         clients=clients,
-        adapter=LoRA(rank=4, target_modules=("q_proj", "v_proj")),
+        adapter=LoRA(rank=4, target_modules=("q_proj", "v_proj"), layers=tuple(range(22, 30))),
         privacy=PrivacyConfig(
-            budget=Budget(epsilon=8.0, delta=1e-4),
+            budget=Budget(epsilon=4.0, delta=1e-4),
             neighbouring=Neighbouring.ADD_REMOVE,
             record="one message, not one person",
-            expected_batch_size=64,
-            clipping_norm=1.0,
+            expected_batch_size=32,
+            clipping_norm=0.1,
         ),
-        training=TrainingConfig(learning_rate=1.0, physical_batch_size=32),
+        training=TrainingConfig(learning_rate=140.0, physical_batch_size=32),
         encryption=BFV() if encrypted else Plain(),
-        strategy=FedAvg(),
+        strategy=FFALoRA(),
         rounds=rounds,
         held_out=others[:_HELD_OUT_MESSAGES],
-        held_out_source="messages of people who are no clients",
+        held_out_source="one message each of people who are no clients",
         seed=SEED,
         state_folder=_demo_state(folder, resume=resume),
         fresh_ledgers=True,

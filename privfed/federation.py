@@ -146,13 +146,10 @@ class Federation:
         if not resume:
             folder.claim()
         running = _Running.start(self, folder, checkpoint, notes)
-        try:
-            running.announce(callbacks)
-            while running.checkpoint.round < self.rounds:
-                running.play_round(callbacks)
-            return running.finish()
-        finally:
-            running.close()
+        running.announce(callbacks)
+        while running.checkpoint.round < self.rounds:
+            running.play_round(callbacks)
+        return running.finish()
 
     def describe(self) -> dict[str, Any]:
         """All public settings as JSON values; a resumed run must have the same."""
@@ -322,11 +319,6 @@ class _Running:
             rounds=self.rounds,
             ledgers=exports,
         )
-
-    def close(self) -> None:
-        """Close the ledgers."""
-        for ledger in self.ledgers.values():
-            ledger.close()
 
     def _plan(self) -> RoundPlan:
         number = self.checkpoint.round + 1

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Anchor, Budget, Ledger, ScheduleFilter, noise_multiplier
+from accountants import (
+    Budget,
+    BudgetExceededError,
+    Ledger,
+    ScheduleFilter,
+    anchor_from_json,
+    epsilon,
+    noise_multiplier,
+)
 from privfed.client.dpsgd import DPSGDConfig, PrivateModel
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.node import Client, ClientNode, Codec
@@ -35,7 +43,7 @@ def build_private_model(
     task: Task, adapter: Adapter, strategy: Strategy, *, seed: int, device: str | None
 ) -> PrivateModel:
     """The base model with its adapter, passed through the gate; all initial values are public."""
-    base = task.build(seed)
+    base = task.build()
     model = adapter.attach(base, task.modules_to_save, seed)
     if strategy.freeze_lora_a:
         freeze_orthonormal_a(model, seed)
@@ -57,7 +65,7 @@ def open_ledgers(
             ledgers[client.id] = Ledger.open_or_create(path, **naming)
         else:
             ledgers[client.id] = Ledger.open(path, **naming)
-            ledgers[client.id].verify(Anchor.from_json(anchors[client.id]))
+            ledgers[client.id].verify(anchor_from_json(anchors[client.id]))
     return ledgers
 
 
@@ -74,16 +82,23 @@ def calibrate(
         accountants.BudgetExceededError: if a budget is too small for the plan.
     """
     steps = privacy.steps_per_round * (rounds + privacy.spare_rounds)
-    return {
-        client.id: noise_multiplier(
-            budget_of(client, privacy),
-            sample_rate_of(client, privacy),
-            steps,
-            history=ledgers[client.id].events(),
-            neighbouring=privacy.neighbouring,
-        )
-        for client in clients
-    }
+    sigmas = {}
+    for client in clients:
+        budget, history = budget_of(client, privacy), ledgers[client.id].events()
+        rate = sample_rate_of(client, privacy)
+        sigma = noise_multiplier(budget, rate, steps, history, privacy.neighbouring)
+        if sigma > privacy.expected_batch_size:
+            raise BudgetExceededError(
+                f"what is left of client {client.id!r}'s budget (epsilon {budget.epsilon:g} at "
+                f"delta {budget.delta:g}) must allow a noise multiplier of at most "
+                f"expected_batch_size = {privacy.expected_batch_size}, and needs {sigma:.4g}: one "
+                "coordinate's noise would exceed the whole clipped sum. Plan fewer rounds or "
+                "agree on a larger budget",
+                epsilon=epsilon(history, budget.delta, privacy.neighbouring),
+                allowed=budget.epsilon,
+            )
+        sigmas[client.id] = sigma
+    return sigmas
 
 
 def budget_of(client: Client, privacy: PrivacyConfig) -> Budget:

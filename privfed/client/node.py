@@ -48,7 +48,7 @@ class Client:
     records: tuple[Record, ...] = field(repr=False)
     public_size: int
     dataset: str
-    description: str = ""
+    description: str = "the client's own data"
     budget: Budget | None = None
 
     def __post_init__(self) -> None:

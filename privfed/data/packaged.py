@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from privfed.data.records import Record, deduplicate
 from privfed.errors import DataError
 
@@ -57,21 +59,22 @@ def bbc_news() -> tuple[list[str], list[str]]:
 
 
 def chitchat(
-    num_clients: int, *, minimum_words: int, most: int
+    num_clients: int, *, minimum_words: int, most: int, seed: int
 ) -> tuple[Mapping[str, Sequence[Record]], Sequence[Record]]:
-    """Messages of the people who wrote most, and messages of everyone else.
+    """Messages of the people who wrote most, and one message each of other people.
 
     A client is a real sender; a record is one message in the sender's own words, never the
-    other side's. Copies are removed within each sender, and every text that a client wrote is
-    removed from the messages of the others.
+    other side's. Copies are removed within each sender. The messages of others are chosen from
+    a public seed, never a text that a client wrote.
 
     Args:
         num_clients: how many senders become clients.
         minimum_words: shorter messages are left out.
         most: senders with more messages than this are left out (one has 25,272).
+        seed: public.
 
     Returns:
-        Records per client, most prolific first, and the records of all who are no clients.
+        Records per client, most prolific first; and records of people who are no clients.
 
     Reference:
         Brigham Young University Perception, Control and Cognition Laboratory, Chit-Chat dataset;
@@ -85,10 +88,15 @@ def chitchat(
         f"sender-{position + 1}": tuple(Record(text) for text in by_sender[sender])
         for position, sender in enumerate(chosen)
     }
-    owned = {" ".join(text.split()) for sender in chosen for text in by_sender[sender]}
-    others = [text for sender in eligible[num_clients:] for text in by_sender[sender]]
-    others = [others[i] for i in deduplicate(others)]
-    return clients, tuple(Record(text) for text in others if " ".join(text.split()) not in owned)
+    seen = {text for sender in chosen for text in by_sender[sender]}
+    random = np.random.default_rng(seed)
+    others = []
+    for sender in random.permutation(eligible[num_clients:]):
+        fresh = [text for text in by_sender[sender] if text not in seen]
+        if fresh:
+            others.append(fresh[random.integers(len(fresh))])
+            seen.add(others[-1])
+    return clients, tuple(Record(text) for text in others)
 
 
 def _messages_by_sender(minimum_words: int) -> dict[str, list[str]]:
@@ -97,8 +105,9 @@ def _messages_by_sender(minimum_words: int) -> dict[str, list[str]]:
     for conversation in json.loads(path.read_text(encoding="utf-8")).values():
         for turn in conversation["messages"]:
             for message in turn:
-                if len(message["text"].split()) >= minimum_words:
-                    by_sender[message["sender"]].append(message["text"])
+                text = " ".join(message["text"].split())
+                if len(text.split()) >= minimum_words:
+                    by_sender[message["sender"]].append(text)
     return {s: [texts[i] for i in deduplicate(texts)] for s, texts in by_sender.items()}
 
 

@@ -1,9 +1,8 @@
 """The trainable part: LoRA factors, or any adapter that PEFT knows and the gate lets pass."""
 
-import math
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -65,7 +64,7 @@ class LoRA:
         """Wrap `model` with LoRA factors drawn from the public seed."""
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.rank if self.alpha is None else self.alpha,
+            lora_alpha=self._alpha,
             lora_dropout=0.0,
             target_modules=list(self.target_modules),
             layers_to_transform=None if self.layers is None else list(self.layers),
@@ -76,7 +75,17 @@ class LoRA:
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
-        return {"adapter": "lora", **asdict(self)}
+        return {
+            "adapter": "lora",
+            "rank": self.rank,
+            "alpha": self._alpha,
+            "target_modules": list(self.target_modules),
+            "layers": "all" if self.layers is None else list(self.layers),
+        }
+
+    @property
+    def _alpha(self) -> float:
+        return float(self.rank if self.alpha is None else self.alpha)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +137,10 @@ def lora_a_factors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
-    """Fix every A to orthonormal rows from the public seed, times sqrt(width / rank).
+    """Fix every A to orthonormal rows from the public seed.
 
     With A fixed, the mean of the clients' products is the product of the mean: sum p_i B_i A =
-    (sum p_i B_i) A. Orthonormal rows bound a record's gradient in B. The scale makes |A x| as
-    large as that of the usual initialisation, so learning rates carry over.
+    (sum p_i B_i) A. Orthonormal rows keep a record's gradient in B below that in the full weight.
 
     Raises:
         ModelError: if the model has no LoRA factors.
@@ -149,7 +157,7 @@ def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
             raise ModelError(f"FFA-LoRA needs rank <= width, got rank {rank} for width {width}")
         basis, _ = torch.linalg.qr(torch.randn(width, rank, generator=generator))
         with torch.no_grad():
-            factor.copy_(basis.T.to(factor) * math.sqrt(width / (3 * rank)))
+            factor.copy_(basis.T.to(factor))
         factor.requires_grad_(False)
     if not found:
         raise ModelError("FFA-LoRA freezes LoRA's A factors; this adapter has none")
@@ -165,7 +173,10 @@ def _attach(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
         try:
             wrapped = get_peft_model(model, config)
         except (ValueError, TypeError, AttributeError) as error:
-            raise ModelError(f"the adapter does not fit this model: {error}") from error
+            raise ModelError(
+                f"the adapter (target_modules = {getattr(config, 'target_modules', None)}) does "
+                f"not fit this model: {error}"
+            ) from error
     if not any(parameter.requires_grad for parameter in wrapped.parameters()):
         raise ModelError("the adapter leaves nothing to train; check target_modules and layers")
     return wrapped

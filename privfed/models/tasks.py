@@ -35,8 +35,8 @@ class Task(Protocol):
         """New modules that are trained whole and saved with the adapter."""
         ...
 
-    def build(self, seed: int) -> nn.Module:
-        """The base model; new parts are initialised from the public seed."""
+    def build(self) -> nn.Module:
+        """The base model; what is new in it starts at zero, the same everywhere."""
         ...
 
     def tokenizer(self) -> Any:
@@ -105,21 +105,17 @@ class SentenceClassifier(nn.Module):
         encoder: a transformers encoder with `last_hidden_state`.
         num_labels: size of the public label set.
         logit_scale: public constant that multiplies the unit-length embedding.
-        seed: public; initialises the head.
+            The head starts at zero.
     """
 
-    def __init__(self, encoder: nn.Module, num_labels: int, logit_scale: float, seed: int) -> None:
+    def __init__(self, encoder: nn.Module, num_labels: int, logit_scale: float) -> None:
         super().__init__()
         self.encoder = encoder
         width = int(encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
         self.head = nn.Linear(width, num_labels)
         self.logit_scale = logit_scale
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.head.weight.copy_(
-                torch.randn(num_labels, width, generator=generator) * width**-0.5 * 0.1
-            )
-            self.head.bias.zero_()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, shape (batch, labels), of token ids and mask, shape (batch, length)."""
@@ -157,12 +153,12 @@ class Classification:
         if not 0 < self.logit_scale < math.inf:
             raise ConfigError(f"logit_scale must be finite and above 0, got {self.logit_scale!r}")
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self) -> nn.Module:
         """The classifier on its pretrained encoder."""
         encoder = load_pretrained(AutoModel.from_pretrained, self.base)
         if not hasattr(encoder.config, "hidden_size"):
             raise ModelError(f"{self.base!r} is no encoder with a hidden_size")
-        return SentenceClassifier(encoder, len(self.labels), self.logit_scale, seed)
+        return SentenceClassifier(encoder, len(self.labels), self.logit_scale)
 
     def tokenizer(self) -> Any:
         """The tokenizer of the base model."""
@@ -224,7 +220,7 @@ class CausalLanguageModel:
         """Check every field."""
         _check_length(self.max_length)
 
-    def build(self, seed: int) -> nn.Module:  # noqa: ARG002 - nothing new to initialise
+    def build(self) -> nn.Module:
         """The pretrained language model."""
         return load_pretrained(AutoModelForCausalLM.from_pretrained, self.base)
 

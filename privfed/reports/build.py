@@ -43,7 +43,8 @@ def client_guarantee(
     others = list(everything)
     for event in mine:
         others.remove(event)
-    states = [entry["kind"] for entry in export["entries"] if entry["body"].get("run") == run]
+    begun = {entry["seq"] for entry in export["entries"] if entry["body"].get("run") == run}
+    done = {entry["body"].get("reservation") for entry in export["entries"]} & begun
     return ClientGuarantee(
         id=export["client"],
         dataset=export["dataset"],
@@ -52,9 +53,9 @@ def client_guarantee(
         epsilon_before=pld.epsilon(others, budget.delta),
         epsilon_budget=budget.epsilon,
         delta=budget.delta,
-        rounds=states.count("reserve"),
+        rounds=len(begun),
         steps=sum(event.steps for event in mine),
-        unresolved=states.count("reserve") - states.count("commit"),
+        unresolved=len(begun - done),
         noise_multiplier=noise_multiplier,
         sample_rate=sample_rate,
         releases=tuple(event.to_json() for event in everything),

@@ -52,7 +52,7 @@ def config(**changes):
 
 
 def private_model(task, adapter, *, freeze_a=False):
-    model = adapter.attach(task.build(0), task.modules_to_save, 0)
+    model = adapter.attach(task.build(), task.modules_to_save, 0)
     if freeze_a:
         freeze_orthonormal_a(model, 0)
     private = PrivateModel(model, task, CPU)
@@ -198,7 +198,7 @@ def test_adapters_without_exact_gradients_are_refused_by_name(llama_folder, adap
         "prompt": PeftAdapter.prompt_tuning(4),
         "ia3": PeftAdapter(config=IA3Config(task_type="CAUSAL_LM")),
     }[adapter]
-    private = PrivateModel(chosen.attach(task.build(0), (), 0), task, CPU)
+    private = PrivateModel(chosen.attach(task.build(), (), 0), task, CPU)
     expected = {"prompt": "prompt_encoder.default.embedding.weight", "ia3": "ia3_l"}[adapter]
     with pytest.raises(GateError, match=expected):
         check_per_example_gradients(private)
@@ -206,7 +206,7 @@ def test_adapters_without_exact_gradients_are_refused_by_name(llama_folder, adap
 
 def test_a_parameter_that_no_loss_depends_on_is_refused(bert_folder):
     task = Classification(base=bert_folder, labels=("a", "b"), max_length=24)
-    model = QV.attach(task.build(0), task.modules_to_save, 0)
+    model = QV.attach(task.build(), task.modules_to_save, 0)
     pooler = next(p for n, p in model.named_parameters() if n.endswith("pooler.dense.weight"))
     pooler.requires_grad_(True)
     with pytest.raises(GateError, match="pooler"):
@@ -270,6 +270,6 @@ def test_the_sum_is_divided_by_the_public_batch_size(case):
 
 def test_half_precision_parameters_are_refused(bert_folder):
     task = Classification(base=bert_folder, labels=("a", "b"), max_length=24)
-    model = QV.attach(task.build(0), task.modules_to_save, 0).to(torch.bfloat16)
+    model = QV.attach(task.build(), task.modules_to_save, 0).to(torch.bfloat16)
     with pytest.raises(ModelError, match="float32"):
         PrivateModel(model, task, CPU)

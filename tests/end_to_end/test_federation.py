@@ -1,0 +1,462 @@
+"""A whole federation on a small model: what it leaves, and what it refuses before spending."""
+
+import json
+import re
+from dataclasses import replace
+
+import dp_accounting
+import numpy as np
+import pytest
+from dp_accounting.pld import PLDAccountant
+
+from accountants import BudgetExceededError, LedgerForeignError, LedgerMissingError
+from privfed import BFV, Budget, Callback, Client, FFALoRA, LoRA, PeftAdapter, Plain
+from privfed.client import node as client_node
+from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
+from privfed.server.checkpoint import load_latest
+from privfed.verification import verify_and_render
+
+
+def independent_epsilon(export, delta):
+    """Epsilon of an export's releases by dp-accounting, without this project's accountant."""
+    accountant = PLDAccountant()
+    committed = {
+        entry["body"]["reservation"]: entry["body"]["ran"]
+        for entry in export["entries"]
+        if entry["kind"] == "commit"
+    }
+    for entry in export["entries"]:
+        if entry["kind"] != "reserve":
+            continue
+        for event in committed.get(entry["seq"], entry["body"]["planned"]):
+            step = dp_accounting.PoissonSampledDpEvent(
+                event["sample_rate"], dp_accounting.GaussianDpEvent(event["noise_multiplier"])
+            )
+            accountant.compose(step, event["steps"])
+    return accountant.get_epsilon(delta)
+
+
+def test_a_run_leaves_what_it_promises(make_federation, tmp_path):
+    federation = make_federation()
+    result = federation.run(tmp_path / "run")
+    report = json.loads((tmp_path / "run/report.json").read_text())
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["status"] == "complete"
+    assert [row["round"] for row in run["rounds"]] == [1, 2, 3]
+    for row in run["rounds"]:
+        assert 0 <= row["accuracy"] <= 1
+        assert row["bytes_up"] > 0
+        assert row["bytes_down"] > 0
+        assert row["seconds"] > 0
+        assert len(row["clients"]) == 4
+    wanted = {"id", "epsilon_spent", "epsilon_budget", "delta", "steps"}
+    assert all(wanted | {"noise_multiplier", "sample_rate"} <= set(c) for c in report["clients"])
+    assert all(client["steps"] == 3 for client in report["clients"])
+    assert (tmp_path / "run/report.html").read_text().startswith("<!doctype html>")
+    assert result.adapter == tmp_path / "run/adapter"
+    assert not list((tmp_path / "state/keys").iterdir()), "the run's key must be gone"
+
+
+def test_epsilon_equals_an_independent_computation(make_federation, tmp_path):
+    result = make_federation().run(tmp_path / "run")
+    for client in result.report.clients:
+        export = json.loads((tmp_path / f"run/ledgers/{client.id}.json").read_text())
+        assert client.epsilon_spent == pytest.approx(
+            independent_epsilon(export, client.delta), abs=1e-3
+        )
+        assert 0.99 * 4.0 <= client.epsilon_spent <= 4.0
+
+
+def test_two_runs_on_one_data_set_report_the_composed_total(make_federation, tmp_path):
+    federation = make_federation(rounds=1)
+    small = replace(federation.privacy, budget=Budget(epsilon=1.0, delta=1e-3))
+    first = replace(federation, privacy=small).run(tmp_path / "first").report.clients[0]
+    second = federation.run(tmp_path / "second").report.clients[0]
+    assert second.epsilon_before == first.epsilon_spent
+    assert second.epsilon_spent > first.epsilon_spent
+    export = json.loads((tmp_path / f"second/ledgers/{second.id}.json").read_text())
+    assert len(second.releases) == 2
+    assert second.epsilon_spent == pytest.approx(independent_epsilon(export, 1e-3), abs=1e-3)
+    with pytest.raises(BudgetExceededError):
+        federation.run(tmp_path / "third")
+
+
+def test_the_adapter_loads_with_peft_and_predicts_as_reported(make_federation, tmp_path):
+    import torch
+    from peft import PeftModel
+
+    federation = make_federation()
+    result = federation.run(tmp_path / "run")
+    task = federation.model
+    model = PeftModel.from_pretrained(task.build(), result.adapter).eval()
+    batch = task.collate(task.tokenizer(), federation.held_out)
+    with torch.inference_mode():
+        right, count = task.figure_parts(model, batch)
+    assert right / count == pytest.approx(result.rounds[-1].value)
+
+
+def test_encrypted_and_plain_sums_give_the_same_run(make_federation, tmp_path, seeded_coins):
+    """With the same coins, decryption returns exactly the plain sum of fixed-point integers."""
+    states = {}
+    for encryption in (BFV(), Plain()):
+        name = type(encryption).__name__
+        federation = make_federation(
+            encryption=encryption, coins=seeded_coins(3), state_folder=tmp_path / name
+        )
+        federation.run(tmp_path / f"run-{name}")
+        states[name] = load_latest(tmp_path / f"run-{name}/checkpoints").state
+    assert np.array_equal(states["BFV"], states["Plain"])
+
+
+def test_ffa_lora_never_moves_a(make_federation, tmp_path):
+    from safetensors.numpy import load_file
+
+    result = make_federation(strategy=FFALoRA()).run(tmp_path / "run")
+    again = make_federation(strategy=FFALoRA(), rounds=1, state_folder=tmp_path / "other").run(
+        tmp_path / "again"
+    )
+    first = load_file(result.adapter / "adapter_model.safetensors")
+    second = load_file(again.adapter / "adapter_model.safetensors")
+    factors = [name for name in first if "lora_A" in name]
+    assert factors
+    for name in factors:
+        assert np.array_equal(first[name], second[name])
+        gram = first[name] @ first[name].T
+        assert np.allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-5)
+    assert any(not np.array_equal(first[n], second[n]) for n in first if "lora_B" in n)
+
+
+def test_a_public_seed_repeats_initial_weights_but_never_coins(make_federation, tmp_path):
+    runs = []
+    for name in ("a", "b"):
+        federation = make_federation(rounds=1, seed=7, state_folder=tmp_path / f"state-{name}")
+        folder = tmp_path / name
+        federation.run(folder)
+        paths = sorted((folder / "checkpoints").iterdir())
+        runs.append([load_latest_state(path) for path in paths])
+    assert np.array_equal(runs[0][0], runs[1][0]), "initial weights are public"
+    moves = [after - before for before, after in runs]
+    assert abs(np.corrcoef(moves)[0, 1]) < 0.5, "noise and batches must differ"
+    assert np.mean(moves[0] == moves[1]) < 0.1, "only the fixed-point grid is common"
+
+
+def load_latest_state(path):
+    from safetensors.numpy import load_file
+
+    return load_file(path)["state"]
+
+
+def test_seeded_coins_are_reported_as_not_private(make_federation, tmp_path, seeded_coins):
+    result = make_federation(coins=seeded_coins(1), rounds=1).run(tmp_path / "run")
+    assert result.report.headline.startswith("NOT PRIVATE")
+
+
+def test_nothing_private_is_written_to_the_run_folder(make_federation, tmp_path):
+    federation = make_federation()
+    federation.run(tmp_path / "run")
+    texts = [record.text for client in federation.clients for record in client.records]
+    content = b"".join(p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file())
+    assert not [text for text in texts if text.encode() in content]
+
+
+def test_the_secret_key_is_never_in_the_run_folder(make_federation, tmp_path):
+    found = {}
+
+    class Spy(Callback):
+        def on_round(self, figures):
+            (key,) = (tmp_path / "state/keys").iterdir()
+            found["mode"] = key.stat().st_mode & 0o777
+            secret = key.read_bytes()[-256:]
+            everything = b"".join(
+                p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()
+            )
+            found["leaked"] = secret in everything
+
+    make_federation(rounds=1).run(tmp_path / "run", callbacks=[Spy()])
+    assert found == {"mode": 0o600, "leaked": False}
+
+
+def test_a_delta_that_allows_one_disclosed_record_warns(make_federation, tmp_path):
+    federation = make_federation(rounds=1)
+    privacy = replace(federation.privacy, budget=Budget(epsilon=4.0, delta=0.05))
+    with pytest.warns(UserWarning, match="one whole record"):
+        result = replace(federation, privacy=privacy).run(tmp_path / "run")
+    assert len(result.report.warnings) == 4
+
+
+class TestAClientThatFails:
+    def test_it_drops_out_and_the_others_go_on(self, make_federation, tmp_path, monkeypatch):
+        self._fail(monkeypatch, {"client-2"})
+        result = make_federation().run(tmp_path / "run")
+        assert all(row.absent == ("client-2",) for row in result.rounds)
+        html = (tmp_path / "run/report.html").read_text()
+        assert "client-2" in html
+        everything = "".join(
+            path.read_text(errors="replace") for path in (tmp_path / "run").rglob("*.*")
+        )
+        assert "secret cause" not in everything
+        log = next((tmp_path / "state/clients/client-2").rglob("client.log"))
+        assert "secret cause" in log.read_text()
+        lost = next(c for c in result.report.clients if c.id == "client-2")
+        assert lost.unresolved == 3
+        assert lost.epsilon_spent == pytest.approx(result.report.clients[0].epsilon_spent)
+
+    def test_too_few_clients_stop_the_run(self, make_federation, tmp_path, monkeypatch):
+        self._fail(monkeypatch, {"client-1", "client-2"})
+        with pytest.raises(TooFewClientsError, match="2 contribution"):
+            make_federation().run(tmp_path / "run")
+        monkeypatch.undo()
+        result = make_federation().run(tmp_path / "run", resume=True)
+        assert [row.round for row in result.rounds] == [2, 3]
+        assert any("Rounds [1]" in warning for warning in result.report.warnings)
+
+    @staticmethod
+    def _fail(monkeypatch, failing):
+        real = client_node.ClientNode._update
+
+        def update(self, plan, state):
+            if self.id in failing:
+                raise RuntimeError("secret cause")
+            return real(self, plan, state)
+
+        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+
+
+class TestRefusedBeforeAnyBudgetIsSpent:
+    @pytest.fixture(autouse=True)
+    def _nothing_spent(self, tmp_path):
+        yield
+        assert not list((tmp_path / "state").rglob("*.key"))
+        for path in (tmp_path / "state").rglob("ledger.sqlite3"):
+            import sqlite3
+
+            with sqlite3.connect(path) as connection:
+                kinds = connection.execute("select kind from entries").fetchall()
+            connection.close()
+            assert kinds == [("open",)]
+
+    def test_a_public_size_below_the_expected_batch(self, make_federation, tmp_path):
+        federation = make_federation()
+        small = replace(federation.clients[0], public_size=19)
+        with pytest.raises(ConfigError, match=r"public size 19 .* lower expected_batch_size"):
+            replace(federation, clients=[small, *federation.clients[1:]]).run(tmp_path / "run")
+
+    def test_an_empty_client(self):
+        with pytest.raises(DataError, match="holds no records"):
+            Client(id="a", records=(), public_size=10, dataset="d")
+
+    def test_prompt_tuning(self, make_federation, llama_folder, tmp_path):
+        from privfed import CausalLanguageModel
+
+        federation = make_federation(
+            model=CausalLanguageModel(base=llama_folder, max_length=16),
+            adapter=PeftAdapter.prompt_tuning(4),
+        )
+        with pytest.raises(GateError, match="prompt_encoder"):
+            federation.run(tmp_path / "run")
+
+    def test_a_budget_too_small_for_one_round(self, make_federation, tmp_path):
+        federation = make_federation()
+        privacy = replace(federation.privacy, budget=Budget(epsilon=1e-7, delta=1e-6))
+        with pytest.raises(BudgetExceededError, match="larger budget"):
+            replace(federation, privacy=privacy).run(tmp_path / "run")
+
+    @pytest.mark.parametrize(
+        ("epsilon", "delta"), [(0, 1e-5), (float("nan"), 1e-5), (1, 0), (1, 1)]
+    )
+    def test_a_budget_out_of_range(self, epsilon, delta):
+        with pytest.raises(ValueError, match=r"epsilon|delta"):
+            Budget(epsilon=epsilon, delta=delta)
+
+    def test_an_output_folder_that_is_not_empty(self, make_federation, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/notes.txt").write_text("mine")
+        with pytest.raises(RunFolderError, match="not empty"):
+            make_federation().run(tmp_path / "run")
+
+    def test_two_clients(self, make_federation, tmp_path):
+        with pytest.raises(ConfigError, match="fewer than min_clients"):
+            make_federation(num_clients=2).run(tmp_path / "run")
+        with pytest.raises(ConfigError, match="at least 3"):
+            make_federation(min_clients=2).run(tmp_path / "run")
+
+    def test_nan_in_the_base_model(self, make_federation, bert_folder, tmp_path):
+        import shutil
+
+        from safetensors.numpy import load_file, save_file
+
+        broken = tmp_path / "broken"
+        shutil.copytree(bert_folder, broken)
+        weights = load_file(broken / "model.safetensors")
+        name = next(n for n in weights if n.endswith("query.weight"))
+        weights[name][0, 0] = np.nan
+        save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+        federation = make_federation()
+        from privfed.errors import ModelError
+
+        with pytest.raises(ModelError, match=r"query\.weight"):
+            replace(federation, model=replace(federation.model, base=str(broken))).run(
+                tmp_path / "run"
+            )
+
+    def test_an_unknown_model(self, make_federation, tmp_path):
+        from privfed.errors import ModelError
+
+        federation = make_federation()
+        unknown = replace(federation.model, base="nobody/no-such-model")
+        with pytest.raises(ModelError, match="no-such-model"):
+            replace(federation, model=unknown).run(tmp_path / "run")
+
+    def test_an_adapter_that_fits_nothing(self, make_federation, tmp_path):
+        from privfed.errors import ModelError
+
+        adapter = LoRA(rank=2, target_modules=("no_such_layer",))
+        with pytest.raises(ModelError, match="no_such_layer"):
+            make_federation(adapter=adapter).run(tmp_path / "run")
+
+    def test_a_ledger_of_another_split(self, make_federation, tmp_path):
+        federation = make_federation()
+        from accountants import Ledger
+        from privfed.client.state import ledger_path
+
+        path = ledger_path(tmp_path / "state", "client-0", "topics")
+        Ledger.create(path, client="client-0", dataset="topics", description="another split")
+        with pytest.raises(LedgerForeignError, match="another split"):
+            federation.run(tmp_path / "run")
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+class TestResume:
+    def test_it_goes_on_after_the_last_complete_round(self, make_federation, tmp_path):
+        class StopAfterOne(Callback):
+            def on_round(self, figures):
+                raise Killed
+
+        federation = make_federation()
+        with pytest.raises(Killed):
+            federation.run(tmp_path / "run", callbacks=[StopAfterOne()])
+        result = federation.run(tmp_path / "run", resume=True)
+        assert [row.round for row in result.rounds] == [1, 2, 3]
+        assert all(client.unresolved == 0 for client in result.report.clients)
+        assert all(client.steps == 3 for client in result.report.clients)
+
+    def test_a_committed_update_is_sent_again_byte_for_byte(
+        self, make_federation, tmp_path, monkeypatch
+    ):
+        from privfed.server.aggregate import Aggregator
+
+        sent = []
+        real = Aggregator.receive
+
+        def receive(self, message):
+            sent.append(message)
+            if len(sent) == 3:
+                raise Killed
+            real(self, message)
+
+        monkeypatch.setattr(Aggregator, "receive", receive)
+        federation = make_federation(rounds=1)
+        with pytest.raises(Killed):
+            federation.run(tmp_path / "run")
+        result = federation.run(tmp_path / "run", resume=True)
+        assert sent[3:6] == sent[:3]
+        assert len(sent) == 7
+        assert all(client.steps == 1 for client in result.report.clients)
+
+    def test_an_uncommitted_update_is_counted_and_lost(
+        self, make_federation, tmp_path, monkeypatch
+    ):
+        real = client_node.ClientNode._update
+
+        def update(self, plan, state):
+            if self.id == "client-1" and plan.round == 2:
+                raise Killed
+            return real(self, plan, state)
+
+        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+        federation = make_federation()
+        with pytest.raises(Killed):
+            federation.run(tmp_path / "run")
+        monkeypatch.undo()
+        result = federation.run(tmp_path / "run", resume=True)
+        assert [row.absent for row in result.rounds] == [(), ("client-1",), ()]
+        counted = {client.id: client for client in result.report.clients}
+        assert counted["client-1"].unresolved == 1
+        assert counted["client-1"].steps == 3
+
+    def test_a_missing_or_shorter_ledger_is_refused(self, make_federation, tmp_path):
+        import shutil
+
+        from accountants import LedgerRolledBackError
+
+        class StopAfter(Callback):
+            def on_round(self, figures):
+                if figures.round == 1:
+                    shutil.copytree(tmp_path / "state", tmp_path / "old")
+                if figures.round == 2:
+                    raise Killed
+
+        federation = make_federation()
+        with pytest.raises(Killed):
+            federation.run(tmp_path / "run", callbacks=[StopAfter()])
+        shutil.rmtree(tmp_path / "state/clients")
+        shutil.copytree(tmp_path / "old/clients", tmp_path / "state/clients")
+        with pytest.raises(LedgerRolledBackError):
+            federation.run(tmp_path / "run", resume=True)
+        shutil.rmtree(tmp_path / "state/clients/client-3")
+        with pytest.raises((LedgerMissingError, LedgerRolledBackError)):
+            federation.run(tmp_path / "run", resume=True)
+
+    def test_other_settings_are_refused(self, make_federation, tmp_path):
+        make_federation(rounds=1).run(tmp_path / "run")
+        with pytest.raises(RunFolderError, match="rounds"):
+            make_federation(rounds=2).run(tmp_path / "run", resume=True)
+
+    def test_a_folder_without_a_run_is_refused(self, make_federation, tmp_path):
+        with pytest.raises(RunFolderError, match="no run to resume"):
+            make_federation().run(tmp_path / "nothing", resume=True)
+
+
+class TestReportCommand:
+    def test_it_recomputes_and_accepts(self, make_federation, tmp_path):
+        make_federation(rounds=1).run(tmp_path / "run")
+        (tmp_path / "run/report.html").unlink()
+        verify_and_render(tmp_path / "run")
+        assert (tmp_path / "run/report.html").is_file()
+
+    def test_a_lowered_epsilon_is_refused(self, make_federation, tmp_path):
+        from privfed.errors import ReportError
+
+        make_federation(rounds=1).run(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        text = path.read_text()
+        spent = json.loads(text)["clients"][1]["epsilon_spent"]
+        path.write_text(text.replace(repr(spent), repr(spent - 0.5)))
+        with pytest.raises(ReportError, match="ledger gives"):
+            verify_and_render(tmp_path / "run")
+
+    def test_a_missing_field_is_refused(self, make_federation, tmp_path):
+        from privfed.errors import ReportError
+
+        make_federation(rounds=1).run(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        whole = path.read_text()
+        for field in ("views", "not_covered", "headline"):
+            values = json.loads(whole)
+            del values[field]
+            path.write_text(json.dumps(values))
+            with pytest.raises(ReportError, match=field):
+                verify_and_render(tmp_path / "run")
+            values[field] = None
+            path.write_text(json.dumps(values))
+            with pytest.raises(ReportError):
+                verify_and_render(tmp_path / "run")
+
+    def test_the_page_loads_nothing_from_outside(self, make_federation, tmp_path):
+        make_federation(rounds=1).run(tmp_path / "run")
+        html = (tmp_path / "run/report.html").read_text()
+        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", html)
+        assert "@import" not in html
