@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from privfed.models.adapters import PeftAdapter as PeftAdapter
     from privfed.models.tasks import CausalLanguageModel as CausalLanguageModel
     from privfed.models.tasks import Classification as Classification
+    from privfed.models.tasks import load_task as load_task
     from privfed.strategies.averaging import FedAvg as FedAvg
     from privfed.strategies.averaging import FFALoRA as FFALoRA
 
@@ -36,7 +37,7 @@ _HOMES = {
     "privfed.data.records": ("Record",),
     "privfed.federation": ("Callback", "Federation", "FederationResult"),
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),
-    "privfed.models.tasks": ("CausalLanguageModel", "Classification"),
+    "privfed.models.tasks": ("CausalLanguageModel", "Classification", "load_task"),
     "privfed.strategies.averaging": ("FFALoRA", "FedAvg"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

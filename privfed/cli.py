@@ -63,6 +63,7 @@ def demo(
 ) -> None:
     """Run the main job on real text: MiniLM on BBC news (or SmolLM2 on chat messages)."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    _hide_loading_bars()
     from privfed import demo as demos
 
     folder = out or demos.new_folder("chat" if chat else "news")
@@ -78,6 +79,7 @@ def run(
     state: State = None,
 ) -> None:
     """Run the federation that CONFIG describes."""
+    _hide_loading_bars()
     from privfed.run_config import load_federation
 
     folder = out or Path("runs") / config.stem
@@ -89,16 +91,24 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
 ) -> None:
     """Recompute every epsilon from the ledger exports in FOLDER and render the report again."""
+    from privfed.reports.figures import rounded_up
     from privfed.verification import verify_and_render
 
     verified = verify_and_render(folder)
     for client in verified.clients:
         _console.print(
-            f"{client.id}: epsilon {client.epsilon_spent:.4f} of {client.epsilon_budget:g} at "
+            f"{client.id}: epsilon {rounded_up(client.epsilon_spent)} of "
+            f"{client.epsilon_budget:g} at "
             f"delta {client.delta:g}, {client.steps} steps",
             highlight=False,
         )
     _console.print(f"every ledger and epsilon checked; report: {folder / 'report.html'}")
+
+
+def _hide_loading_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:

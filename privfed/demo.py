@@ -20,6 +20,10 @@ from privfed.strategies.averaging import FFALoRA
 
 SEED: Final = 2026
 _SIZE_ROUNDING: Final = 10
+_SIZE_SOURCE: Final = (
+    f"true numbers rounded down to a multiple of {_SIZE_ROUNDING} and published, in this "
+    "demonstration"
+)
 _HELD_OUT_MESSAGES: Final = 256
 
 
@@ -71,6 +75,7 @@ def bbc_topics(
         rounds=rounds,
         held_out=[records[row] for row in held],
         held_out_source="a fifth of the articles, taken out before the split",
+        public_size_source=_SIZE_SOURCE,
         seed=SEED,
         state_folder=_demo_state(folder, resume=resume),
         fresh_ledgers=True,
@@ -118,6 +123,7 @@ def chat_messages(
         rounds=rounds,
         held_out=others[:_HELD_OUT_MESSAGES],
         held_out_source="one message each of people who are no clients",
+        public_size_source=_SIZE_SOURCE,
         seed=SEED,
         state_folder=_demo_state(folder, resume=resume),
         fresh_ledgers=True,

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from privfed.federation import Callback
-from privfed.reports.figures import RoundFigures
+from privfed.reports.figures import RoundFigures, rounded_up
 
 _LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"
 
@@ -41,8 +41,15 @@ class RoundTable(Callback):
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def on_start(self, run: str, rounds: int, clients: Sequence[str], baseline: float) -> None:
-        """Print the head of the table."""
+    def on_start(
+        self,
+        run: str,
+        rounds: int,
+        clients: Sequence[str],
+        baseline: float,
+        past: Sequence[RoundFigures],
+    ) -> None:
+        """Print the head of the table, and the rounds before a resume."""
         self._clients = clients
         self._print(
             f"run {run}: {len(clients)} clients, {rounds} rounds, held-out {self._metric} "
@@ -61,6 +68,8 @@ class RoundTable(Callback):
             ),
             style="bold",
         )
+        for figures in past:
+            self.on_round(figures)
 
     def on_client(self, round_number: int, client: str) -> None:  # noqa: ARG002 - a bar counts
         """Move the bar."""
@@ -71,12 +80,12 @@ class RoundTable(Callback):
     def on_round(self, figures: RoundFigures) -> None:
         """Print the line of a round."""
         self._progress.reset(self._task, round=figures.round + 1, total=len(self._clients))
-        spent = " ".join(f"{figures.epsilon[client]:.2f}" for client in self._clients)
+        spent = " ".join(rounded_up(figures.epsilon[client], 2) for client in self._clients)
         self._print(
             _LINE.format(
                 figures.round,
                 f"{len(figures.clients)}/{len(self._clients)}",
-                f"{max(figures.epsilon.values()):.4f}",
+                rounded_up(max(figures.epsilon.values())),
                 f"{figures.value:.4g}",
                 f"{figures.bytes_up:,}",
                 f"{figures.bytes_down:,}",

@@ -43,8 +43,15 @@ from privfed.server.checkpoint import Checkpoint
 class Callback:
     """What a caller may follow. Override what you need; every value here is public."""
 
-    def on_start(self, run: str, rounds: int, clients: Sequence[str], baseline: float) -> None:
-        """Everything is prepared; training begins."""
+    def on_start(
+        self,
+        run: str,
+        rounds: int,
+        clients: Sequence[str],
+        baseline: float,
+        past: Sequence[RoundFigures],
+    ) -> None:
+        """Everything is prepared; training begins, after the `past` rounds of a resumed run."""
 
     def on_client(self, round_number: int, client: str) -> None:
         """A client is done with the round, whether or not it took part."""
@@ -96,6 +103,7 @@ class Federation:
         fresh_ledgers: whether the caller chose a state folder that ignores earlier runs; the
             report then says so.
         held_out_source: what the held-out text is, for the report.
+        public_size_source: where the public sizes come from, for the report.
     """
 
     model: Task
@@ -115,6 +123,7 @@ class Federation:
     coins: Coins = field(default_factory=SystemCoins)
     fresh_ledgers: bool = False
     held_out_source: str = "given by the caller"
+    public_size_source: str = "declared by each client before training"
 
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
@@ -198,6 +207,7 @@ class Federation:
             secret_coins=self.coins.secret,
             fresh_ledgers=self.fresh_ledgers,
             held_out_source=f"{len(self.held_out)} records, {self.held_out_source}",
+            public_size_source=self.public_size_source,
         )
 
 
@@ -269,7 +279,11 @@ class _Running:
         ids = [node.id for node in self.nodes]
         for callback in callbacks:
             callback.on_start(
-                self.run, self.settings.rounds, ids, self.checkpoint.record["baseline"]
+                self.run,
+                self.settings.rounds,
+                ids,
+                self.checkpoint.record["baseline"],
+                self.rounds,
             )
 
     def play_round(self, callbacks: Sequence[Callback]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from privfed import preparation
 from privfed.client.dpsgd import PrivateModel
@@ -18,6 +18,19 @@ from privfed.reports.build import accounting_section, build_report, client_guara
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
 from privfed.run_folder import RunFolder, ledger_file_name, run_record
+
+_ADAPTER_README: Final = """# Adapter trained by privfed
+
+    from peft import PeftModel
+    from privfed import load_task
+
+    task = load_task("adapter")
+    model = PeftModel.from_pretrained(task.build(), "adapter")
+    tokenizer = task.tokenizer()
+
+`privfed.json` names the base model, which is not in this folder. What was guaranteed to whose
+records stands in `../report.html`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +50,7 @@ class RunFacts:
     secret_coins: bool
     fresh_ledgers: bool
     held_out_source: str
+    public_size_source: str
 
 
 def write_results(
@@ -71,6 +85,7 @@ def write_results(
 def _save_adapter(folder: RunFolder, model: PrivateModel) -> None:
     model.save_adapter(folder.adapter)
     folder.write_json("adapter/privfed.json", model.task.describe())
+    folder.write_text("adapter/README.md", _ADAPTER_README)
 
 
 def _report(
@@ -97,10 +112,10 @@ def _report(
         status="complete",
         headline=statements.headline(
             epsilon=largest,
-            budget=max(client.epsilon_budget for client in guarantees),
+            delta=max(client.delta for client in guarantees),
             private=facts.secret_coins,
         ),
-        guarantee=_guarantee(facts, largest),
+        guarantee=_guarantee(facts, largest, max(client.delta for client in guarantees)),
         views=statements.views(encrypted=encrypted, min_clients=facts.min_clients),
         mechanism=_mechanism(facts, channel),
         accounting=accounting_section(facts.privacy.neighbouring.value),
@@ -131,17 +146,15 @@ def _guarantees(
     ]
 
 
-def _guarantee(facts: RunFacts, largest: float) -> dict[str, Any]:
+def _guarantee(facts: RunFacts, largest: float, delta: float) -> dict[str, Any]:
     return {
         "unit": f"one record: {facts.privacy.record}",
         "neighbouring relation": "add or remove one record of one client",
         "against whom": "anyone who sees everything that leaves a client, the aggregator and the "
         "holders of the key included",
         "epsilon": largest,
-        "how to read it": "epsilon of the federation is the largest of its clients, since their "
-        "records are assumed to be different; it is no sum and no mean. By seeing the results, "
-        "nobody's odds of guessing whether a record took part change by more than a factor "
-        "e^epsilon, but for events of probability delta",
+        "delta": delta,
+        "how to read it": statements.how_to_read(epsilon=largest, delta=delta),
     }
 
 
@@ -155,7 +168,7 @@ def _mechanism(facts: RunFacts, channel: SumChannel) -> dict[str, Any]:
         "steps per round": privacy.steps_per_round,
         "sampler assumed by the accountant": "Poisson with rate q = B / public size",
         "sampler that ran": "Poisson with rate q = B / public size; an empty draw is a step",
-        "sizes": "public sizes were declared before training; the true numbers are private",
+        "public sizes": f"{facts.public_size_source}; true numbers are treated as private",
         "noise multipliers": "calibrated for each client to its budget, in section 2",
         "trainable parameters": channel.num_params,
     }

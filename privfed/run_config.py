@@ -95,6 +95,8 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         device=federation.take("device", str, None),
         held_out=held_out,
         held_out_source=source,
+        public_size_source=f"declared in the configuration, else true numbers rounded down to a "
+        f"multiple of {SIZE_ROUNDING} and published",
         seed=seed,
         title=root.take("title", str, path.stem),
         state_folder=state_folder,

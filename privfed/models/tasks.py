@@ -5,9 +5,11 @@ A task knows how to build the base model, how to turn records into tensors, and 
 record's influence only if a record's loss depends on that record alone.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -265,6 +267,26 @@ class CausalLanguageModel:
         losses = F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
         targets = mask[:, 1:].to(losses.dtype)
         return (losses * targets).sum(dim=1), targets.sum(dim=1)
+
+
+def load_task(adapter: str | Path) -> Task:
+    """The task that an adapter folder of a finished run was trained for.
+
+    Raises:
+        ModelError: if the folder was not written by a run.
+    """
+    path = Path(adapter) / "privfed.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[
+            values.pop("task")
+        ]
+        if "labels" in values:
+            values["labels"] = tuple(values["labels"])
+        task: Task = kind(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} names no task that can be loaded: {error}") from error
+    return task
 
 
 def _check_length(max_length: int) -> None:

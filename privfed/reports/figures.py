@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
+
+
+def rounded_up(epsilon: float, digits: int = 4) -> str:
+    """Epsilon in print: rounded up, so that what is read is never below what is bounded."""
+    return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

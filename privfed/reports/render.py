@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from privfed.reports.budget import BudgetReport
 from privfed.reports.charts import epsilon_chart, metric_chart
+from privfed.reports.figures import rounded_up
 
 
 def render_html(report: BudgetReport) -> str:
@@ -18,6 +19,7 @@ def render_html(report: BudgetReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["rounded_up"] = rounded_up
     values = asdict(report)
     charts = {}
     if report.rounds:

@@ -1,6 +1,9 @@
 """The sentences of the report that explain the numbers, for a reader who was not there."""
 
+import math
 from typing import Any
+
+from privfed.reports.figures import rounded_up
 
 _SIMULATION = (
     "All parties ran in one process on one machine: this was a simulation. Keys, text and ledgers "
@@ -9,7 +12,7 @@ _SIMULATION = (
 )
 
 
-def headline(*, epsilon: float, budget: float, private: bool) -> str:
+def headline(*, epsilon: float, delta: float, private: bool) -> str:
     """The guarantee in one sentence."""
     if not private:
         return (
@@ -17,9 +20,20 @@ def headline(*, epsilon: float, budget: float, private: bool) -> str:
             "figures below describe what the same run would have guaranteed with secret coins."
         )
     return (
-        f"Whatever anyone learned from what left a client, they would have learned almost as "
-        f"well without any one record of it: epsilon is at most {epsilon:.3f} for every client "
-        f"(largest budget {budget:g})."
+        "Whatever anyone can conclude about one record from all that left its client, they could "
+        "conclude nearly as well had that record never taken part. How nearly: epsilon is at "
+        f"most {rounded_up(epsilon, 3)} at delta {delta:g}, for every client."
+    )
+
+
+def how_to_read(*, epsilon: float, delta: float) -> str:
+    """Epsilon as a change of odds."""
+    certainty = math.ceil(1000 / (1 + math.exp(-epsilon))) / 10
+    return (
+        "Somebody who holds it for even odds (50 %) that a record took part gets by all they see "
+        f"to at most {certainty:g} % certainty, but for events of probability about {delta:g}. "
+        "Epsilon of the federation is the largest of its clients, since their records are assumed "
+        "to be different; it is no sum and no mean."
     )
 
 

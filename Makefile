@@ -1,0 +1,39 @@
+# make demo | demo-chat | test | clean
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO_PACKAGES := privfed/data/requirements-demo.txt
+
+.PHONY: demo demo-chat test lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/privfed demo
+
+demo-chat: $(VENV)/.demo
+	$(BIN)/privfed demo --chat
+
+test: $(VENV)/.test $(VENV)/.demo lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base $(DEMO_PACKAGES)
+	$(PIP) install --quiet --no-deps --requirement $(DEMO_PACKAGES)
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

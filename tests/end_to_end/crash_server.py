@@ -1,0 +1,142 @@
+"""Runs one small federation again and again and kills it at random points, until it is done.
+
+Started by `test_crash.py` as a process of its own: it imports everything once, then forks, so that
+a trial costs a second. Each child either dies by its own SIGKILL right before or right after one
+of the calls that make a round durable, or is killed from outside after a random time.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from accountants import Budget, Ledger, Neighbouring
+from privfed import BFV, Classification, Client, FedAvg, Federation, LoRA, Record
+from privfed import PrivacyConfig as Privacy
+from privfed import TrainingConfig as Training
+from privfed.client import dpsgd
+from privfed.run_folder import RunFolder
+from privfed.server import checkpoint
+from privfed.server.aggregate import Aggregator
+
+POINTS = (
+    (Ledger, "reserve"),
+    (Ledger, "reserve"),
+    (dpsgd, "private_step"),
+    (Ledger, "commit"),
+    (Ledger, "commit"),
+    (Aggregator, "receive"),
+    (Aggregator, "total"),
+    (checkpoint, "save_file"),
+    (checkpoint, "replace_durably"),
+    (RunFolder, "save"),
+    (RunFolder, "write_text"),
+)
+
+
+def main(folder, bert, trials, seed):
+    """Kill `trials` times, then let the run finish; writes what happened to `trials.json`."""
+    choose = random.Random(seed)
+    outcomes = []
+    while len(outcomes) < trials + 3:
+        last = len(outcomes) >= trials
+        timed = not last and len(outcomes) % 4 == 3
+        point = None if last or timed else (choose.choice(POINTS), choose.randrange(1, 7))
+        before = choose.random() < 0.5
+        child = os.fork()
+        if child == 0:
+            play(folder, bert, point, before=before)
+        if timed:
+            time.sleep(choose.uniform(0.2, 2.0))
+            os.kill(child, signal.SIGKILL)
+        outcomes.append(os.waitpid(child, 0)[1])
+        if outcomes[-1] == 0:
+            break
+    (folder / "trials.json").write_text(json.dumps(outcomes))
+
+
+def play(folder, bert, point, *, before):
+    """The child: start or resume the run, and die at the chosen point; never returns."""
+    code = 1
+    try:
+        log_sent(folder)
+        if point is not None:
+            arm(*point, before=before)
+        federation(folder, bert).run(folder / "run", resume=(folder / "run").exists())
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the test reads what it was
+        with (folder / "errors.txt").open("a") as file:
+            file.write(f"{type(error).__name__}: {error}\n")
+    finally:
+        os._exit(code)
+
+
+def arm(place, count, *, before):
+    """Replace a function by one that kills this process at its `count`-th call."""
+    owner, name = place
+    real = getattr(owner, name)
+    calls = 0
+
+    def deadly(*arguments, **keywords):
+        nonlocal calls
+        calls += 1
+        if calls == count and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*arguments, **keywords)
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+def log_sent(folder):
+    """Write every message that reaches the aggregator to `sent/`, before it arrives."""
+    (folder / "sent").mkdir(exist_ok=True)
+    real = Aggregator.receive
+
+    def receive(self, message):
+        (folder / "sent" / hashlib.sha256(message).hexdigest()).write_bytes(message)
+        real(self, message)
+
+    Aggregator.receive = receive
+
+
+def federation(folder, bert):
+    """Five clients, ten rounds."""
+    choose = random.Random(1)
+    words = ["river", "stone", "market", "window", "garden", "engine"]
+
+    def records(count):
+        return tuple(
+            Record(" ".join(choose.choices(words, k=4)), choose.randrange(2)) for _ in range(count)
+        )
+
+    return Federation(
+        model=Classification(base=bert, labels=("a", "b"), max_length=8),
+        clients=[
+            Client(id=f"client-{i}", records=records(20), public_size=20, dataset="d")
+            for i in range(5)
+        ],
+        adapter=LoRA(rank=1, target_modules=("query",)),
+        privacy=Privacy(
+            budget=Budget(epsilon=4.0, delta=1e-3),
+            neighbouring=Neighbouring.ADD_REMOVE,
+            record="one made-up sentence",
+            expected_batch_size=10,
+        ),
+        training=Training(learning_rate=0.1),
+        encryption=BFV(),
+        strategy=FedAvg(),
+        rounds=10,
+        held_out=records(5),
+        state_folder=folder / "state",
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
