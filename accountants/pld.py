@@ -117,7 +117,8 @@ def epsilon_on_grid(
 
 def _usable_delta(phases: Phases, delta: float) -> float:
     """Delta less the allowance for rounding."""
-    allowance = _ROUNDING_PER_STEP * (sum(phase.steps for phase in phases) + 16)
+    steps = min(sum(phase.steps for phase in phases), 10**15)  # more are refused as well
+    allowance = _ROUNDING_PER_STEP * (steps + 16)
     if not delta >= SMALLEST_DELTA or not allowance <= delta / 4:
         raise UnsupportedAnalysisError(
             f"delta must be at least {max(SMALLEST_DELTA, 4 * allowance):.3g} for this many "

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,9 @@ from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.load import choose_device
 from privfed.models.tasks import Task
 from privfed.models.vector import layout_digest, num_trainable
+
+_SMALLEST_SHARE: Final = 0.01
+"""A run that could spend less than this share of a budget would drown in noise: refused."""
 
 
 def build_private_model(
@@ -85,16 +88,25 @@ def calibrate(
     sigmas = {}
     for client in clients:
         budget, history = budget_of(client, privacy), ledgers[client.id].events()
+        spent = epsilon(history, budget.delta, privacy.neighbouring)
+        if spent > (1 - _SMALLEST_SHARE) * budget.epsilon:
+            raise BudgetExceededError(
+                f"the budget of client {client.id!r} is used up: epsilon {spent:.6g} of "
+                f"{budget.epsilon:g} at delta {budget.delta:g} is spent on data set "
+                f"{client.dataset!r}; agree on a larger budget, or train on other data",
+                epsilon=spent,
+                allowed=budget.epsilon,
+            )
         rate = sample_rate_of(client, privacy)
         sigma = noise_multiplier(budget, rate, steps, history, privacy.neighbouring)
         if sigma > privacy.expected_batch_size:
             raise BudgetExceededError(
-                f"what is left of client {client.id!r}'s budget (epsilon {budget.epsilon:g} at "
-                f"delta {budget.delta:g}) must allow a noise multiplier of at most "
-                f"expected_batch_size = {privacy.expected_batch_size}, and needs {sigma:.4g}: one "
-                "coordinate's noise would exceed the whole clipped sum. Plan fewer rounds or "
-                "agree on a larger budget",
-                epsilon=epsilon(history, budget.delta, privacy.neighbouring),
+                f"the plan must fit client {client.id!r}'s budget (epsilon {budget.epsilon:g} at "
+                f"delta {budget.delta:g}) with a noise multiplier of at most expected_batch_size "
+                f"= {privacy.expected_batch_size}, and needs {sigma:.4g}: one coordinate's noise "
+                "would exceed the whole clipped sum. Plan fewer rounds or agree on a larger "
+                "budget",
+                epsilon=spent,
                 allowed=budget.epsilon,
             )
         sigmas[client.id] = sigma

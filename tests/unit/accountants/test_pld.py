@@ -146,6 +146,8 @@ def test_delta_below_the_precision_of_the_fft_is_refused():
         epsilon([event(1.0)], 9.9e-9)
     with pytest.raises(UnsupportedAnalysisError, match="rounding"):
         epsilon([event(1000.0, 0.01, 2 * 10**6)], 1e-8)
+    with pytest.raises(UnsupportedAnalysisError, match="rounding"):
+        epsilon([event(1000.0, 0.01, 10**400)], 1e-5)
 
 
 def test_the_allowance_for_rounding_covers_the_measured_error():

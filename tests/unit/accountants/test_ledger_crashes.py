@@ -1,0 +1,56 @@
+"""Killed writers and writers at the same time: nothing that may have left goes uncounted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import accountants
+
+WRITERS = Path(__file__).with_name("ledger_writers.py")
+
+
+def run_writers(mode, folder, *arguments):
+    """What `ledger_writers.py` saw, run in a process of its own."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(accountants.__file__).parents[1]),
+        "OPENBLAS_NUM_THREADS": "1",  # so that it forks with a single thread
+        "OMP_NUM_THREADS": "1",
+    }
+    finished = subprocess.run(
+        [sys.executable, WRITERS, mode, folder, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told(tmp_path):
+    seen = run_writers("kill_at_random", tmp_path, 50)
+    assert seen["errors"] == [] and seen["lost"] == []
+    assert seen["kills"] >= 40
+    assert seen["told"] >= 100
+    assert seen["unfinished"] >= 3  # killed within a transaction, its journal left behind
+
+
+def test_a_writer_killed_before_each_statement_loses_nothing_it_was_told(tmp_path):
+    seen = run_writers("kill_everywhere", tmp_path)
+    assert seen["errors"] == [] and seen["lost"] == []
+    assert seen["kills"] >= 20
+    assert seen["unfinished"] >= 3
+
+
+def test_two_processes_never_both_get_a_budget_for_one(tmp_path):
+    outcomes = run_writers("race", tmp_path, 8)
+    assert outcomes == [[["admitted", "refused"], 1]] * 8
+
+
+def test_two_processes_write_to_one_ledger_and_lose_nothing(tmp_path):
+    told, runs, events, files = run_writers("share", tmp_path, 8)
+    assert (told, runs, events) == (2 * (1 + 2 * 8), 2, 16)
+    assert files == ["ledger"]
