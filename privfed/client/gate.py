@@ -38,6 +38,11 @@ def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         write_vector(model.adapter, (0.05 * torch.randn(before.size, generator=generator)).numpy())
         _compare(model, seed)
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise GateError(
+            "the model cannot be run with per-example gradients; on made-up text it failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
     finally:
         write_vector(model.adapter, before)
         for _, parameter in model.parameters():

@@ -1,14 +1,22 @@
 """Loading a table of text: JSON lines, CSV, Parquet, or the name of a Hugging Face data set."""
 
+import csv
 import importlib.util
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
-import pandas as pd
+import pyarrow
+import pyarrow.parquet
 
 from privfed.data.records import Record, deduplicate
 from privfed.errors import DataError
+
+Row = dict[str, Any]
+_LONGEST_FIELD: Final = 1 << 27
+"""Characters of one CSV field; the csv module's default of 131,072 is less than a long document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,51 +63,81 @@ def load_table(
     Raises:
         DataError: unknown file, format or column, or no text at all.
     """
-    frame = _read(source)
-    wanted = {"text": text, "label": label, "client": owner}
-    for role, column in wanted.items():
-        if column is not None and column not in frame.columns:
-            raise DataError(
-                f"{source} has no column {column!r} for the {role}; it has {sorted(frame.columns)}"
-            )
-    frame = frame[[column for column in wanted.values() if column is not None]].dropna()
-    frame = frame.astype(str)
-    keys = (
-        [f"{o}\x00{t}" for o, t in zip(frame[owner], frame[text], strict=True)] if owner else None
-    )
-    frame = frame.iloc[deduplicate(keys if keys is not None else frame[text])]
-    frame = frame[frame[text].str.strip() != ""]
-    if frame.empty:
+    columns = {"text": text, "label": label, "client": owner}
+    named = [column for column in columns.values() if column is not None]
+    if len(set(named)) < len(named):
+        raise DataError(f"text, label and client must be different columns, got {named}")
+    rows = _read(source)
+    found = sorted({column for row in rows for column in row})
+    for role, column in columns.items():
+        if column is not None and column not in found:
+            raise DataError(f"{source} has no column {column!r} for the {role}; it has {found}")
+    rows = [row for row in rows if all(row.get(column) is not None for column in named)]
+    keys = [" ".join(str(row[text]).split()) for row in rows]
+    if owner:
+        keys = [
+            f"{row[owner]}\x00 {key}" if key else "" for row, key in zip(rows, keys, strict=True)
+        ]
+    kept = [rows[position] for position in deduplicate(keys)]
+    if not kept:
         raise DataError(f"{source} holds no text in column {text!r}")
     return TextTable(
-        texts=tuple(frame[text]),
-        labels=tuple(frame[label]) if label else None,
-        owners=tuple(frame[owner]) if owner else None,
+        texts=tuple(str(row[text]) for row in kept),
+        labels=tuple(str(row[label]) for row in kept) if label else None,
+        owners=tuple(str(row[owner]) for row in kept) if owner else None,
     )
 
 
-def _read(source: str) -> pd.DataFrame:
+def _read(source: str) -> list[Row]:
     path = Path(source)
-    readers = {
-        ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False),
-        ".json": lambda: pd.read_json(path, lines=True, dtype=False),
-        ".csv": lambda: pd.read_csv(path, dtype=str, keep_default_na=False),
-        ".parquet": lambda: pd.read_parquet(path),
-    }
-    if path.suffix in readers:
-        if not path.is_file():
-            raise DataError(f"the data file {source} does not exist")
-        try:
-            return readers[path.suffix]()
-        except (ValueError, OSError) as error:
-            raise DataError(
-                f"{source} cannot be read as {path.suffix[1:]} "
-                f"({type(error).__name__}); check the file's format"
-            ) from None
-    return _read_from_hub(source)
+    reader = _READERS.get(path.suffix)
+    if reader is None:
+        return _read_from_hub(source)
+    if not path.is_file():
+        raise DataError(f"the data file {source} does not exist")
+    try:
+        return reader(path)
+    except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
+        raise DataError(
+            f"{source} cannot be read as {path.suffix[1:]} ({type(error).__name__}); check the "
+            "file's format"
+        ) from None
 
 
-def _read_from_hub(source: str) -> pd.DataFrame:
+def _read_json_lines(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("every line must be a JSON object")
+    return rows
+
+
+def _read_csv(path: Path) -> list[Row]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    if any(None in row for row in rows):
+        raise ValueError("a line has more fields than the header")
+    return [dict(row) for row in rows]
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+_READERS: Final[dict[str, Callable[[Path], list[Row]]]] = {
+    ".jsonl": _read_json_lines,
+    ".json": _read_json_lines,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _read_from_hub(source: str) -> list[Row]:
+    name, _, split = source.partition(":")
+    if not name:
+        raise DataError("the data source must be a file or a Hugging Face data set name, got ''")
     if importlib.util.find_spec("datasets") is None:
         raise DataError(
             f"{source!r} is no .jsonl, .csv or .parquet file; to load a Hugging Face data set of "
@@ -107,9 +145,8 @@ def _read_from_hub(source: str) -> pd.DataFrame:
         )
     import datasets
 
-    name, _, split = source.partition(":")
     try:
-        return datasets.load_dataset(name, split=split or "train").to_pandas()
+        return list(datasets.load_dataset(name, split=split or "train"))
     except (OSError, ValueError, ConnectionError) as error:
         raise DataError(
             f"{name!r} is neither a data file nor a data set that can be loaded "

@@ -189,17 +189,24 @@ def test_a_record_with_a_non_finite_gradient_contributes_nothing(opposed):
     assert torch.allclose(both, healthy, atol=1e-6)
 
 
-@pytest.mark.parametrize("adapter", ["prompt", "ia3"])
+@pytest.mark.parametrize("adapter", ["prompt", "ia3", "dora"])
 def test_adapters_without_exact_gradients_are_refused_by_name(llama_folder, adapter):
-    from peft import IA3Config
+    from peft import IA3Config, LoraConfig
 
     task = CausalLanguageModel(base=llama_folder, max_length=24)
     chosen = {
         "prompt": PeftAdapter.prompt_tuning(4),
         "ia3": PeftAdapter(config=IA3Config(task_type="CAUSAL_LM")),
+        "dora": PeftAdapter(
+            config=LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
+        ),
     }[adapter]
     private = PrivateModel(chosen.attach(task.build(), (), 0), task, CPU)
-    expected = {"prompt": "prompt_encoder.default.embedding.weight", "ia3": "ia3_l"}[adapter]
+    expected = {
+        "prompt": r"prompt_encoder\.default\.embedding\.weight",
+        "ia3": "ia3_l",
+        "dora": "Dora",
+    }[adapter]
     with pytest.raises(GateError, match=expected):
         check_per_example_gradients(private)
 

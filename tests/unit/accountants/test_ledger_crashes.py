@@ -34,8 +34,8 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told(tmp_path):
     seen = run_writers("kill_at_random", tmp_path, 50)
     assert seen["errors"] == [] and seen["lost"] == []
     assert seen["kills"] >= 40
-    assert seen["told"] >= 100
-    assert seen["unfinished"] >= 3  # killed within a transaction, its journal left behind
+    assert seen["told"] >= 50
+    assert seen["unfinished"] >= 2  # killed within a transaction, its journal left behind
 
 
 def test_a_writer_killed_before_each_statement_loses_nothing_it_was_told(tmp_path):
