@@ -102,7 +102,11 @@ def report(
             f"delta {client.delta:g}, {client.steps} steps",
             highlight=False,
         )
-    _console.print(f"every ledger and epsilon checked; report: {folder / 'report.html'}")
+    _console.print(
+        "Checked against the ledger exports: epsilon, sigma, q and steps of every client, and the "
+        f"headline. Not checked: other text and figures. Report: {folder / 'report.html'}",
+        highlight=False,
+    )
 
 
 def _hide_loading_bars() -> None:

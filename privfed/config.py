@@ -39,8 +39,6 @@ class PrivacyConfig:
         clipping_norm: C; bound on the L2 norm of one record's gradient over all trainable
             parameters together.
         steps_per_round: DP-SGD steps between two encrypted sums.
-        spare_rounds: rounds that the noise is calibrated for beyond the planned ones, so that a
-            round lost to a crash does not end the run early.
     """
 
     budget: Budget
@@ -49,7 +47,6 @@ class PrivacyConfig:
     expected_batch_size: int
     clipping_norm: float = 1.0
     steps_per_round: int = 1
-    spare_rounds: int = 0
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -57,8 +54,6 @@ class PrivacyConfig:
             expected_batch_size=self.expected_batch_size, steps_per_round=self.steps_per_round
         )
         require_positive(clipping_norm=self.clipping_norm)
-        if type(self.spare_rounds) is not int or self.spare_rounds < 0:
-            raise ConfigError(f"spare_rounds must be 0 or more, got {self.spare_rounds!r}")
         if self.neighbouring is not Neighbouring.ADD_REMOVE:
             raise ConfigError(
                 f"neighbouring must be ADD_REMOVE, got {self.neighbouring!r}: the public-size "

@@ -154,11 +154,17 @@ class Federation:
         checkpoint = folder.latest(self.describe()) if resume else None
         if not resume:
             folder.claim()
-        running = _Running.start(self, folder, checkpoint, notes)
-        running.announce(callbacks)
-        while running.checkpoint.round < self.rounds:
-            running.play_round(callbacks)
-        return running.finish()
+        try:
+            running = _Running.start(self, folder, checkpoint, notes)
+            running.announce(callbacks)
+            while running.checkpoint.round < self.rounds:
+                running.play_round(callbacks)
+            return running.finish()
+        except TooFewClientsError as error:
+            running.write_report(f"stopped: {error}")
+            raise
+        finally:
+            folder.release()
 
     def describe(self) -> dict[str, Any]:
         """All public settings as JSON values; a resumed run must have the same."""
@@ -172,6 +178,8 @@ class Federation:
             "rounds": self.rounds,
             "min_clients": self.min_clients,
             "seed": self.seed,
+            "secret_coins": self.secret_coins,
+            "fresh_ledgers": self.fresh_ledgers,
             "title": self.title,
             "clients": [
                 {
@@ -185,6 +193,11 @@ class Federation:
                 for client in self.clients
             ],
         }
+
+    @property
+    def secret_coins(self) -> bool:
+        """Whether nobody can repeat the clients' randomness; no other class is believed."""
+        return type(self.coins) is SystemCoins
 
     @property
     def state(self) -> Path:
@@ -204,9 +217,9 @@ class Federation:
             rounds=self.rounds,
             min_clients=self.min_clients,
             seed=self.seed,
-            secret_coins=self.coins.secret,
+            secret_coins=self.secret_coins,
             fresh_ledgers=self.fresh_ledgers,
-            held_out_source=f"{len(self.held_out)} records, {self.held_out_source}",
+            held_out_source=self.held_out_source,
             public_size_source=self.public_size_source,
         )
 
@@ -242,7 +255,9 @@ class _Running:
         )
         held_out = settings.model.collate(settings.model.tokenizer(), settings.held_out)
         anchors = None if checkpoint is None else checkpoint.record["anchors"]
-        ledgers = preparation.open_ledgers(settings.clients, settings.state, anchors)
+        ledgers = preparation.open_ledgers(
+            settings.clients, settings.state, anchors, secret_coins=settings.secret_coins
+        )
         fresh = checkpoint is None
         if checkpoint is None:
             checkpoint = _first_checkpoint(settings, model, held_out, ledgers, notes)
@@ -314,7 +329,19 @@ class _Running:
         return tuple(RoundFigures.from_json(row) for row in self.checkpoint.record["rounds"])
 
     def finish(self) -> FederationResult:
-        """Write adapter, ledger exports and report; the run's key is no longer needed."""
+        """Write what a complete run leaves; its key is no longer needed."""
+        report, exports = self.write_report("complete")
+        key_path(self.settings.state, self.run).unlink(missing_ok=True)
+        return FederationResult(
+            folder=self.folder.path,
+            adapter=self.folder.adapter,
+            report=report,
+            rounds=self.rounds,
+            ledgers=exports,
+        )
+
+    def write_report(self, status: str) -> tuple[BudgetReport, dict[str, dict[str, Any]]]:
+        """Write adapter, ledger exports and report as things stand."""
         write_vector(self.model.adapter, self.checkpoint.state)
         exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
         report = results.write_results(
@@ -324,15 +351,9 @@ class _Running:
             channel=self.channel,
             record=self.checkpoint.record,
             exports=exports,
+            status=status,
         )
-        key_path(self.settings.state, self.run).unlink(missing_ok=True)
-        return FederationResult(
-            folder=self.folder.path,
-            adapter=self.folder.adapter,
-            report=report,
-            rounds=self.rounds,
-            ledgers=exports,
-        )
+        return report, exports
 
     def _plan(self) -> RoundPlan:
         number = self.checkpoint.round + 1
@@ -361,10 +382,12 @@ class _Running:
     ) -> NDArray[np.float64]:
         """What the holders of the key make of the sum, shape (params,)."""
         envelope = Envelope.from_bytes(message)
-        contributors = envelope.manifest.get("contributors")
+        contributors = list(envelope.manifest.get("contributors") or ())
         expected = (plan.run, plan.round, "sum", {**manifest, "contributors": contributors})
         got = (envelope.run, envelope.round, envelope.kind, dict(envelope.manifest))
-        if got != expected or not isinstance(contributors, list):
+        cohort = {node.id for node in self.nodes}
+        named = [client for client in cohort if contributors.count(client) == 1]
+        if got != expected or sorted(named) != contributors:
             raise MessageError(f"the sum is not that of run {plan.run}, round {plan.round}")
         integers = self.channel.cipher.decrypt_sum(envelope.blobs, contributors)
         total = fixedpoint.decode(
@@ -393,7 +416,7 @@ class _Running:
             value=value,
             bytes_up=aggregator.bytes_up,
             bytes_down=len(message) * len(cohort),
-            seconds=time.perf_counter() - started,
+            seconds=round(time.perf_counter() - started, 2),
             epsilon={node.id: node.epsilon_spent() for node in self.nodes},
         )
 

@@ -31,11 +31,11 @@ from privfed.encryption.adding import BFVAdder
 from privfed.encryption.fixedpoint import max_magnitude
 from privfed.encryption.packing import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
-from privfed.errors import ConfigError, RunFolderError
+from privfed.errors import ConfigError, DataError, RunFolderError
 from privfed.interfaces import Adder, Cipher, Strategy
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.load import choose_device
-from privfed.models.tasks import Task
+from privfed.models.tasks import Batch, Task
 from privfed.models.vector import layout_digest, num_trainable
 
 _SMALLEST_SHARE: Final = 0.01
@@ -56,13 +56,26 @@ def build_private_model(
 
 
 def open_ledgers(
-    clients: Sequence[Client], state: Path, anchors: Mapping[str, Any] | None
+    clients: Sequence[Client],
+    state: Path,
+    anchors: Mapping[str, Any] | None,
+    *,
+    secret_coins: bool,
 ) -> dict[str, Ledger]:
-    """Every client's ledger; with anchors (a resume) it must exist and reach at least that far."""
+    """Every client's ledger; with anchors (a resume) it must exist and reach at least that far.
+
+    What a run with repeatable coins released is worth no epsilon. Its ledger says so in its
+    description, and neither kind of run accepts a ledger of the other kind.
+    """
     ledgers = {}
+    mark = "" if secret_coins else " (seeded coins: not private)"
     for client in clients:
         path = ledger_path(state, client.id, client.dataset)
-        naming = {"client": client.id, "dataset": client.dataset, "description": client.description}
+        naming = {
+            "client": client.id,
+            "dataset": client.dataset,
+            "description": client.description + mark,
+        }
         if anchors is None:
             make_private_folder(path.parent)
             ledgers[client.id] = Ledger.open_or_create(path, **naming)
@@ -84,7 +97,7 @@ def calibrate(
         ConfigError: if a public size is smaller than the expected batch.
         accountants.BudgetExceededError: if a budget is too small for the plan.
     """
-    steps = privacy.steps_per_round * (rounds + privacy.spare_rounds)
+    steps = privacy.steps_per_round * rounds
     sigmas = {}
     for client in clients:
         budget, history = budget_of(client, privacy), ledgers[client.id].events()
@@ -166,12 +179,11 @@ def build_nodes(
     state: Path,
 ) -> list[ClientNode]:
     """The clients, ready to train."""
-    tokenizer = model.task.tokenizer()
     return [
         ClientNode(
             id=client.id,
             model=model,
-            encoded=model.task.collate(tokenizer, client.records),
+            encoded=_encoded(client, model.task, state),
             config=DPSGDConfig(
                 noise_multiplier=sigmas[client.id],
                 sample_rate=sample_rate_of(client, privacy),
@@ -191,6 +203,18 @@ def build_nodes(
         )
         for client in clients
     ]
+
+
+def _encoded(client: Client, task: Task, state: Path) -> Batch:
+    """A client's records as tensors; why they cannot be read stays in the client's own log."""
+    try:
+        return task.collate(task.tokenizer(), client.records)
+    except Exception:  # noqa: BLE001 - any cause may quote private text, so none is shown
+        local_logger(state, client.id, client.dataset).exception("records cannot be prepared")
+        raise DataError(
+            f"the records of client {client.id!r} cannot be prepared for the model; the cause is "
+            "in the client's own log"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from accountants import PoissonGaussian
 from privfed import preparation
 from privfed.client.dpsgd import PrivateModel
 from privfed.client.node import Client
@@ -61,6 +62,7 @@ def write_results(
     channel: SumChannel,
     record: Mapping[str, Any],
     exports: Mapping[str, Mapping[str, Any]],
+    status: str,
 ) -> BudgetReport:
     """Write everything below the run folder.
 
@@ -71,13 +73,14 @@ def write_results(
         channel: how updates were summed.
         record: of the last checkpoint.
         exports: per client, its ledger.
+        status: "complete", or why the run stopped.
     """
     for client, export in exports.items():
         folder.write_json(ledger_file_name(client), export)
-    report = _report(facts, channel, record, exports)
+    report = _report(facts, channel, record, exports, status)
     folder.write_text("report.json", report.to_json())
     folder.write_text("report.html", render_html(report))
-    folder.write_json("run.json", run_record(record, "complete"))
+    folder.write_json("run.json", run_record(record, status))
     _save_adapter(folder, model)
     return report
 
@@ -93,6 +96,7 @@ def _report(
     channel: SumChannel,
     record: Mapping[str, Any],
     exports: Mapping[str, Mapping[str, Any]],
+    status: str,
 ) -> BudgetReport:
     guarantees = _guarantees(facts, record, exports)
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
@@ -109,7 +113,7 @@ def _report(
         rounds,
         title=facts.title,
         run=record["run"],
-        status="complete",
+        status=status,
         headline=statements.headline(
             epsilon=largest,
             delta=max(client.delta for client in guarantees),
@@ -139,8 +143,11 @@ def _guarantees(
             run=record["run"],
             public_size=client.public_size,
             budget=preparation.budget_of(client, facts.privacy),
-            noise_multiplier=record["noise_multipliers"][client.id],
-            sample_rate=preparation.sample_rate_of(client, facts.privacy),
+            planned=PoissonGaussian(
+                noise_multiplier=record["noise_multipliers"][client.id],
+                sample_rate=preparation.sample_rate_of(client, facts.privacy),
+                steps=facts.privacy.steps_per_round,
+            ),
         )
         for client in facts.clients
     ]
@@ -150,8 +157,10 @@ def _guarantee(facts: RunFacts, largest: float, delta: float) -> dict[str, Any]:
     return {
         "unit": f"one record: {facts.privacy.record}",
         "neighbouring relation": "add or remove one record of one client",
-        "against whom": "anyone who sees everything that leaves a client, the aggregator and the "
-        "holders of the key included",
+        "covers": "every update that a client released, in all rounds and all runs that its "
+        "ledger counts",
+        "against whom": "anyone who sees those updates in clear, the aggregator and the holders "
+        "of the key included",
         "epsilon": largest,
         "delta": delta,
         "how to read it": statements.how_to_read(epsilon=largest, delta=delta),

@@ -146,7 +146,6 @@ def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
         expected_batch_size=section.take("expected_batch_size", int),
         clipping_norm=section.take("clipping_norm", float, 1.0),
         steps_per_round=section.take("steps_per_round", int, 1),
-        spare_rounds=section.take("spare_rounds", int, 0),
     )
     section.end()
     budgets = {}

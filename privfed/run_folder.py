@@ -7,10 +7,11 @@ ledgers/CLIENT.json  exports
 report.json, report.html
 """
 
+import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 from urllib.parse import quote
 
 from privfed.errors import RunFolderError
@@ -18,6 +19,7 @@ from privfed.reports.build import software_versions
 from privfed.server.checkpoint import Checkpoint, load_latest, save_checkpoint, write_durably
 
 SCHEMA: Final = 1
+_LOCK: Final = ".lock"
 
 
 class RunFolder:
@@ -30,6 +32,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.adapter = path / "adapter"
+        self._lock: IO[bytes] | None = None
 
     def claim(self) -> None:
         """Take a new or empty folder.
@@ -43,6 +46,7 @@ class RunFolder:
                 "run in it"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
 
     def latest(self, settings: Mapping[str, Any]) -> Checkpoint | None:
         """The checkpoint to resume from; None if the run died before its first.
@@ -52,9 +56,17 @@ class RunFolder:
         """
         if not self.path.is_dir():
             raise RunFolderError(f"there is no run to resume in {self.path}")
+        self._take_lock()
+        try:
+            return self._matching(settings)
+        except RunFolderError:
+            self.release()
+            raise
+
+    def _matching(self, settings: Mapping[str, Any]) -> Checkpoint | None:
         checkpoint = load_latest(self.path / "checkpoints")
         if checkpoint is None:
-            strange = [p.name for p in self.path.iterdir() if p.name != "checkpoints"]
+            strange = [p.name for p in self.path.iterdir() if p.name not in ("checkpoints", _LOCK)]
             if strange:
                 raise RunFolderError(
                     f"{self.path} holds no checkpoint to resume from, but {sorted(strange)}"
@@ -67,6 +79,25 @@ class RunFolder:
                 "with its own settings, or choose another output folder"
             )
         return checkpoint
+
+    def release(self) -> None:
+        """Let another process have the folder; the end of this process does so too."""
+        if self._lock is not None:
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        """Two processes that drive one run would decrypt two sums of the same round."""
+        self._lock = (self.path / _LOCK).open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            self._lock = None
+            raise RunFolderError(
+                f"another process is running in {self.path}; wait for it, or choose another folder"
+            ) from None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Make a round durable, then write `run.json` from it."""

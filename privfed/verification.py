@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accountants import Budget
+from accountants import Budget, PoissonGaussian
 from privfed.errors import ReportError, RunFolderError
+from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
 from privfed.reports.render import render_html
@@ -18,9 +19,10 @@ _TOLERANCE = 1e-6
 def verify_and_render(path: Path) -> BudgetReport:
     """Verify a finished run and render its report again.
 
-    What is compared: the chain of digests of each export, its head with the report's, and epsilon
-    recomputed from its releases with the report's. That the export is the client's whole ledger
-    only the client can say.
+    What is checked: the chain of digests of each export; epsilon, sigma, q, steps, releases and
+    head of every client against it; epsilon of the last round; the headline. Not checked: other
+    figures and text, budgets and public sizes, and whether an export is the client's whole
+    ledger, which only the client can say.
 
     Args:
         path: run folder.
@@ -36,8 +38,34 @@ def verify_and_render(path: Path) -> BudgetReport:
     report = BudgetReport.from_json(report_path.read_text(encoding="utf-8"))
     for claimed in report.clients:
         _require_equal(claimed, _recomputed(path, report.run, claimed))
+        _require_rounds(report, claimed)
+    _require_headline(report)
     RunFolder(path).write_text("report.html", render_html(report))
     return report
+
+
+def _require_rounds(report: BudgetReport, claimed: ClientGuarantee) -> None:
+    spent = [claimed.epsilon_before, *(row["epsilon"][claimed.id] for row in report.rounds)]
+    too_high = spent[-1] > claimed.epsilon_spent + _TOLERANCE
+    if spent != sorted(spent) or too_high or (claimed.unresolved == 0 and _far(claimed, spent[-1])):
+        raise ReportError(
+            f"client {claimed.id!r}: epsilon per round must grow to {claimed.epsilon_spent!r}, "
+            f"got {spent}"
+        )
+
+
+def _far(claimed: ClientGuarantee, last: float) -> bool:
+    return bool(abs(last - claimed.epsilon_spent) > _TOLERANCE)
+
+
+def _require_headline(report: BudgetReport) -> None:
+    delta = max(client.delta for client in report.clients)
+    honest = {
+        statements.headline(epsilon=report.guarantee["epsilon"], delta=delta, private=private)
+        for private in (True, False)
+    }
+    if report.headline not in honest:
+        raise ReportError(f"the headline does not follow from the ledgers: {report.headline!r}")
 
 
 def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarantee:
@@ -51,8 +79,9 @@ def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarant
         run=run,
         public_size=claimed.public_size,
         budget=Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta),
-        noise_multiplier=claimed.noise_multiplier,
-        sample_rate=claimed.sample_rate,
+        planned=PoissonGaussian(
+            noise_multiplier=claimed.noise_multiplier, sample_rate=claimed.sample_rate, steps=1
+        ),
     )
 
 

@@ -9,6 +9,7 @@ batch is refused at every step; a record with a non-finite gradient contributes 
 parameters; noise comes from a secret stream, not from torch's global generator.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from privfed.models.tasks import Batch, Task
 from privfed.models.vector import trainable
 
 _CLIP_MARGIN: Final = 1e-5
-"""Gradients are clipped to C (1 - margin), so that float32 rounding never exceeds C."""
+"""Gradients are clipped to C (1 - margin), so that rounding of the scaled ones stays below C."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +155,24 @@ class PrivateModel:
             )
         return losses
 
+    def forget(self) -> None:
+        """Drop all that an earlier pass left, also one that failed half-way.
+
+        Clients of one process share the model. Opacus keeps activations and counts forward
+        passes until the backward pass; what a failed client left there must neither stop the
+        next one nor flow into its gradients.
+        """
+        for module in self._hooked.modules():
+            if hasattr(module, "activations"):
+                module.activations = []
+            if hasattr(module, "max_batch_len"):
+                del module.max_batch_len
+        for _, parameter in self.parameters():
+            parameter._forward_counter = 0
+            parameter.grad = parameter.grad_sample = parameter.summed_grad = None
+            if hasattr(parameter, "_current_grad_sample"):
+                del parameter._current_grad_sample
+
     def save_adapter(self, folder: Path) -> None:
         """Write the trained parameters in PEFT format; the base model is not written."""
         adapter: Any = self.adapter
@@ -187,6 +206,22 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         self._noise_std = config.noise_multiplier * config.clipping_norm
         self._noise = noise
 
+    def clip_and_accumulate(self) -> None:
+        """Scale every record's gradient to at most C and add it to `p.summed_grad`.
+
+        Norms are taken in float64: over millions of entries, a float32 norm falls short by more
+        than any margin.
+        """
+        samples = [parameter.grad_sample for parameter in self.params]
+        flat = [g.reshape(len(g), math.prod(g.shape[1:])) for g in samples]
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in flat])
+        norms = norms.square().sum(dim=0).sqrt()
+        factors = (self.max_grad_norm / norms.clamp(min=1e-30)).clamp(max=1.0)
+        for parameter, sample in zip(self.params, samples, strict=True):
+            total = torch.einsum("i,i...->...", factors.to(sample.dtype), sample)
+            summed = parameter.summed_grad
+            parameter.summed_grad = total if summed is None else summed + total
+
     def add_noise(self) -> None:
         """Put the noised sum of clipped gradients into `p.grad`."""
         for parameter in self.params:
@@ -213,6 +248,7 @@ def train_round(
         sampling: secret stream that draws the batches.
         noise: secret stream of the noise, another one.
     """
+    model.forget()
     parameters = [parameter for _, parameter in model.parameters()]
     sgd = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum)
     optimizer = HiddenNoiseOptimizer(sgd, config, noise)

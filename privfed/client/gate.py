@@ -1,9 +1,10 @@
 """The gate before training: are the per-example gradients of this very model exact?
 
-It runs on made-up texts of different lengths, with random values in every trainable parameter
-(LoRA starts with B = 0, so every gradient of A is zero in a right and in a broken implementation
-alike), and refuses by the name of the parameter. It is what catches PEFT's prompt tuning, whose
-prompt is embedded once for the whole batch, so that Opacus clips the batch as one record.
+It runs on made-up texts of different lengths, up to the longest that will be read, with random
+values in every trainable parameter (LoRA starts with B = 0, so every gradient of A is zero in a
+right and in a broken implementation alike), and refuses by the name of the parameter. It catches
+models that treat a record differently beside a longer one, and PEFT's prompt tuning, whose prompt
+is embedded once for the whole batch, so that Opacus clips the batch as one record.
 """
 
 from typing import Final
@@ -38,16 +39,14 @@ def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         write_vector(model.adapter, (0.05 * torch.randn(before.size, generator=generator)).numpy())
         _compare(model, seed)
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise GateError(
             "the model cannot be run with per-example gradients; on made-up text it failed with "
             f"{type(error).__name__}: {error}"
         ) from error
     finally:
         write_vector(model.adapter, before)
-        for _, parameter in model.parameters():
-            parameter.grad = None
-            parameter.grad_sample = None
+        model.forget()
 
 
 def _compare(model: PrivateModel, seed: int) -> None:
@@ -75,8 +74,7 @@ def _compare(model: PrivateModel, seed: int) -> None:
 
 
 def _gradients(model: PrivateModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    for _, parameter in model.parameters():
-        parameter.grad_sample = None
+    model.forget()
     model.per_example_gradients(batch)
     return {name: parameter.grad_sample.clone() for name, parameter in model.parameters()}
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 _UNIT: Final = 2.0**-53
 _DRAWS: Final = 4
+_BYTES_PER_KEY: Final = 1 << 37
+"""Half of what the 32-bit block counter allows; then the stream goes on under a key from itself."""
 
 
 class RandomStream:
@@ -32,6 +34,7 @@ class RandomStream:
 
     def __init__(self, key: bytes, nonce: bytes) -> None:
         self._cipher = Cipher(ChaCha20(key, nonce), mode=None).encryptor()
+        self._bytes_left = _BYTES_PER_KEY
 
     def __repr__(self) -> str:
         return "RandomStream(secret)"
@@ -41,6 +44,11 @@ class RandomStream:
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Uniform 64-bit integers, shape (count,)."""
+        if 8 * count > self._bytes_left:
+            fresh = self._cipher.update(bytes(32))
+            self._cipher = Cipher(ChaCha20(fresh, bytes(16)), mode=None).encryptor()
+            self._bytes_left = _BYTES_PER_KEY
+        self._bytes_left -= 8 * count
         return np.frombuffer(self._cipher.update(bytes(8 * count)), dtype="<u8").astype(np.uint64)
 
     def uniform(self, count: int) -> NDArray[np.float64]:

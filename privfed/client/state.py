@@ -50,9 +50,9 @@ def local_logger(state: Path, client: str, dataset: str) -> logging.Logger:
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it, for its owner only."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+    """Make a folder, and those above it that are missing, for its owner only."""
+    for missing in reversed([folder, *folder.parents]):
+        missing.mkdir(exist_ok=True, mode=0o700)
 
 
 def _file_name(role: str, name: str) -> str:

@@ -1,5 +1,6 @@
 """The trainable part: LoRA factors, or any adapter that PEFT knows and the gate lets pass."""
 
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,7 +127,13 @@ class PeftAdapter:
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
-        return {"adapter": str(self.config.peft_type.value).lower()}
+        settings = json.loads(json.dumps(self.config.to_dict(), default=_as_text))
+        chosen = {name: value for name, value in settings.items() if value not in (None, {}, [])}
+        return {"adapter": str(self.config.peft_type.value).lower(), **chosen}
+
+
+def _as_text(value: object) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
 
 
 def lora_a_factors(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from privfed.data.records import Record
-from privfed.errors import ConfigError, ModelError
+from privfed.errors import ConfigError, DataError, ModelError
 from privfed.models.load import load_pretrained, load_tokenizer
 
 Batch = Mapping[str, Tensor]
@@ -76,11 +76,12 @@ _WORDS = (
 )
 
 
-def _synthetic_texts(count: int, seed: int) -> list[str]:
+def _synthetic_texts(count: int, seed: int, max_length: int) -> list[str]:
+    """Texts of different lengths; the last one fills the model's window."""
     order = torch.Generator().manual_seed(seed)
+    lengths = [1 + 3 * position for position in range(count - 1)] + [max(max_length, 3 * count)]
     texts = []
-    for position in range(count):
-        length = 3 + 4 * position
+    for length in lengths:
         chosen = torch.randint(len(_WORDS), (length,), generator=order)
         texts.append(" ".join(_WORDS[int(index)] for index in chosen))
     return texts
@@ -167,7 +168,14 @@ class Classification:
         return load_tokenizer(self.base)
 
     def collate(self, tokenizer: Any, records: Sequence[Record]) -> dict[str, Tensor]:
-        """Token ids, mask, shape (batch, length), and labels, shape (batch,)."""
+        """Token ids, mask, shape (batch, length), and labels, shape (batch,).
+
+        Raises:
+            DataError: if a label is not an index into the label set.
+        """
+        known = range(len(self.labels))
+        if not all(record.label in known for record in records):
+            raise DataError(f"every label must be a whole number in [0, {len(self.labels)})")
         batch = _tokenize(tokenizer, [record.text for record in records], self.max_length)
         batch["labels"] = torch.tensor([record.label for record in records])
         return batch
@@ -189,7 +197,7 @@ class Classification:
 
     def synthetic(self, count: int, seed: int) -> list[Record]:
         """Made-up texts with labels in turn."""
-        texts = _synthetic_texts(count, seed)
+        texts = _synthetic_texts(count, seed, self.max_length)
         return [Record(text, index % len(self.labels)) for index, text in enumerate(texts)]
 
     def describe(self) -> dict[str, Any]:
@@ -253,7 +261,7 @@ class CausalLanguageModel:
 
     def synthetic(self, count: int, seed: int) -> list[Record]:
         """Made-up texts."""
-        return [Record(text) for text in _synthetic_texts(count, seed)]
+        return [Record(t) for t in _synthetic_texts(count, seed, self.max_length)]
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""

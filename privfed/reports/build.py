@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import accountants
-from accountants import Budget, events_of_export, pld, verify_export
+from accountants import Budget, PoissonGaussian, events_of_export, pld, verify_export
+from privfed.errors import ReportError
 from privfed.reports.budget import SCHEMA, BudgetReport, ClientGuarantee
 from privfed.reports.figures import RoundFigures
 
@@ -29,13 +30,20 @@ def client_guarantee(
     run: str,
     public_size: int,
     budget: Budget,
-    noise_multiplier: float,
-    sample_rate: float,
+    planned: PoissonGaussian,
 ) -> ClientGuarantee:
-    """One client's guarantee, computed from nothing but its ledger's export.
+    """One client's guarantee, computed from its ledger's export.
+
+    Args:
+        export: of the ledger.
+        run: whose rounds are "this run".
+        public_size: as declared.
+        budget: as agreed.
+        planned: a round as it was calibrated; stands in for sigma and q where none was begun.
 
     Raises:
         accountants.LedgerError: if the export's chain of digests does not hold.
+        ReportError: if the rounds of the run differ in noise or sampling rate.
     """
     verify_export(export)
     everything = events_of_export(export)
@@ -43,6 +51,10 @@ def client_guarantee(
     others = list(everything)
     for event in mine:
         others.remove(event)
+    kinds = {(event.noise_multiplier, event.sample_rate) for event in mine or [planned]}
+    if len(kinds) != 1:
+        raise ReportError(f"the rounds of client {export['client']!r} differ: {sorted(kinds)}")
+    ((sigma, rate),) = kinds
     begun = {entry["seq"] for entry in export["entries"] if entry["body"].get("run") == run}
     done = {entry["body"].get("reservation") for entry in export["entries"]} & begun
     return ClientGuarantee(
@@ -56,8 +68,8 @@ def client_guarantee(
         rounds=len(begun),
         steps=sum(event.steps for event in mine),
         unresolved=len(begun - done),
-        noise_multiplier=noise_multiplier,
-        sample_rate=sample_rate,
+        noise_multiplier=sigma,
+        sample_rate=rate,
         releases=tuple(event.to_json() for event in everything),
         ledger_length=len(export["entries"]),
         ledger_head=export["head"],

@@ -20,9 +20,10 @@ def headline(*, epsilon: float, delta: float, private: bool) -> str:
             "figures below describe what the same run would have guaranteed with secret coins."
         )
     return (
-        "Whatever anyone can conclude about one record from all that left its client, they could "
-        "conclude nearly as well had that record never taken part. How nearly: epsilon is at "
-        f"most {rounded_up(epsilon, 3)} at delta {delta:g}, for every client."
+        "Whatever anyone can conclude about one record from the updates that its client released "
+        "and its ledger counts, they could conclude nearly as well had that record never taken "
+        f"part. How nearly: epsilon is at most {rounded_up(epsilon, 3)} at delta {delta:g}, for "
+        "every client."
     )
 
 
@@ -85,7 +86,8 @@ def encryption_statement(*, encrypted: bool, num_clients: int) -> dict[str, Any]
         "consequence": (
             "Any one client that colludes with the aggregator opens every update. Messages carry "
             "digests, not signatures: the aggregator is trusted to relay the clients' messages "
-            "unchanged. Neither matters for epsilon."
+            "unchanged. The key serves one run and lies on the clients' disk until the run is "
+            "complete. None of this matters for epsilon."
         ),
         "correctness": (
             f"Sums of up to {num_clients} updates decrypt exactly for certain: the worst-case "
@@ -107,6 +109,9 @@ def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ..
         "The public size of each client, who took part in which round, timing, and drop-outs "
         "that the data caused.",
         f"Held-out text ({held_out_source}): it is evaluated in clear and has no guarantee.",
+        "Releases counted elsewhere: the names of client and data set and the state folder decide "
+        "which ledger is used. Under a new name or folder, or after a ledger was deleted, counting "
+        "starts at zero.",
         "The base model, its tokenizer and what they were trained on.",
         "Noise drawn in floating point: the sum of four draws resists known reconstruction, "
         "which is no proof for finite precision.",

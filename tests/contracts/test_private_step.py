@@ -211,6 +211,43 @@ def test_adapters_without_exact_gradients_are_refused_by_name(llama_folder, adap
         check_per_example_gradients(private)
 
 
+def test_a_model_that_reads_a_record_differently_beside_a_longer_one_is_refused(
+    llama_folder, tmp_path
+):
+    """LongRoPE switches its frequencies by the longest text of the batch."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(llama_folder)
+    config.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 24,
+    }
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
+    task = CausalLanguageModel(base=str(tmp_path), max_length=40)
+    with pytest.raises(GateError, match=r"another record|single backward"):
+        check_per_example_gradients(private_model(task, LoRA(rank=2, target_modules=("q_proj",))))
+
+
+def test_a_window_longer_than_the_model_reads_is_refused(bert_folder):
+    task = Classification(base=bert_folder, labels=("a", "b"), max_length=100)
+    with pytest.raises(GateError, match="made-up text"):
+        check_per_example_gradients(private_model(task, QV))
+
+
+def test_norms_of_millions_of_entries_are_not_underestimated():
+    """A float32 norm of 4M equal entries falls short; the clipped row must not exceed C."""
+    parameter = torch.nn.Parameter(torch.zeros(4_000_000))
+    generator = torch.Generator().manual_seed(1)
+    parameter.grad_sample = torch.rand((1, 4_000_000), generator=generator)
+    optimizer = SumRecorder(torch.optim.SGD([parameter], lr=0.1), config(), Silence())
+    optimizer.step()
+    assert float(optimizer.clipped_sum.norm()) <= 1.0
+
+
 def test_a_parameter_that_no_loss_depends_on_is_refused(bert_folder):
     task = Classification(base=bert_folder, labels=("a", "b"), max_length=24)
     model = QV.attach(task.build(), task.modules_to_save, 0)
@@ -263,6 +300,30 @@ def test_an_empty_draw_is_a_step_of_noise(case):
     before = read_vector(case.adapter)
     train_round(case, encoded, config(sample_rate=1e-12), sampling=stream(1), noise=stream(2))
     assert np.all(read_vector(case.adapter) != before)
+
+
+@pytest.mark.parametrize("where", ["after the forward pass", "within the backward pass"])
+def test_what_a_failed_client_left_does_not_reach_the_next(case, where, monkeypatch):
+    encoded = encoded_examples(case)
+    before = read_vector(case.adapter)
+    settings = config(sample_rate=1.0)
+    train_round(case, encoded, settings, sampling=stream(1), noise=Silence())
+    alone = read_vector(case.adapter)
+
+    def fail(*arguments, **keywords):
+        raise RuntimeError("a client failed")
+
+    write_vector(case.adapter, before)
+    handle = case.parameters()[0][1].register_hook(fail)
+    with monkeypatch.context() as patch:
+        if where == "after the forward pass":
+            patch.setattr(torch.autograd, "backward", fail)
+        with pytest.raises(RuntimeError, match="a client failed"):
+            train_round(case, encoded, settings, sampling=stream(3), noise=stream(4))
+    handle.remove()
+    write_vector(case.adapter, before)
+    train_round(case, encoded, settings, sampling=stream(1), noise=Silence())
+    assert np.array_equal(read_vector(case.adapter), alone)
 
 
 def test_the_sum_is_divided_by_the_public_batch_size(case):

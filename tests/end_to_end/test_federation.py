@@ -10,7 +10,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from accountants import BudgetExceededError, LedgerForeignError, LedgerMissingError
-from privfed import BFV, Budget, Callback, Client, FFALoRA, LoRA, PeftAdapter, Plain
+from privfed import BFV, Budget, Callback, Client, FFALoRA, LoRA, PeftAdapter, Plain, Record
 from privfed.client import node as client_node
 from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
 from privfed.server.checkpoint import load_latest
@@ -151,6 +151,38 @@ def test_seeded_coins_are_reported_as_not_private(make_federation, tmp_path, see
     assert result.report.headline.startswith("NOT PRIVATE")
 
 
+def test_seeded_and_secret_runs_do_not_share_a_ledger(make_federation, tmp_path, seeded_coins):
+    class Stop(Callback):
+        def on_round(self, figures):
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_federation(coins=seeded_coins(1)).run(tmp_path / "run", callbacks=[Stop()])
+    with pytest.raises(RunFolderError, match="secret_coins"):
+        make_federation().run(tmp_path / "run", resume=True)
+    with pytest.raises(LedgerForeignError, match="seeded coins"):
+        make_federation().run(tmp_path / "other")
+
+
+def test_coins_that_only_claim_to_be_secret_are_not_believed(
+    make_federation, tmp_path, seeded_coins
+):
+    coins = seeded_coins(1)
+    coins.secret = True
+    result = make_federation(coins=coins, rounds=1).run(tmp_path / "run")
+    assert result.report.headline.startswith("NOT PRIVATE")
+
+
+def test_what_is_wrong_with_records_stays_in_the_clients_own_log(make_federation, tmp_path):
+    federation = make_federation()
+    odd = Client(id="odd", records=(Record("patient Smith", 7),) * 30, public_size=30, dataset="d")
+    with pytest.raises(DataError, match="own log") as caught:
+        replace(federation, clients=[*federation.clients, odd]).run(tmp_path / "run")
+    assert "label" not in str(caught.value)
+    log = next((tmp_path / "state/clients/odd").rglob("client.log")).read_text()
+    assert "every label" in log
+
+
 def test_nothing_private_is_written_to_the_run_folder(make_federation, tmp_path):
     federation = make_federation()
     federation.run(tmp_path / "run")
@@ -205,6 +237,9 @@ class TestAClientThatFails:
         self._fail(monkeypatch, {"client-1", "client-2"})
         with pytest.raises(TooFewClientsError, match="2 contribution"):
             make_federation().run(tmp_path / "run")
+        stopped = json.loads((tmp_path / "run/report.json").read_text())
+        assert stopped["status"].startswith("stopped: round 1 has 2 contribution")
+        assert all(client["epsilon_spent"] > 1 for client in stopped["clients"])
         monkeypatch.undo()
         result = make_federation().run(tmp_path / "run", resume=True)
         assert [row.round for row in result.rounds] == [2, 3]
@@ -415,6 +450,16 @@ class TestResume:
         with pytest.raises(RunFolderError, match="rounds"):
             make_federation(rounds=2).run(tmp_path / "run", resume=True)
 
+    def test_a_second_process_is_refused(self, make_federation, tmp_path):
+        class Second(Callback):
+            def on_round(self, figures):
+                with pytest.raises(RunFolderError, match="another process"):
+                    make_federation().run(tmp_path / "run", resume=True)
+
+        result = make_federation().run(tmp_path / "run", callbacks=[Second()])
+        assert len(result.rounds) == 3
+        assert not (tmp_path / "run/.lock").exists()
+
     def test_a_folder_without_a_run_is_refused(self, make_federation, tmp_path):
         with pytest.raises(RunFolderError, match="no run to resume"):
             make_federation().run(tmp_path / "nothing", resume=True)
@@ -436,6 +481,33 @@ class TestReportCommand:
         spent = json.loads(text)["clients"][1]["epsilon_spent"]
         path.write_text(text.replace(repr(spent), repr(spent - 0.5)))
         with pytest.raises(ReportError, match="ledger gives"):
+            verify_and_render(tmp_path / "run")
+
+    @pytest.mark.parametrize("field", ["noise_multiplier", "sample_rate", "steps", "unresolved"])
+    def test_an_edited_setting_is_refused(self, make_federation, tmp_path, field):
+        from privfed.errors import ReportError
+
+        make_federation(rounds=1).run(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        values = json.loads(path.read_text())
+        values["clients"][1][field] = 9 if field != "sample_rate" else 0.001
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError, match="client-1"):
+            verify_and_render(tmp_path / "run")
+
+    def test_an_edited_headline_or_round_is_refused(self, make_federation, tmp_path):
+        from privfed.errors import ReportError
+
+        make_federation(rounds=1).run(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        whole = path.read_text()
+        path.write_text(whole.replace("epsilon is at most 4", "epsilon is at most 0.4"))
+        with pytest.raises(ReportError, match="headline"):
+            verify_and_render(tmp_path / "run")
+        values = json.loads(whole)
+        values["rounds"][0]["epsilon"]["client-2"] = 0.001
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError, match="per round"):
             verify_and_render(tmp_path / "run")
 
     def test_a_missing_field_is_refused(self, make_federation, tmp_path):

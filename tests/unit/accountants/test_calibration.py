@@ -102,8 +102,22 @@ def test_a_calibrated_run_is_admitted_to_its_last_round_and_no_further(earlier):
 
 
 def test_a_margin_keeps_the_last_digits_of_another_machine_from_refusing():
-    sigma = noise_multiplier(BUDGET, 0.5, 8)
-    assert epsilon([event(sigma, 0.5, 8)], BUDGET.delta) <= BUDGET.epsilon * (1 - 1e-6)
+    """A plan that costs next to nothing would fit in half a millionth of the budget; not taken."""
+    history = [event(3.0, 0.5, 8)]
+    spent = epsilon(history, BUDGET.delta)
+    plan = event(1e4, 1e-3, 1)
+    assert epsilon([*history, plan], BUDGET.delta) < spent * (1 + 5e-7)
+    with pytest.raises(BudgetExceededError):
+        noise_multiplier(Budget(epsilon=spent * (1 + 5e-7), delta=1e-4), 1e-3, 1, history)
+
+
+def test_the_filter_admits_up_to_the_budget_to_the_last_digit():
+    planned = [event(3.0, 0.5, 8)]
+    spent = epsilon(planned, BUDGET.delta)
+    assert ScheduleFilter(budget=Budget(epsilon=spent, delta=1e-4)).admit([], planned) == spent
+    below = Budget(epsilon=math.nextafter(spent, 0), delta=1e-4)
+    with pytest.raises(BudgetExceededError):
+        ScheduleFilter(budget=below).admit([], planned)
 
 
 def test_the_filter_refuses_what_protects_nothing_and_uses_its_relation():
@@ -134,9 +148,9 @@ def test_a_history_that_leaves_next_to_nothing_is_refused():
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, None])
 def test_values_out_of_range_are_refused_by_name(value):
-    with pytest.raises(InvalidValueError, match="^sample_rate must be"):
+    with pytest.raises(InvalidValueError, match=r"^sample_rate must be"):
         noise_multiplier(BUDGET, value, 8)
-    with pytest.raises(InvalidValueError, match="^steps must be"):
+    with pytest.raises(InvalidValueError, match=r"^steps must be"):
         noise_multiplier(BUDGET, 0.5, value)
 
 

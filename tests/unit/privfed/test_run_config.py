@@ -1,0 +1,674 @@
+"""From a TOML file to a federation: what is read, and every mistake by its name."""
+
+import copy
+import inspect
+import json
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+from accountants import Budget
+from privfed import (
+    BFV,
+    CausalLanguageModel,
+    Classification,
+    FedAvg,
+    FFALoRA,
+    LoRA,
+    PeftAdapter,
+    Plain,
+    TrainingConfig,
+    preparation,
+    run_config,
+)
+from privfed.data.datasets import TextTable
+from privfed.errors import ConfigError, DataError
+from privfed.run_config import load_federation
+
+EXAMPLE = Path(__file__).parents[3] / "docs" / "run.toml"
+TOPICS = ("sport", "money", "culture")
+
+
+def as_toml(values, name=""):
+    """TOML text of nested tables; values as JSON writes them, which TOML reads."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in plain.items()]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            path = f"{name}.{json.dumps(key)}" if name else json.dumps(key)
+            lines += ["", f"[{path}]", as_toml(value, path)]
+    return "\n".join(lines).replace("NaN", "nan").replace("Infinity", "inf") + "\n"
+
+
+MISSING = object()
+
+
+def changed(values, path, value):
+    """The settings with one value set, or removed; tables on the way are made."""
+    settings = copy.deepcopy(values)
+    *tables, key = path.split("/")
+    table = settings
+    for name in tables:
+        table = table.setdefault(name, {})
+    if value is MISSING:
+        del table[key]
+    else:
+        table[key] = value
+    return settings
+
+
+@pytest.fixture
+def settings(bert_folder):
+    """A whole configuration: every optional key is given, none at its default."""
+    return {
+        "title": "topics at wards",
+        "seed": 7,
+        "model": {
+            "task": "classification",
+            "base": bert_folder,
+            "labels": list(TOPICS),
+            "max_length": 16,
+            "logit_scale": 3,
+        },
+        "data": {
+            "source": "notes.jsonl",
+            "text": "note",
+            "label": "topic",
+            "dataset": "notes-2026",
+            "held_out": 0.2,
+            "partition": {"rule": "column", "column": "ward"},
+            "public_sizes": {"north": 25},
+        },
+        "privacy": {
+            "epsilon": 4,
+            "delta": 1e-3,
+            "neighbouring": "add_remove",
+            "record": "one made-up sentence",
+            "expected_batch_size": 10,
+            "clipping_norm": 0.5,
+            "steps_per_round": 2,
+            "clients": {"south": {"epsilon": 1.5, "delta": 1e-4}},
+        },
+        "adapter": {
+            "kind": "lora",
+            "rank": 2,
+            "target_modules": ["query", "value"],
+            "layers": [1],
+            "alpha": 5,
+        },
+        "training": {
+            "learning_rate": 0.5,
+            "final_learning_rate": 0.25,
+            "momentum": 0.5,
+            "physical_batch_size": 8,
+        },
+        "encryption": {"kind": "plain", "bits": 10, "public_range": 2},
+        "strategy": {
+            "kind": "ffa-lora",
+            "weighting": "public_size",
+            "server_learning_rate": 0.5,
+        },
+        "federation": {"rounds": 2, "min_clients": 4, "device": "cpu"},
+    }
+
+
+@pytest.fixture
+def load(tmp_path, topic_records):
+    """A function that writes settings beside 160 notes of four wards and loads them."""
+    wards = ("east", "north", "south", "west")
+    rows = [
+        {"note": record.text, "topic": TOPICS[record.label], "ward": wards[position % 4]}
+        for position, record in enumerate(topic_records(160, seed=1))
+    ]
+    other = [{"note": r.text, "topic": TOPICS[r.label]} for r in topic_records(12, seed=2)]
+    for name, lines in {"notes.jsonl": rows, "other.jsonl": other}.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    def make(values):
+        path = tmp_path / "run.toml"
+        path.write_text(as_toml(values), encoding="utf-8")
+        return load_federation(path, tmp_path / "ledgers")
+
+    return make
+
+
+def texts(records):
+    return {record.text for record in records}
+
+
+class TestAWholeConfiguration:
+    def test_every_setting_arrives(self, load, settings, tmp_path):
+        federation = load(settings)
+        assert federation.title == "topics at wards"
+        assert federation.seed == 7
+        assert federation.model == Classification(
+            base=settings["model"]["base"], labels=TOPICS, max_length=16, logit_scale=3.0
+        )
+        assert federation.adapter == LoRA(
+            rank=2, target_modules=("query", "value"), layers=(1,), alpha=5.0
+        )
+        assert federation.training == TrainingConfig(
+            learning_rate=0.5, final_learning_rate=0.25, momentum=0.5, physical_batch_size=8
+        )
+        assert federation.encryption == Plain(bits=10, public_range=2.0)
+        assert type(federation.encryption) is Plain
+        assert federation.strategy == FFALoRA(weighting="public_size", server_learning_rate=0.5)
+        assert type(federation.strategy) is FFALoRA
+        assert (federation.rounds, federation.min_clients) == (2, 4)
+        assert federation.device == "cpu"
+        assert federation.state_folder == tmp_path / "ledgers"
+
+    def test_every_privacy_setting_arrives(self, load, settings):
+        privacy = load(settings).privacy
+        assert privacy.budget == Budget(epsilon=4.0, delta=1e-3)
+        assert privacy.neighbouring.value == "add_remove"
+        assert privacy.record == "one made-up sentence"
+        assert (privacy.expected_batch_size, privacy.clipping_norm) == (10, 0.5)
+        assert privacy.steps_per_round == 2
+
+    def test_each_value_of_the_column_is_a_client_with_its_own_notes(self, load, settings):
+        federation = load(settings)
+        clients = {client.id: client for client in federation.clients}
+        assert list(clients) == ["east", "north", "south", "west"]
+        assert {client.dataset for client in federation.clients} == {"notes-2026"}
+        assert sum(len(client.records) for client in federation.clients) == 128
+        assert {r.label for client in federation.clients for r in client.records} == {0, 1, 2}
+        held = texts(federation.held_out)
+        assert len(federation.held_out) == 32
+        assert not any(held & texts(client.records) for client in federation.clients)
+
+    def test_a_given_public_size_is_taken_and_others_are_rounded_down(self, load, settings):
+        clients = {client.id: client for client in load(settings).clients}
+        assert clients["north"].public_size == 25
+        for name in ("east", "south", "west"):
+            count = len(clients[name].records)
+            assert clients[name].public_size == count - count % 10
+
+    def test_a_client_has_its_own_budget_and_the_others_none(self, load, settings):
+        budgets = {client.id: client.budget for client in load(settings).clients}
+        assert budgets.pop("south") == Budget(epsilon=1.5, delta=1e-4)
+        assert set(budgets.values()) == {None}
+
+    def test_an_own_budget_changes_nothing_else(self, load, settings):
+        own = {client.id: client for client in load(settings).clients}["south"]
+        del settings["privacy"]["clients"]
+        plain = {client.id: client for client in load(settings).clients}["south"]
+        assert (own.records, own.public_size) == (plain.records, plain.public_size)
+        assert (own.dataset, own.description) == (plain.dataset, plain.description)
+
+    def test_where_held_out_text_and_sizes_come_from_is_said(self, load, settings):
+        federation = load(settings)
+        assert federation.held_out_source == "0.2 of notes.jsonl, taken out before the split"
+        assert "rounded down to a multiple of 10" in federation.public_size_source
+
+    def test_loading_it_again_gives_the_same(self, load, settings):
+        first, again = load(settings), load(settings)
+        assert first.describe() == again.describe()
+        assert first.clients == again.clients
+        assert list(first.held_out) == list(again.held_out)
+
+    def test_another_seed_holds_out_other_notes_and_is_another_data_set(self, load, settings):
+        first, other = load(settings), load(changed(settings, "seed", 8))
+        assert texts(first.held_out) != texts(other.held_out)
+        assert first.clients[0].description != other.clients[0].description
+
+    def test_it_passes_the_checks_of_a_run(self, load, settings):
+        federation = load(settings)
+        notes = preparation.check_clients(
+            federation.clients, federation.privacy, federation.min_clients
+        )
+        assert notes == []
+
+
+OPTIONAL = [
+    "title",
+    "model/max_length",
+    "model/logit_scale",
+    "data/dataset",
+    "data/public_sizes",
+    "privacy/clients",
+    "privacy/clipping_norm",
+    "privacy/steps_per_round",
+    "adapter/layers",
+    "adapter/alpha",
+    "training/final_learning_rate",
+    "training/momentum",
+    "training/physical_batch_size",
+    "encryption",
+    "strategy",
+    "federation/min_clients",
+    "federation/device",
+]
+
+
+def test_without_the_optional_keys_there_are_defaults(load, settings):
+    for path in OPTIONAL:
+        settings = changed(settings, path, MISSING)
+    federation = load(settings)
+    assert federation.title == "run"
+    assert (federation.model.max_length, federation.model.logit_scale) == (128, 1.0)
+    assert federation.adapter == LoRA(rank=2, target_modules=("query", "value"))
+    assert federation.training == TrainingConfig(learning_rate=0.5)
+    assert federation.encryption == BFV()
+    assert type(federation.encryption) is BFV
+    assert federation.strategy == FedAvg()
+    assert type(federation.strategy) is FedAvg
+    assert (federation.min_clients, federation.device) == (3, None)
+    assert {client.dataset for client in federation.clients} == {"notes"}
+    assert {client.budget for client in federation.clients} == {None}
+    privacy = federation.privacy
+    assert (privacy.clipping_norm, privacy.steps_per_round) == (1.0, 1)
+
+
+class TestOtherChoices:
+    def split(self, settings, **rule):
+        return {**settings, "data": {**settings["data"], "partition": rule, "public_sizes": {}}}
+
+    @pytest.fixture
+    def pooled(self, settings):
+        return changed(settings, "privacy/clients", {"client-02": {"epsilon": 1, "delta": 1e-4}})
+
+    def test_iid(self, load, pooled):
+        federation = load(self.split(pooled, rule="iid", clients=5))
+        sizes = [len(client.records) for client in federation.clients]
+        assert [client.id for client in federation.clients][0] == "client-01"
+        assert sizes == [26, 26, 26, 25, 25]
+        everyone = [r.text for client in federation.clients for r in client.records]
+        assert len(everyone) == len(set(everyone)) == 128
+        assert federation.clients[1].budget == Budget(epsilon=1.0, delta=1e-4)
+
+    def test_dirichlet(self, load, pooled):
+        split = self.split(pooled, rule="dirichlet", clients=4, alpha=1, minimum=15)
+        federation = load(split)
+        assert min(len(client.records) for client in federation.clients) >= 15
+        everyone = [r.text for client in federation.clients for r in client.records]
+        assert len(everyone) == len(set(everyone)) == 128
+        assert not set(everyone) & texts(federation.held_out)
+
+    def test_a_dirichlet_split_needs_classes(self, load, pooled, llama_folder):
+        split = self.split(pooled, rule="dirichlet", clients=4, alpha=1.0)
+        split["model"] = {"task": "causal-lm", "base": llama_folder}
+        del split["data"]["label"]
+        with pytest.raises(ConfigError, match="needs a classification task"):
+            load(split)
+
+    def test_another_held_out_source_leaves_every_note_to_the_clients(self, load, settings):
+        settings = changed(settings, "data/held_out_source", "other.jsonl")
+        federation = load(changed(settings, "data/held_out", MISSING))
+        assert len(federation.held_out) == 12
+        assert sum(len(client.records) for client in federation.clients) == 160
+        assert federation.held_out_source == "other.jsonl"
+
+    def test_a_share_beside_another_source_is_refused(self, load, settings):
+        with pytest.raises(ConfigError, match="held_out"):
+            load(changed(settings, "data/held_out_source", "other.jsonl"))
+
+    def test_an_absolute_source(self, load, settings, tmp_path):
+        path = str(tmp_path / "notes.jsonl")
+        federation = load(changed(settings, "data/source", path))
+        assert len(federation.held_out) == 32
+
+    def test_a_language_model(self, load, settings, llama_folder):
+        settings["model"] = {"task": "causal-lm", "base": llama_folder, "max_length": 12}
+        settings["adapter"] = {"kind": "prefix-tuning", "num_virtual_tokens": 3}
+        settings["strategy"]["kind"] = "fedavg"
+        del settings["data"]["label"]
+        federation = load(settings)
+        assert federation.model == CausalLanguageModel(base=llama_folder, max_length=12)
+        assert isinstance(federation.adapter, PeftAdapter)
+        assert federation.adapter.config.num_virtual_tokens == 3
+        assert federation.held_out[0].label is None
+        assert type(federation.strategy) is FedAvg
+
+    def test_prompt_tuning_is_read_for_the_gate_to_refuse(self, load, settings):
+        settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
+        assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
+
+
+REQUIRED = [
+    "seed",
+    "model",
+    "model/task",
+    "model/base",
+    "model/labels",
+    "data",
+    "data/source",
+    "data/text",
+    "data/label",
+    "data/held_out",
+    "data/partition",
+    "data/partition/rule",
+    "data/partition/column",
+    "privacy",
+    "privacy/epsilon",
+    "privacy/delta",
+    "privacy/neighbouring",
+    "privacy/record",
+    "privacy/expected_batch_size",
+    "privacy/clients/south/epsilon",
+    "privacy/clients/south/delta",
+    "adapter",
+    "adapter/kind",
+    "adapter/rank",
+    "adapter/target_modules",
+    "training",
+    "training/learning_rate",
+    "federation",
+    "federation/rounds",
+]
+
+TABLES = [
+    "",
+    "model",
+    "data",
+    "data/partition",
+    "privacy",
+    "privacy/clients/south",
+    "adapter",
+    "training",
+    "encryption",
+    "strategy",
+    "federation",
+]
+
+WRONG_TYPE = [
+    ("title", 3),
+    ("seed", 1.5),
+    ("seed", True),
+    ("seed", "7"),
+    ("model", "classification"),
+    ("model/task", 1),
+    ("model/base", ["x"]),
+    ("model/labels", "sport"),
+    ("model/max_length", 16.0),
+    ("model/logit_scale", "3"),
+    ("data", []),
+    ("data/source", 1),
+    ("data/text", 1),
+    ("data/label", True),
+    ("data/dataset", 1),
+    ("data/held_out", "0.2"),
+    ("data/held_out_source", 1),
+    ("data/partition", "column"),
+    ("data/partition/rule", 1),
+    ("data/partition/column", 1),
+    ("data/public_sizes", 25),
+    ("privacy/epsilon", "4"),
+    ("privacy/epsilon", True),
+    ("privacy/delta", "1e-3"),
+    ("privacy/neighbouring", 1),
+    ("privacy/record", 1),
+    ("privacy/expected_batch_size", 10.0),
+    ("privacy/clipping_norm", "1"),
+    ("privacy/steps_per_round", 1.0),
+    ("privacy/clients", []),
+    ("privacy/clients/south", 3),
+    ("privacy/clients/south/epsilon", "1"),
+    ("adapter/kind", 1),
+    ("adapter/rank", 2.0),
+    ("adapter/target_modules", "query"),
+    ("adapter/layers", 1),
+    ("adapter/alpha", "5"),
+    ("training/learning_rate", "0.5"),
+    ("training/final_learning_rate", True),
+    ("training/momentum", "0"),
+    ("training/physical_batch_size", 8.0),
+    ("encryption", "plain"),
+    ("encryption/kind", 1),
+    ("encryption/bits", 10.0),
+    ("encryption/public_range", "2"),
+    ("strategy/kind", 1),
+    ("strategy/weighting", 1),
+    ("strategy/server_learning_rate", "1"),
+    ("federation/rounds", 2.0),
+    ("federation/min_clients", "4"),
+    ("federation/device", 0),
+]
+
+NAN, INF = float("nan"), float("inf")
+WRONG_VALUE = [
+    ("seed", -1, "seed"),
+    ("model/task", "translation", "'classification' or 'causal-lm'"),
+    ("model/labels", [], "labels"),
+    ("model/labels", ["sport"], "labels"),
+    ("model/labels", ["sport", "sport"], "labels"),
+    ("model/labels", ["sport", "money"], "label"),
+    ("model/labels", [["sport"], ["money"]], "labels"),
+    ("model/labels", [1, 2, 3], "labels"),
+    ("model/max_length", 1, "max_length"),
+    ("model/logit_scale", 0, "logit_scale"),
+    ("model/logit_scale", NAN, "logit_scale"),
+    ("data/source", "absent.jsonl", "absent.jsonl does not exist"),
+    ("data/held_out_source", "absent.csv", "absent.csv does not exist"),
+    ("data/text", "body", "no column 'body' for the text"),
+    ("data/label", "body", "no column 'body' for the label"),
+    ("data/partition/column", "body", "no column 'body' for the client"),
+    ("data/held_out", 0, "held-out"),
+    ("data/held_out", 1.0, "held-out"),
+    ("data/held_out", NAN, "held-out"),
+    ("data/public_sizes/north", 0, "public_size of client 'north'"),
+    ("data/public_sizes/north", 2.5, "public_size of client 'north'"),
+    ("data/public_sizes/north", True, "public_size of client 'north'"),
+    ("data/public_sizes/moon", 25, "moon"),
+    ("privacy/epsilon", 0, "epsilon"),
+    ("privacy/epsilon", -1.0, "epsilon"),
+    ("privacy/epsilon", NAN, "epsilon"),
+    ("privacy/epsilon", INF, "epsilon"),
+    ("privacy/delta", 0, "delta"),
+    ("privacy/delta", 1, "delta"),
+    ("privacy/delta", NAN, "delta"),
+    ("privacy/neighbouring", "replace_one", "neighbouring"),
+    ("privacy/neighbouring", "both", "neighbouring"),
+    ("privacy/record", " ", "record"),
+    ("privacy/expected_batch_size", 0, "expected_batch_size"),
+    ("privacy/clipping_norm", 0, "clipping_norm"),
+    ("privacy/clipping_norm", NAN, "clipping_norm"),
+    ("privacy/steps_per_round", 0, "steps_per_round"),
+    ("privacy/clients/south/epsilon", 0, "epsilon"),
+    ("privacy/clients/moon", {"epsilon": 1, "delta": 1e-3}, "moon"),
+    ("adapter/kind", "ia3", "'lora', 'prefix-tuning' or 'prompt-tuning'"),
+    ("adapter/rank", 0, "rank"),
+    ("adapter/target_modules", [], "target_modules"),
+    ("adapter/alpha", 0, "alpha"),
+    ("adapter/alpha", NAN, "alpha"),
+    ("training/learning_rate", 0, "learning_rate"),
+    ("training/learning_rate", NAN, "learning_rate"),
+    ("training/final_learning_rate", -1, "final_learning_rate"),
+    ("training/momentum", 1, "momentum"),
+    ("training/momentum", NAN, "momentum"),
+    ("training/physical_batch_size", 0, "physical_batch_size"),
+    ("encryption/kind", "ckks", "'bfv' or 'plain'"),
+    ("encryption/bits", 7, "bits"),
+    ("encryption/public_range", 0, "public_range"),
+    ("encryption/public_range", INF, "public_range"),
+    ("strategy/kind", "scaffold", "'fedavg' or 'ffa-lora'"),
+    ("strategy/weighting", "true_size", "weighting"),
+    ("strategy/server_learning_rate", 0, "server_learning_rate"),
+    ("federation/rounds", 0, "rounds"),
+    ("title", "", "title"),
+]
+
+
+class TestMistakes:
+    @pytest.mark.parametrize("path", REQUIRED)
+    def test_a_missing_key_is_named(self, load, settings, path):
+        with pytest.raises(ConfigError, match=f"needs the key '{path.split('/')[-1]}'"):
+            load(changed(settings, path, MISSING))
+
+    @pytest.mark.parametrize("table", TABLES)
+    def test_an_unknown_key_is_named_with_its_table(self, load, settings, table):
+        path = f"{table}/epsilom" if table else "epsilom"
+        where = re.escape(f"[{table.replace('/', '.')}]")
+        with pytest.raises(ConfigError, match=rf"{where} has unknown key\(s\) \['epsilom'\]"):
+            load(changed(settings, path, 1))
+
+    @pytest.mark.parametrize(("path", "value"), WRONG_TYPE, ids=lambda item: repr(item))
+    def test_a_value_of_another_type_is_named_with_its_table(self, load, settings, path, value):
+        *tables, key = path.split("/")
+        where = rf"\[{re.escape('.'.join(tables))}\].*"
+        with pytest.raises(ConfigError, match=f"{where}{key}.*must be"):
+            load(changed(settings, path, value))
+
+    @pytest.mark.parametrize(
+        ("path", "value", "named"), WRONG_VALUE, ids=lambda item: repr(item)[:40]
+    )
+    def test_a_value_out_of_range_is_named(self, load, settings, path, value, named):
+        if path == "data/held_out_source":
+            settings = changed(settings, "data/held_out", MISSING)
+        with pytest.raises((ConfigError, DataError), match=re.escape(named)):
+            load(changed(settings, path, value))
+
+    @pytest.mark.parametrize(
+        ("rule", "named"),
+        [
+            ({"rule": "random", "clients": 3}, "'column', 'dirichlet' or 'iid'"),
+            ({"rule": "iid"}, "needs the key 'clients'"),
+            ({"rule": "iid", "clients": 3, "alpha": 1.0}, r"unknown key\(s\) \['alpha'\]"),
+            ({"rule": "iid", "clients": 3, "column": "ward"}, r"unknown key\(s\) \['column'\]"),
+            ({"rule": "iid", "clients": 0}, "cannot give 0 clients"),
+            ({"rule": "iid", "clients": 1000}, "cannot give 1000 clients"),
+            ({"rule": "dirichlet", "clients": 3}, "needs the key 'alpha'"),
+            ({"rule": "dirichlet", "clients": 3, "alpha": 0}, "alpha"),
+            ({"rule": "dirichlet", "clients": 3, "alpha": NAN}, "alpha"),
+            ({"rule": "dirichlet", "clients": 3, "alpha": 1, "minimum": 100}, "cannot give 3"),
+            ({"rule": "column", "column": "ward", "clients": 4}, r"unknown key\(s\) \['clients'\]"),
+        ],
+    )
+    def test_a_split_that_cannot_be_made_is_named(self, load, settings, rule, named):
+        del settings["data"]["public_sizes"]
+        del settings["privacy"]["clients"]
+        with pytest.raises((ConfigError, DataError), match=named):
+            load(changed(settings, "data/partition", rule))
+
+    def test_keys_of_another_adapter_are_refused(self, load, settings):
+        settings["adapter"]["kind"] = "prefix-tuning"
+        settings["adapter"]["num_virtual_tokens"] = 3
+        with pytest.raises(ConfigError, match=r"\[adapter\].*'rank', 'target_modules'"):
+            load(settings)
+
+    def test_keys_of_another_task_are_refused(self, load, settings, llama_folder):
+        settings["model"] = {"task": "causal-lm", "base": llama_folder, "labels": ["a", "b"]}
+        with pytest.raises(ConfigError, match=r"\[model\] has unknown key\(s\) \['labels'\]"):
+            load(settings)
+        del settings["model"]["labels"]
+        with pytest.raises(ConfigError, match=r"\[data\] has unknown key\(s\) \['label'\]"):
+            load(settings)
+
+    @pytest.mark.parametrize(
+        "content", [b"seed = ", b"[a]\n[a]\n", b"\xff\xfe", b"seed = 1\nseed = 2"]
+    )
+    def test_what_is_no_toml_is_named(self, tmp_path, content):
+        path = tmp_path / "broken.toml"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"broken\.toml is no readable TOML file"):
+            load_federation(path)
+
+    def test_a_missing_file_is_named(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"absent\.toml does not exist"):
+            load_federation(tmp_path / "absent.toml")
+
+    def test_a_folder_is_no_file(self, tmp_path):
+        with pytest.raises(ConfigError, match="no readable TOML file"):
+            load_federation(tmp_path)
+
+
+class TestASmallClient:
+    """A ward with seven notes: below the step to which sizes are rounded."""
+
+    @pytest.fixture
+    def small(self, load, settings, tmp_path):
+        path = tmp_path / "notes.jsonl"
+        extra = [{"note": f"river stone {n}", "topic": "sport", "ward": "tiny"} for n in range(7)]
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in extra)
+        settings = changed(settings, "data/held_out_source", "other.jsonl")
+        return changed(settings, "data/held_out", MISSING)
+
+    def test_it_is_refused_by_name_without_its_true_number(self, load, small):
+        with pytest.raises(DataError, match="'tiny' has too few.*give it a public size") as caught:
+            load(small)
+        assert "7" not in str(caught.value)
+
+    def test_with_a_public_size_it_takes_part(self, load, small):
+        federation = load(changed(small, "data/public_sizes/tiny", 8))
+        (tiny,) = [client for client in federation.clients if client.id == "tiny"]
+        assert (tiny.public_size, len(tiny.records)) == (8, 7)
+
+
+def test_a_language_model_trains_from_its_configuration(load, settings, llama_folder, tmp_path):
+    """From the file to the report, with prefix tuning and an own budget."""
+    settings["model"] = {"task": "causal-lm", "base": llama_folder, "max_length": 10}
+    settings["adapter"] = {"kind": "prefix-tuning", "num_virtual_tokens": 2}
+    settings["strategy"]["kind"] = "fedavg"
+    settings["federation"]["rounds"] = 1
+    settings["data"]["public_sizes"] = dict.fromkeys(["east", "north", "south", "west"], 25)
+    del settings["data"]["label"]
+    result = load(settings).run(tmp_path / "out")
+    spent = {client.id: client.epsilon_spent for client in result.report.clients}
+    assert 0 < spent["south"] <= 1.5 < spent["east"] <= 4.0
+    assert result.rounds[0].metric == "perplexity"
+    assert result.report.title == "topics at wards"
+
+
+class TestTheExample:
+    """docs/run.toml, with made-up letters in place of the file that it names."""
+
+    HOSPITALS = ("north", "south", "east", "west")
+    DEPARTMENTS = ("cardiology", "neurology", "oncology", "surgery")
+
+    @pytest.fixture
+    def federation(self, monkeypatch):
+        asked = {}
+
+        def load_table(source, **columns):
+            asked["source"], asked["columns"] = source, columns
+            count = 400
+            return TextTable(
+                texts=tuple(f"letter {n}" for n in range(count)),
+                labels=tuple(self.DEPARTMENTS[n % 4] for n in range(count)),
+                owners=tuple(self.HOSPITALS[n // 4 % 4] for n in range(count)),
+            )
+
+        monkeypatch.setattr(run_config, "load_table", load_table)
+        loaded = load_federation(EXAMPLE)
+        assert asked == {
+            "source": str(EXAMPLE.parent / "letters.jsonl"),
+            "columns": {"text": "text", "label": "department", "owner": "hospital"},
+        }
+        return loaded
+
+    def test_it_is_read(self, federation):
+        assert sorted(client.id for client in federation.clients) == sorted(self.HOSPITALS)
+        assert federation.model.labels == self.DEPARTMENTS
+        assert len(federation.held_out) == 40
+        sizes = {client.id: client.public_size for client in federation.clients}
+        assert sizes == {"north": 1200, "south": 900, "east": 2000, "west": 1500}
+
+    def test_its_clients_could_start_without_a_warning(self, federation):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            notes = preparation.check_clients(
+                federation.clients, federation.privacy, federation.min_clients
+            )
+        assert notes == []
+
+    def test_its_noise_leaves_something_to_learn(self, federation):
+        class Fresh:
+            def events(self):
+                return ()
+
+        (south,) = [client for client in federation.clients if client.id == "south"]
+        sigmas = preparation.calibrate([south], {"south": Fresh()}, federation.privacy, 8)
+        assert sigmas["south"] < 0.1 * federation.privacy.expected_batch_size
+
+    def test_every_key_that_the_loader_knows_is_in_it(self):
+        known = re.findall(r'\b(?:take|section)\(\s*"(\w+)"', inspect.getsource(run_config))
+        assert len(known) > 40
+        text = EXAMPLE.read_text(encoding="utf-8")
+        absent = [
+            key for key in known if not re.search(rf"^(# )?{key} = |^\[.*\b{key}\b", text, re.M)
+        ]
+        assert not absent
