@@ -64,7 +64,7 @@ def test_long_tight_and_loose_schedules(budget, q, steps):
     assert time.perf_counter() - began < 15
 
 
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(
     budget=st.builds(Budget, epsilon=st.floats(0.3, 3), delta=st.floats(1e-6, 1e-3)),
     q=st.floats(0.05, 1),

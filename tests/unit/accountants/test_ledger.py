@@ -314,6 +314,16 @@ def test_only_the_owner_may_read_it(tmp_path, monkeypatch):
     assert set(journals) == {0o600}
 
 
+def test_it_is_private_from_its_first_moment(path, monkeypatch):
+    monkeypatch.setattr(storage, "_make_private", lambda _: None)
+    before = os.umask(0)
+    try:
+        Ledger.create(path, **OWNER)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_access_of_others_is_taken_away(path, ledger):
     path.chmod(0o644)
     Ledger.open(path, **OWNER)

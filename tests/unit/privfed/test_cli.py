@@ -244,7 +244,7 @@ class TestRuns:
         try:
             assert invoke(*arguments, "--resume").exit_code == 0
         except RunFolderError as error:
-            assert "complete" in str(error)
+            assert "is complete" in str(error)
         after = load_latest(tmp_path / "out/checkpoints")
         assert np.array_equal(before.state, after.state)
         assert before.record == after.record

@@ -74,6 +74,8 @@ def test_articles_come_in_a_fixed_order_without_copies(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(packaged, "package_folder", lambda name: tmp_path)
+    unsorted = [tmp_path / "bbcnews/data" / relative for relative in articles]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(unsorted))
     texts, topics = packaged.bbc_news()
     assert texts == ["bank share", "goal match", "goal  score"]
     assert topics == ["money", "sport", "sport"]
