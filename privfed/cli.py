@@ -101,11 +101,15 @@ def report(
             f"{client.epsilon_budget:g} at "
             f"delta {client.delta:g}, {client.steps} steps",
             highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     _console.print(
         "Checked against the ledger exports: epsilon, sigma, q and steps of every client, and the "
         f"headline. Not checked: other text and figures. Report: {folder / 'report.html'}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -123,6 +127,7 @@ def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
     _console.print(
         f"adapter: {result.adapter}\nreport:  {result.folder / 'report.html'}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -135,7 +140,11 @@ def main() -> None:
         if not _is_ours(error):
             raise
         Console(stderr=True).print(
-            f"[bold red]privfed:[/] {type(error).__name__}:", error, highlight=False, markup=True
+            f"privfed: {type(error).__name__}: {error}",
+            style="red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
         sys.exit(1)
 

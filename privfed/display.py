@@ -97,4 +97,6 @@ class RoundTable(Callback):
             self._print(f"       {client} did not take part", style="yellow")
 
     def _print(self, line: str, style: str | None = None) -> None:
-        self._progress.console.print(line, style=style, highlight=False, soft_wrap=True)
+        self._progress.console.print(
+            line, style=style, highlight=False, markup=False, soft_wrap=True
+        )

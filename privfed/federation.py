@@ -26,7 +26,13 @@ from privfed.config import FixedPoint, PrivacyConfig, TrainingConfig, require_co
 from privfed.data.records import Record
 from privfed.encryption import fixedpoint
 from privfed.engines.inprocess import collect_updates
-from privfed.errors import ConfigError, DataError, MessageError, TooFewClientsError
+from privfed.errors import (
+    ConfigError,
+    DataError,
+    MessageError,
+    RunFolderError,
+    TooFewClientsError,
+)
 from privfed.interfaces import Strategy
 from privfed.messages import Envelope, RoundPlan
 from privfed.models.adapters import Adapter
@@ -128,6 +134,8 @@ class Federation:
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
         require_count(rounds=self.rounds)
+        if not self.title.strip():
+            raise ConfigError("title must say what is trained on what, for the report")
         if not self.held_out:
             raise DataError("held_out must hold at least one record to evaluate on")
         if type(self.seed) is not int or self.seed < 0:
@@ -154,6 +162,12 @@ class Federation:
         checkpoint = folder.latest(self.describe()) if resume else None
         if not resume:
             folder.claim()
+        elif checkpoint is not None and folder.is_complete():
+            key_path(self.state, checkpoint.record["run"]).unlink(missing_ok=True)
+            folder.release()
+            raise RunFolderError(
+                f"the run in {folder.path} is complete; there is nothing to resume"
+            )
         try:
             running = _Running.start(self, folder, checkpoint, notes)
             running.announce(callbacks)

@@ -80,8 +80,8 @@ def write_results(
     report = _report(facts, channel, record, exports, status)
     folder.write_text("report.json", report.to_json())
     folder.write_text("report.html", render_html(report))
-    folder.write_json("run.json", run_record(record, status))
     _save_adapter(folder, model)
+    folder.write_json("run.json", run_record(record, status))
     return report
 
 

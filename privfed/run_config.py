@@ -79,6 +79,8 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
     root = Section("", _parse(path))
     task = _task(root.section("model"))
     seed = root.take("seed", int)
+    if seed < 0:
+        raise ConfigError(f"seed must be a whole number of at least 0, got {seed}")
     privacy, budget_by_client = _privacy(root.section("privacy"))
     clients, held_out, source = _data(root.section("data"), task, seed, path.parent)
     federation = root.section("federation")
@@ -150,6 +152,8 @@ def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
     section.end()
     budgets = {}
     for client, values in own.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"[privacy.clients] {client} must be a table, got {values!r}")
         table = Section(f"privacy.clients.{client}", values)
         budgets[client] = _budget(table)
         table.end()
@@ -266,7 +270,7 @@ def _data(
         Client(
             id=client,
             records=table.records([kept[row] for row in rows], labels),
-            public_size=sizes.get(client, _rounded_size(client, len(rows))),
+            public_size=sizes[client] if client in sizes else _rounded_size(client, len(rows)),
             dataset=dataset,
             description=description,
         )

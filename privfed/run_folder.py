@@ -99,6 +99,11 @@ class RunFolder:
                 f"another process is running in {self.path}; wait for it, or choose another folder"
             ) from None
 
+    def is_complete(self) -> bool:
+        """Whether the run here wrote all it leaves."""
+        path = self.path / "run.json"
+        return path.is_file() and json.loads(path.read_text())["status"] == "complete"
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Make a round durable, then write `run.json` from it."""
         save_checkpoint(self.path / "checkpoints", checkpoint)

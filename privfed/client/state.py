@@ -59,4 +59,6 @@ def _file_name(role: str, name: str) -> str:
     if not name or name != name.strip() or len(name) > 120:
         raise ConfigError(f"the {role} must be 1 to 120 characters without outer spaces: {name!r}")
     quoted = quote(name, safe=" -_.@")
+    if len(quoted) > 240:
+        raise ConfigError(f"the {role} is too long for a file name once it is quoted: {name!r}")
     return quoted.replace(".", "%2E", 1) if quoted.startswith(".") else quoted

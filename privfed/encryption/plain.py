@@ -29,9 +29,10 @@ class PlainCipher:
 
     def decrypt_sum(self, blobs: Blobs, contributors: Sequence[str]) -> NDArray[np.int64]:
         """The sum, shape (params,)."""
-        if len(set(contributors)) < self._min_clients:
+        if len(set(contributors)) != len(contributors) or len(contributors) < self._min_clients:
             raise EncryptionError(
-                f"a sum must have at least {self._min_clients} contributors, got {contributors!r}"
+                f"a sum must have at least {self._min_clients} different contributors, got "
+                f"{list(contributors)}"
             )
         return _read(blobs, self._num_params)
 

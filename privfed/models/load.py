@@ -11,14 +11,31 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from privfed.errors import ModelError
+from privfed.errors import ConfigError, ModelError
 
 
 def choose_device(device: str | None = None) -> torch.device:
-    """The device to train on: as named, else CUDA where there is one, else the CPU."""
+    """The device to train on: as named, else CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: if the named device is not there.
+    """
     if device is not None:
-        return torch.device(device)
+        return _named_device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _named_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"the device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA "
+            "device(s); leave device out to use what there is"
+        )
+    return device
 
 
 def load_pretrained(loader: Callable[..., Any], base: str) -> nn.Module:

@@ -150,7 +150,8 @@ class Classification:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+        texts = all(isinstance(label, str) for label in self.labels)
+        if not texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ConfigError(f"labels must be two or more different names, got {self.labels!r}")
         _check_length(self.max_length)
         if not 0 < self.logit_scale < math.inf:

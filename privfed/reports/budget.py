@@ -9,6 +9,7 @@ from typing import Any, Final
 from privfed.errors import ReportError
 
 SCHEMA: Final = 1
+_MAY_BE_EMPTY: Final = {"warnings", "rounds", "releases", "absent"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +100,8 @@ class BudgetReport:
 
     def __post_init__(self) -> None:
         """Refuse a report with a gap or a contradiction."""
-        may_be_empty = {"warnings", "rounds"}
         for field in fields(self):
-            if field.name not in may_be_empty:
-                _require_filled(field.name, getattr(self, field.name))
+            _require_filled(field.name, getattr(self, field.name))
         if self.schema != SCHEMA:
             raise ReportError(f"report schema must be {SCHEMA}, got {self.schema!r}")
         for client in self.clients:
@@ -142,11 +141,16 @@ class BudgetReport:
 
 
 def _require_filled(name: str, value: object) -> None:
-    if value is None or value == "" or value in ((), [], {}):
+    may_be_empty = name.rpartition(".")[2] in _MAY_BE_EMPTY and isinstance(value, (tuple, list))
+    if value is None or (value in ("", (), [], {}) and not may_be_empty):
         raise ReportError(f"the report lacks {name!r}; it is refused rather than shown with a gap")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _require_filled(f"{name}.{key}", inner)
+    if isinstance(value, (tuple, list)):
+        for position, inner in enumerate(value):
+            if not isinstance(inner, ClientGuarantee):
+                _require_filled(f"{name}.{position}", inner)
     if isinstance(value, float) and not math.isfinite(value):
         raise ReportError(f"the report's {name!r} must be finite, got {value!r}")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from privfed.errors import MessageError, TooFewClientsError
 from privfed.interfaces import Adder
-from privfed.messages import Envelope, RoundPlan
+from privfed.messages import Envelope, RoundPlan, canonical_json
 
 
 class Aggregator:
@@ -52,7 +52,10 @@ class Aggregator:
         """
         envelope = Envelope.from_bytes(message)
         self._check(envelope)
-        self._adder.add(envelope.sender, envelope.blobs)
+        try:
+            self._adder.add(envelope.sender, envelope.blobs)
+        except MessageError as error:
+            raise MessageError(f"{envelope.sender!r}: {error}") from error
         self._bytes[envelope.sender] = len(message)
 
     def total(self) -> bytes:
@@ -92,7 +95,7 @@ class Aggregator:
                 f"{self._plan.round}"
             )
         for key, expected in self._manifest.items():
-            if envelope.manifest.get(key) != expected:
+            if canonical_json(envelope.manifest.get(key)) != canonical_json(expected):
                 raise MessageError(
                     f"{sender!r} states {key} = {envelope.manifest.get(key)!r}, expected "
                     f"{expected!r}"

@@ -274,7 +274,7 @@ class TestOtherChoices:
     def test_iid(self, load, pooled):
         federation = load(self.split(pooled, rule="iid", clients=5))
         sizes = [len(client.records) for client in federation.clients]
-        assert [client.id for client in federation.clients][0] == "client-01"
+        assert next(client.id for client in federation.clients) == "client-01"
         assert sizes == [26, 26, 26, 25, 25]
         everyone = [r.text for client in federation.clients for r in client.records]
         assert len(everyone) == len(set(everyone)) == 128

@@ -160,7 +160,7 @@ class TestClassification:
         assert task.metric == "accuracy"
 
     def test_the_embedding_is_the_unit_length_mean_over_the_tokens(self, classification):
-        _, model, _ = classification
+        _, _model, _ = classification
         states = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [9.0, 9.0]]])
 
         class Encoder(torch.nn.Module):
