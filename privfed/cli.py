@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from privfed import __version__
+from privfed.errors import ConfigError
 
 if TYPE_CHECKING:
     from privfed.federation import Federation
@@ -79,6 +80,8 @@ def run(
     state: State = None,
 ) -> None:
     """Run the federation that CONFIG describes."""
+    if not config.is_file():
+        raise ConfigError(f"the configuration {config} does not exist")
     _hide_loading_bars()
     from privfed.run_config import load_federation
 

@@ -8,7 +8,7 @@ decrypts one sum; the strategy moves the global adapter; a checkpoint makes the 
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,13 @@ from accountants import Ledger
 from privfed import preparation, results
 from privfed.client.dpsgd import PrivateModel
 from privfed.client.evaluation import held_out_figure
-from privfed.client.node import Client, ClientNode
-from privfed.client.randomness import Coins, SystemCoins
-from privfed.client.state import default_state_folder, key_path
-from privfed.config import FixedPoint, PrivacyConfig, TrainingConfig, require_count
-from privfed.data.records import Record
+from privfed.client.node import ClientNode
+from privfed.client.state import key_path
 from privfed.encryption import fixedpoint
 from privfed.engines.inprocess import collect_updates
-from privfed.errors import (
-    ConfigError,
-    DataError,
-    MessageError,
-    RunFolderError,
-    TooFewClientsError,
-)
-from privfed.interfaces import Strategy
+from privfed.errors import MessageError, RunFolderError, TooFewClientsError
 from privfed.messages import Envelope, RoundPlan
-from privfed.models.adapters import Adapter
-from privfed.models.tasks import Batch, Task
+from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, vector_digest, write_vector
 from privfed.preparation import SumChannel
 from privfed.reports.budget import BudgetReport
@@ -44,6 +33,7 @@ from privfed.reports.figures import RoundFigures
 from privfed.run_folder import RunFolder
 from privfed.server.aggregate import Aggregator
 from privfed.server.checkpoint import Checkpoint
+from privfed.settings import FederationSettings
 
 
 class Callback:
@@ -86,60 +76,8 @@ class FederationResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Federation:
-    """A federation that is about to run.
-
-    Attributes:
-        model: the task: base model, and one loss per record.
-        clients: who takes part, with what data and what budget.
-        adapter: the part that is trained.
-        privacy: what is guaranteed to each record.
-        training: how the local optimiser moves.
-        encryption: how updates are summed.
-        strategy: from the mean update to the next global adapter.
-        rounds: how many.
-        held_out: public text for the figure of each round.
-        seed: public; fixes initial weights and frozen factors, never noise or batches.
-        title: what is trained on what, for the report.
-        min_clients: fewest contributions that are summed, >= 3.
-        device: "cpu", "cuda", ...; None takes CUDA where there is one.
-        state_folder: where ledgers live; None takes the user's state folder.
-        coins: where clients' randomness comes from; anything but SystemCoins is reported as not
-            private.
-        fresh_ledgers: whether the caller chose a state folder that ignores earlier runs; the
-            report then says so.
-        held_out_source: what the held-out text is, for the report.
-        public_size_source: where the public sizes come from, for the report.
-    """
-
-    model: Task
-    clients: Sequence[Client]
-    adapter: Adapter
-    privacy: PrivacyConfig
-    training: TrainingConfig
-    encryption: FixedPoint
-    strategy: Strategy
-    rounds: int
-    held_out: Sequence[Record] = field(repr=False)
-    seed: int = 0
-    title: str = "federated fine-tuning"
-    min_clients: int = 3
-    device: str | None = None
-    state_folder: Path | None = None
-    coins: Coins = field(default_factory=SystemCoins)
-    fresh_ledgers: bool = False
-    held_out_source: str = "given by the caller"
-    public_size_source: str = "declared by each client before training"
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without loading anything."""
-        require_count(rounds=self.rounds)
-        if not self.title.strip():
-            raise ConfigError("title must say what is trained on what, for the report")
-        if not self.held_out:
-            raise DataError("held_out must hold at least one record to evaluate on")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ConfigError(f"seed must be a whole number of at least 0, got {self.seed!r}")
+class Federation(FederationSettings):
+    """A federation that is about to run; its fields are those of `FederationSettings`."""
 
     def run(
         self, out: str | Path, *, resume: bool = False, callbacks: Sequence[Callback] = ()
@@ -170,79 +108,20 @@ class Federation:
             )
         try:
             running = _Running.start(self, folder, checkpoint, notes)
+            running.write_report("running")  # what cannot be reported must not be begun
             running.announce(callbacks)
             while running.checkpoint.round < self.rounds:
                 running.play_round(callbacks)
             return running.finish()
-        except TooFewClientsError as error:
-            running.write_report(f"stopped: {error}")
-            raise
         finally:
             folder.release()
-
-    def describe(self) -> dict[str, Any]:
-        """All public settings as JSON values; a resumed run must have the same."""
-        return {
-            "model": self.model.describe(),
-            "adapter": self.adapter.describe(),
-            "strategy": self.strategy.describe(),
-            "privacy": _privacy_settings(self.privacy),
-            "training": asdict(self.training),
-            "encryption": {"scheme": type(self.encryption).__name__, **asdict(self.encryption)},
-            "rounds": self.rounds,
-            "min_clients": self.min_clients,
-            "seed": self.seed,
-            "secret_coins": self.secret_coins,
-            "fresh_ledgers": self.fresh_ledgers,
-            "title": self.title,
-            "clients": [
-                {
-                    "id": client.id,
-                    "dataset": client.dataset,
-                    "description": client.description,
-                    "public_size": client.public_size,
-                    "epsilon_budget": preparation.budget_of(client, self.privacy).epsilon,
-                    "delta": preparation.budget_of(client, self.privacy).delta,
-                }
-                for client in self.clients
-            ],
-        }
-
-    @property
-    def secret_coins(self) -> bool:
-        """Whether nobody can repeat the clients' randomness; no other class is believed."""
-        return type(self.coins) is SystemCoins
-
-    @property
-    def state(self) -> Path:
-        """Where ledgers and keys live."""
-        return self.state_folder or default_state_folder()
-
-    def facts(self) -> results.RunFacts:
-        """What the report needs to know beside ledgers and figures."""
-        return results.RunFacts(
-            title=self.title,
-            clients=self.clients,
-            privacy=self.privacy,
-            model=self.model,
-            adapter=self.adapter,
-            strategy=self.strategy,
-            training=self.training,
-            rounds=self.rounds,
-            min_clients=self.min_clients,
-            seed=self.seed,
-            secret_coins=self.secret_coins,
-            fresh_ledgers=self.fresh_ledgers,
-            held_out_source=self.held_out_source,
-            public_size_source=self.public_size_source,
-        )
 
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
     """A federation with everything built; `checkpoint` is the only thing that changes."""
 
-    settings: Federation
+    settings: FederationSettings
     folder: RunFolder
     model: PrivateModel
     nodes: list[ClientNode]
@@ -254,7 +133,7 @@ class _Running:
     @classmethod
     def start(
         cls,
-        settings: Federation,
+        settings: FederationSettings,
         folder: RunFolder,
         checkpoint: Checkpoint | None,
         notes: Sequence[str],
@@ -360,7 +239,7 @@ class _Running:
         exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
         report = results.write_results(
             self.folder,
-            self.settings.facts(),
+            self.settings,
             model=self.model,
             channel=self.channel,
             record=self.checkpoint.record,
@@ -386,6 +265,7 @@ class _Running:
             record = self.checkpoint.record
             abandoned = [*record["abandoned"], plan.round]
             self._checkpoint(plan.round, self.checkpoint.state, {**record, "abandoned": abandoned})
+            self.write_report(f"stopped: {error}")
             raise TooFewClientsError(
                 f"{error}. The cause is in each client's own log under "
                 f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
@@ -448,7 +328,7 @@ class _Running:
 
 
 def _first_checkpoint(
-    settings: Federation,
+    settings: FederationSettings,
     model: PrivateModel,
     held_out: Batch,
     ledgers: Mapping[str, Ledger],
@@ -470,7 +350,7 @@ def _first_checkpoint(
 
 
 def _channel(
-    settings: Federation, model: PrivateModel, record: Mapping[str, Any], *, resume: bool
+    settings: FederationSettings, model: PrivateModel, record: Mapping[str, Any], *, resume: bool
 ) -> SumChannel:
     sizes = {client.id: client.public_size for client in settings.clients}
     derived = preparation.range_from_public_settings(
@@ -486,10 +366,3 @@ def _channel(
         state=settings.state,
         resume=resume,
     )
-
-
-def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
-    """Budgets stand with each client; the rest as JSON values."""
-    values = asdict(privacy)
-    del values["budget"]
-    return {**values, "neighbouring": privacy.neighbouring.value}

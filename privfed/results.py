@@ -1,17 +1,12 @@
 """What a finished run leaves: adapter, ledger exports, figures and the budget report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 from accountants import PoissonGaussian
 from privfed import preparation
 from privfed.client.dpsgd import PrivateModel
-from privfed.client.node import Client
-from privfed.config import PrivacyConfig, TrainingConfig
-from privfed.interfaces import Strategy
-from privfed.models.adapters import Adapter
-from privfed.models.tasks import Task
 from privfed.preparation import SumChannel
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
@@ -19,6 +14,7 @@ from privfed.reports.build import accounting_section, build_report, client_guara
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
 from privfed.run_folder import RunFolder, ledger_file_name, run_record
+from privfed.settings import FederationSettings
 
 _ADAPTER_README: Final = """# Adapter trained by privfed
 
@@ -34,29 +30,9 @@ records stands in `../report.html`.
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """Settings of a run as the report needs them; see `privfed.federation.Federation`."""
-
-    title: str
-    clients: Sequence[Client]
-    privacy: PrivacyConfig
-    model: Task
-    adapter: Adapter
-    strategy: Strategy
-    training: TrainingConfig
-    rounds: int
-    min_clients: int
-    seed: int
-    secret_coins: bool
-    fresh_ledgers: bool
-    held_out_source: str
-    public_size_source: str
-
-
 def write_results(
     folder: RunFolder,
-    facts: RunFacts,
+    settings: FederationSettings,
     *,
     model: PrivateModel,
     channel: SumChannel,
@@ -68,7 +44,7 @@ def write_results(
 
     Args:
         folder: of the run.
-        facts: settings.
+        settings: of the run.
         model: with the final global adapter in place.
         channel: how updates were summed.
         record: of the last checkpoint.
@@ -77,7 +53,7 @@ def write_results(
     """
     for client, export in exports.items():
         folder.write_json(ledger_file_name(client), export)
-    report = _report(facts, channel, record, exports, status)
+    report = _report(settings, channel, record, exports, status)
     folder.write_text("report.json", report.to_json())
     folder.write_text("report.html", render_html(report))
     _save_adapter(folder, model)
@@ -92,13 +68,13 @@ def _save_adapter(folder: RunFolder, model: PrivateModel) -> None:
 
 
 def _report(
-    facts: RunFacts,
+    settings: FederationSettings,
     channel: SumChannel,
     record: Mapping[str, Any],
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> BudgetReport:
-    guarantees = _guarantees(facts, record, exports)
+    guarantees = _guarantees(settings, record, exports)
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
     largest = max(client.epsilon_spent for client in guarantees)
     encrypted = channel.bfv is not None
@@ -111,51 +87,53 @@ def _report(
     return build_report(
         guarantees,
         rounds,
-        title=facts.title,
+        title=settings.title,
         run=record["run"],
         status=status,
         headline=statements.headline(
             epsilon=largest,
             delta=max(client.delta for client in guarantees),
-            private=facts.secret_coins,
+            private=settings.secret_coins,
         ),
-        guarantee=_guarantee(facts, largest, max(client.delta for client in guarantees)),
-        views=statements.views(encrypted=encrypted, min_clients=facts.min_clients),
-        mechanism=_mechanism(facts, channel),
-        accounting=accounting_section(facts.privacy.neighbouring.value),
+        guarantee=_guarantee(settings, largest, max(client.delta for client in guarantees)),
+        views=statements.views(encrypted=encrypted, min_clients=settings.min_clients),
+        mechanism=_mechanism(settings, channel),
+        accounting=accounting_section(settings.privacy.neighbouring.value),
         encryption=_encryption(channel, rounds),
-        training=_training(facts, channel),
-        randomness=statements.randomness(secret=facts.secret_coins, seed=facts.seed),
+        training=_training(settings, channel),
+        randomness=statements.randomness(secret=settings.secret_coins, seed=settings.seed),
         not_covered=statements.not_covered(
-            earlier_ignored=facts.fresh_ledgers, held_out_source=facts.held_out_source
+            earlier_ignored=settings.fresh_ledgers, held_out_source=settings.held_out_source
         ),
         warnings=tuple(notes),
-        baseline={facts.model.metric: record["baseline"]},
+        baseline={settings.model.metric: record["baseline"]},
     )
 
 
 def _guarantees(
-    facts: RunFacts, record: Mapping[str, Any], exports: Mapping[str, Mapping[str, Any]]
+    settings: FederationSettings,
+    record: Mapping[str, Any],
+    exports: Mapping[str, Mapping[str, Any]],
 ) -> list[ClientGuarantee]:
     return [
         client_guarantee(
             exports[client.id],
             run=record["run"],
             public_size=client.public_size,
-            budget=preparation.budget_of(client, facts.privacy),
+            budget=preparation.budget_of(client, settings.privacy),
             planned=PoissonGaussian(
                 noise_multiplier=record["noise_multipliers"][client.id],
-                sample_rate=preparation.sample_rate_of(client, facts.privacy),
-                steps=facts.privacy.steps_per_round,
+                sample_rate=preparation.sample_rate_of(client, settings.privacy),
+                steps=settings.privacy.steps_per_round,
             ),
         )
-        for client in facts.clients
+        for client in settings.clients
     ]
 
 
-def _guarantee(facts: RunFacts, largest: float, delta: float) -> dict[str, Any]:
+def _guarantee(settings: FederationSettings, largest: float, delta: float) -> dict[str, Any]:
     return {
-        "unit": f"one record: {facts.privacy.record}",
+        "unit": f"one record: {settings.privacy.record}",
         "neighbouring relation": "add or remove one record of one client",
         "covers": "every update that a client released, in all rounds and all runs that its "
         "ledger counts",
@@ -167,8 +145,8 @@ def _guarantee(facts: RunFacts, largest: float, delta: float) -> dict[str, Any]:
     }
 
 
-def _mechanism(facts: RunFacts, channel: SumChannel) -> dict[str, Any]:
-    privacy = facts.privacy
+def _mechanism(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:
+    privacy = settings.privacy
     return {
         "mechanism": "DP-SGD: one gradient per record, clipped over all trainable parameters "
         "together, Gaussian noise added by the client itself",
@@ -177,7 +155,7 @@ def _mechanism(facts: RunFacts, channel: SumChannel) -> dict[str, Any]:
         "steps per round": privacy.steps_per_round,
         "sampler assumed by the accountant": "Poisson with rate q = B / public size",
         "sampler that ran": "Poisson with rate q = B / public size; an empty draw is a step",
-        "public sizes": f"{facts.public_size_source}; true numbers are treated as private",
+        "public sizes": f"{settings.public_size_source}; true numbers are treated as private",
         "noise multipliers": "calibrated for each client to its budget, in section 2",
         "trainable parameters": channel.num_params,
     }
@@ -196,15 +174,15 @@ def _encryption(channel: SumChannel, rounds: Sequence[RoundFigures]) -> dict[str
     return section
 
 
-def _training(facts: RunFacts, channel: SumChannel) -> dict[str, Any]:
+def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:
     return {
-        "model": facts.model.describe(),
-        "adapter": facts.adapter.describe(),
-        "strategy": facts.strategy.describe(),
+        "model": settings.model.describe(),
+        "adapter": settings.adapter.describe(),
+        "strategy": settings.strategy.describe(),
         "local optimiser": {
-            name: value for name, value in asdict(facts.training).items() if value is not None
+            name: value for name, value in asdict(settings.training).items() if value is not None
         },
-        "rounds planned": facts.rounds,
+        "rounds planned": settings.rounds,
         "weights in the mean": dict(channel.weights),
-        "held-out text": facts.held_out_source,
+        "held-out text": settings.held_out_source,
     }

@@ -79,8 +79,8 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
     root = Section("", _parse(path))
     task = _task(root.section("model"))
     seed = root.take("seed", int)
-    if seed < 0:
-        raise ConfigError(f"seed must be a whole number of at least 0, got {seed}")
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
     privacy, budget_by_client = _privacy(root.section("privacy"))
     clients, held_out, source = _data(root.section("data"), task, seed, path.parent)
     federation = root.section("federation")
@@ -252,6 +252,7 @@ def _data(
     if other is None:
         fraction = section.take("held_out", float)
         kept, held = hold_out(table.labels or [None] * len(table.texts), fraction, seed)
+        held = _unseen(table, kept, held)
         held_records = table.records(held, labels)
         described = f"{fraction:g} of {source}, taken out before the split"
     else:
@@ -277,6 +278,15 @@ def _data(
         for client, rows in parts.items()
     ]
     return clients, held_records, described
+
+
+def _unseen(table: TextTable, kept: Sequence[int], held: Sequence[int]) -> list[int]:
+    """Held-out rows whose text nobody trains on; copies at different clients are possible."""
+    trained = {" ".join(table.texts[row].split()) for row in kept}
+    unseen = [row for row in held if " ".join(table.texts[row].split()) not in trained]
+    if not unseen:
+        raise DataError("every held-out text is also trained on; give a held_out_source")
+    return unseen
 
 
 def _split(

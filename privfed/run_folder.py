@@ -83,7 +83,6 @@ class RunFolder:
     def release(self) -> None:
         """Let another process have the folder; the end of this process does so too."""
         if self._lock is not None:
-            (self.path / _LOCK).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
 
@@ -102,7 +101,10 @@ class RunFolder:
     def is_complete(self) -> bool:
         """Whether the run here wrote all it leaves."""
         path = self.path / "run.json"
-        return path.is_file() and json.loads(path.read_text())["status"] == "complete"
+        try:
+            return path.is_file() and json.loads(path.read_text())["status"] == "complete"
+        except (ValueError, KeyError, TypeError):
+            return False
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Make a round durable, then write `run.json` from it."""

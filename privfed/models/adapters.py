@@ -58,6 +58,8 @@ class LoRA:
         require_count(rank=self.rank)
         if not self.target_modules:
             raise ConfigError("target_modules must name at least one module, e.g. ('query',)")
+        if self.layers is not None and not self.layers:
+            raise ConfigError("layers must name at least one block; leave it out to adapt all")
         if self.alpha is not None:
             require_positive(alpha=self.alpha)
 

@@ -35,6 +35,12 @@ def _named_device(name: str) -> torch.device:
             f"the device {name!r} is not there: PyTorch sees {torch.cuda.device_count()} CUDA "
             "device(s); leave device out to use what there is"
         )
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
     return device
 
 

@@ -150,7 +150,7 @@ class Classification:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        texts = all(isinstance(label, str) for label in self.labels)
+        texts = all(isinstance(label, str) and label.strip() for label in self.labels)
         if not texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ConfigError(f"labels must be two or more different names, got {self.labels!r}")
         _check_length(self.max_length)

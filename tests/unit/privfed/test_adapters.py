@@ -116,6 +116,11 @@ class TestLoRA:
         with pytest.raises(ConfigError, match="target_modules"):
             LoRA(rank=1, target_modules=())
 
+    def test_no_layers_are_refused(self):
+        """PEFT would adapt all of them, and the report would refuse the gap after the run."""
+        with pytest.raises(ConfigError, match="layers"):
+            LoRA(rank=1, target_modules=("query",), layers=())
+
     def test_its_description_is_json_and_tells_settings_apart(self):
         described = LoRA(rank=2, target_modules=("q", "v"), layers=(1,)).describe()
         assert json.loads(json.dumps(described)) == {

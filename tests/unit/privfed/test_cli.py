@@ -310,7 +310,7 @@ class TestErrors:
         line = failure("run", config, "--out", tmp_path / "out")
         assert line.startswith("privfed: ModelError: the base model 'nobody/no-such-model'")
 
-    @pytest.mark.parametrize("device", ["no-such-device", "cuda:99"])
+    @pytest.mark.parametrize("device", ["no-such-device", "cuda:99", "xpu:99"])
     def test_a_device_that_is_not_there(self, failure, config, tmp_path, device):
         text = config.read_text().replace('device = "cpu"', f'device = "{device}"')
         config.write_text(text)

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -431,6 +432,7 @@ WRONG_TYPE = [
 NAN, INF = float("nan"), float("inf")
 WRONG_VALUE = [
     ("seed", -1, "seed"),
+    ("seed", 2**64, "seed"),
     ("model/task", "translation", "'classification' or 'causal-lm'"),
     ("model/labels", [], "labels"),
     ("model/labels", ["sport"], "labels"),
@@ -438,6 +440,7 @@ WRONG_VALUE = [
     ("model/labels", ["sport", "money"], "label"),
     ("model/labels", [["sport"], ["money"]], "labels"),
     ("model/labels", [1, 2, 3], "labels"),
+    ("model/labels", ["sport", "money", "culture", ""], "labels"),
     ("model/max_length", 1, "max_length"),
     ("model/logit_scale", 0, "logit_scale"),
     ("model/logit_scale", NAN, "logit_scale"),
@@ -472,6 +475,7 @@ WRONG_VALUE = [
     ("adapter/kind", "ia3", "'lora', 'prefix-tuning' or 'prompt-tuning'"),
     ("adapter/rank", 0, "rank"),
     ("adapter/target_modules", [], "target_modules"),
+    ("adapter/layers", [], "layers"),
     ("adapter/alpha", 0, "alpha"),
     ("adapter/alpha", NAN, "alpha"),
     ("training/learning_rate", 0, "learning_rate"),
@@ -596,6 +600,12 @@ class TestASmallClient:
         federation = load(changed(small, "data/public_sizes/tiny", 8))
         (tiny,) = [client for client in federation.clients if client.id == "tiny"]
         assert (tiny.public_size, len(tiny.records)) == (8, 7)
+
+
+@pytest.mark.parametrize("name", ["title", "held_out_source"])
+def test_words_that_the_report_needs_are_required_before_anything_is_spent(load, settings, name):
+    with pytest.raises(ConfigError, match=name):
+        replace(load(settings), **{name: " "})
 
 
 def test_a_language_model_trains_from_its_configuration(load, settings, llama_folder, tmp_path):

@@ -195,7 +195,7 @@ class TestClassification:
         with pytest.raises(DataError, match="label"):
             task.collate(tokenizer, [Record("river", 0), Record("stone", label)])
 
-    @pytest.mark.parametrize("labels", [(), ("a",), ("a", "a"), ("a", "b", "a")])
+    @pytest.mark.parametrize("labels", [(), ("a",), ("a", "a"), ("a", "b", "a"), ("a", "")])
     def test_labels_must_be_two_or_more_different_names(self, labels):
         with pytest.raises(ConfigError, match="two or more different"):
             Classification(base="x", labels=labels)

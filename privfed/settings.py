@@ -1,0 +1,121 @@
+"""The settings of a federation, and what of them is public."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privfed import preparation
+from privfed.client.node import Client
+from privfed.client.randomness import Coins, SystemCoins
+from privfed.client.state import default_state_folder
+from privfed.config import FixedPoint, PrivacyConfig, TrainingConfig, require_count
+from privfed.data.records import Record
+from privfed.errors import ConfigError, DataError
+from privfed.interfaces import Strategy
+from privfed.models.adapters import Adapter
+from privfed.models.tasks import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederationSettings:
+    """All that decides what a federation does.
+
+    Attributes:
+        model: the task: base model, and one loss per record.
+        clients: who takes part, with what data and what budget.
+        adapter: the part that is trained.
+        privacy: what is guaranteed to each record.
+        training: how the local optimiser moves.
+        encryption: how updates are summed.
+        strategy: from the mean update to the next global adapter.
+        rounds: how many.
+        held_out: public text for the figure of each round.
+        seed: public; fixes initial weights and frozen factors, never noise or batches.
+        title: what is trained on what, for the report.
+        min_clients: fewest contributions that are summed, >= 3.
+        device: "cpu", "cuda", ...; None takes CUDA where there is one.
+        state_folder: where ledgers live; None takes the user's state folder.
+        coins: where clients' randomness comes from; anything but SystemCoins is reported as not
+            private.
+        fresh_ledgers: whether the caller chose a state folder that ignores earlier runs; the
+            report then says so.
+        held_out_source: what the held-out text is, for the report.
+        public_size_source: where the public sizes come from, for the report.
+    """
+
+    model: Task
+    clients: Sequence[Client]
+    adapter: Adapter
+    privacy: PrivacyConfig
+    training: TrainingConfig
+    encryption: FixedPoint
+    strategy: Strategy
+    rounds: int
+    held_out: Sequence[Record] = field(repr=False)
+    seed: int = 0
+    title: str = "federated fine-tuning"
+    min_clients: int = 3
+    device: str | None = None
+    state_folder: Path | None = None
+    coins: Coins = field(default_factory=SystemCoins)
+    fresh_ledgers: bool = False
+    held_out_source: str = "given by the caller"
+    public_size_source: str = "declared by each client before training"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        require_count(rounds=self.rounds)
+        if not self.title.strip():
+            raise ConfigError("title must say what is trained on what, for the report")
+        if not self.held_out:
+            raise DataError("held_out must hold at least one record to evaluate on")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be a whole number in [0, 2^63), got {self.seed!r}")
+        if not self.held_out_source.strip() or not self.public_size_source.strip():
+            raise ConfigError("held_out_source and public_size_source must say what they are")
+
+    def describe(self) -> dict[str, Any]:
+        """All public settings as JSON values; a resumed run must have the same."""
+        return {
+            "model": self.model.describe(),
+            "adapter": self.adapter.describe(),
+            "strategy": self.strategy.describe(),
+            "privacy": _privacy_settings(self.privacy),
+            "training": asdict(self.training),
+            "encryption": {"scheme": type(self.encryption).__name__, **asdict(self.encryption)},
+            "rounds": self.rounds,
+            "min_clients": self.min_clients,
+            "seed": self.seed,
+            "secret_coins": self.secret_coins,
+            "fresh_ledgers": self.fresh_ledgers,
+            "title": self.title,
+            "clients": [
+                {
+                    "id": client.id,
+                    "dataset": client.dataset,
+                    "description": client.description,
+                    "public_size": client.public_size,
+                    "epsilon_budget": preparation.budget_of(client, self.privacy).epsilon,
+                    "delta": preparation.budget_of(client, self.privacy).delta,
+                }
+                for client in self.clients
+            ],
+        }
+
+    @property
+    def secret_coins(self) -> bool:
+        """Whether nobody can repeat the clients' randomness; no other class is believed."""
+        return type(self.coins) is SystemCoins
+
+    @property
+    def state(self) -> Path:
+        """Where ledgers and keys live."""
+        return self.state_folder or default_state_folder()
+
+
+def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
+    """Budgets stand with each client; the rest as JSON values."""
+    values = asdict(privacy)
+    del values["budget"]
+    return {**values, "neighbouring": privacy.neighbouring.value}
