@@ -62,6 +62,7 @@ def write_results(
 
 
 def _save_adapter(folder: RunFolder, model: PrivateModel) -> None:
+    (folder.adapter / "README.md").unlink(missing_ok=True)  # PEFT would complete an earlier one
     model.save_adapter(folder.adapter)
     folder.write_json("adapter/privfed.json", model.task.describe())
     folder.write_text("adapter/README.md", _ADAPTER_README)

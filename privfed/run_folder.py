@@ -5,6 +5,7 @@ checkpoints/         the last two, for a resume
 adapter/             the global adapter in PEFT format
 ledgers/CLIENT.json  exports
 report.json, report.html
+.lock                held by the process that drives the run
 """
 
 import fcntl
