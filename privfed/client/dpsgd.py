@@ -288,17 +288,12 @@ def private_step(
 
 
 def rows(encoded: Batch, indices: Tensor) -> dict[str, Tensor]:
-    """The chosen rows, cut to the longest of them where there is an attention mask."""
-    chosen = {name: tensor[indices] for name, tensor in encoded.items()}
-    mask = chosen.get("attention_mask")
-    if mask is None:
-        return chosen
-    length = max(1, int(mask.sum(dim=1).max()))
-    return {name: t[:, :length] if t.shape == mask.shape else t for name, t in chosen.items()}
+    """The chosen rows; never cut to the longest of them, which would couple records."""
+    return {name: tensor[indices] for name, tensor in encoded.items()}
 
 
 def physical_batches(encoded: Batch, size: int) -> Iterator[dict[str, Tensor]]:
-    """All records in order, `size` at a time."""
+    """All rows in order, `size` at a time."""
     num_records = len(next(iter(encoded.values())))
     for part in _split(torch.arange(num_records), size):
         yield rows(encoded, part)

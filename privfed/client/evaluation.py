@@ -1,6 +1,7 @@
 """The public figure on held-out text, which is nobody's private record."""
 
 import torch
+from torch import Tensor
 
 from privfed.client.dpsgd import PrivateModel, physical_batches
 from privfed.models.tasks import Batch
@@ -17,7 +18,15 @@ def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> flo
     numerator = denominator = 0.0
     with torch.inference_mode():
         for batch in physical_batches(encoded, batch_size):
-            moved = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            cut = _without_padding(batch)
+            moved = {name: tensor.to(model.device) for name, tensor in cut.items()}
             parts = model.task.figure_parts(model.adapter, moved)
             numerator, denominator = numerator + parts[0], denominator + parts[1]
     return model.task.figure(numerator, denominator)
+
+
+def _without_padding(batch: Batch) -> dict[str, Tensor]:
+    """The batch cut to its longest record; held-out text is public, so records may couple."""
+    mask = batch["attention_mask"]
+    length = max(1, int(mask.sum(dim=1).max()))
+    return {name: t[:, :length] if t.shape == mask.shape else t for name, t in batch.items()}

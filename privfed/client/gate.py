@@ -2,9 +2,9 @@
 
 It runs on made-up texts of different lengths, up to the longest that will be read, with random
 values in every trainable parameter (LoRA starts with B = 0, so every gradient of A is zero in a
-right and in a broken implementation alike), and refuses by the name of the parameter. It catches
-models that treat a record differently beside a longer one, and PEFT's prompt tuning, whose prompt
-is embedded once for the whole batch, so that Opacus clips the batch as one record.
+right and in a broken implementation alike), and refuses by the name of the parameter. It is what
+catches PEFT's prompt tuning, whose prompt is embedded once for the whole batch, so that Opacus
+clips the batch as one record.
 """
 
 from typing import Final

@@ -46,7 +46,11 @@ class Task(Protocol):
         ...
 
     def collate(self, tokenizer: Any, records: Sequence[Record]) -> dict[str, Tensor]:
-        """Tensors with leading dimension (batch,)."""
+        """Tensors with leading dimension (batch,), all padded to one public length.
+
+        Were a batch padded to its longest record, that record would change the rounding, or more,
+        of every other record's gradient.
+        """
         ...
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -94,7 +98,7 @@ def _tokenize(
         list(texts),
         truncation=True,
         max_length=max_length,
-        padding=True,
+        padding="max_length",
         add_special_tokens=add_special_tokens,
         return_tensors="pt",
     )

@@ -211,25 +211,28 @@ def test_adapters_without_exact_gradients_are_refused_by_name(llama_folder, adap
         check_per_example_gradients(private)
 
 
-def test_a_model_that_reads_a_record_differently_beside_a_longer_one_is_refused(
-    llama_folder, tmp_path
-):
-    """LongRoPE switches its frequencies by the longest text of the batch."""
+def test_a_longer_record_beside_it_changes_nothing_for_a_record(llama_folder, tmp_path):
+    """LongRoPE switches its frequencies by the length of the batch: 13 C were measured when
+    batches were cut to their longest record. At one public length nothing couples records."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig.from_pretrained(llama_folder)
-    config.rope_parameters = {
+    settings = LlamaConfig.from_pretrained(llama_folder)
+    settings.rope_parameters = {
         "rope_type": "longrope",
         "rope_theta": 10000.0,
         "short_factor": [1.0] * 4,
         "long_factor": [4.0] * 4,
         "original_max_position_embeddings": 24,
     }
-    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    LlamaForCausalLM(settings).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(llama_folder).save_pretrained(tmp_path)
     task = CausalLanguageModel(base=str(tmp_path), max_length=40)
-    with pytest.raises(GateError, match=r"another record|single backward"):
-        check_per_example_gradients(private_model(task, LoRA(rank=2, target_modules=("q_proj",))))
+    private = private_model(task, LoRA(rank=2, target_modules=("q_proj",)))
+    texts = ["river stone", "market window garden"] * 8 + ["engine letter " * 20]
+    encoded = task.collate(task.tokenizer(), [Record(text) for text in texts])
+    everyone = clipped_sum(private, encoded, range(17), physical_batch_size=17)
+    without = clipped_sum(private, encoded, range(16), physical_batch_size=17)
+    assert float((everyone - without).norm()) <= 1 + 1e-5
 
 
 def test_a_window_longer_than_the_model_reads_is_refused(bert_folder):

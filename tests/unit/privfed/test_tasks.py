@@ -103,7 +103,8 @@ class TestEveryTask:
         task, _, tokenizer = case
         mask = task.collate(tokenizer, records())["attention_mask"]
         assert mask.sum(dim=1).tolist() == [3, 6, 10]
-        assert torch.equal(mask, (torch.arange(10) < mask.sum(dim=1, keepdim=True)).long())
+        window = torch.arange(task.max_length)
+        assert torch.equal(mask, (window < mask.sum(dim=1, keepdim=True)).long())
 
     def test_made_up_records_differ_in_length_and_repeat_with_their_seed(self, case):
         task, _, tokenizer = case
@@ -218,7 +219,8 @@ class TestCausalLanguageModel:
         task, model, tokenizer = language
         found = losses(language, records())
         for row, record in enumerate(records()):
-            ids = task.collate(tokenizer, [record])["input_ids"]
+            batch = task.collate(tokenizer, [record])
+            ids = batch["input_ids"][:, : int(batch["attention_mask"].sum())]
             with torch.inference_mode():
                 logits = model(input_ids=ids).logits[0, :-1]
             expected = F.cross_entropy(logits, ids[0, 1:])
@@ -251,7 +253,7 @@ class TestCausalLanguageModel:
     def test_a_record_with_one_token_has_nothing_to_predict(self, language):
         task, model, tokenizer = language
         batch = task.collate(tokenizer, records())
-        batch["attention_mask"] = (torch.arange(10) < 1).long().expand(3, 10)
+        batch["attention_mask"] = (torch.arange(task.max_length) < 1).long().expand(3, -1)
         assert task.losses(model, batch).tolist() == [0.0, 0.0, 0.0]
 
     def test_every_text_begins_and_ends_with_its_mark(self, language):
