@@ -113,8 +113,9 @@ def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ..
         "which ledger is used. Under a new name or folder, or after a ledger was deleted, counting "
         "starts at zero.",
         "The base model, its tokenizer and what they were trained on.",
-        "Noise drawn in floating point: the sum of four draws resists known reconstruction, "
-        "which is no proof for finite precision.",
+        "Finite precision: the sum of four draws makes the noise resist known reconstruction from "
+        "its floating-point form, and rounding in a gradient may depend on which records share a "
+        "forward pass; the analysis is of exact numbers.",
         "Noise of a later run set after looking at results of an earlier one: composition is "
         "proved for schedules that were fixed without looking.",
     ]
