@@ -23,7 +23,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 $(VENV)/.base: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable .
 	touch $@
 
