@@ -229,10 +229,19 @@ def test_a_longer_record_beside_it_changes_nothing_for_a_record(llama_folder, tm
     task = CausalLanguageModel(base=str(tmp_path), max_length=40)
     private = private_model(task, LoRA(rank=2, target_modules=("q_proj",)))
     texts = ["river stone", "market window garden"] * 8 + ["engine letter " * 20]
-    encoded = task.collate(task.tokenizer(), [Record(text) for text in texts])
-    everyone = clipped_sum(private, encoded, range(17), physical_batch_size=17)
-    without = clipped_sum(private, encoded, range(16), physical_batch_size=17)
-    assert float((everyone - without).norm()) <= 1 + 1e-5
+    records = [Record(text) for text in texts]
+    bound = 1e-3  # far below every gradient's norm, so that a coupled record moves the sum
+    sums = [
+        clipped_sum(
+            private,
+            task.collate(task.tokenizer(), chosen),
+            range(len(chosen)),
+            clipping_norm=bound,
+            physical_batch_size=17,
+        )
+        for chosen in (records, records[:-1])
+    ]
+    assert float((sums[0] - sums[1]).norm()) <= bound * (1 + 1e-5)
 
 
 def test_a_window_longer_than_the_model_reads_is_refused(bert_folder):
