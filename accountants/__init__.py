@@ -1,54 +1,141 @@
-"""Privacy accounting for federated learning: what was released, and what it cost."""
+"""Privacy accounting for federated learning: what was released, and what it cost.
 
-from accountants.book import Reservation
-from accountants.budget import Budget, Neighbouring, Unit
-from accountants.calibration import noise_multiplier
-from accountants.chain import Anchor, anchor_from_json
-from accountants.errors import (
-    AccountingError,
-    BudgetExceededError,
-    InvalidValueError,
-    LedgerCorruptError,
-    LedgerError,
-    LedgerForeignError,
-    LedgerMissingError,
-    LedgerRolledBackError,
-    LedgerStateError,
-    UnsupportedAnalysisError,
-)
-from accountants.events import PoissonGaussian, canonical, event_from_json
-from accountants.export import events_of_export, verify_export
-from accountants.filters import ScheduleFilter
-from accountants.ledger import Ledger
-from accountants.odometer import trajectory
-from accountants.pld import ACCOUNTANT, epsilon
+    >>> from accountants import PoissonGaussian, epsilon
+    >>> training = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
+    >>> epsilon([training], delta=1e-5).upper < 1.83
+    True
 
-__all__ = [
-    "ACCOUNTANT",
-    "AccountingError",
-    "Anchor",
-    "Budget",
-    "BudgetExceededError",
-    "InvalidValueError",
-    "Ledger",
-    "LedgerCorruptError",
-    "LedgerError",
-    "LedgerForeignError",
-    "LedgerMissingError",
-    "LedgerRolledBackError",
-    "LedgerStateError",
-    "Neighbouring",
-    "PoissonGaussian",
-    "Reservation",
-    "ScheduleFilter",
-    "Unit",
-    "UnsupportedAnalysisError",
-    "anchor_from_json",
-    "canonical",
-    "epsilon",
-    "event_from_json",
-    "events_of_export",
-    "noise_multiplier",
-    "trajectory",
-    "verify_export",
-]
+`epsilon` and `delta` give certified bounds for any mix of the events in `accountants.events`,
+`noise_multiplier` and its relatives what a budget allows, `Ledger` remembers what was released,
+and `FederatedAccountant` keeps the books of many clients. Modules for special questions:
+`renyi` and `odometer` (fast, for progress), `filters` (may this release still happen?),
+`tradeoff` (what an attacker can achieve), `auditing` (what an attack proves), `selection` (the
+cost of hyper-parameter search). `python -m accountants --help` is the command line.
+
+Names are loaded when they are first used, so that the ledger alone needs no numerical library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accountants.book import Reservation as Reservation
+    from accountants.bounds import DeltaBounds as DeltaBounds
+    from accountants.bounds import EpsilonBounds as EpsilonBounds
+    from accountants.budget import Budget as Budget
+    from accountants.calibration import Plan as Plan
+    from accountants.calibration import Scenario as Scenario
+    from accountants.calibration import batch_size_within as batch_size_within
+    from accountants.calibration import noise_multiplier as noise_multiplier
+    from accountants.calibration import noise_multipliers as noise_multipliers
+    from accountants.calibration import sample_rate_within as sample_rate_within
+    from accountants.calibration import steps_within as steps_within
+    from accountants.calibration import what_if as what_if
+    from accountants.certified import ACCOUNTANT as ACCOUNTANT
+    from accountants.certified import delta as delta
+    from accountants.certified import epsilon as epsilon
+    from accountants.chain import Anchor as Anchor
+    from accountants.chain import anchor_from_json as anchor_from_json
+    from accountants.errors import AccountingError as AccountingError
+    from accountants.errors import BudgetExceededError as BudgetExceededError
+    from accountants.errors import InvalidValueError as InvalidValueError
+    from accountants.errors import LedgerCorruptError as LedgerCorruptError
+    from accountants.errors import LedgerError as LedgerError
+    from accountants.errors import LedgerForeignError as LedgerForeignError
+    from accountants.errors import LedgerMissingError as LedgerMissingError
+    from accountants.errors import LedgerRolledBackError as LedgerRolledBackError
+    from accountants.errors import LedgerStateError as LedgerStateError
+    from accountants.errors import UnsupportedAnalysisError as UnsupportedAnalysisError
+    from accountants.events import BandedMatrixFactorization as BandedMatrixFactorization
+    from accountants.events import DiscreteGaussian as DiscreteGaussian
+    from accountants.events import Event as Event
+    from accountants.events import FixedSizeGaussian as FixedSizeGaussian
+    from accountants.events import Gaussian as Gaussian
+    from accountants.events import Laplace as Laplace
+    from accountants.events import PoissonGaussian as PoissonGaussian
+    from accountants.events import PureDP as PureDP
+    from accountants.events import Skellam as Skellam
+    from accountants.events import TreeAggregation as TreeAggregation
+    from accountants.events import ZeroConcentrated as ZeroConcentrated
+    from accountants.events import canonical as canonical
+    from accountants.events import event_from_json as event_from_json
+    from accountants.events import event_to_json as event_to_json
+    from accountants.export import events_of_export as events_of_export
+    from accountants.export import verify_export as verify_export
+    from accountants.federation import FederatedAccountant as FederatedAccountant
+    from accountants.filters import AdaptiveFilter as AdaptiveFilter
+    from accountants.filters import ScheduleFilter as ScheduleFilter
+    from accountants.filters import ZeroConcentratedFilter as ZeroConcentratedFilter
+    from accountants.ledger import Ledger as Ledger
+    from accountants.odometer import OnlineOdometer as OnlineOdometer
+    from accountants.odometer import trajectories as trajectories
+    from accountants.odometer import trajectory as trajectory
+    from accountants.relations import Neighbouring as Neighbouring
+    from accountants.relations import Unit as Unit
+
+_HOMES = {
+    "book": ("Reservation",),
+    "bounds": ("DeltaBounds", "EpsilonBounds"),
+    "budget": ("Budget",),
+    "calibration": (
+        "Plan",
+        "Scenario",
+        "batch_size_within",
+        "noise_multiplier",
+        "noise_multipliers",
+        "sample_rate_within",
+        "steps_within",
+        "what_if",
+    ),
+    "certified": ("ACCOUNTANT", "delta", "epsilon"),
+    "chain": ("Anchor", "anchor_from_json"),
+    "errors": (
+        "AccountingError",
+        "BudgetExceededError",
+        "InvalidValueError",
+        "LedgerCorruptError",
+        "LedgerError",
+        "LedgerForeignError",
+        "LedgerMissingError",
+        "LedgerRolledBackError",
+        "LedgerStateError",
+        "UnsupportedAnalysisError",
+    ),
+    "events": (
+        "BandedMatrixFactorization",
+        "DiscreteGaussian",
+        "Event",
+        "FixedSizeGaussian",
+        "Gaussian",
+        "Laplace",
+        "PoissonGaussian",
+        "PureDP",
+        "Skellam",
+        "TreeAggregation",
+        "ZeroConcentrated",
+        "canonical",
+        "event_from_json",
+        "event_to_json",
+    ),
+    "export": ("events_of_export", "verify_export"),
+    "federation": ("FederatedAccountant",),
+    "filters": ("AdaptiveFilter", "ScheduleFilter", "ZeroConcentratedFilter"),
+    "ledger": ("Ledger",),
+    "odometer": ("OnlineOdometer", "trajectories", "trajectory"),
+    "relations": ("Neighbouring", "Unit"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"accountants.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

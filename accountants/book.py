@@ -17,13 +17,14 @@ from accountants.errors import (
     LedgerCorruptError,
     LedgerRolledBackError,
     LedgerStateError,
+    UnsupportedAnalysisError,
 )
-from accountants.events import PoissonGaussian, event_from_json, is_within
+from accountants.events import Event, event_from_json, event_to_json, is_within
 
 SCHEMA = "privfed-ledger/1"
 """Name of the only form of entries and export that this version reads and writes."""
 
-Events = tuple[PoissonGaussian, ...]
+Events = tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,9 @@ class Identity:
         client: who holds the data.
         dataset: which data set; a budget belongs to it, not to a run.
         description: which split of which data, in words for the report.
+
+    Raises:
+        InvalidValueError: for text that is empty or that UTF-8 cannot hold.
     """
 
     client: str
@@ -121,7 +125,7 @@ class Book:
 
     def events(self, run: str | None = None) -> Events:
         """All that counts as released: what was committed, and what is still reserved."""
-        counted: list[PoissonGaussian] = []
+        counted: list[Event] = []
         for reservation in self.reservations.values():
             if run is None or reservation.run == run:
                 commit = self.commits.get(reservation.id)
@@ -192,7 +196,7 @@ def opening(identity: Identity) -> Entry:
 
 def reserving(after: Anchor, run: str, round: int, planned: Events) -> Entry:
     """The entry that reserves a round."""
-    body = {"run": run, "round": round, "planned": [event.to_json() for event in planned]}
+    body = {"run": run, "round": round, "planned": [event_to_json(event) for event in planned]}
     return linked("reserve", body, after)
 
 
@@ -200,7 +204,7 @@ def committing(after: Anchor, reservation_id: int, ran: Events, outgoing: bytes)
     """The entry that resolves a reservation."""
     body = {
         "reservation": reservation_id,
-        "ran": [event.to_json() for event in ran],
+        "ran": [event_to_json(event) for event in ran],
         "outgoing_sha256": hashlib.sha256(outgoing).hexdigest(),
         "outgoing_bytes": len(outgoing),
     }
@@ -222,6 +226,10 @@ def read(entries: Sequence[Entry]) -> Book:
             _apply(book, entry, body)
         except (InvalidValueError, LedgerStateError) as error:
             raise damaged(f"entry {entry.seq} does not follow: {error}") from error
+        except UnsupportedAnalysisError as error:
+            raise UnsupportedAnalysisError(
+                f"entry {entry.seq} of the ledger cannot be read by this version: {error}"
+            ) from error
     return book
 
 

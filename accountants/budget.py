@@ -1,27 +1,8 @@
-"""How much may be spent, on what unit, and under which neighbouring relation."""
+"""How much may be spent."""
 
 from dataclasses import dataclass
-from enum import Enum
 
 from accountants import checks
-
-
-class Unit(Enum):
-    """What one unit of the guarantee is: what may be added, removed or replaced."""
-
-    RECORD = "record"
-    CLIENT = "client"
-
-
-class Neighbouring(Enum):
-    """Which data sets must be hard to tell apart.
-
-    ADD_REMOVE: one holds a unit more. REPLACE_ONE: one unit differs, so the sensitivity of a sum
-    of clipped contributions is twice the clipping norm.
-    """
-
-    ADD_REMOVE = "add_remove"
-    REPLACE_ONE = "replace_one"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

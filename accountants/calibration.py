@@ -1,34 +1,77 @@
-"""The noise that a planned schedule needs for a budget, on the safe side.
+"""The noise, the number of steps or the batch size that a budget allows, on the safe side.
 
-The search runs on a coarse grid and is then confirmed by `pld.epsilon` itself, the function that
-admission and reports use: the returned noise multiplier passed, and one 5e-4 below it did not.
+Every number returned was confirmed by `certified.epsilon`, the function that admission and reports
+use: it is within the budget, and the next one that was tried is not.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 
-from accountants import checks, pld
-from accountants.budget import Budget, Neighbouring
+from accountants import certified, checks
+from accountants.bounds import EpsilonBounds
+from accountants.budget import Budget
 from accountants.errors import BudgetExceededError
-from accountants.events import PoissonGaussian, canonical
+from accountants.events import Event, PoissonGaussian, canonical
+from accountants.relations import Neighbouring
 
 LARGEST_NOISE_MULTIPLIER = 1e4
 """More noise than this means that the budget is used up in all but name."""
+
+MOST_STEPS = 10**7
+"""Schedules longer than this are not looked for."""
+
+SMALLEST_SAMPLE_RATE = 1e-8
+"""Sampling rates below this are not looked for."""
 
 _TOLERANCE = 5e-4
 # Aim this far (relative) below the budget, so that another processor's rounding in the last digits
 # cannot refuse the last round of a schedule that was calibrated to the budget exactly.
 _MARGIN = 1e-6
-_COARSENING = 10.0
 
 Spend = Callable[[float], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one client is about to do.
+
+    Attributes:
+        budget: for everything released on the data, history included.
+        sample_rate: chance that a record joins a step (q), in (0, 1].
+        steps: number of steps still planned (T), over all rounds, >= 1.
+        history: what was already released on the same data.
+    """
+
+    budget: Budget
+    sample_rate: float
+    steps: int
+    history: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One answer to "what would epsilon be if".
+
+    Attributes:
+        noise_multiplier: sigma.
+        sample_rate: q.
+        steps: T.
+        bounds: epsilon after the history and these steps.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    bounds: EpsilonBounds
 
 
 def noise_multiplier(
     budget: Budget,
     sample_rate: float,
     steps: int,
-    history: Iterable[PoissonGaussian] = (),
+    history: Iterable[Event] = (),
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
 ) -> float:
     """The smallest noise multiplier whose schedule, after `history`, stays within the budget.
@@ -42,40 +85,227 @@ def noise_multiplier(
 
     Returns:
         sigma, rounded up to five significant digits, with
-        `pld.epsilon([*history, plan]) <= budget.epsilon`; at most 1e-3 (relative) above the
+        `epsilon([*history, plan]).upper <= budget.epsilon`; at most 1e-3 (relative) above the
         smallest such number.
 
     Raises:
         BudgetExceededError: if the history alone uses the budget up, or nearly so.
         InvalidValueError: for a value out of range.
-        UnsupportedAnalysisError: for a delta that is too small for `pld.epsilon`.
+
+    Example:
+        >>> from accountants import Budget, noise_multiplier
+        >>> noise_multiplier(Budget(epsilon=2.0, delta=1e-5), sample_rate=0.01, steps=1000)
+        0.95921
     """
     sample_rate = checks.rate(sample_rate=sample_rate)
     steps = checks.count(steps=steps)
-    past = canonical(history)
-    target = budget.epsilon * (1 - _MARGIN)
+    past, target = canonical(history), budget.epsilon * (1 - _MARGIN)
 
-    def schedule(sigma: float) -> tuple[PoissonGaussian, ...]:
+    def spend(sigma: float) -> float:
         plan = PoissonGaussian(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)
-        return canonical((*past, plan))
+        return certified.epsilon((*past, plan), budget.delta, neighbouring).upper
 
-    def coarse(sigma: float) -> float:
-        return pld.epsilon_on_grid(
-            schedule(sigma), budget.delta, neighbouring, coarsening=_COARSENING
-        )
-
-    def fine(sigma: float) -> float:
-        return pld.epsilon(schedule(sigma), budget.delta, neighbouring)
-
-    spent = pld.epsilon(past, budget.delta, neighbouring)
-    if not spent <= target:
-        raise _used_up(budget, spent)
+    spent = _spent(past, budget, neighbouring)
     guess = sample_rate * math.sqrt(2 * steps * math.log(1.25 / budget.delta)) / budget.epsilon
-    start = _search(coarse, target, min(max(guess, 0.3), 1e3), first_step=1.3)
-    sigma = _search(fine, target, start or LARGEST_NOISE_MULTIPLIER, first_step=1 + _TOLERANCE)
+    sigma = _search(spend, target, min(max(guess, 0.3), 1e3), first_step=1.3)
     if sigma is None:
-        raise _used_up(budget, spent)
+        raise _used_up(budget, spent, f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}")
     return sigma
+
+
+def noise_multipliers(
+    plans: Mapping[str, Plan], neighbouring: Neighbouring = Neighbouring.ADD_REMOVE
+) -> dict[str, float]:
+    """`noise_multiplier` for every client; equal plans are computed once.
+
+    Raises:
+        BudgetExceededError: naming the client, if its budget is used up.
+    """
+    found: dict[Plan, float] = {}
+    for client, plan in plans.items():
+        if plan not in found:
+            try:
+                found[plan] = noise_multiplier(
+                    plan.budget, plan.sample_rate, plan.steps, plan.history, neighbouring
+                )
+            except BudgetExceededError as error:
+                raise BudgetExceededError(
+                    f"client {client!r}: {error}", epsilon=error.epsilon, allowed=error.allowed
+                ) from error
+    return {client: found[plan] for client, plan in plans.items()}
+
+
+def steps_within(
+    budget: Budget,
+    noise_multiplier: float,
+    sample_rate: float,
+    history: Iterable[Event] = (),
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+) -> int:
+    """The most steps that the budget allows at this noise; 0 if not even one fits.
+
+    Args:
+        budget: for everything released on the data, history included.
+        noise_multiplier: sigma, >= 0.
+        sample_rate: chance that a record joins a step (q), in (0, 1].
+        history: what was already released on the same data.
+        neighbouring: which data sets are neighbours.
+
+    Returns:
+        T, at most `MOST_STEPS`. For rounds, divide by the steps of a round and round down.
+
+    Example:
+        >>> from accountants import Budget
+        >>> steps_within(Budget(epsilon=2.0, delta=1e-5), noise_multiplier=1.0, sample_rate=0.01)
+        1201
+    """
+    one = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=1)
+    past, target = canonical(history), budget.epsilon * (1 - _MARGIN)
+
+    def fits(steps: int) -> bool:
+        plan = PoissonGaussian(
+            noise_multiplier=one.noise_multiplier, sample_rate=one.sample_rate, steps=steps
+        )
+        return certified.epsilon((*past, plan), budget.delta, neighbouring).upper <= target
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high < MOST_STEPS and fits(high):
+        low, high = high, 2 * high
+    high = min(high, MOST_STEPS + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def sample_rate_within(
+    budget: Budget,
+    noise_multiplier: float,
+    steps: int,
+    history: Iterable[Event] = (),
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+) -> float:
+    """The largest sampling rate that the budget allows at this noise and number of steps.
+
+    Args:
+        budget: for everything released on the data, history included.
+        noise_multiplier: sigma, >= 0.
+        steps: number of steps (T), >= 1.
+        history: what was already released on the same data.
+        neighbouring: which data sets are neighbours.
+
+    Returns:
+        q in (0, 1], rounded down to five significant digits. The expected batch is q times the
+        public size of the data set.
+
+    Raises:
+        BudgetExceededError: if not even a rate of `SMALLEST_SAMPLE_RATE` fits.
+
+    Example:
+        >>> from accountants import Budget
+        >>> sample_rate_within(Budget(epsilon=2.0, delta=1e-5), noise_multiplier=1.0, steps=1000)
+        0.010861
+    """
+    past, target = canonical(history), budget.epsilon * (1 - _MARGIN)
+
+    def fits(q: float) -> bool:
+        plan = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=q, steps=steps)
+        return certified.epsilon((*past, plan), budget.delta, neighbouring).upper <= target
+
+    if fits(1.0):
+        return 1.0
+    spent = _spent(past, budget, neighbouring)
+    low, high = 0.1, 1.0
+    while not fits(low):
+        low, high = low / 10, low
+        if low < SMALLEST_SAMPLE_RATE:
+            raise _used_up(budget, spent, f"no sampling rate down to {SMALLEST_SAMPLE_RATE:g}")
+    while high / low > 1 + _TOLERANCE:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    rounded = _rounded_down(low)
+    return rounded if fits(rounded) else low
+
+
+def batch_size_within(
+    budget: Budget,
+    noise_multiplier: float,
+    steps: int,
+    public_size: int,
+    history: Iterable[Event] = (),
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+) -> int:
+    """The largest expected batch of a Poisson sampler that the budget allows, rounded down.
+
+    Args:
+        budget: for everything released on the data, history included.
+        noise_multiplier: sigma, >= 0.
+        steps: number of steps (T), >= 1.
+        public_size: the declared, public size of the data set, >= 1; not a count of the data.
+        history: what was already released on the same data.
+        neighbouring: which data sets are neighbours.
+
+    Returns:
+        Records per batch; 0 if not even one record fits on average. Use
+        `sample_rate = batch / public_size`.
+
+    Example:
+        >>> from accountants import Budget
+        >>> batch_size_within(Budget(epsilon=2.0, delta=1e-5), 1.0, 1000, public_size=5000)
+        54
+    """
+    size = checks.count(public_size=public_size)
+    return int(sample_rate_within(budget, noise_multiplier, steps, history, neighbouring) * size)
+
+
+def what_if(
+    delta: float,
+    *,
+    noise_multipliers: Sequence[float],
+    sample_rates: Sequence[float],
+    steps: Sequence[int],
+    history: Iterable[Event] = (),
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+) -> tuple[Scenario, ...]:
+    """Epsilon for every combination of noise, sampling rate and steps: curves as data.
+
+    Args:
+        delta: in [0, 1).
+        noise_multipliers: values of sigma.
+        sample_rates: values of q.
+        steps: values of T.
+        history: what was already released on the same data.
+        neighbouring: which data sets are neighbours.
+
+    Returns:
+        One scenario per combination, the last argument varying fastest.
+
+    Example:
+        >>> curve = what_if(1e-5, noise_multipliers=[1.0], sample_rates=[0.01], steps=[100, 1000])
+        >>> [round(scenario.bounds.upper, 2) for scenario in curve]
+        [0.72, 1.83]
+    """
+    past = canonical(history)
+    found = []
+    for sigma, q, count in product(noise_multipliers, sample_rates, steps):
+        plan = PoissonGaussian(noise_multiplier=sigma, sample_rate=q, steps=count)
+        bounds = certified.epsilon((*past, plan), delta, neighbouring)
+        found.append(Scenario(noise_multiplier=sigma, sample_rate=q, steps=count, bounds=bounds))
+    return tuple(found)
+
+
+def _spent(past: tuple[Event, ...], budget: Budget, neighbouring: Neighbouring) -> float:
+    """What the history spent.
+
+    Raises:
+        BudgetExceededError: if that is the whole budget.
+    """
+    spent = certified.epsilon(past, budget.delta, neighbouring).upper
+    if not spent <= budget.epsilon * (1 - _MARGIN):
+        raise _used_up(budget, spent, "no further release")
+    return spent
 
 
 def _search(spend: Spend, target: float, start: float, *, first_step: float) -> float | None:
@@ -139,11 +369,17 @@ def _rounded_up(sigma: float) -> float:
     return math.ceil(round(sigma * 10.0**digits, 6)) / 10.0**digits
 
 
-def _used_up(budget: Budget, spent: float) -> BudgetExceededError:
+def _rounded_down(value: float) -> float:
+    """The next smaller number with five significant digits."""
+    digits = 4 - math.floor(math.log10(value))
+    return math.floor(value * 10.0**digits) / 10.0**digits
+
+
+def _used_up(budget: Budget, spent: float, what: str) -> BudgetExceededError:
     return BudgetExceededError(
         f"the releases so far must leave room for the plan: they spent epsilon {spent:.6g} of "
-        f"{budget.epsilon:.6g} at delta {budget.delta:g}, and no noise multiplier up to "
-        f"{LARGEST_NOISE_MULTIPLIER:g} fits; plan fewer steps or agree on a larger budget",
+        f"{budget.epsilon:.6g} at delta {budget.delta:g}, and {what} fits; plan fewer steps or "
+        "agree on a larger budget",
         epsilon=spent,
         allowed=budget.epsilon,
     )

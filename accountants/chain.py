@@ -56,9 +56,14 @@ class Entry:
 class Anchor:
     """Proof, kept outside the ledger, that it once held `length` entries ending in `head`.
 
+    Nothing else shows that a chain was cut at its end, replaced by an older copy, or written anew.
+
     Attributes:
         length: number of entries, >= 1.
         head: digest of the last of them, 64 hexadecimal digits.
+
+    Raises:
+        InvalidValueError: for anything else.
     """
 
     length: int
@@ -77,7 +82,11 @@ class Anchor:
 
 
 def anchor_from_json(value: object) -> Anchor:
-    """Read what `Anchor.to_json` wrote; raises InvalidValueError for anything else."""
+    """Read what `Anchor.to_json` wrote; raises InvalidValueError for anything else.
+
+    >>> anchor_from_json({"length": 3, "head": "ab" * 32}).length
+    3
+    """
     if not isinstance(value, Mapping) or set(value) != {"length", "head"}:
         raise InvalidValueError(f"an anchor must have 'length' and 'head' only, got {value!r}")
     return Anchor(length=value["length"], head=value["head"])
@@ -89,7 +98,14 @@ def is_digest(value: object) -> bool:
 
 
 def canonical_json(value: object) -> str:
-    """One text per value: sorted keys, no spaces, ASCII; floats as their shortest exact form."""
+    """One text per value: sorted keys, no spaces, ASCII; floats as their shortest exact form.
+
+    >>> canonical_json({"steps": 8, "sample_rate": 0.1})
+    '{"sample_rate":0.1,"steps":8}'
+
+    Raises:
+        ValueError: for NaN or infinity.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

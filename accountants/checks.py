@@ -7,6 +7,7 @@ the value as a plain Python number: `sigma = positive(noise_multiplier=sigma)`.
 from numbers import Integral, Real
 
 from accountants.errors import InvalidValueError
+from accountants.relations import Neighbouring
 
 
 def positive(**named: object) -> float:
@@ -33,6 +34,15 @@ def probability(**named: object) -> float:
     number = _number(value)
     if not 0 < number < 1:
         raise _refusal(name, "strictly between 0 and 1", value)
+    return number
+
+
+def probability_or_zero(**named: object) -> float:
+    """A number in [0, 1), such as a delta that may be 0."""
+    name, value = _only(named)
+    number = _number(value)
+    if not 0 <= number < 1:
+        raise _refusal(name, "in [0, 1)", value)
     return number
 
 
@@ -71,6 +81,16 @@ def text(**named: object) -> str:
     except UnicodeEncodeError:
         raise _refusal(name, "text that UTF-8 can hold", value) from None
     return value
+
+
+def neighbouring(value: object) -> Neighbouring:
+    """A neighbouring relation, or its name."""
+    try:
+        return Neighbouring(value)
+    except ValueError:
+        raise _refusal(
+            "neighbouring", f"one of {[each.value for each in Neighbouring]}", value
+        ) from None
 
 
 def _only(named: dict[str, object]) -> tuple[str, object]:

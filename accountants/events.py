@@ -1,39 +1,70 @@
 """Records of what was released: the only input of every accountant here.
 
-`PoissonGaussian` is DP-SGD (Abadi et al. 2016, arXiv:1607.00133, Algorithm 1). In each of `steps`
-(T) steps every record joins the batch independently with probability `sample_rate` (q), each
-contribution is clipped to L2 norm C, and the sum is released with Gaussian noise of standard
-deviation sigma * C, where sigma is `noise_multiplier`:
+An event describes one mechanism and how many times (`steps`) it ran on the same data; later runs
+may depend on the results of earlier ones, and a history is any number of events in any order.
+Every docstring states the maths and for which neighbouring relations an analysis exists. What has
+none is refused by name when epsilon is asked for, never approximated by something similar. In
+particular a batch from a shuffled epoch is no Poisson sample and no fixed-size sample, and no
+event here stands for it: accounted as Poisson it would be under-reported several times over
+(Chua et al. 2024, arXiv:2403.17673).
 
-    M(D) = sum_{i in batch} clip(g_i, C) + N(0, sigma^2 C^2 I),   P[i in batch] = q.
-
-The coins of the batch stay secret, an empty batch is a step, and later steps may depend on the
-results of earlier ones. A batch that was shuffled, or has a fixed size, is another mechanism and
-must not be recorded as this one. `sample_rate = 1` is the plain Gaussian mechanism.
+Sensitivities are stated for ADD_REMOVE or ZERO_OUT, where one contribution, clipped to norm C,
+appears or disappears. Under REPLACE_ONE it changes into another one, which moves a sum by 2C.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from accountants import checks
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
+from accountants.relations import Neighbouring
 
-_TYPE = "poisson_gaussian"
-_FIELDS = ("noise_multiplier", "sample_rate", "steps")
+
+def _set(event: object, check: Callable[..., float], **value: object) -> None:
+    """Check one field and store it as a plain number (-0.0 as 0.0)."""
+    ((name, _),) = value.items()
+    object.__setattr__(event, name, check(**value) + 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoissonGaussian:
-    """`steps` releases of a Poisson-sampled, clipped sum with Gaussian noise.
+class Gaussian:
+    """A clipped sum over all records with Gaussian noise, `steps` times.
+
+    M(D) = sum_i clip(g_i, C) + N(0, sigma^2 C^2 I). Worst case: N(1, sigma^2) against
+    N(0, sigma^2); `steps` runs equal one at sigma / sqrt(steps). Exact for every relation (Balle &
+    Wang 2018, arXiv:1805.06530).
 
     Attributes:
         noise_multiplier: noise standard deviation over the clipping norm (sigma); unitless,
             >= 0, where 0 protects nothing.
-        sample_rate: chance that a record joins a step (q), in (0, 1].
-        steps: number of steps (T), >= 1.
+        steps: number of runs (T), >= 1.
+    """
 
-    Raises:
-        InvalidValueError: for a value out of range, NaN and infinity included.
+    noise_multiplier: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoissonGaussian:
+    """`steps` releases of a Poisson-sampled, clipped sum with Gaussian noise: DP-SGD.
+
+    In each step every record joins the batch independently with probability q:
+    M(D) = sum_{i in batch} clip(g_i, C) + N(0, sigma^2 C^2 I) (Abadi et al. 2016,
+    arXiv:1607.00133, Algorithm 1). The coins of the batch stay secret and an empty batch is a
+    step. Worst case under ADD_REMOVE and ZERO_OUT: (1-q) N(0, sigma^2) + q N(1, sigma^2) against
+    N(0, sigma^2), in both directions (Zhu, Dong & Wang 2022, arXiv:2106.08567); under REPLACE_ONE
+    that mixture against its mirror image (Schuchardt et al. 2024, arXiv:2403.04867).
+
+    Attributes:
+        noise_multiplier: noise standard deviation over the clipping norm (sigma); unitless,
+            >= 0, where 0 protects nothing.
+        sample_rate: chance that a record joins a step (q), in (0, 1]; 1 is `Gaussian`.
+        steps: number of steps (T), >= 1.
     """
 
     noise_multiplier: float
@@ -41,18 +72,287 @@ class PoissonGaussian:
     steps: int
 
     def __post_init__(self) -> None:
-        sigma = checks.non_negative(noise_multiplier=self.noise_multiplier)
-        object.__setattr__(self, "noise_multiplier", sigma + 0.0)  # -0.0 becomes 0.0
-        object.__setattr__(self, "sample_rate", checks.rate(sample_rate=self.sample_rate))
-        object.__setattr__(self, "steps", checks.count(steps=self.steps))
-
-    def to_json(self) -> dict[str, object]:
-        """The event as a JSON object; floats keep all their digits."""
-        return {"type": _TYPE} | {name: getattr(self, name) for name in _FIELDS}
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.rate, sample_rate=self.sample_rate)
+        _set(self, checks.count, steps=self.steps)
 
 
-def event_from_json(value: object) -> PoissonGaussian:
-    """Read what `to_json` wrote.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedSizeGaussian:
+    """`steps` releases of a clipped sum over a fixed number of records, drawn without replacement.
+
+    Each step draws `batch_size` of the `dataset_size` records uniformly, anew and in secret, and
+    adds N(0, sigma^2 C^2 I) to the sum of their contributions. Only REPLACE_ONE is analysed: the
+    size of the data set is public there, and a record that is drawn moves the sum by 2C. The bound
+    is the larger of the two directions at each loss (Balle, Barthe & Gaboardi 2018,
+    arXiv:1807.01647; Zhu, Dong & Wang 2022, arXiv:2106.08567). ADD_REMOVE is refused: adding a
+    record changes the batches of all others.
+
+    Attributes:
+        noise_multiplier: noise standard deviation over the clipping norm C, not 2C (sigma); >= 0.
+        batch_size: records in a batch (b), >= 1.
+        dataset_size: records in the data set (n), >= b.
+        steps: number of steps (T), >= 1.
+    """
+
+    noise_multiplier: float
+    batch_size: int
+    dataset_size: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.count, batch_size=self.batch_size)
+        _set(self, checks.count, dataset_size=self.dataset_size)
+        _set(self, checks.count, steps=self.steps)
+        if self.batch_size > self.dataset_size:
+            raise InvalidValueError(
+                f"batch_size must be at most dataset_size, got {self.batch_size} of "
+                f"{self.dataset_size}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscreteGaussian:
+    """An integer-valued vector with discrete Gaussian noise on every coordinate, `steps` times.
+
+    P[noise = k] is proportional to exp(-k^2 / (2 s^2)), one sampler for the whole noise. A query
+    of L2 sensitivity D satisfies D^2 / (2 s^2) zCDP, whatever its dimension (Canonne, Kamath &
+    Steinke 2020, arXiv:2004.00010, Theorem 4). A sum of discrete Gaussians drawn by several
+    clients is not a discrete Gaussian and not this event. Every relation.
+
+    Attributes:
+        standard_deviation: the parameter s of the noise, in the integer units of the query, >= 0.
+        sensitivity: L2 norm by which one contribution moves the query (D), same units, > 0.
+        steps: number of runs, >= 1.
+    """
+
+    standard_deviation: float
+    sensitivity: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, standard_deviation=self.standard_deviation)
+        _set(self, checks.positive, sensitivity=self.sensitivity)
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skellam:
+    """An integer-valued vector with Skellam noise on every coordinate, `steps` times.
+
+    The noise is the difference of two Poisson variables of mean v / 2, so its variance is v. Sums
+    of independent Skellam noise are Skellam, so that clients may each add a share. For an L2
+    sensitivity D2 and an L1 sensitivity D1, the Renyi divergence of integer order a is at most
+    a D2^2 / (2 v) + min(((2a-1) D2^2 + 6 D1) / (4 v^2), 3 D1 / (2 v)) (Agarwal, Kairouz & Liu
+    2021, arXiv:2110.04995, Theorem 3.5). Every relation.
+
+    Attributes:
+        variance: of the noise of one coordinate (v), in squared integer units, >= 0.
+        sensitivity: L2 norm by which one contribution moves the query (D2), > 0.
+        l1_sensitivity: L1 norm by which it moves it (D1), >= D2.
+        steps: number of runs, >= 1.
+    """
+
+    variance: float
+    sensitivity: float
+    l1_sensitivity: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, variance=self.variance)
+        _set(self, checks.positive, sensitivity=self.sensitivity)
+        _set(self, checks.positive, l1_sensitivity=self.l1_sensitivity)
+        _set(self, checks.count, steps=self.steps)
+        if self.l1_sensitivity < self.sensitivity:
+            raise InvalidValueError(
+                f"l1_sensitivity must be at least the L2 sensitivity {self.sensitivity!r}, got "
+                f"{self.l1_sensitivity!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laplace:
+    """A clipped sum with Laplace noise of scale sigma * D, `steps` times; D is the L1 sensitivity.
+
+    Worst case: Laplace(1, sigma) against Laplace(0, sigma); one run is (1 / sigma, 0)-DP (Dwork et
+    al. 2006). Every relation.
+
+    Attributes:
+        noise_multiplier: scale of the noise over the L1 sensitivity; unitless, >= 0.
+        steps: number of runs, >= 1.
+    """
+
+    noise_multiplier: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PureDP:
+    """Any mechanism that is (epsilon, 0)-DP, `steps` times.
+
+    Worst case: randomised response with odds exp(epsilon) (Kairouz, Oh & Viswanath 2015,
+    arXiv:1311.0776). The guarantee holds for one relation; a guarantee for ADD_REMOVE is used for
+    REPLACE_ONE at twice the epsilon, everything else is refused.
+
+    Attributes:
+        epsilon: of one run, >= 0.
+        neighbouring: the relation for which the guarantee was proven.
+        steps: number of runs, >= 1.
+    """
+
+    epsilon: float
+    neighbouring: Neighbouring
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, epsilon=self.epsilon)
+        object.__setattr__(self, "neighbouring", checks.neighbouring(self.neighbouring))
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZeroConcentrated:
+    """Any mechanism that is rho-zCDP, `steps` times: Renyi divergence <= rho * a at every order a.
+
+    Bun & Steinke 2016, arXiv:1605.02065. The guarantee holds for one relation; one for ADD_REMOVE
+    is used for REPLACE_ONE at four times the rho (their Proposition 1.9), everything else is
+    refused.
+
+    Attributes:
+        rho: of one run, >= 0.
+        neighbouring: the relation for which the guarantee was proven.
+        steps: number of runs, >= 1.
+    """
+
+    rho: float
+    neighbouring: Neighbouring
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, rho=self.rho)
+        object.__setattr__(self, "neighbouring", checks.neighbouring(self.neighbouring))
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeAggregation:
+    """All partial sums of a binary tree over a stream, each with Gaussian noise; `steps` trees.
+
+    A record contributes to one leaf of each tree at most, and so to at most
+    h = ceil(log2(leaves)) + 1 nodes: one tree is a Gaussian mechanism at sigma / sqrt(h) (Kairouz
+    et al. 2021, arXiv:2103.00039, Theorem 4.1). Which record stands at which leaf is fixed, so
+    ADD_REMOVE, where all later records would move, is refused: use ZERO_OUT or REPLACE_ONE.
+
+    Attributes:
+        noise_multiplier: noise standard deviation of one node over the clipping norm; >= 0.
+        leaves: steps of training that one tree covers, >= 1.
+        steps: number of trees (restarts), >= 1.
+    """
+
+    noise_multiplier: float
+    leaves: int
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.count, leaves=self.leaves)
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandedMatrixFactorization:
+    """DP-FTRL with noise correlated over steps by a banded strategy matrix; `steps` whole runs.
+
+    The matrix C is lower triangular with `bands` non-zero diagonals and columns of L2 norm at
+    most 1, and C X + N(0, sigma^2 C_clip^2 I) is released. If the participations of a record are
+    at least `bands` steps apart, the columns they touch are orthogonal, and k of them move C X by
+    at most sqrt(k): a Gaussian mechanism at sigma / sqrt(k) (Choquette-Choo et al. 2023,
+    arXiv:2306.08153). That holds for adaptively chosen gradients (Denisov et al. 2022,
+    arXiv:2202.08312). No amplification by sampling is claimed. Participations are fixed, so
+    ADD_REMOVE is refused: use ZERO_OUT or REPLACE_ONE.
+
+    Attributes:
+        noise_multiplier: noise standard deviation over clipping norm times largest column norm.
+        bands: number of bands, and least distance between participations, >= 1.
+        participations: most steps of one run that a record takes part in (k), >= 1.
+        steps: number of runs, >= 1.
+    """
+
+    noise_multiplier: float
+    bands: int
+    participations: int
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.count, bands=self.bands)
+        _set(self, checks.count, participations=self.participations)
+        _set(self, checks.count, steps=self.steps)
+
+
+Event = (
+    Gaussian
+    | PoissonGaussian
+    | FixedSizeGaussian
+    | DiscreteGaussian
+    | Skellam
+    | Laplace
+    | PureDP
+    | ZeroConcentrated
+    | TreeAggregation
+    | BandedMatrixFactorization
+)
+
+_TYPES: dict[str, type[Event]] = {
+    "gaussian": Gaussian,
+    "poisson_gaussian": PoissonGaussian,
+    "fixed_size_gaussian": FixedSizeGaussian,
+    "discrete_gaussian": DiscreteGaussian,
+    "skellam": Skellam,
+    "laplace": Laplace,
+    "pure_dp": PureDP,
+    "zero_concentrated": ZeroConcentrated,
+    "tree_aggregation": TreeAggregation,
+    "banded_matrix_factorization": BandedMatrixFactorization,
+}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+def is_event(value: object) -> bool:
+    """Whether a value is one of the events of this module."""
+    return type(value) in _NAMES
+
+
+def checked(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The events as a tuple.
+
+    Raises:
+        UnsupportedAnalysisError: for anything that is no event of this module.
+    """
+    values = tuple(events)
+    for value in values:
+        if not is_event(value):
+            raise UnsupportedAnalysisError(
+                f"an event must be one of {', '.join(k.__name__ for k in _NAMES)}, got {value!r}; "
+                "nothing is known here about any other release"
+            )
+    return values
+
+
+def event_to_json(event: Event) -> dict[str, object]:
+    """The event as a JSON object; floats keep all their digits."""
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
+    plain = {k: v.value if isinstance(v, Neighbouring) else v for k, v in values.items()}
+    return {"type": _NAMES[type(event)], **plain}
+
+
+def event_from_json(value: object) -> Event:
+    """Read what `event_to_json` wrote.
 
     Raises:
         UnsupportedAnalysisError: for a type of event that this version does not know.
@@ -60,32 +360,45 @@ def event_from_json(value: object) -> PoissonGaussian:
     """
     if not isinstance(value, Mapping) or "type" not in value:
         raise InvalidValueError(f"an event must be a JSON object with a 'type', got {value!r}")
-    if value["type"] != _TYPE:
+    kind = _TYPES.get(value["type"]) if isinstance(value["type"], str) else None
+    if kind is None:
         raise UnsupportedAnalysisError(
-            f"an event must be of type {_TYPE!r}, got {value['type']!r}; "
-            "use the version of the package that wrote it"
+            f"an event must be of a type in {sorted(_TYPES)}, got {value['type']!r}; use the "
+            "version of the package that wrote it"
         )
-    if set(value) != {"type", *_FIELDS}:
-        raise InvalidValueError(f"an event must have the fields {_FIELDS}, got {sorted(value)}")
-    return PoissonGaussian(**{name: value[name] for name in _FIELDS})
+    names = [field.name for field in fields(kind)]
+    if set(value) != {"type", *names}:
+        raise InvalidValueError(
+            f"a {value['type']!r} event must have the fields {names}, got {sorted(value)}"
+        )
+    return kind(**{name: value[name] for name in names})
 
 
-def canonical(events: Iterable[PoissonGaussian]) -> tuple[PoissonGaussian, ...]:
-    """The same releases in one normal form: equal (sigma, q) merged, sorted by (sigma, q).
+def canonical(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The same releases in one normal form: equal mechanisms merged, in a fixed order.
 
-    Composition commutes, so histories with the same normal form cost the same epsilon.
+    Composition commutes, so histories with the same normal form cost the same epsilon. A Poisson
+    sample at rate 1 is written as the plain Gaussian that it is.
     """
-    total: dict[tuple[float, float], int] = {}
-    for event in events:
-        key = (event.noise_multiplier, event.sample_rate)
-        total[key] = total.get(key, 0) + event.steps
-    return tuple(
-        PoissonGaussian(noise_multiplier=sigma, sample_rate=q, steps=steps)
-        for (sigma, q), steps in sorted(total.items())
-    )
+    total: dict[Event, int] = {}
+    for event in map(_plain, checked(events)):
+        one = replace(event, steps=1)
+        total[one] = total.get(one, 0) + event.steps
+    merged = [replace(one, steps=steps) for one, steps in total.items()]
+    return tuple(sorted(merged, key=_order))
 
 
-def is_within(ran: Iterable[PoissonGaussian], planned: Iterable[PoissonGaussian]) -> bool:
-    """Whether `ran` has, at every (sigma, q), no more steps than `planned`."""
-    limit = {(e.noise_multiplier, e.sample_rate): e.steps for e in canonical(planned)}
-    return all(e.steps <= limit.get((e.noise_multiplier, e.sample_rate), 0) for e in canonical(ran))
+def is_within(ran: Iterable[Event], planned: Iterable[Event]) -> bool:
+    """Whether `ran` has, of every mechanism, no more steps than `planned`."""
+    limit = {replace(event, steps=1): event.steps for event in canonical(planned)}
+    return all(e.steps <= limit.get(replace(e, steps=1), 0) for e in canonical(ran))
+
+
+def _plain(event: Event) -> Event:
+    if isinstance(event, PoissonGaussian) and event.sample_rate == 1:
+        return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
+    return event
+
+
+def _order(event: Event) -> tuple[Any, ...]:
+    return tuple(event_to_json(event).values())

@@ -26,14 +26,15 @@ def verify_export(exported: Mapping[str, Any], anchor: Anchor | None = None) -> 
 
     Args:
         exported: what `Ledger.export` returned, perhaps through JSON.
-        anchor: if given, the export must continue the ledger it was taken from.
+        anchor: if given, the export must continue the ledger it was taken from. Without one, an
+            export that was cut at its end, or taken from an older copy, is whole.
 
     Raises:
         LedgerCorruptError: if anything was edited, removed or reordered.
         LedgerRolledBackError: if the export is older than the anchor, or of another history.
         UnsupportedAnalysisError: for a type of event that this version does not know.
     """
-    book = _read(exported)
+    book = book_of_export(exported)
     if anchor is not None:
         book.check_continues(anchor)
     return book.anchor()
@@ -44,11 +45,18 @@ def events_of_export(exported: Mapping[str, Any], run: str | None = None) -> Eve
 
     Raises:
         LedgerCorruptError: as `verify_export`.
+        UnsupportedAnalysisError: as `verify_export`.
     """
-    return _read(exported).events(run)
+    return book_of_export(exported).events(run)
 
 
-def _read(exported: Mapping[str, Any]) -> Book:
+def book_of_export(exported: Mapping[str, Any]) -> Book:
+    """What an export says: whose it is, its reservations and its commits; verified first.
+
+    Raises:
+        LedgerCorruptError: as `verify_export`.
+        UnsupportedAnalysisError: as `verify_export`.
+    """
     if not isinstance(exported, Mapping) or "schema" not in exported:
         raise damaged("an export must be an object with a 'schema'")
     check_schema(exported["schema"])

@@ -10,7 +10,10 @@ before the call returns: `synchronous=EXTRA` is `FULL` plus a sync of the folder
 journal is gone, without which a power cut could undo the last commit. No connection outlives a
 call. Only the owner may read the file, its journal and the folder made for it.
 
-The entries form a hash chain (`chain.py`). The ledger computes no epsilon.
+The entries form a hash chain (`chain.py`). An edited, missing or reordered entry shows whenever
+the file is read. A chain that was cut at its end, an older copy that was put back, and a chain
+rewritten with fresh digests are whole in themselves: they show only against an `Anchor` that was
+kept elsewhere. The ledger computes no epsilon.
 """
 
 import os
@@ -30,7 +33,7 @@ from accountants.errors import (
     LedgerMissingError,
     LedgerStateError,
 )
-from accountants.events import PoissonGaussian
+from accountants.events import Event, checked
 
 Admit = Callable[[Events, Events], object]
 """Called with (history, planned); raises to refuse the release."""
@@ -38,6 +41,18 @@ Admit = Callable[[Events, Events], object]
 
 class Ledger:
     """What was released from one data set, in one file. Use `create` or `open`.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from accountants.events import Gaussian
+    >>> folder = TemporaryDirectory()
+    >>> whose = {"client": "ward", "dataset": "notes", "description": "training split"}
+    >>> ledger = Ledger.create(folder.name + "/ledger", **whose)
+    >>> plan = [Gaussian(noise_multiplier=4.0, steps=8)]
+    >>> reservation = ledger.reserve("first run", 0, plan, admit=lambda history, planned: None)
+    >>> ledger.commit(reservation.id, [Gaussian(noise_multiplier=4.0, steps=5)], b"the update")
+    >>> ledger.events()
+    (Gaussian(noise_multiplier=4.0, steps=5),)
+    >>> folder.cleanup()
 
     Safe to use from several threads and processes at once. Methods raise LedgerCorruptError for
     a damaged or edited file, LedgerMissingError if it is gone, LedgerRolledBackError if it went
@@ -83,6 +98,24 @@ class Ledger:
         identity = Identity(client=client, dataset=dataset, description=description)
         ledger = cls(Path(path), identity)
         ledger.verify()
+        storage.make_private(Path(path))
+        return ledger
+
+    @classmethod
+    def inspect(cls, path: str | os.PathLike[str]) -> "Ledger":
+        """Open a ledger whoever it belongs to, and verify all of it; for a reader who only looks.
+
+        A run uses `open`, which refuses the ledger of other data. Nothing is written, but what a
+        killed writer left half done is undone, as by every reader.
+
+        Raises:
+            LedgerMissingError: if there is no file.
+            LedgerCorruptError: if it is damaged, edited, or of an unknown schema.
+        """
+        with storage.session(Path(path), "BEGIN") as connection:
+            found = contents.read(storage.read_entries(connection)).identity
+        ledger = cls(Path(path), found)
+        ledger.verify()
         return ledger
 
     @classmethod
@@ -112,23 +145,23 @@ class Ledger:
         """Whose releases this ledger counts."""
         return self._identity
 
-    def reserve(
-        self, run: str, round: int, planned: Iterable[PoissonGaussian], admit: Admit
-    ) -> Reservation:
+    def reserve(self, run: str, round: int, planned: Iterable[Event], admit: Admit) -> Reservation:
         """Count a round's release before it happens; on disk when this returns.
 
         Args:
             run: which run, as its configuration names it.
             round: which round of it, from 0.
-            planned: the most that the round will release; at least one event.
+            planned: the most that the round will release; at least one event, of any type.
             admit: called as `admit(history, planned)` inside the transaction, with all that
                 counts at that moment; it raises to refuse, and then nothing is written.
 
         Raises:
-            LedgerStateError: if the round is already reserved or committed.
+            LedgerStateError: if the round is already reserved or committed, or nothing is planned.
+            InvalidValueError: for a run without a name, or a round that is no whole number.
+            UnsupportedAnalysisError: for something planned that is no event.
             Exception: whatever `admit` raises.
         """
-        run, round, planned = checks.text(run=run), checks.index(round=round), _events(planned)
+        run, round, planned = checks.text(run=run), checks.index(round=round), checked(planned)
         with self._session("BEGIN IMMEDIATE") as (connection, book):
             book.check_reservation(run, round, planned)
             admit(book.events(), planned)
@@ -137,7 +170,7 @@ class Ledger:
         self._seen = Anchor(length=entry.seq + 1, head=entry.digest)
         return Reservation(id=entry.seq, run=run, round=round, planned=planned)
 
-    def commit(self, reservation_id: int, ran: Iterable[PoissonGaussian], outgoing: bytes) -> None:
+    def commit(self, reservation_id: int, ran: Iterable[Event], outgoing: bytes) -> None:
         """Say what ran of a reservation and keep the bytes that may now be sent.
 
         Both are on disk, or neither, when this returns. Bytes of earlier rounds of the same run
@@ -151,8 +184,10 @@ class Ledger:
 
         Raises:
             LedgerStateError: for an unknown or committed reservation, or more than was reserved.
+            InvalidValueError: for a message that is not bytes.
+            UnsupportedAnalysisError: for something that is no event.
         """
-        reservation_id, ran = checks.index(reservation_id=reservation_id), _events(ran)
+        reservation_id, ran = checks.index(reservation_id=reservation_id), checked(ran)
         if not isinstance(outgoing, bytes):
             raise InvalidValueError(f"outgoing must be bytes, got {type(outgoing).__name__}")
         with self._session("BEGIN IMMEDIATE") as (connection, book):
@@ -200,6 +235,7 @@ class Ledger:
 
         Raises:
             LedgerCorruptError: for damage, edits, or steps that do not follow.
+            UnsupportedAnalysisError: for a type of event that this version does not know.
             LedgerRolledBackError: if the ledger does not continue the anchor.
         """
         with self._session("BEGIN") as (connection, book):
@@ -236,11 +272,3 @@ class Ledger:
                     f"{getattr(found, name)!r}; open the ledger of this data, with the words it "
                     "was created with"
                 )
-
-
-def _events(values: Iterable[PoissonGaussian]) -> Events:
-    events = tuple(values)
-    for event in events:
-        if not isinstance(event, PoissonGaussian):
-            raise InvalidValueError(f"events must be PoissonGaussian, got {event!r}")
-    return events

@@ -85,10 +85,28 @@ def session(path: Path, begin: str) -> Iterator[sqlite3.Connection]:
     try:
         with closing(_connect(path)) as connection, _transaction(connection, begin):
             _check_header(connection)
-            _make_private(path)
+            if begin != "BEGIN":  # before SQLite makes the journal, which gets the same permissions
+                make_private(path)
             yield connection
     except sqlite3.Error as error:
         raise _translated(error, path) from error
+
+
+def make_private(path: Path) -> None:
+    """Take other users' access away; SQLite gives its journal the permissions of the file.
+
+    Raises:
+        LedgerError: if the permissions cannot be changed, as by another user than the owner.
+    """
+    try:
+        mode = path.stat().st_mode
+        if mode & 0o077:
+            path.chmod(mode & 0o700)
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger {path} must be its owner's alone, and its permissions cannot be changed "
+            f"({error}); nothing was written; use it as its owner"
+        ) from error
 
 
 def read_entries(connection: sqlite3.Connection) -> list[Entry]:
@@ -201,13 +219,7 @@ def _create_private_folders(folder: Path) -> None:
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     for each in reversed(missing):
         each.mkdir(mode=0o700, exist_ok=True)
-
-
-def _make_private(path: Path) -> None:
-    """Take other users' access away; SQLite gives its journal the permissions of the file."""
-    mode = path.stat().st_mode
-    if mode & 0o077:
-        path.chmod(mode & 0o700)
+        _sync_folder(each.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -163,6 +163,7 @@ class _Running:
                 ledgers,
                 checkpoint.record["noise_multipliers"],
                 model,
+                rounds=settings.rounds,
                 privacy=settings.privacy,
                 training=settings.training,
                 coins=settings.coins,

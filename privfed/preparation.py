@@ -14,6 +14,7 @@ from accountants import (
     Budget,
     BudgetExceededError,
     Ledger,
+    PoissonGaussian,
     ScheduleFilter,
     anchor_from_json,
     epsilon,
@@ -101,7 +102,7 @@ def calibrate(
     sigmas = {}
     for client in clients:
         budget, history = budget_of(client, privacy), ledgers[client.id].events()
-        spent = epsilon(history, budget.delta, privacy.neighbouring)
+        spent = epsilon(history, budget.delta, privacy.neighbouring).upper
         if spent > (1 - _SMALLEST_SHARE) * budget.epsilon:
             raise BudgetExceededError(
                 f"the budget of client {client.id!r} is used up: epsilon {spent:.6g} of "
@@ -173,6 +174,7 @@ def build_nodes(
     sigmas: Mapping[str, float],
     model: PrivateModel,
     *,
+    rounds: int,
     privacy: PrivacyConfig,
     training: TrainingConfig,
     coins: Coins,
@@ -196,7 +198,15 @@ def build_nodes(
             ),
             ledger=ledgers[client.id],
             filter=ScheduleFilter(
-                budget=budget_of(client, privacy), neighbouring=privacy.neighbouring
+                budget=budget_of(client, privacy),
+                schedule=[
+                    PoissonGaussian(
+                        noise_multiplier=sigmas[client.id],
+                        sample_rate=sample_rate_of(client, privacy),
+                        steps=privacy.steps_per_round * rounds,
+                    )
+                ],
+                neighbouring=privacy.neighbouring,
             ),
             coins=coins,
             log=local_logger(state, client.id, client.dataset),

@@ -86,14 +86,17 @@ def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarant
 
 
 def _require_equal(claimed: ClientGuarantee, found: ClientGuarantee) -> None:
-    for name in ("epsilon_spent", "epsilon_before"):
+    for name in ("epsilon_spent", "epsilon_lower", "epsilon_before"):
         if abs(getattr(claimed, name) - getattr(found, name)) > _TOLERANCE:
             raise ReportError(
                 f"client {claimed.id!r}: the report says {name} = {getattr(claimed, name)!r}, its "
                 f"ledger gives {getattr(found, name)!r}"
             )
     same = replace(
-        found, epsilon_spent=claimed.epsilon_spent, epsilon_before=claimed.epsilon_before
+        found,
+        epsilon_spent=claimed.epsilon_spent,
+        epsilon_lower=claimed.epsilon_lower,
+        epsilon_before=claimed.epsilon_before,
     )
     if same != replace(claimed, releases=tuple(claimed.releases)):
         raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")

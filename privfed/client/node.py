@@ -172,4 +172,5 @@ class ClientNode:
 
     def epsilon_spent(self) -> float:
         """Epsilon of everything in the ledger, at the budget's delta."""
-        return epsilon(self.ledger.events(), self.filter.budget.delta, self.filter.neighbouring)
+        budget = self.filter.budget
+        return epsilon(self.ledger.events(), budget.delta, self.filter.neighbouring).upper

@@ -22,7 +22,8 @@ class ClientGuarantee:
         public_size: declared size.
         epsilon_spent: upper bound over all releases on the data set, all runs and unresolved
             reservations included.
-        epsilon_before: of that, before this run.
+        epsilon_lower: no analysis of the same releases can go below this.
+        epsilon_before: of `epsilon_spent`, before this run.
         epsilon_budget: never exceeded.
         delta: of both.
         rounds: rounds of this run that were reserved or committed.
@@ -39,6 +40,7 @@ class ClientGuarantee:
     dataset: str
     public_size: int
     epsilon_spent: float
+    epsilon_lower: float
     epsilon_before: float
     epsilon_budget: float
     delta: float
@@ -160,6 +162,11 @@ def _require_consistent(client: ClientGuarantee) -> None:
         value = getattr(client, field.name)
         if field.name != "releases":
             _require_filled(f"clients.{client.id}.{field.name}", value)
+    if not 0 <= client.epsilon_lower <= client.epsilon_spent:
+        raise ReportError(
+            f"client {client.id!r} must have 0 <= lower bound <= epsilon spent, got "
+            f"{client.epsilon_lower!r}, {client.epsilon_spent!r}"
+        )
     if not 0 <= client.epsilon_before <= client.epsilon_spent <= client.epsilon_budget:
         raise ReportError(
             f"client {client.id!r} must have 0 <= before <= spent <= budget, got "

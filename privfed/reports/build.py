@@ -1,13 +1,22 @@
 """From ledgers and round figures to a budget report."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import accountants
-from accountants import Budget, PoissonGaussian, events_of_export, pld, verify_export
+from accountants import (
+    Budget,
+    Event,
+    PoissonGaussian,
+    ScheduleFilter,
+    epsilon,
+    event_to_json,
+    events_of_export,
+    verify_export,
+)
 from privfed.errors import ReportError
 from privfed.reports.budget import SCHEMA, BudgetReport, ClientGuarantee
 from privfed.reports.figures import RoundFigures
@@ -46,12 +55,13 @@ def client_guarantee(
         ReportError: if the rounds of the run differ in noise or sampling rate.
     """
     verify_export(export)
+    spent = epsilon(events_of_export(export), budget.delta)
     everything = events_of_export(export)
     mine = events_of_export(export, run=run)
     others = list(everything)
     for event in mine:
         others.remove(event)
-    kinds = {(event.noise_multiplier, event.sample_rate) for event in mine or [planned]}
+    kinds = {(event.noise_multiplier, event.sample_rate) for event in _of_dp_sgd(mine) or [planned]}
     if len(kinds) != 1:
         raise ReportError(f"the rounds of client {export['client']!r} differ: {sorted(kinds)}")
     ((sigma, rate),) = kinds
@@ -61,8 +71,9 @@ def client_guarantee(
         id=export["client"],
         dataset=export["dataset"],
         public_size=public_size,
-        epsilon_spent=pld.epsilon(everything, budget.delta),
-        epsilon_before=pld.epsilon(others, budget.delta),
+        epsilon_spent=spent.upper,
+        epsilon_lower=spent.lower,
+        epsilon_before=epsilon(others, budget.delta).upper,
         epsilon_budget=budget.epsilon,
         delta=budget.delta,
         rounds=len(begun),
@@ -70,10 +81,19 @@ def client_guarantee(
         unresolved=len(begun - done),
         noise_multiplier=sigma,
         sample_rate=rate,
-        releases=tuple(event.to_json() for event in everything),
+        releases=tuple(event_to_json(event) for event in everything),
         ledger_length=len(export["entries"]),
         ledger_head=export["head"],
     )
+
+
+def _of_dp_sgd(events: Iterable[Event]) -> list[PoissonGaussian]:
+    found = []
+    for event in events:
+        if not isinstance(event, PoissonGaussian):
+            raise ReportError(f"the rounds of a run must be DP-SGD steps, got {event!r}")
+        found.append(event)
+    return found
 
 
 def build_report(
@@ -107,14 +127,16 @@ def accounting_section(neighbouring: str) -> dict[str, Any]:
     """How epsilon was computed."""
     return {
         "accountant": accountants.ACCOUNTANT,
-        "bound": "pessimistic discretisation of the privacy loss: the truth is at most the "
-        "number shown, up to floating-point rounding",
+        "bound": "the tightest epsilon lies between the two bounds shown for every client; the "
+        "upper one is the claim. Discretisation, rounding of the FFT, wrapped and truncated mass "
+        "are bounded and added to it",
         "neighbouring relation": neighbouring,
         "directions": "adding and removing, the larger of the two",
         "one bound for all": "the same function calibrated the noise, admitted every round "
         "before it began and wrote this report",
         "stop rule": "a client refuses a round that would exceed its budget; the schedule was "
         "fixed before training",
+        "why it holds": ScheduleFilter.theorem,
         "counted": "every committed round, and every round that was reserved and never finished, "
         "of all runs in the client's ledger for this data set",
     }

@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 
 def rounded_up(epsilon: float, digits: int = 4) -> str:
     """Epsilon in print: rounded up, so that what is read is never below what is bounded."""
     return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
+
+
+def rounded_down(epsilon: float, digits: int = 4) -> str:
+    """A lower bound as text, never above its value."""
+    return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from privfed.reports.budget import BudgetReport
 from privfed.reports.charts import epsilon_chart, metric_chart
-from privfed.reports.figures import rounded_up
+from privfed.reports.figures import rounded_down, rounded_up
 
 
 def render_html(report: BudgetReport) -> str:
@@ -20,6 +20,7 @@ def render_html(report: BudgetReport) -> str:
         lstrip_blocks=True,
     )
     environment.filters["rounded_up"] = rounded_up
+    environment.filters["rounded_down"] = rounded_down
     values = asdict(report)
     charts = {}
     if report.rounds:

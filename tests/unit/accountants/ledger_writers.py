@@ -1,9 +1,10 @@
 """Writes to ledgers from several processes, kills some of them, and prints what it saw as JSON.
 
-Run as a script, so that it forks from a process with one thread and everything imported: 50 kills
+Run as a script, so that it forks from a process with one thread and everything imported: 200 kills
 take seconds. Each child tells its parent, through a pipe, after each call that returned.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -44,66 +45,108 @@ def told(reading):
         return pipe.read().splitlines()
 
 
-def write_rounds(path, run, write, rounds=10_000):
-    ledger = Ledger.open(path, **OWNER)
+def write_rounds(ledger, run, write, rounds=10_000):
+    """Reserve, commit, send, and say so: what is told after a commit is the digest of what left."""
     for number in range(rounds):
         reservation = ledger.reserve(run, number, [PLANNED], lambda *_: None)
-        write(f"reserved {number}")
-        ledger.commit(reservation.id, [RAN], outgoing(run, number))
-        write(f"committed {number}")
+        write(f"reserve {number}")
+        message = outgoing(run, number)
+        ledger.commit(reservation.id, [RAN], message)
+        write(f"commit {number} {hashlib.sha256(message).hexdigest()}")
 
 
-def uncounted(ledger, run, lines):
-    """What a child was told is durable and the ledger does not count."""
-    lost = []
-    for line in lines:
-        state, number = line.split()[0], int(line.split()[1])
-        found = ledger.status(run, number)
-        if found is None or (state == "committed" and found != "committed"):
-            lost.append(line)
-    last = [int(line.split()[1]) for line in lines if line.startswith("committed")][-1:]
-    for number in last:
-        sent_later = ledger.status(run, number + 1) == "committed"
-        if not sent_later and ledger.outgoing(run, number) != outgoing(run, number):
-            lost.append(f"bytes of {number}")
-    return lost
+def steps_of(ledger, run):
+    """What the ledger holds of a run, as its writer would have told it."""
+    rounds, lines = {}, []
+    for entry in ledger.export()["entries"][1:]:
+        body = entry["body"]
+        if entry["kind"] == "reserve" and body["run"] == run:
+            rounds[entry["seq"]] = body["round"]
+            lines.append(f"reserve {body['round']}")
+        if entry["kind"] == "commit" and body["reservation"] in rounds:
+            number = rounds[body["reservation"]]
+            lines.append(f"commit {number} {body['outgoing_sha256']}")
+    return lines
 
 
-def check(path, run, lines, seen):
-    """Open, which verifies, and compare with what the child said."""
-    seen["unfinished"] += Path(f"{path}-journal").exists()
-    try:
-        ledger = Ledger.open(path, **OWNER)
-        seen["lost"] += uncounted(ledger, run, lines)
-        reserved = sum(line.startswith("reserved") for line in lines)
-        if sum(event.steps for event in ledger.events(run)) < reserved * RAN.steps:
-            seen["lost"].append(f"steps of {run}")
-    except LedgerError as error:
-        seen["errors"].append(repr(error))
+def next_step(run, lines):
+    """What a writer that told these lines does next."""
+    number = len(lines) // 2
+    if len(lines) % 2 == 0:
+        return f"reserve {number}"
+    return f"commit {number} {hashlib.sha256(outgoing(run, number)).hexdigest()}"
 
 
-def kill_at_random(folder, kills):
-    """Kill a writer at a random moment, again and again, on ledgers that go on being used."""
-    seen = {"kills": 0, "told": 0, "unfinished": 0, "lost": [], "errors": []}
-    moments = random.Random(7)
-    for trial in range(kills):
+def counted(lines):
+    """The events that must count after these steps: the last may be a reservation alone."""
+    return (RAN,) * (len(lines) // 2) + (PLANNED,) * (len(lines) % 2)
+
+
+class Watch:
+    """Compares ledgers with what their writers told before they were killed."""
+
+    def __init__(self):
+        self.seen = {"kills": 0, "told": 0, "unfinished": 0, "ahead": 0, "lost": [], "errors": []}
+        self.anchors = {}
+
+    def kill(self, child):
+        os.kill(child, signal.SIGKILL)
+        self.reap(child)
+
+    def reap(self, child):
+        """Wait for a child; whether it was killed."""
+        _, status = os.waitpid(child, 0)
+        self.seen["kills"] += os.WIFSIGNALED(status)
+        return os.WIFSIGNALED(status)
+
+    def check(self, path, told):
+        """The ledger holds, of each run, what was told, and at most the step that was cut short."""
+        self.seen["unfinished"] += Path(f"{path}-journal").exists()
+        self.seen["told"] += sum(map(len, told.values()))
+        try:
+            ledger = Ledger.open(path, **OWNER)
+            self.anchors[path] = ledger.verify(self.anchors.get(path))
+            for run, lines in told.items():
+                self.check_run(ledger, run, lines)
+        except LedgerError as error:
+            self.seen["errors"].append(repr(error))
+
+    def check_run(self, ledger, run, lines):
+        held = steps_of(ledger, run)
+        ahead = held != lines
+        self.seen["ahead"] += ahead
+        if ahead and held != [*lines, next_step(run, lines)]:
+            self.seen["lost"].append(f"{run}: told {lines[-2:]}, held {held[-2:]}")
+        if ledger.events(run) != counted(held):
+            self.seen["lost"].append(f"{run}: {ledger.events(run)[-2:]} counts for {held[-2:]}")
+        last = len(held) // 2 - 1
+        if last >= 0 and ledger.outgoing(run, last) != outgoing(run, last):
+            self.seen["lost"].append(f"{run}: the bytes of round {last}")
+
+
+def kill_at_random(folder, trials, writers):
+    """Kill writers at random moments, again and again, on ledgers that go on being used."""
+    watch, moments = Watch(), random.Random(7 + writers)
+    for trial in range(trials):
         path = folder / f"ledger{trial // 10}"
         if trial % 10 == 0:
-            Ledger.create(path, **OWNER)
-        run = f"run{trial}"
-        child, reading = fork(lambda write, path=path, run=run: write_rounds(path, run, write))
-        time.sleep(moments.uniform(0.005, 0.12))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        seen["kills"] += os.WIFSIGNALED(status)
-        lines = told(reading)
-        seen["told"] += len(lines)
-        check(path, run, lines, seen)
-    return seen
+            watch.anchors[path] = Ledger.create(path, **OWNER).anchor()
+
+        def work(write, run, path=path):
+            write_rounds(Ledger.open(path, **OWNER), run, write)
+
+        runs = [f"run{trial}.{writer}" for writer in range(writers)]
+        children = [fork(lambda write, run=run: work(write, run)) for run in runs]
+        for child, _ in children:
+            time.sleep(moments.uniform(0.004, 0.1))
+            watch.kill(child)
+        told_by = {run: told(pipe) for run, (_, pipe) in zip(runs, children, strict=True)}
+        watch.check(path, told_by)
+    return watch.seen
 
 
-def kill_before_statement(path, run, number, write):
-    """Write one round; die just before the `number`-th SQL statement."""
+def kill_before_statement(path, number, write):
+    """Make a ledger and write one round; die just before the `number`-th SQL statement."""
     left, connect = [number], sqlite3.connect
 
     def count(_):
@@ -117,27 +160,23 @@ def kill_before_statement(path, run, number, write):
         return connection
 
     sqlite3.connect = traced
-    write_rounds(path, run, write, rounds=1)
+    ledger = Ledger.create(path, **OWNER)
+    write("made")
+    write_rounds(ledger, "run", write, rounds=1)
 
 
 def kill_everywhere(folder):
-    """Die before each SQL statement of opening, reserving and committing, in turn."""
-    seen = {"kills": 0, "told": 0, "unfinished": 0, "lost": [], "errors": []}
-    path, number, killed = folder / "ledger", 0, True
-    Ledger.create(path, **OWNER)
+    """Die before each SQL statement of creating, reserving and committing, in turn."""
+    watch, number, killed = Watch(), 0, True
     while killed:
-        run = f"run{number}"
-        child, reading = fork(
-            lambda write, run=run, number=number: kill_before_statement(path, run, number, write)
-        )
-        _, status = os.waitpid(child, 0)
-        killed = os.WIFSIGNALED(status)
-        seen["kills"] += killed
-        lines = told(reading)
-        seen["told"] += len(lines)
-        check(path, run, lines, seen)
+        path = folder / f"ledger{number}"
+        child, pipe = fork(lambda write, at=(path, number): kill_before_statement(*at, write))
+        killed = watch.reap(child)
+        lines = told(pipe)
+        if lines or path.exists():
+            watch.check(path, {"run": lines[1:]})
         number += 1
-    return seen
+    return watch.seen
 
 
 def race(folder, rounds):
@@ -182,7 +221,7 @@ def share(folder, rounds):
     def work(write):
         ledger = Ledger.open_or_create(path, **OWNER)
         write("opened")
-        write_rounds(ledger.path, f"run{os.getpid()}", write, rounds)
+        write_rounds(ledger, f"run{os.getpid()}", write, rounds)
 
     children = [fork(work) for _ in range(2)]
     lines = [line for child, reading in children for line in told(reading)]

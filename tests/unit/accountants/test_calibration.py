@@ -1,7 +1,6 @@
 """Calibration never spends more than the budget, and a calibrated run is admitted to its end."""
 
 import math
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,12 +11,16 @@ from accountants import (
     BudgetExceededError,
     InvalidValueError,
     Neighbouring,
+    Plan,
     PoissonGaussian,
     ScheduleFilter,
-    UnsupportedAnalysisError,
+    batch_size_within,
     epsilon,
     noise_multiplier,
-    pld,
+    noise_multipliers,
+    sample_rate_within,
+    steps_within,
+    what_if,
 )
 
 BUDGET = Budget(epsilon=2.0, delta=1e-4)
@@ -29,17 +32,14 @@ def event(noise_multiplier, sample_rate, steps):
 
 def assert_smallest(sigma, budget, q, steps, history=(), neighbouring=Neighbouring.ADD_REMOVE):
     def spent(noise):
-        return epsilon([*history, event(noise, q, steps)], budget.delta, neighbouring)
+        return epsilon([*history, event(noise, q, steps)], budget.delta, neighbouring).upper
 
     assert spent(sigma) <= budget.epsilon < spent(sigma * (1 - 1e-3))
 
 
 @pytest.mark.parametrize("q", [0.4, 0.9, 1.0])
-def test_it_finds_the_smallest_noise_quickly(q):
-    pld._epsilon.cache_clear()
-    began = time.perf_counter()
+def test_it_finds_the_smallest_noise(q):
     sigma = noise_multiplier(BUDGET, q, 8)
-    assert time.perf_counter() - began < 3
     assert_smallest(sigma, BUDGET, q, 8)
     assert float(f"{sigma:.5g}") == sigma
 
@@ -59,9 +59,7 @@ def test_a_known_schedule():
     ],
 )
 def test_long_tight_and_loose_schedules(budget, q, steps):
-    began = time.perf_counter()
     assert_smallest(noise_multiplier(budget, q, steps), budget, q, steps)
-    assert time.perf_counter() - began < 15
 
 
 @settings(max_examples=3, deadline=None, derandomize=True)
@@ -88,7 +86,11 @@ def test_history_and_replacement_ask_for_more_noise():
 def test_a_calibrated_run_is_admitted_to_its_last_round_and_no_further(earlier):
     rounds, local_steps, q = 5, 4, 0.5
     sigma = noise_multiplier(BUDGET, q, rounds * local_steps, earlier)
-    admission = ScheduleFilter(budget=BUDGET)
+    admission = ScheduleFilter(
+        budget=BUDGET,
+        schedule=[event(sigma, q, rounds * local_steps)],
+        neighbouring=Neighbouring.ADD_REMOVE,
+    )
     history, step = list(earlier), event(sigma, q, local_steps)
     spent = []
     for _ in range(rounds):
@@ -101,49 +103,27 @@ def test_a_calibrated_run_is_admitted_to_its_last_round_and_no_further(earlier):
     assert caught.value.epsilon > caught.value.allowed == BUDGET.epsilon
 
 
-def test_a_margin_keeps_the_last_digits_of_another_machine_from_refusing():
-    """A plan that costs next to nothing would fit in half a millionth of the budget; not taken."""
+def test_a_history_at_the_very_edge_of_the_budget_leaves_no_room():
     history = [event(3.0, 0.5, 8)]
-    spent = epsilon(history, BUDGET.delta)
-    plan = event(1e4, 1e-3, 1)
-    assert epsilon([*history, plan], BUDGET.delta) < spent * (1 + 5e-7)
-    with pytest.raises(BudgetExceededError):
+    spent = epsilon(history, BUDGET.delta).upper
+    with pytest.raises(BudgetExceededError, match="no further release"):
         noise_multiplier(Budget(epsilon=spent * (1 + 5e-7), delta=1e-4), 1e-3, 1, history)
-
-
-def test_the_filter_admits_up_to_the_budget_to_the_last_digit():
-    planned = [event(3.0, 0.5, 8)]
-    spent = epsilon(planned, BUDGET.delta)
-    assert ScheduleFilter(budget=Budget(epsilon=spent, delta=1e-4)).admit([], planned) == spent
-    below = Budget(epsilon=math.nextafter(spent, 0), delta=1e-4)
-    with pytest.raises(BudgetExceededError):
-        ScheduleFilter(budget=below).admit([], planned)
-
-
-def test_the_filter_refuses_what_protects_nothing_and_uses_its_relation():
-    with pytest.raises(BudgetExceededError) as caught:
-        ScheduleFilter(budget=BUDGET).admit([], [event(0.0, 0.5, 1)])
-    assert caught.value.epsilon == math.inf
-    planned = [event(3.0, 0.5, 8)]
-    assert ScheduleFilter(budget=BUDGET).admit([], planned) < 2
-    with pytest.raises(BudgetExceededError):
-        ScheduleFilter(budget=BUDGET, neighbouring=Neighbouring.REPLACE_ONE).admit([], planned)
 
 
 def test_a_history_that_used_the_budget_up_is_refused():
     spent = [event(2.0, 0.9, 8)]
     with pytest.raises(BudgetExceededError, match="plan fewer steps") as caught:
         noise_multiplier(BUDGET, 0.5, 8, spent)
-    assert caught.value.epsilon == epsilon(spent, BUDGET.delta)
+    assert caught.value.epsilon == epsilon(spent, BUDGET.delta).upper
     with pytest.raises(BudgetExceededError):
         noise_multiplier(BUDGET, 0.5, 8, [event(0.0, 0.5, 1)])
 
 
 def test_a_history_that_leaves_next_to_nothing_is_refused():
     sigma = noise_multiplier(BUDGET, 0.5, 8)
-    left = epsilon([event(sigma, 0.5, 8)], BUDGET.delta) * (1 + 2e-6)
+    left = epsilon([event(sigma, 0.5, 8)], BUDGET.delta).upper * (1 + 5e-3)
     with pytest.raises(BudgetExceededError, match="no noise multiplier up to 10000"):
-        noise_multiplier(Budget(epsilon=left, delta=1e-4), 1.0, 5000, [event(sigma, 0.5, 8)])
+        noise_multiplier(Budget(epsilon=left, delta=1e-4), 1.0, 10**6, [event(sigma, 0.5, 8)])
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, None])
@@ -154,6 +134,61 @@ def test_values_out_of_range_are_refused_by_name(value):
         noise_multiplier(BUDGET, 0.5, value)
 
 
-def test_a_delta_below_the_precision_is_refused():
-    with pytest.raises(UnsupportedAnalysisError):
-        noise_multiplier(Budget(epsilon=1.0, delta=1e-9), 0.5, 8)
+@pytest.mark.parametrize("delta", [1e-9, 1e-20])
+def test_small_deltas_are_calibrated_too(delta):
+    budget = Budget(epsilon=1.0, delta=delta)
+    assert_smallest(noise_multiplier(budget, 0.5, 8), budget, 0.5, 8)
+
+
+def test_steps_within_is_the_largest_number_that_fits():
+    steps = steps_within(BUDGET, 1.0, 0.01)
+    assert epsilon([event(1.0, 0.01, steps)], BUDGET.delta).upper <= BUDGET.epsilon
+    assert epsilon([event(1.0, 0.01, steps + 1)], BUDGET.delta).upper > BUDGET.epsilon * (1 - 1e-6)
+    assert steps_within(BUDGET, 1.0, 0.01, [event(4.0, 0.5, 8)]) < steps
+    assert steps_within(BUDGET, 0.1, 1.0) == 0
+
+
+def test_sample_rate_within_is_the_largest_that_fits():
+    q = sample_rate_within(BUDGET, 1.0, 100)
+    assert epsilon([event(1.0, q, 100)], BUDGET.delta).upper <= BUDGET.epsilon
+    assert epsilon([event(1.0, q * 1.001, 100)], BUDGET.delta).upper > BUDGET.epsilon
+    assert sample_rate_within(BUDGET, 100.0, 10) == 1.0
+    with pytest.raises(BudgetExceededError, match="no sampling rate"):
+        sample_rate_within(Budget(epsilon=2.0, delta=1e-40), 1e-4, 10**6)
+
+
+def test_batch_size_within_rounds_down():
+    q = sample_rate_within(BUDGET, 1.0, 100)
+    assert batch_size_within(BUDGET, 1.0, 100, public_size=1000) == int(1000 * q)
+    with pytest.raises(InvalidValueError, match="^public_size must be"):
+        batch_size_within(BUDGET, 1.0, 100, public_size=0)
+
+
+def test_every_client_gets_its_own_noise_and_equal_plans_share_it():
+    small = Plan(budget=BUDGET, sample_rate=0.5, steps=8)
+    later = Plan(budget=BUDGET, sample_rate=0.5, steps=8, history=(event(8.0, 0.5, 8),))
+    found = noise_multipliers({"a": small, "b": later, "c": small})
+    assert found == {
+        "a": noise_multiplier(BUDGET, 0.5, 8),
+        "b": noise_multiplier(BUDGET, 0.5, 8, later.history),
+        "c": found["a"],
+    }
+    spent = Plan(budget=BUDGET, sample_rate=0.5, steps=8, history=(event(1.0, 0.9, 80),))
+    with pytest.raises(BudgetExceededError, match="^client 'late'"):
+        noise_multipliers({"a": small, "late": spent})
+
+
+def test_what_if_gives_every_combination():
+    scenarios = what_if(
+        1e-5, noise_multipliers=[1.0, 2.0], sample_rates=[0.01], steps=[10, 100], history=[]
+    )
+    assert [(s.noise_multiplier, s.steps) for s in scenarios] == [
+        (1.0, 10),
+        (1.0, 100),
+        (2.0, 10),
+        (2.0, 100),
+    ]
+    for scenario in scenarios:
+        assert scenario.bounds == epsilon(
+            [event(scenario.noise_multiplier, scenario.sample_rate, scenario.steps)], 1e-5
+        )

@@ -24,11 +24,13 @@ from accountants import (
     LedgerMissingError,
     LedgerRolledBackError,
     LedgerStateError,
+    Neighbouring,
     PoissonGaussian,
     Reservation,
     ScheduleFilter,
     UnsupportedAnalysisError,
     anchor_from_json,
+    event_to_json,
     storage,
 )
 from accountants.chain import linked
@@ -147,7 +149,11 @@ def test_admission_sees_all_that_counts_and_can_refuse(ledger):
 def test_a_budget_holds_over_runs_and_lost_rounds(ledger):
     """Two of these rounds fit, three do not; the first was reserved by a run that died."""
     step = PoissonGaussian(noise_multiplier=5.0, sample_rate=1.0, steps=4)
-    admission = ScheduleFilter(budget=Budget(epsilon=2.1, delta=1e-4))
+    admission = ScheduleFilter(
+        budget=Budget(epsilon=2.1, delta=1e-4),
+        schedule=[step],
+        neighbouring=Neighbouring.ADD_REMOVE,
+    )
     ledger.reserve("died", 0, [step], admission.admit)
     ledger.reserve("next", 0, [step], admission.admit)
     with pytest.raises(BudgetExceededError):
@@ -228,8 +234,10 @@ def test_arguments_are_checked_by_name(path, ledger):
             ledger.reserve("a", number, [STEP], always)
     with pytest.raises(LedgerStateError, match="at least one event"):
         ledger.reserve("a", 0, [], always)
-    with pytest.raises(InvalidValueError, match="must be PoissonGaussian"):
-        ledger.reserve("a", 0, [STEP.to_json()], always)
+    with pytest.raises(UnsupportedAnalysisError, match="an event must be one of"):
+        ledger.reserve("a", 0, [event_to_json(STEP)], always)
+    with pytest.raises(UnsupportedAnalysisError, match="an event must be one of"):
+        ledger.commit(1, ["gaussian"], b"")
     with pytest.raises(InvalidValueError, match=r"^reservation_id must be"):
         ledger.commit("1", [STEP], b"")
     with pytest.raises(InvalidValueError, match="outgoing must be bytes"):
@@ -315,7 +323,7 @@ def test_only_the_owner_may_read_it(tmp_path, monkeypatch):
 
 
 def test_it_is_private_from_its_first_moment(path, monkeypatch):
-    monkeypatch.setattr(storage, "_make_private", lambda _: None)
+    monkeypatch.setattr(storage, "make_private", lambda _: None)
     before = os.umask(0)
     try:
         Ledger.create(path, **OWNER)
@@ -348,6 +356,26 @@ def test_every_write_is_synced(ledger, monkeypatch):
     assert levels == [3]  # EXTRA: FULL, and the folder after the journal is gone
 
 
+def test_a_new_ledger_and_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
+    """Each folder with a new name in it is synced, after the name is there."""
+    path = tmp_path / "new" / "deep" / "ledger"
+    names = {folder.parent: folder for folder in (path, *path.parents[:2])}
+    synced, fsync = [], os.fsync
+
+    def watch(descriptor):
+        inode = os.fstat(descriptor).st_ino
+        synced.extend(
+            folder
+            for folder, name in names.items()
+            if name.exists() and folder.stat().st_ino == inode
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    Ledger.create(path, **OWNER)
+    assert synced == [tmp_path, tmp_path / "new", tmp_path / "new" / "deep"]
+
+
 def test_a_busy_ledger_says_so(path, ledger, monkeypatch):
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_S", 0.05)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -378,6 +406,48 @@ def test_threads_share_a_ledger(ledger):
     assert not failures
     assert len(ledger.events()) == 12
     ledger.verify()
+
+
+# Looking only
+
+
+def test_a_ledger_can_be_inspected_without_knowing_whose_it_is(path, ledger):
+    play(ledger)
+    found = Ledger.inspect(path)
+    assert found.identity.to_json() == OWNER
+    assert found.events() == ledger.events()
+    assert found.verify(ledger.anchor()) == ledger.anchor()
+    assert found.export() == ledger.export()
+
+
+def test_inspecting_changes_neither_content_nor_permissions(path, ledger):
+    play(ledger)
+    path.chmod(0o644)
+    before = path.read_bytes()
+    Ledger.inspect(path).export()
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_inspecting_refuses_what_is_no_whole_ledger(path, ledger):
+    with pytest.raises(LedgerMissingError):
+        Ledger.inspect(path.with_name("other"))
+    play(ledger)
+    edit(path, ("DELETE FROM outbox",))
+    with pytest.raises(LedgerCorruptError, match="bytes of the last commit"):
+        Ledger.inspect(path)
+
+
+def test_a_ledger_that_cannot_be_made_private_is_not_written(path, ledger, monkeypatch):
+    def refuse(self, mode):
+        raise PermissionError(1, "Operation not permitted")
+
+    path.chmod(0o644)
+    monkeypatch.setattr(type(path), "chmod", refuse)
+    for use in (lambda: ledger.reserve("a", 0, [STEP], always), lambda: Ledger.open(path, **OWNER)):
+        with pytest.raises(LedgerError, match="its owner's alone"):
+            use()
+    assert Ledger.inspect(path).events() == ()
 
 
 # Damage
@@ -481,13 +551,13 @@ def test_an_edit_under_a_running_process_is_refused_too(path, ledger):
 
 
 def reserve_body(**changes):
-    return {"run": "z", "round": 0, "planned": [STEP.to_json()]} | changes
+    return {"run": "z", "round": 0, "planned": [event_to_json(STEP)]} | changes
 
 
 def commit_body(**changes):
     body = {
         "reservation": 1,
-        "ran": [STEP.to_json()],
+        "ran": [event_to_json(STEP)],
         "outgoing_sha256": "0" * 64,
         "outgoing_bytes": 0,
     }
@@ -502,13 +572,13 @@ def commit_body(**changes):
         ("reserve", reserve_body(round=-1)),
         ("reserve", reserve_body(round=1.0)),
         ("reserve", reserve_body(planned=[])),
-        ("reserve", reserve_body(planned=STEP.to_json())),
-        ("reserve", reserve_body(planned=[STEP.to_json() | {"steps": 0}])),
+        ("reserve", reserve_body(planned=event_to_json(STEP))),
+        ("reserve", reserve_body(planned=[event_to_json(STEP) | {"steps": 0}])),
         ("reserve", reserve_body(more=1)),
         ("commit", commit_body(reservation=0)),
         ("commit", commit_body(reservation=9)),
         ("commit", commit_body(reservation="1")),
-        ("commit", commit_body(ran=[MORE.to_json()])),
+        ("commit", commit_body(ran=[event_to_json(MORE)])),
         ("commit", commit_body(outgoing_sha256="0" * 63)),
         ("commit", commit_body(outgoing_bytes=-1)),
         ("commit", {"reservation": 1}),
@@ -534,7 +604,7 @@ def test_a_second_commit_is_refused_although_its_digest_is_right(path, ledger):
 
 def test_an_event_of_a_later_version_is_refused_by_name(path, ledger):
     forge(path, "reserve", reserve_body(planned=[{"type": "tree"}]))
-    with pytest.raises(UnsupportedAnalysisError, match="'tree'"):
+    with pytest.raises(UnsupportedAnalysisError, match=r"^entry 1 .*'tree'"):
         Ledger.open(path, **OWNER)
 
 
@@ -602,7 +672,9 @@ def test_a_ledger_rewritten_with_right_digests_shows_against_an_anchor_only(path
         connection.execute("DELETE FROM entries WHERE seq > 0")
     for number, steps in enumerate([1, 8, 8]):
         forge(
-            path, "reserve", reserve_body(run="a", round=number, planned=[event(steps).to_json()])
+            path,
+            "reserve",
+            reserve_body(run="a", round=number, planned=[event_to_json(event(steps))]),
         )
     rewritten = Ledger.open(path, **OWNER)
     assert rewritten.events() == (event(1), STEP, STEP)

@@ -2,18 +2,31 @@
 
 import copy
 import json
+import sqlite3
+from contextlib import closing
+from dataclasses import fields, replace
+from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from accountants import (
+    Event,
     Ledger,
     LedgerCorruptError,
     LedgerRolledBackError,
+    Neighbouring,
     PoissonGaussian,
+    UnsupportedAnalysisError,
+    certified,
     epsilon,
     events_of_export,
     verify_export,
 )
+from accountants.chain import anchor_from_json, linked
+from accountants.events import Gaussian
+from accountants.export import book_of_export
 
 OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split of notes, 2024"}
 STEP = PoissonGaussian(noise_multiplier=4.1, sample_rate=0.1, steps=8)
@@ -40,6 +53,86 @@ def test_a_round_trip_gives_the_same_events_and_epsilon(ledger, exported):
     assert events_of_export(exported) == ledger.events() == (STEP, STEP, OTHER, STEP)
     assert events_of_export(exported, "b") == (OTHER, STEP)
     assert epsilon(events_of_export(exported), 1e-5) == epsilon(ledger.events(), 1e-5) > 0
+
+
+RANGES = {
+    "epsilon": st.floats(0.01, 1),
+    "rho": st.floats(1e-3, 0.5),
+    "sample_rate": st.floats(1e-3, 1),
+    "batch_size": st.integers(1, 100),
+    "dataset_size": st.integers(100, 10**5),
+    "l1_sensitivity": st.floats(10, 1e3),
+    "standard_deviation": st.floats(5, 500),
+    "variance": st.floats(1e3, 1e6),
+}
+BY_TYPE = {
+    float: st.floats(0.5, 10),
+    int: st.integers(1, 64),
+    Neighbouring: st.sampled_from(Neighbouring),
+}
+KINDS = get_args(Event)
+
+
+def events_of(kind):
+    return st.builds(kind, **{f.name: RANGES.get(f.name, BY_TYPE[f.type]) for f in fields(kind)})
+
+
+any_event = st.one_of([events_of(kind) for kind in KINDS])
+
+
+def exact_epsilon(events):
+    """Both bounds, to the bit, for the first relation that has an analysis."""
+    for relation in Neighbouring:
+        try:
+            bounds = certified.epsilon(events, 1e-5, relation, relative_gap=0.2)
+        except UnsupportedAnalysisError:
+            continue
+        return relation, bounds.lower.hex(), bounds.upper.hex()
+    raise AssertionError(f"no relation has an analysis of {events}")
+
+
+@st.composite
+def rounds_of_a_ledger(draw):
+    """What each round plans, and what of it ran; None for a round that was never committed."""
+    rounds = []
+    for planned in draw(st.lists(st.lists(any_event, min_size=1, max_size=3), max_size=4)):
+        less = [replace(event, steps=(event.steps + 1) // 2) for event in planned[:1]]
+        rounds.append((planned, draw(st.sampled_from([None, planned, less, []]))))
+    return rounds
+
+
+def written(path, rounds):
+    """A ledger of these rounds, and what must count."""
+    ledger, expected = Ledger.create(path, **OWNER), []
+    for number, (planned, ran) in enumerate(rounds):
+        reservation = ledger.reserve("a", number, planned, lambda *_: None)
+        if ran is not None:
+            ledger.commit(reservation.id, ran, b"update")
+        expected += planned if ran is None else ran
+    return ledger, tuple(expected)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(rounds=rounds_of_a_ledger())
+def test_a_ledger_of_any_events_comes_back_to_the_bit(tmp_path_factory, rounds):
+    path = tmp_path_factory.mktemp("ledgers") / "ledger"
+    ledger, expected = written(path, rounds)
+    exported = json.loads(json.dumps(ledger.export(), allow_nan=False))
+    assert verify_export(exported) == ledger.anchor()
+    for found in (ledger.events(), events_of_export(exported), Ledger.inspect(path).events()):
+        assert found == expected
+        assert repr(found) == repr(expected)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_round_trip_gives_the_same_epsilon_for_every_type(tmp_path_factory, kind, data):
+    event = data.draw(events_of(kind))
+    path = tmp_path_factory.mktemp("ledgers") / "ledger"
+    ledger, _ = written(path, [([event], [event]), ([event], None)])
+    found = events_of_export(json.loads(json.dumps(ledger.export())))
+    assert exact_epsilon(found) == exact_epsilon([event, event])
 
 
 def test_it_says_whose_it_is_and_holds_no_message(exported):
@@ -107,6 +200,24 @@ def test_an_unknown_schema_is_refused_by_name(exported):
         verify_export(exported | {"schema": "privfed-ledger/9", "layout": []})
 
 
+def test_an_event_of_a_later_version_is_refused_by_name(ledger, exported):
+    """With the right digest, so that nothing but the type is wrong."""
+    body = {"run": "c", "round": 0, "planned": [{"type": "renyi", "steps": 1}]}
+    entry = linked("reserve", body, ledger.anchor())
+    later = {**exported, "head": entry.digest}
+    later["entries"] = [*exported["entries"], entry.to_json()]
+    for read in (verify_export, events_of_export):
+        with pytest.raises(UnsupportedAnalysisError, match=r"^entry 8 .*'renyi'"):
+            read(later)
+
+
+def test_an_export_says_what_was_reserved_and_what_was_committed(exported):
+    book = book_of_export(exported)
+    assert book.runs() == ["a", "b"]
+    assert list(book.reservations) == [1, 3, 5, 7]
+    assert list(book.commits) == [1, 3, 5]
+
+
 def test_an_export_cut_short_is_whole_but_shows_against_an_anchor(ledger, exported):
     anchor = ledger.anchor()
     exported["entries"].pop()
@@ -115,3 +226,130 @@ def test_an_export_cut_short_is_whole_but_shows_against_an_anchor(ledger, export
     with pytest.raises(LedgerRolledBackError):
         verify_export(exported, anchor)
     assert verify_export(ledger.export(), anchor) == anchor
+
+
+# Ledgers of the first version, which knew one type of event. Written by it; never edit them.
+
+FIRST_VERSION = [
+    (
+        "open",
+        '{"client":"ward","dataset":"notes-7","description":"training split, \\u00fc 2024",'
+        '"schema":"privfed-ledger/1"}',
+        "1a77831e85022b0955038ba65f8bbdcdc3b88d98a72f5e3375a425a0a9ce7dd0",
+    ),
+    (
+        "reserve",
+        '{"planned":[{"noise_multiplier":4.1,"sample_rate":0.1,"steps":8,'
+        '"type":"poisson_gaussian"},{"noise_multiplier":3.0,"sample_rate":1.0,"steps":2,'
+        '"type":"poisson_gaussian"}],"round":0,"run":"a"}',
+        "73d5f60c0bfe240e83f34d62100636db0b8a6f71e990db7d495cfb18f1a239f7",
+    ),
+    (
+        "commit",
+        '{"outgoing_bytes":5,'
+        '"outgoing_sha256":"a7937b64b8caa58f03721bb6bacf5c78cb235febe0e70b1b84cd99541461a08e",'
+        '"ran":[{"noise_multiplier":4.1,"sample_rate":0.1,"steps":8,'
+        '"type":"poisson_gaussian"},{"noise_multiplier":3.0,"sample_rate":1.0,"steps":2,'
+        '"type":"poisson_gaussian"}],"reservation":1}',
+        "35ba3366aeb1ad19150552f6977567d3fad7d0d150369350e799e09e2e11e2e4",
+    ),
+    (
+        "reserve",
+        '{"planned":[{"noise_multiplier":4.1,"sample_rate":0.1,"steps":8,'
+        '"type":"poisson_gaussian"}],"round":1,"run":"a"}',
+        "a6ea408973f76f60b64eacf3be0ddf12589eb021d4add9be36e24037bb7305fb",
+    ),
+    (
+        "commit",
+        '{"outgoing_bytes":6,'
+        '"outgoing_sha256":"16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4",'
+        '"ran":[{"noise_multiplier":4.1,"sample_rate":0.1,"steps":5,'
+        '"type":"poisson_gaussian"}],"reservation":3}',
+        "9799c5529d4d79b0cb96c891f5f6bd71f00671286f2f8823d58e71b0cb420c4b",
+    ),
+    (
+        "reserve",
+        '{"planned":[{"noise_multiplier":4.1,"sample_rate":0.1,"steps":8,'
+        '"type":"poisson_gaussian"}],"round":0,"run":"b"}',
+        "d43121923b236f8643226ecaea6c967884e04c1601c89815e7408a4570daf7fd",
+    ),
+    (
+        "commit",
+        '{"outgoing_bytes":0,'
+        '"outgoing_sha256":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",'
+        '"ran":[],"reservation":5}',
+        "0ba1709893f1cd42be504fb0e2b68c0d9e7bb30b987febd8b6e81f3180dea103",
+    ),
+    (
+        "reserve",
+        '{"planned":[{"noise_multiplier":3.0,"sample_rate":1.0,"steps":2,'
+        '"type":"poisson_gaussian"}],"round":1,"run":"b"}',
+        "f9be605508d158b735fe9abd0b1bc59c4d4e2a6e01f9360cb4116b171de6b509",
+    ),
+]
+FIRST_OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split, ü 2024"}
+FIRST_ANCHOR = {
+    "length": 8,
+    "head": "f9be605508d158b735fe9abd0b1bc59c4d4e2a6e01f9360cb4116b171de6b509",
+}
+FIRST_EVENTS = (
+    PoissonGaussian(noise_multiplier=4.1, sample_rate=0.1, steps=8),
+    PoissonGaussian(noise_multiplier=3.0, sample_rate=1.0, steps=2),
+    PoissonGaussian(noise_multiplier=4.1, sample_rate=0.1, steps=5),
+    PoissonGaussian(noise_multiplier=3.0, sample_rate=1.0, steps=2),
+)
+
+
+def first_version_entries():
+    previous = "0" * 64
+    for seq, (kind, body, digest) in enumerate(FIRST_VERSION):
+        yield seq, kind, body, previous, digest
+        previous = digest
+
+
+@pytest.fixture
+def first_file(tmp_path):
+    """The file of the same ledger, made by the statements that the first version used."""
+    path = tmp_path / "first.ledger"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE entries (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT"
+            " NULL, previous TEXT NOT NULL, digest TEXT NOT NULL)"
+        )
+        connection.execute(
+            "CREATE TABLE outbox (reservation INTEGER PRIMARY KEY, payload BLOB NOT NULL)"
+        )
+        connection.execute("PRAGMA application_id = 1885760612")
+        connection.execute("PRAGMA user_version = 1")
+        connection.executemany(
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?)", first_version_entries()
+        )
+        connection.executemany("INSERT INTO outbox VALUES (?, ?)", [(3, b"second"), (5, b"")])
+    return path
+
+
+def test_an_export_of_the_first_version_is_read_and_verified():
+    exported = {
+        "schema": "privfed-ledger/1",
+        **FIRST_OWNER,
+        "entries": [
+            {"seq": seq, "kind": kind, "body": json.loads(body), "previous": before, "digest": own}
+            for seq, kind, body, before, own in first_version_entries()
+        ],
+        "head": FIRST_ANCHOR["head"],
+    }
+    assert verify_export(exported) == anchor_from_json(FIRST_ANCHOR)
+    assert events_of_export(exported) == FIRST_EVENTS
+    assert events_of_export(exported, "b") == FIRST_EVENTS[3:]
+
+
+def test_a_ledger_of_the_first_version_is_read_and_continued_with_new_events(first_file):
+    ledger = Ledger.open(first_file, **FIRST_OWNER)
+    assert ledger.verify(anchor_from_json(FIRST_ANCHOR)).to_json() == FIRST_ANCHOR
+    assert ledger.events() == FIRST_EVENTS
+    assert ledger.outgoing("a", 1) == b"second"
+    plain = Gaussian(noise_multiplier=3.0, steps=2)
+    ledger.commit(7, [plain], b"third")  # planned as a Poisson sample at rate 1: the same
+    ledger.reserve("c", 0, [plain], lambda *_: None)
+    assert ledger.events() == (*FIRST_EVENTS[:3], plain, plain)
+    assert ledger.verify(anchor_from_json(FIRST_ANCHOR)).length == 10

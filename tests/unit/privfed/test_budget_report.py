@@ -57,7 +57,7 @@ def report(**changes):
         views=(("who", "sees what", "protected by what"),),
         clients=(guarantee(1), guarantee(2), guarantee(3)),
         mechanism={"clipping norm C": 1.0},
-        accounting={"accountant": "pld"},
+        accounting={"accountant": "certified bounds"},
         encryption={"scheme": "BFV", "parameters": {"bits": 12}},
         training={"model": {"base": "bert", "labels": ["a", "b"]}, "momentum": 0.0},
         randomness={"noise": "secret"},

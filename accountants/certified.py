@@ -1,0 +1,169 @@
+"""Events -> epsilon or delta, with certified bounds from both sides.
+
+Three ways, the tightest that applies:
+
+* plain Gaussian releases, trees and banded matrices: the closed form (`gaussian`);
+* these with Poisson-sampled or fixed-size Gaussian, Laplace and pure-DP releases: privacy loss
+  distributions, composed by a tilted FFT, with every error bounded (`composition`);
+* anything with discrete Gaussian, Skellam or zCDP releases: Renyi divergences (`renyi`), above
+  the tightest number; the lower bound is that of the other releases, with zCDP ones as the
+  Gaussian mechanism that meets the same bound.
+
+Where the losses leave the range of floating point, sampling is left out of account, which only
+raises the upper bound. Calibration, admission and reports all use the upper number of `epsilon`.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+
+from accountants import checks, composition, gaussian, renyi
+from accountants.bounds import DeltaBounds, EpsilonBounds
+from accountants.events import Event, canonical
+from accountants.reduction import Reduced, reduced
+from accountants.relations import Neighbouring
+
+RELATIVE_GAP = 3e-4
+"""How far the two bounds may be apart by default, over the upper one."""
+
+NOTHING_RELEASED = "nothing was released"
+UNPROTECTED = "a release is not protected at all"
+PURE = "sum of pure epsilons"
+CLOSED_FORM = "closed form of the Gaussian mechanism"
+TILTED = "privacy loss distributions, tilted FFT with bounded errors"
+RENYI = "Renyi divergences"
+
+ACCOUNTANT = (
+    "certified bounds: the closed form of the Gaussian mechanism, or privacy loss distributions "
+    "composed by a tilted FFT with every error bounded"
+)
+"""What computed the numbers, for reports."""
+
+Phases = tuple[Event, ...]
+
+
+def epsilon(
+    events: Iterable[Event],
+    delta: float,
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
+    relative_gap: float = RELATIVE_GAP,
+) -> EpsilonBounds:
+    """Bounds on the epsilon for which all events together are (epsilon, delta)-DP.
+
+    Results are cached by the normal form of the events, so asking again is free.
+
+    Args:
+        events: what was or will be released on the same data, in any order.
+        delta: in [0, 1).
+        neighbouring: which data sets are neighbours.
+        group_size: records of one unit that may differ together (k), >= 1.
+        relative_gap: how close the bounds should be, in (0, 1); they are wider where that needs
+            too much memory or where only Renyi divergences apply.
+
+    Returns:
+        0 for no events, infinity where nothing is protected.
+
+    Raises:
+        InvalidValueError: for a value out of range.
+        UnsupportedAnalysisError: for events without a sound analysis under this relation.
+
+    Example:
+        >>> from accountants import PoissonGaussian, epsilon
+        >>> dp_sgd = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
+        >>> bounds = epsilon([dp_sgd], delta=1e-5)
+        >>> print(f"{bounds.lower:.4f} <= epsilon <= {bounds.upper:.4f}")
+        1.8280 <= epsilon <= 1.8285
+    """
+    return _epsilon(
+        canonical(events),
+        checks.probability_or_zero(delta=delta),
+        checks.neighbouring(neighbouring),
+        checks.count(group_size=group_size),
+        checks.probability(relative_gap=relative_gap),
+    )
+
+
+def delta(
+    events: Iterable[Event],
+    epsilon: float,
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
+    relative_gap: float = RELATIVE_GAP,
+) -> DeltaBounds:
+    """Bounds on the delta for which all events together are (epsilon, delta)-DP.
+
+    Args:
+        events: what was or will be released on the same data, in any order.
+        epsilon: >= 0, finite.
+        neighbouring: which data sets are neighbours.
+        group_size: records of one unit that may differ together (k), >= 1.
+        relative_gap: about how close the bounds should be, in (0, 1).
+
+    Returns:
+        0 for no events, 1 where nothing is protected.
+
+    Raises:
+        InvalidValueError: for a value out of range.
+        UnsupportedAnalysisError: for events without a sound analysis under this relation.
+
+    Example:
+        >>> from accountants import Gaussian, delta
+        >>> print(f"{delta([Gaussian(noise_multiplier=1.0)], epsilon=1.0).upper:.5f}")
+        0.12694
+    """
+    phases = canonical(events)
+    epsilon = checks.non_negative(epsilon=epsilon)
+    neighbouring = checks.neighbouring(neighbouring)
+    group_size = checks.count(group_size=group_size)
+    relative_gap = checks.probability(relative_gap=relative_gap)
+    parts = reduced(phases, neighbouring, group_size)
+    if parts.unprotected:
+        return DeltaBounds(1.0, 1.0, UNPROTECTED)
+    lower, upper = _delta_of(parts, epsilon, relative_gap)
+    if parts.renyi_only:
+        values = renyi.rdp(phases, neighbouring, group_size=group_size)
+        upper = renyi.delta_from_rdp(values, epsilon)
+    return DeltaBounds(min(lower, upper), upper, _method(parts))
+
+
+@lru_cache(maxsize=8192)
+def _epsilon(
+    phases: Phases, delta: float, neighbouring: Neighbouring, group_size: int, relative_gap: float
+) -> EpsilonBounds:
+    parts = reduced(phases, neighbouring, group_size)
+    if parts.unprotected:
+        return EpsilonBounds(math.inf, math.inf, UNPROTECTED)
+    if delta == 0:
+        return EpsilonBounds(parts.pure_epsilon, parts.pure_epsilon, PURE)
+    lower, upper = _epsilon_of(parts, delta, relative_gap)
+    if parts.renyi_only:
+        upper = renyi.epsilon(phases, delta, neighbouring, group_size=group_size).epsilon
+    return EpsilonBounds(min(lower, upper), upper, _method(parts))
+
+
+def _method(parts: Reduced) -> str:
+    if parts.renyi_only:
+        return RENYI
+    if parts.steps:
+        return TILTED
+    return CLOSED_FORM if parts.gaussian else NOTHING_RELEASED
+
+
+def _epsilon_of(parts: Reduced, delta: float, relative_gap: float) -> tuple[float, float]:
+    """Bounds from the parts that have a dominating pair."""
+    if not parts.steps:
+        return gaussian.epsilon(math.sqrt(parts.gaussian), delta)
+    lower, upper = composition.epsilon_bounds(*parts.all_steps(), delta, relative_gap)
+    whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1]
+    upper = min(upper, whole + parts.pure)
+    return min(lower, upper), upper
+
+
+def _delta_of(parts: Reduced, epsilon: float, relative_gap: float) -> tuple[float, float]:
+    """As `_epsilon_of`, for delta."""
+    if not parts.steps:
+        return gaussian.delta(math.sqrt(parts.gaussian), epsilon)
+    return composition.delta_bounds(*parts.all_steps(), epsilon, relative_gap)

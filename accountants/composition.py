@@ -1,0 +1,304 @@
+"""Steps -> bounds on epsilon or delta: aim, discretise, compose, and refine until they are close.
+
+The tilt, the grid step and the window come from estimates (`planning`), the numbers from the
+lattices (`lattices`) and their composition (`tilted`), which bound their own errors. The upper
+bound covers both directions of the neighbouring relation; for the lower bound one direction
+suffices.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from accountants import planning, tilted
+from accountants.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.lattices import Discretised, Fineness, FixedSizeStep, Lattice, NormalStep
+from accountants.pairs import Sketch
+from accountants.tilted import Composed
+
+Step = NormalStep | FixedSizeStep | RandomisedResponseStep | LaplaceStep
+Curve = Callable[[float], float]
+
+_ATTEMPTS = 12
+_COARSER, _FINER = 3.0, 0.3
+_WORTHWHILE = 0.85
+_TAIL_SHARE = 1e-7
+_SMALLEST_TAIL = 1e-300
+_PRECISION = 1e-7
+_COARSE_SHARE = 0.05
+_WIDEST = 0.3
+_BISECTIONS = 60
+_COARSEST_BACKWARD = 0.5
+_LARGEST_EPSILON = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Several mechanisms and how often each runs.
+
+    Attributes:
+        steps: the mechanisms.
+        counts: their numbers of runs, same length.
+        tail: how much mass of one run may be counted as an infinite loss.
+        sketches: coarse pictures of the mechanisms.
+    """
+
+    steps: tuple[Step, ...]
+    counts: tuple[int, ...]
+    tail: float
+    sketches: tuple[Sketch, ...]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether both directions of the neighbouring relation are the same."""
+        return all(step.symmetric for step in self.steps)
+
+    @property
+    def tight(self) -> bool:
+        """Whether finer grids bring the bounds together."""
+        return all(step.tight for step in self.steps)
+
+    def moments(self, *, backward: bool = False) -> planning.Moments:
+        """Estimated moments of the composed loss."""
+        return planning.moments(self.sketches, self.counts, backward=backward)
+
+    def discretised(self, tilt: float, step: float) -> list[Discretised] | None:
+        """All mechanisms on one grid; None if one does not fit."""
+        found = []
+        square = self.moments().second_moment(tilt)
+        fineness = Fineness(
+            step=self.aligned(step),
+            resolution=math.sqrt(square / (_COARSE_SHARE * sum(self.counts))) / step,
+            widest=_WIDEST / (tilt + 1),
+            tail=self.tail,
+        )
+        for mechanism in self.steps:
+            each = mechanism.discretise(fineness)
+            if each is None:
+                return None
+            found.append(each)
+        return found
+
+    def aligned(self, grid_step: float) -> float:
+        """A grid step at most as wide, on which the ends of the first bounded loss lie."""
+        for step in self.steps:
+            if isinstance(step, RandomisedResponseStep | LaplaceStep):
+                span = 2 * step.largest_loss
+                return span / math.ceil(span / grid_step)
+        return grid_step
+
+
+def schedule(steps: Sequence[Step], counts: Sequence[int], delta: float) -> Schedule:
+    """The schedule with tails that are small beside delta."""
+    tail = max(_TAIL_SHARE * delta / sum(counts), _SMALLEST_TAIL)
+    sketches = tuple(step.sketch(tail) for step in steps)
+    return Schedule(tuple(steps), tuple(counts), tail, sketches)
+
+
+def epsilon_bounds(
+    steps: Sequence[Step], counts: Sequence[int], delta: float, relative_gap: float
+) -> tuple[float, float]:
+    """Bounds (lower, upper) on epsilon at delta in (0, 1).
+
+    They come out closer than `relative_gap` (upper - lower over upper) unless that needs a grid
+    beyond the memory limits; the upper one is infinite if the losses leave the range of floats.
+    """
+    if math.fsum(n * step.total_variation for step, n in zip(steps, counts, strict=True)) <= delta:
+        return 0.0, 0.0
+    if not all(step.representable for step in steps):
+        return 0.0, math.inf
+    plan = schedule(steps, counts, delta)
+    moments, total = plan.moments(), sum(counts)
+    tilt, guess = planning.tilt_for_delta(moments, delta)
+    guess = max(guess, 0.1 * moments.mean_and_deviation(tilt)[1])
+    step = planning.grid_step(tilt, guess, total, relative_gap)
+    lower, upper, gap = 0.0, math.inf, 1.0
+    for _ in range(_ATTEMPTS):
+        found = _attempt(plan, moments, tilt, step, delta, guess)
+        if found is None and upper < math.inf:
+            break
+        if found is None:
+            step *= _COARSER
+            continue
+        lower, upper = max(lower, min(found)), min(upper, found[1])
+        if upper == math.inf:
+            step *= _FINER
+            continue
+        if upper - lower <= relative_gap * upper or not plan.tight:
+            break
+        before, gap = gap, 1 - lower / upper
+        if lower > 0 and gap > _WORTHWHILE * before:
+            break
+        guess, tilt = upper, planning.tilt_for_epsilon(moments, upper)
+        step *= min(max(0.8 * math.sqrt(relative_gap / gap), _FINER), 0.7)
+    return lower, upper
+
+
+def delta_bounds(
+    steps: Sequence[Step], counts: Sequence[int], epsilon: float, relative_gap: float
+) -> tuple[float, float]:
+    """Bounds (lower, upper) on delta at epsilon >= 0; the upper one at most 1."""
+    if not all(step.representable for step in steps):
+        return 0.0, 1.0
+    rough = schedule(steps, counts, 1e-30).moments()
+    tilt = planning.tilt_for_epsilon(rough, epsilon)
+    estimate = math.exp(min(rough.log_moment(tilt) - tilt * epsilon + _log_peak(tilt), 0.0))
+    plan = schedule(steps, counts, max(estimate, _SMALLEST_TAIL))
+    deviation = rough.mean_and_deviation(tilt)[1]
+    step = planning.grid_step(tilt, min(1 / tilt, deviation), sum(counts), relative_gap)
+    step = min(step, deviation * math.sqrt(4 * relative_gap / sum(counts)))
+    for _ in range(_ATTEMPTS):
+        pair = _composed(plan, plan.moments(), tilt, step)
+        if pair is not None:
+            found, above, below = pair
+            upper = above.delta_above(epsilon)
+            if not plan.symmetric:
+                upper = max(upper, _backward_delta(plan, found, epsilon))
+            return min(below.delta_below(epsilon), upper, 1.0), min(upper, 1.0)
+        step *= _COARSER
+    return 0.0, 1.0
+
+
+def _attempt(
+    plan: Schedule,
+    moments: planning.Moments,
+    tilt: float,
+    step: float,
+    delta: float,
+    guess: float,
+) -> tuple[float, float] | None:
+    """Bounds with one tilt and one grid step; None if the grid does not fit."""
+    pair = _composed(plan, moments, tilt, step)
+    if pair is None:
+        return None
+    found, above, below = pair
+    forward = [each.forward for each in found]
+    upper = min(
+        _least_within(above.delta_above, delta, guess),
+        _renyi_bound(forward, plan.counts, tilt, delta),
+    )
+    if upper == 0:  # the total variation distance, which has no direction, is at most delta
+        return 0.0, 0.0
+    if upper < math.inf and not plan.symmetric:
+        upper = _backward_epsilon(plan, found, upper, delta)
+    if upper == math.inf:
+        return 0.0, math.inf
+    return _largest_beyond(below.delta_below, delta, upper), upper
+
+
+def _composed(
+    plan: Schedule, moments: planning.Moments, tilt: float, step: float
+) -> tuple[list[Discretised], Composed, Composed] | None:
+    """The lattices, and their composition from above and below in the forward direction."""
+    found = plan.discretised(tilt, step)
+    if found is None:
+        return None
+    window = planning.window(moments, tilt)
+    above = tilted.compose([each.forward for each in found], plan.counts, window)
+    below = tilted.compose([each.below for each in found], plan.counts, window)
+    return None if above is None or below is None else (found, above, below)
+
+
+def _backward_epsilon(
+    plan: Schedule, found: Sequence[Discretised], upper: float, delta: float
+) -> float:
+    """`upper`, or more where the backward direction needs more."""
+    tilt, lattices = _backward(plan, found, upper)
+    simple = _renyi_bound(lattices, plan.counts, tilt, delta)
+    if simple <= upper:
+        return upper
+    window = planning.window(plan.moments(backward=True), tilt)
+    composed = tilted.compose(lattices, plan.counts, window)
+    if composed is None:
+        return simple
+    return max(upper, min(_least_within(composed.delta_above, delta, upper), simple))
+
+
+def _backward_delta(plan: Schedule, found: Sequence[Discretised], epsilon: float) -> float:
+    """A number that delta(epsilon) of the backward direction does not exceed."""
+    tilt, lattices = _backward(plan, found, epsilon)
+    window = planning.window(plan.moments(backward=True), tilt)
+    composed = tilted.compose(lattices, plan.counts, window)
+    return 1.0 if composed is None else composed.delta_above(epsilon)
+
+
+def _backward(
+    plan: Schedule, found: Sequence[Discretised], epsilon: float
+) -> tuple[float, list[Lattice]]:
+    """The tilt for epsilon, as far as the grid is fine enough for it, and the lattices."""
+    lattices = [each.backward for each in found]
+    tilt = planning.tilt_for_epsilon(plan.moments(backward=True), epsilon)
+    return min(tilt, _COARSEST_BACKWARD / lattices[0].grid.step), lattices
+
+
+def _renyi_bound(
+    lattices: Sequence[Lattice], counts: Sequence[int], tilt: float, delta: float
+) -> float:
+    """The epsilon that K(tilt) alone proves: delta <= exp(K(t) - t epsilon) max w + infinity.
+
+    That is the Renyi divergence of order tilt + 1.
+    """
+    infinity = math.fsum(n * each.infinity for each, n in zip(lattices, counts, strict=True))
+    if not delta > infinity:
+        return math.inf
+    moment = tilted.log_moment(lattices, counts, tilt)
+    slack = 1e-9 * (1 + abs(moment))
+    bound = (moment + _log_peak(tilt) + slack - math.log(delta - infinity)) / tilt
+    return max(bound + tilted.total_drift(lattices, counts), 0.0)
+
+
+def _log_peak(tilt: float) -> float:
+    """Logarithm of the largest value of exp(-t x) (1 - exp(-x)), which is at log(1 + 1/t)."""
+    return tilt * math.log(tilt) - (1 + tilt) * math.log1p(tilt)
+
+
+def _least_within(curve: Curve, delta: float, near: float) -> float:
+    """An epsilon, as small as is easily found, with curve(epsilon) <= delta; may be infinite."""
+    if curve(0.0) <= delta:
+        return 0.0
+    low, high = 0.0, near
+    while not curve(high) <= delta:
+        low, high = high, high * 1.25
+        if high > _LARGEST_EPSILON:
+            return math.inf
+    trial = max(low, near * 0.9)
+    while trial > low and curve(trial) <= delta:
+        high, trial = trial, trial * 0.9 if trial > 1e-3 * near else 0.0
+    return _bisect(curve, delta, max(low, trial), high)[1]
+
+
+def _largest_beyond(curve: Curve, delta: float, near: float) -> float:
+    """An epsilon up to `near`, as large as is easily found, with curve(epsilon) >= delta; or 0."""
+    if near == 0 or curve(near) >= delta:
+        return near
+    low, high, shrink = near, near, 1e-3
+    while not curve(low) >= delta:
+        high, low = low, low * (1 - shrink)
+        shrink = min(2 * shrink, 0.5)
+        if low < 1e-4 * near:
+            return 0.0
+    return _bisect(curve, delta, low, high)[0]
+
+
+def _bisect(curve: Curve, delta: float, low: float, high: float) -> tuple[float, float]:
+    """Narrow the place where a curve falls below delta, by the secant of its logarithm.
+
+    Keeps curve(low) >= delta >= curve(high).
+    """
+    at_low, at_high = _log_ratio(curve(low), delta), _log_ratio(curve(high), delta)
+    for turn in range(_BISECTIONS):
+        if high - low <= _PRECISION * high:
+            break
+        share = at_low / (at_low - at_high) if at_low > at_high else 0.5
+        share = min(max(share, 0.02), 0.98) if turn % 3 else 0.5
+        middle = low + share * (high - low)
+        value = _log_ratio(curve(middle), delta)
+        if value >= 0:
+            low, at_low = middle, value
+        else:
+            high, at_high = middle, value
+    return low, high
+
+
+def _log_ratio(value: float, delta: float) -> float:
+    return math.log(value / delta) if value > 0 else -1e3

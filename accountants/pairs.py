@@ -1,0 +1,387 @@
+"""Dominating pairs: for each mechanism two distributions that are as far apart as it can push them.
+
+A pair (P, Q) stands for one step. If it dominates every step of a schedule, then T copies of it
+dominate the schedule, later steps chosen from earlier results included (Zhu, Dong & Wang 2022,
+arXiv:2106.08567, Theorem 10). The privacy loss is L = log(dP/dQ), here an increasing function of
+a real outcome y, so that cells of losses are intervals of outcomes, and their masses differences
+of normal distribution functions. "Forward" is (P, Q), what one sees when the unit is there
+against when it is not; "backward" is (Q, P).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+ULP = 2.0**-52
+WIDEST_LOSS = 600.0
+"""Losses beyond this cannot be told from infinity: exp of it is near the end of float64."""
+
+_ROUGH_SPACING = 0.25
+_ROUGH_LOWEST = -10.0
+_NARROW = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Ascending losses `origin + step * places`, whole multiples of one step apart.
+
+    Attributes:
+        origin: the loss of place 0.
+        step: distance of neighbouring places.
+        places: ascending whole numbers, shape (points,).
+    """
+
+    origin: float
+    step: float
+    places: Places
+
+    @property
+    def losses(self) -> Floats:
+        """Shape (points,)."""
+        return np.asarray(self.origin + self.step * self.places, dtype=np.float64)
+
+    def mirrored(self) -> "Grid":
+        """The negative losses, ascending."""
+        return Grid(-self.origin, self.step, -self.places[::-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What both distributions of a pair weigh between cuts of the loss.
+
+    Attributes:
+        cuts: where the cells end.
+        p: masses under P of (-inf, first cut], ..., (last cut, inf), shape (cuts + 1,).
+        q: the same under Q.
+        error: bound on the relative rounding error of p and q, shape (cuts + 1,).
+        cut_error: bounds on how far the loss at a cut is from the number in `cuts`, shape (cuts,).
+    """
+
+    cuts: Grid
+    p: Floats
+    q: Floats
+    error: Floats
+    cut_error: Floats
+
+    def backward(self) -> "Cells":
+        """The same cells seen from the pair (Q, P), whose loss is the negative one."""
+        return Cells(
+            self.cuts.mirrored(),
+            self.q[::-1],
+            self.p[::-1],
+            self.error[::-1],
+            self.cut_error[::-1],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """A pair in a hundred points, to choose grids and tilts by; no bound rests on it.
+
+    Attributes:
+        log_p: log masses under P, shape (points,).
+        log_q: log masses under Q.
+        losses: privacy losses of the points.
+    """
+
+    log_p: Floats
+    log_q: Floats
+    losses: Floats
+
+
+class NormalPair(Protocol):
+    """A pair of mixtures of normal distributions whose loss increases with the outcome y."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether forward and backward are the same."""
+        ...
+
+    @property
+    def lowest(self) -> float:
+        """The infimum of the loss; may be -infinity."""
+        ...
+
+    def loss(self, y: Floats) -> Floats:
+        """The privacy loss at outcomes y."""
+        ...
+
+    def outcome(self, losses: Floats) -> Floats:
+        """The outcome with a given loss; -infinity for losses at or below the lowest."""
+        ...
+
+    def masses(self, y: Floats) -> tuple[Floats, Floats]:
+        """Masses under P and Q between ascending outcomes, shape (len(y) + 1,)."""
+        ...
+
+    def log_density(self, y: Floats) -> Floats:
+        """Logarithm of the density of Q."""
+        ...
+
+    def reach(self, tail: float) -> tuple[float, float]:
+        """Outcomes (low, high): below and above them P and Q weigh at most `tail` each."""
+        ...
+
+    @property
+    def largest_shift(self) -> float:
+        """Largest mean of a part of the mixtures."""
+        ...
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of every part."""
+        ...
+
+    @property
+    def activity(self) -> float:
+        """Weight, summed over P and Q, of the parts that are not at 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class MixturePair:
+    """P = sum_k w_k N(k, sigma^2) against Q = N(0, sigma^2).
+
+    Two weights (1-q, q) are the Poisson-sampled Gaussian mechanism, Binomial(k, q) weights are
+    the same for a unit of k records (Choquette-Choo et al. 2023, arXiv:2310.15526), and weights
+    (0, 1) are the Gaussian mechanism.
+
+    Attributes:
+        weights: w, summing to 1, at least two.
+        sigma: noise standard deviation over the shift of one record.
+    """
+
+    weights: tuple[float, ...]
+    sigma: float
+
+    @property
+    def symmetric(self) -> bool:
+        """Only a plain shift looks the same from both sides."""
+        return self.weights == (0.0, 1.0)
+
+    @cached_property
+    def lowest(self) -> float:
+        """Log of w_0: what an outcome far to the left shows."""
+        rest = math.fsum(self.weights[1:])
+        return math.log1p(-rest) if rest < 1 else -math.inf
+
+    @property
+    def activity(self) -> float:
+        """Chance that at least one record of the unit joins."""
+        return math.fsum(self.weights[1:])
+
+    @property
+    def largest_shift(self) -> float:
+        """That of all records of the unit in one batch."""
+        return float(len(self.weights) - 1)
+
+    def loss(self, y: Floats) -> Floats:
+        """log(sum_k w_k exp((k y - k^2/2) / sigma^2)), accurate also where it is near 0."""
+        exponents = [(k * y - k * k / 2) / self.sigma**2 for k in range(1, len(self.weights))]
+        if self.symmetric:
+            return exponents[0]
+        top = np.minimum(np.max(exponents, axis=0), WIDEST_LOSS)
+        total = np.zeros_like(y)
+        for weight, exponent in zip(self.weights[1:], exponents, strict=True):
+            total += weight * np.expm1(np.minimum(exponent, WIDEST_LOSS))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result: Floats = np.log1p(total)
+        return np.where(top < WIDEST_LOSS, result, WIDEST_LOSS)
+
+    def outcome(self, losses: Floats) -> Floats:
+        """Closed form for two weights, bisection for more."""
+        if self.symmetric:
+            return self.sigma**2 * losses + 0.5
+        if len(self.weights) > 2:
+            return _inverted(self, losses)
+        q = self.weights[1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            y: Floats = self.sigma**2 * np.log((np.expm1(losses) + q) / q) + 0.5
+        return np.where(losses > self.lowest, y, -np.inf)
+
+    def masses(self, y: Floats) -> tuple[Floats, Floats]:
+        """Sums of normal masses, each with a small relative error."""
+        q = _normal_masses(y, 0.0, self.sigma)
+        p = self.weights[0] * q
+        for k, weight in enumerate(self.weights[1:], start=1):
+            p = p + weight * _normal_masses(y, float(k), self.sigma)
+        return p, q
+
+    def log_density(self, y: Floats) -> Floats:
+        """That of N(0, sigma^2)."""
+        return _log_normal(y, self.sigma)
+
+    def reach(self, tail: float) -> tuple[float, float]:
+        """Where every part of the mixture has its tail."""
+        z = -self.sigma * float(ndtri(tail))
+        return -z, self.largest_shift + z
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedPair:
+    """P = (1-q) N(0, s^2) + q N(1, s^2) against Q = (1-q) N(0, s^2) + q N(-1, s^2).
+
+    The Poisson-sampled Gaussian mechanism under REPLACE_ONE.
+
+    Attributes:
+        sample_rate: q, in (0, 1).
+        sigma: s.
+    """
+
+    sample_rate: float
+    sigma: float
+
+    @property
+    def symmetric(self) -> bool:
+        """The mirror image of y turns one into the other."""
+        return True
+
+    @property
+    def lowest(self) -> float:
+        """The loss has no lower end."""
+        return -math.inf
+
+    @property
+    def activity(self) -> float:
+        """That of both sides."""
+        return 2 * self.sample_rate
+
+    @property
+    def largest_shift(self) -> float:
+        """To either side."""
+        return 1.0
+
+    def loss(self, y: Floats) -> Floats:
+        """The difference of the losses of two `MixturePair`."""
+        pair = MixturePair((1 - self.sample_rate, self.sample_rate), self.sigma)
+        return pair.loss(y) - pair.loss(-y)
+
+    def outcome(self, losses: Floats) -> Floats:
+        """The root of a quadratic in exp(y / sigma^2), taken where nothing cancels."""
+        q, variance = self.sample_rate, self.sigma**2
+        c = np.abs(losses)
+        a = q * math.exp(-0.5 / variance)
+        half = (1 - q) * np.expm1(c) / 2
+        z = (half + np.sqrt(half**2 + a * a * np.exp(c))) / a
+        return np.sign(losses) * variance * np.log(z)
+
+    def masses(self, y: Floats) -> tuple[Floats, Floats]:
+        """Sums of normal masses."""
+        middle = (1 - self.sample_rate) * _normal_masses(y, 0.0, self.sigma)
+        p = middle + self.sample_rate * _normal_masses(y, 1.0, self.sigma)
+        q = middle + self.sample_rate * _normal_masses(y, -1.0, self.sigma)
+        return p, q
+
+    def log_density(self, y: Floats) -> Floats:
+        """A mixture whose ratio to its middle part is the loss of a `MixturePair`."""
+        pair = MixturePair((1 - self.sample_rate, self.sample_rate), self.sigma)
+        return _log_normal(y, self.sigma) + pair.loss(-y)
+
+    def reach(self, tail: float) -> tuple[float, float]:
+        """Where every part has its tail."""
+        z = -self.sigma * float(ndtri(tail))
+        return -1 - z, 1 + z
+
+
+def group_weights(sample_rate: float, group_size: int) -> tuple[float, ...]:
+    """How many of a unit's records join a Poisson batch: Binomial(group_size, sample_rate)."""
+    return tuple(
+        math.comb(group_size, k) * sample_rate**k * (1 - sample_rate) ** (group_size - k)
+        for k in range(group_size + 1)
+    )
+
+
+def cells(pair: NormalPair, cuts: Grid) -> Cells:
+    """The masses of a pair between cuts of its loss, with a bound on their error."""
+    losses = cuts.losses
+    y = pair.outcome(losses)
+    p, q = pair.masses(y)
+    finite = np.isfinite(y)
+    z = np.where(finite, np.abs(y) + pair.largest_shift, 0.0) / pair.sigma
+    z = np.maximum(np.append(z, z[-1]), np.insert(z, 0, z[0]))
+    cut_error = np.zeros(len(losses))
+    if finite.sum() > 1:
+        cut_error[finite] = _cut_error(pair, y[finite], losses[finite])
+    return Cells(cuts, p, q, ULP * (16 + 8 * z**2), cut_error)
+
+
+def _cut_error(pair: NormalPair, y: Floats, cuts: Floats) -> Floats:
+    """How far the losses at outcomes y are from the cuts: what is seen, and its own rounding.
+
+    The outcome and the exponents carry a few units in the last place of |y| + shift, which the
+    slope of the loss passes on.
+    """
+    slope = np.gradient(cuts, y)
+    size = np.abs(cuts) + pair.activity + slope * (np.abs(y) + pair.largest_shift)
+    return np.abs(pair.loss(y) - cuts) + 32 * ULP * size
+
+
+def sketch(pair: NormalPair, tail: float) -> Sketch:
+    """The pair by the trapezoidal rule, which is all but exact for integrands like these."""
+    low, high = pair.reach(max(tail, 1e-300))
+    low = max(low, _ROUGH_LOWEST * pair.sigma - pair.largest_shift)
+    spacing = _ROUGH_SPACING * min(pair.sigma, max(pair.sigma**2, pair.sigma / 4))
+    y = np.arange(low, high + spacing, spacing)
+    losses = pair.loss(y)
+    log_q = pair.log_density(y) + math.log(spacing)
+    return Sketch(log_q + losses, log_q, losses)
+
+
+def _log_normal(y: Floats, sigma: float) -> Floats:
+    return -((y / sigma) ** 2) / 2 - math.log(sigma * math.sqrt(2 * math.pi))
+
+
+def _normal_masses(y: Floats, mean: float, sigma: float) -> Floats:
+    """Masses of N(mean, sigma^2) between ascending outcomes; outcomes may begin with -infinity.
+
+    Narrow intervals use the Taylor series of the density around their middle, whose remainder
+    is below one unit in the last place, so that the difference of two nearly equal distribution
+    functions is never taken.
+    """
+    first = int(np.searchsorted(y, -np.inf, side="right"))
+    result = np.zeros(len(y) + 1)
+    if first == len(y):
+        result[-1] = 1.0
+        return result
+    y = y[first:]
+    z = (y - mean) / sigma
+    result[first], result[-1] = ndtr(z[0]), ndtr(-z[-1])
+    width, middle = np.diff(y) / sigma, (z[1:] + z[:-1]) / 2
+    square = middle * middle
+    w2 = width * width
+    series = 1 + w2 * (
+        (square - 1) / 24
+        + w2
+        * (
+            (square * (square - 6) + 3) / 1920
+            + w2 * (square * (square * (square - 15) + 45) - 15) / 322560
+        )
+    )
+    inside = np.exp(-square / 2) * (width / math.sqrt(2 * math.pi)) * series
+    wide = np.flatnonzero(width * np.maximum(1.0, np.abs(middle)) >= _NARROW)
+    left, right, sign = z[wide], z[wide + 1], middle[wide] > 0
+    upper_half = ndtr(-left) - ndtr(-right)
+    inside[wide] = np.where(sign, upper_half, ndtr(right) - ndtr(left))
+    result[first + 1 : -1] = inside
+    return result
+
+
+def _inverted(pair: MixturePair, losses: Floats) -> Floats:
+    """The outcomes of losses, by bisection."""
+    low = np.full_like(losses, -60 * pair.sigma - 1)
+    high = np.full_like(losses, 1.0)
+    while np.any(short := pair.loss(high) < losses):
+        high = np.where(short, 2 * high + pair.sigma, high)
+    for _ in range(64):
+        middle = (low + high) / 2
+        below = pair.loss(middle) < losses
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(losses > pair.lowest, high, -np.inf)

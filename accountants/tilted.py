@@ -1,0 +1,314 @@
+"""The loss of many steps by an exponentially tilted FFT, with a bound on every error.
+
+The masses of each lattice are multiplied by exp(tilt * loss) and normalised, which moves the part
+of the distribution that decides about a small delta to its middle; powers of their Fourier
+transforms are multiplied, and the tilt is undone at the end. So the rounding of the FFT is small
+beside delta however small delta is, where without the tilt it drowns any delta below 1e-10 or so.
+
+    delta(epsilon) = exp(K(t) - t epsilon) * sum_j g_j w(x_j - epsilon),
+    w(x) = exp(-t x) (1 - exp(-x)) for x > 0,  K(t) = sum_k T_k log sum_j p_kj exp(t L_kj)
+
+with g the normalised tilted masses of the sum. What is computed differs from g by
+
+* rounding of the transforms: every output of an FFT is a sum of the inputs, each through log2(n)
+  butterflies, so it is off by at most a multiple of log2(n) ulps of the sum of their magnitudes,
+  which is 1 here; powers pass that on factor by factor, the inverse transform averages it;
+* circular wrapping: what lies outside the window, bounded by Chernoff's inequality at two tilts.
+
+Above, both are added to delta; below, both are subtracted. Koskela, Jalko & Honkela 2020
+(arXiv:1906.03049) compose by FFT; tilting is the classical saddlepoint device.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants.lattices import Lattice
+from accountants.pairs import ULP, Floats, Places
+
+MOST_POINTS = 2**23
+"""The longest FFT; where a window needs more, no bound comes from here."""
+
+_FFT_ULPS = 8.0
+_NEGLIGIBLE = -100.0
+_DECAY = 50.0
+_NEAR = 12
+_MOSTLY_NEAR = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where and how the composed loss is looked at.
+
+    Attributes:
+        tilt: t, > 0.
+        low, high: composed losses between which nearly all tilted mass lies.
+        down: other tilt, below t, for Chernoff's bound on what lies below `low`.
+        up: other tilt, above t, for what lies above `high`.
+    """
+
+    tilt: float
+    low: float
+    high: float
+    down: float
+    up: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Phase:
+    """Tilted masses of one lattice, counted from their heaviest place.
+
+    Attributes:
+        count: how often it happens.
+        centre: loss of the heaviest place.
+        places: distance from that place, in grid steps, shape (points,).
+        masses: summing to 1.
+    """
+
+    count: int
+    centre: float
+    places: Places
+    masses: Floats
+
+    def circle(self, points: int, chosen: NDArray[np.bool_] | None = None) -> Floats:
+        """The masses, or some of them, on a circle of so many places."""
+        weights = self.masses if chosen is None else np.where(chosen, self.masses, 0.0)
+        summed = np.bincount(self.places % points, weights=weights, minlength=points)
+        return np.asarray(summed, dtype=np.float64)
+
+    def log_transform(
+        self,
+        transform: NDArray[np.complex128],
+        frequencies: Places,
+        points: int,
+        rounding: float,
+    ) -> tuple[NDArray[np.complex128], Floats]:
+        """Logarithm of the transform at some frequencies, and a bound on its error.
+
+        Where nearly all mass lies near the heaviest place, as with rare sampling, the transform
+        is close to 1, and 1 minus it is summed up without cancellation: few places one by one,
+        the others by an FFT whose error is in proportion to their mass.
+        """
+        far = np.abs(self.places) > _NEAR
+        far_mass = float(self.masses[far].sum())
+        if far_mass > _MOSTLY_NEAR:
+            size = np.abs(transform)
+            return np.log(transform), rounding / np.maximum(size - rounding, rounding)
+        missing = far_mass - np.fft.rfft(self.circle(points, far))[frequencies]
+        error = np.full(len(frequencies), rounding * far_mass)
+        angles = frequencies * (2 * math.pi / points)
+        for place, mass in zip(self.places[~far], self.masses[~far], strict=True):
+            part = 2 * np.sin(angles * (place / 2)) ** 2 + 1j * np.sin(angles * place)
+            missing += mass * part
+            error += 8 * ULP * mass * np.abs(part)
+        real, imaginary = -missing.real, -missing.imag
+        log = np.log1p(real * (2 + real) + imaginary**2) / 2 + 1j * np.arctan2(imaginary, 1 + real)
+        return log, error / np.maximum(np.abs(1 - missing) - error, rounding)
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """The tilted distribution of the composed loss on a window, with its errors.
+
+    Attributes:
+        tilt: t.
+        start: loss of the first mass.
+        step: distance of losses.
+        masses: as computed, shape (points,).
+        log_scale: K(t).
+        mass_error: bound on the error of every mass.
+        outside: bound on the tilted mass outside the window.
+        beyond: bound on the untilted mass above the window, at infinity included.
+        relative: bound on the relative error of everything multiplied.
+        drift: bound on the error of the losses.
+    """
+
+    tilt: float
+    start: float
+    step: float
+    masses: Floats
+    log_scale: float
+    mass_error: float
+    outside: float
+    beyond: float
+    relative: float
+    drift: float
+
+    def delta_above(self, epsilon: float) -> float:
+        """A number that delta(epsilon) does not exceed."""
+        first, weights = self._weights(epsilon - self.drift)
+        seen = np.maximum(self.masses[first : first + len(weights)], 0.0)
+        total = float(np.sum(seen * weights)) + self.mass_error * float(weights.sum())
+        total += math.exp(-_DECAY) * (2 + self.mass_error * len(self.masses))
+        scale = _exp(self.log_scale - self.tilt * (epsilon - self.drift))
+        return total * scale * (1 + self.relative) + self.beyond
+
+    def delta_below(self, epsilon: float) -> float:
+        """A number that delta(epsilon) is not below."""
+        first, weights = self._weights(epsilon + self.drift)
+        seen = np.maximum(self.masses[first : first + len(weights)] - self.mass_error, 0.0)
+        total = float(np.sum(seen * weights)) - self.outside
+        scale = _exp(self.log_scale - self.tilt * (epsilon + self.drift))
+        return max(total * scale * (1 - self.relative), 0.0)
+
+    def _weights(self, epsilon: float) -> tuple[int, Floats]:
+        """Index of the first loss above epsilon, and w of the losses from there on.
+
+        Losses so far up that w is below exp(-50) are left out.
+        """
+        first = max(math.ceil((epsilon - self.start) / self.step), 0)
+        most = math.ceil(_DECAY / (self.tilt * self.step)) + 1
+        count = max(min(len(self.masses) - first, most), 0)
+        above = self.start + self.step * (first + np.arange(count)) - epsilon
+        return first, np.exp(-self.tilt * above) * -np.expm1(-np.maximum(above, 0.0))
+
+
+def compose(lattices: Sequence[Lattice], steps: Sequence[int], window: Window) -> Composed | None:
+    """Compose `steps[k]` draws of each lattice.
+
+    Args:
+        lattices: all with the same grid step.
+        steps: how often each happens.
+        window: see there; anything gives valid bounds, a good one gives tight ones.
+
+    Returns:
+        None if the window has too many points.
+    """
+    step = lattices[0].grid.step
+    points = _good_length((window.high - window.low) / step)
+    if points > MOST_POINTS:
+        return None
+    tilted = [_tilted(each, window.tilt) for each in lattices]
+    log_scale = _total([log for _, log in tilted], steps)
+    phases = [
+        _phase(each, masses, count)
+        for each, (masses, _), count in zip(lattices, tilted, steps, strict=True)
+    ]
+    start = math.fsum(each.count * each.centre for each in phases)
+    first = math.floor((window.low - start) / step)
+    spectrum, spectrum_error = _spectrum(phases, points)
+    masses = np.roll(np.fft.irfft(spectrum, points), -(first % points))
+    average = _full_sum(np.abs(spectrum), points) / points
+    rounding = _FFT_ULPS * ULP * math.log2(points) * average
+    tails = _tails(lattices, steps, window, log_scale, start + first * step, points * step)
+    reach = max(float(np.max(np.abs(each.grid.losses[[0, -1]]))) for each in lattices)
+    count = sum(steps)
+    infinity = math.fsum(n * each.infinity for each, n in zip(lattices, steps, strict=True))
+    return Composed(
+        tilt=window.tilt,
+        start=start + first * step,
+        step=step,
+        masses=masses,
+        log_scale=log_scale,
+        mass_error=_full_sum(spectrum_error, points) / points + rounding,
+        outside=tails[0] + tails[1],
+        beyond=min(tails[2] + infinity, 1.0),
+        relative=1e-9 + count * ULP * (32 + 8 * window.tilt * reach),
+        drift=total_drift(lattices, steps) + 64 * ULP * (abs(start) + abs(first) * step),
+    )
+
+
+def log_moment(lattices: Sequence[Lattice], steps: Sequence[int], tilt: float) -> float:
+    """K(tilt): the logarithm of E[exp(tilt L)] of the composed loss."""
+    return _total([_tilted(each, tilt)[1] for each in lattices], steps)
+
+
+def total_drift(lattices: Sequence[Lattice], steps: Sequence[int]) -> float:
+    """Sum of the errors of the losses, those of their starting points included."""
+    pairs = zip(lattices, steps, strict=True)
+    return math.fsum(
+        n * (each.drift + 8 * ULP * float(np.max(np.abs(each.grid.losses[[0, -1]]))))
+        for each, n in pairs
+    )
+
+
+def _phase(lattice: Lattice, masses: Floats, count: int) -> _Phase:
+    heaviest = int(np.argmax(masses))
+    centre = float(lattice.grid.losses[heaviest])
+    places = lattice.grid.places - lattice.grid.places[heaviest]
+    return _Phase(count, centre, places, masses)
+
+
+def _tilted(lattice: Lattice, tilt: float) -> tuple[Floats, float]:
+    """Masses times exp(tilt * loss), normalised, and the logarithm of what they summed to."""
+    with np.errstate(divide="ignore"):
+        logs = np.log(lattice.masses) + tilt * lattice.grid.losses
+    top = float(np.max(logs))
+    masses = np.exp(logs - top)
+    total = float(masses.sum())
+    return masses / total, top + math.log(total)
+
+
+def _total(logs: Sequence[float], steps: Sequence[int]) -> float:
+    return math.fsum(n * log for log, n in zip(logs, steps, strict=True))
+
+
+def _spectrum(phases: Sequence[_Phase], points: int) -> tuple[NDArray[np.complex128], Floats]:
+    """Product of the powers of the transforms, and a bound on its error at every frequency.
+
+    Where the product is negligible it is set to 0, and its bound counts as error.
+    """
+    rounding = _FFT_ULPS * ULP * math.log2(points)
+    kept = np.arange(points // 2 + 1)
+    size, doubt = np.zeros(len(kept)), np.zeros(len(kept))
+    log_product = np.zeros(len(kept), dtype=np.complex128)
+    negligible = 0.0
+    for phase in phases:
+        transform = np.fft.rfft(phase.circle(points))[kept]
+        size += phase.count * np.log(np.abs(transform) + rounding)
+        alive = size > _NEGLIGIBLE
+        if not alive.all():
+            kept, size, doubt = kept[alive], size[alive], doubt[alive]
+            log_product, transform = log_product[alive], transform[alive]
+            negligible = math.exp(_NEGLIGIBLE)
+        log, error = phase.log_transform(transform, kept, points, rounding)
+        log_product += phase.count * log
+        doubt += phase.count * (error + 4 * ULP * (1 + len(phases)) * np.abs(log))
+    spectrum = np.zeros(points // 2 + 1, dtype=np.complex128)
+    spectrum[kept] = np.exp(log_product)
+    errors = np.full(points // 2 + 1, negligible)
+    errors[kept] = np.exp(size) * np.minimum(doubt + 4 * ULP * (4 - size), 2.0)
+    return spectrum, errors
+
+
+def _tails(
+    lattices: Sequence[Lattice],
+    steps: Sequence[int],
+    window: Window,
+    log_scale: float,
+    low: float,
+    width: float,
+) -> tuple[float, float, float]:
+    """Bounds on the tilted mass below and above the window, and on the untilted mass above it."""
+    high = low + width - lattices[0].grid.step
+    below = log_moment(lattices, steps, window.down) - log_scale
+    above = log_moment(lattices, steps, window.up)
+    return (
+        _exp(below + (window.tilt - window.down) * low),
+        _exp(above - log_scale - (window.up - window.tilt) * high),
+        _exp(above - window.up * high),
+    )
+
+
+def _full_sum(half: Floats, points: int) -> float:
+    """Sum over all frequencies of an array that holds those of a real transform."""
+    doubled = 2 * float(half.sum()) - float(half[0])
+    return doubled - float(half[-1]) if points % 2 == 0 else doubled
+
+
+def _good_length(least: float) -> int:
+    """A length of at least `least` that the FFT is fast for."""
+    if not least < 2 * MOST_POINTS:
+        return 2 * MOST_POINTS
+    power: int = 2 ** max(math.ceil(math.log2(max(least, 1.0))), 6)
+    for length in (power * 5 // 8, power * 3 // 4):
+        if length >= least:
+            return length
+    return power
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

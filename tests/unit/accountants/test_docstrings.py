@@ -1,0 +1,28 @@
+"""Every example in a docstring of the package runs and gives what it says."""
+
+import doctest
+import pkgutil
+from importlib import import_module
+
+import pytest
+
+import accountants
+
+MODULES = [
+    "accountants",
+    *(f"accountants.{m.name}" for m in pkgutil.iter_modules(accountants.__path__)),
+]
+WITHOUT_EXAMPLES_IS_FINE = {"accountants.__main__"}
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULES) - WITHOUT_EXAMPLES_IS_FINE))
+def test_examples_in_docstrings(name):
+    failed, _ = doctest.testmod(import_module(name))
+    assert failed == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["epsilon", "delta", "noise_multiplier", "steps_within", "what_if"]
+)
+def test_the_functions_that_users_start_with_have_examples(name):
+    assert doctest.DocTestFinder().find(getattr(accountants, name))[0].examples
