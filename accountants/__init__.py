@@ -9,8 +9,9 @@
 `noise_multiplier` and its relatives what a budget allows, `Ledger` remembers what was released,
 and `FederatedAccountant` keeps the books of many clients. Modules for special questions:
 `renyi` and `odometer` (fast, for progress), `filters` (may this release still happen?),
-`tradeoff` (what an attacker can achieve), `auditing` (what an attack proves), `selection` (the
-cost of hyper-parameter search). `python -m accountants --help` is the command line.
+`tradeoff` (what an attacker can achieve), `auditing` (what an attack proves), `units` (a whole
+client as the unit), `selection` (the cost of hyper-parameter search). `python -m accountants
+--help` is the command line.
 
 Names are loaded when they are first used, so that the ledger alone needs no numerical library.
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from accountants.certified import epsilon as epsilon
     from accountants.chain import Anchor as Anchor
     from accountants.chain import anchor_from_json as anchor_from_json
+    from accountants.decisions import Decision as Decision
     from accountants.errors import AccountingError as AccountingError
     from accountants.errors import BudgetExceededError as BudgetExceededError
     from accountants.errors import InvalidValueError as InvalidValueError
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from accountants.export import events_of_export as events_of_export
     from accountants.export import verify_export as verify_export
     from accountants.federation import FederatedAccountant as FederatedAccountant
+    from accountants.federation import FederationEpsilon as FederationEpsilon
     from accountants.filters import AdaptiveFilter as AdaptiveFilter
     from accountants.filters import ScheduleFilter as ScheduleFilter
     from accountants.filters import ZeroConcentratedFilter as ZeroConcentratedFilter
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from accountants.odometer import trajectory as trajectory
     from accountants.relations import Neighbouring as Neighbouring
     from accountants.relations import Unit as Unit
+    from accountants.units import NoiseShares as NoiseShares
 
 _HOMES = {
     "book": ("Reservation",),
@@ -89,6 +93,7 @@ _HOMES = {
     ),
     "certified": ("ACCOUNTANT", "delta", "epsilon"),
     "chain": ("Anchor", "anchor_from_json"),
+    "decisions": ("Decision",),
     "errors": (
         "AccountingError",
         "BudgetExceededError",
@@ -118,11 +123,12 @@ _HOMES = {
         "event_to_json",
     ),
     "export": ("events_of_export", "verify_export"),
-    "federation": ("FederatedAccountant",),
+    "federation": ("FederatedAccountant", "FederationEpsilon"),
     "filters": ("AdaptiveFilter", "ScheduleFilter", "ZeroConcentratedFilter"),
     "ledger": ("Ledger",),
     "odometer": ("OnlineOdometer", "trajectories", "trajectory"),
     "relations": ("Neighbouring", "Unit"),
+    "units": ("NoiseShares",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

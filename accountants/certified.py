@@ -31,6 +31,7 @@ UNPROTECTED = "a release is not protected at all"
 PURE = "sum of pure epsilons"
 CLOSED_FORM = "closed form of the Gaussian mechanism"
 TILTED = "privacy loss distributions, tilted FFT with bounded errors"
+WITHOUT_SAMPLING = "closed form of the Gaussian mechanism, sampling left out of account"
 RENYI = "Renyi divergences"
 
 ACCOUNTANT = (
@@ -138,10 +139,31 @@ def _epsilon(
         return EpsilonBounds(math.inf, math.inf, UNPROTECTED)
     if delta == 0:
         return EpsilonBounds(parts.pure_epsilon, parts.pure_epsilon, PURE)
-    lower, upper = _epsilon_of(parts, delta, relative_gap)
     if parts.renyi_only:
-        upper = renyi.epsilon(phases, delta, neighbouring, group_size=group_size).epsilon
-    return EpsilonBounds(min(lower, upper), upper, _method(parts))
+        return _by_renyi(phases, parts, delta, neighbouring, group_size, relative_gap)
+    lower, upper = _epsilon_of(parts, delta, relative_gap)
+    if not parts.steps:
+        return EpsilonBounds(lower, upper, CLOSED_FORM if parts.gaussian else NOTHING_RELEASED)
+    whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1] + parts.pure
+    if whole < upper:
+        return EpsilonBounds(min(lower, whole), whole, WITHOUT_SAMPLING)
+    return EpsilonBounds(lower, upper, TILTED)
+
+
+def _by_renyi(
+    phases: Phases,
+    parts: Reduced,
+    delta: float,
+    neighbouring: Neighbouring,
+    group_size: int,
+    relative_gap: float,
+) -> EpsilonBounds:
+    found = renyi.epsilon(phases, delta, neighbouring, group_size=group_size)
+    lower, _ = _epsilon_of(parts, delta, relative_gap)
+    method = f"{RENYI}, best order {found.order:g}"
+    if found.at_edge:
+        method += ", the last of the grid: valid, but perhaps far from tight"
+    return EpsilonBounds(min(lower, found.epsilon), found.epsilon, method)
 
 
 def _method(parts: Reduced) -> str:
@@ -156,10 +178,7 @@ def _epsilon_of(parts: Reduced, delta: float, relative_gap: float) -> tuple[floa
     """Bounds from the parts that have a dominating pair."""
     if not parts.steps:
         return gaussian.epsilon(math.sqrt(parts.gaussian), delta)
-    lower, upper = composition.epsilon_bounds(*parts.all_steps(), delta, relative_gap)
-    whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1]
-    upper = min(upper, whole + parts.pure)
-    return min(lower, upper), upper
+    return composition.epsilon_bounds(*parts.all_steps(), delta, relative_gap)
 
 
 def _delta_of(parts: Reduced, epsilon: float, relative_gap: float) -> tuple[float, float]:

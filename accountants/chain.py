@@ -73,7 +73,7 @@ class Anchor:
         object.__setattr__(self, "length", checks.count(anchor_length=self.length))
         if not is_digest(self.head):
             raise InvalidValueError(
-                f"anchor_head must be 64 lower-case hexadecimal digits, got {self.head!r}"
+                f"anchor_head must be 64 lower-case hexadecimal digits, got {checks.shown(self.head)}"
             )
 
     def to_json(self) -> dict[str, object]:
@@ -88,7 +88,9 @@ def anchor_from_json(value: object) -> Anchor:
     3
     """
     if not isinstance(value, Mapping) or set(value) != {"length", "head"}:
-        raise InvalidValueError(f"an anchor must have 'length' and 'head' only, got {value!r}")
+        raise InvalidValueError(
+            f"an anchor must have 'length' and 'head' only, got {checks.shown(value)}"
+        )
     return Anchor(length=value["length"], head=value["head"])
 
 
@@ -104,9 +106,12 @@ def canonical_json(value: object) -> str:
     '{"sample_rate":0.1,"steps":8}'
 
     Raises:
-        ValueError: for NaN or infinity.
+        InvalidValueError: for what JSON cannot hold, NaN and infinity included.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValueError(f"a value must be one that JSON can hold: {error}") from error
 
 
 def linked(kind: str, body: dict[str, Any], after: Anchor | None) -> Entry:

@@ -9,6 +9,9 @@ from numbers import Integral, Real
 from accountants.errors import InvalidValueError
 from accountants.relations import Neighbouring
 
+# Arithmetic on counts is that of floats, which skip whole numbers from here on.
+_LARGEST = 2**53
+
 
 def positive(**named: object) -> float:
     """A finite number above 0."""
@@ -56,19 +59,22 @@ def rate(**named: object) -> float:
 
 
 def count(**named: object) -> int:
-    """A whole number, 1 or above."""
-    name, value = _only(named)
-    if not _is_whole(value) or not int(value) >= 1:  # type: ignore[call-overload]
-        raise _refusal(name, "a whole number, 1 or above", value)
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    """A whole number, 1 or above, that a float holds exactly."""
+    return _whole(named, 1)
 
 
 def index(**named: object) -> int:
-    """A whole number, 0 or above."""
+    """A whole number, 0 or above, that a float holds exactly."""
+    return _whole(named, 0)
+
+
+def index_up_to(limit_name: str, limit: int, **named: object) -> int:
+    """A whole number from 0 to another value, which the message names too."""
     name, value = _only(named)
-    if not _is_whole(value) or not int(value) >= 0:  # type: ignore[call-overload]
-        raise _refusal(name, "a whole number, 0 or above", value)
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    number = _whole(named, 0)
+    if number > limit:
+        raise _refusal(name, f"at most {limit_name}, which is {limit}", value)
+    return number
 
 
 def text(**named: object) -> str:
@@ -93,6 +99,18 @@ def neighbouring(value: object) -> Neighbouring:
         ) from None
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it.
+
+    Python does not write out whole numbers of thousands of digits; of a value with one of them,
+    only the type is shown.
+    """
+    try:
+        return repr(value)
+    except ValueError:
+        return f"a value of type {type(value).__name__} that is too long to write out"
+
+
 def _only(named: dict[str, object]) -> tuple[str, object]:
     ((name, value),) = named.items()
     return name, value
@@ -108,9 +126,14 @@ def _number(value: object) -> float:
         return float("nan")
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+def _whole(named: dict[str, object], least: int) -> int:
+    name, value = _only(named)
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    number = int(value) if is_whole else -1  # type: ignore[call-overload]
+    if not least <= number <= _LARGEST:
+        raise _refusal(name, f"a whole number from {least} to 2**53", value)
+    return number
 
 
 def _refusal(name: str, rule: str, value: object) -> InvalidValueError:
-    return InvalidValueError(f"{name} must be {rule}, got {value!r}")
+    return InvalidValueError(f"{name} must be {rule}, got {shown(value)}")

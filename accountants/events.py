@@ -332,14 +332,17 @@ def checked(events: Iterable[Event]) -> tuple[Event, ...]:
     """The events as a tuple.
 
     Raises:
+        InvalidValueError: for one event in place of several.
         UnsupportedAnalysisError: for anything that is no event of this module.
     """
+    if is_event(events):
+        raise InvalidValueError(f"events must be a list of events, got one event; use [{events}]")
     values = tuple(events)
     for value in values:
         if not is_event(value):
             raise UnsupportedAnalysisError(
-                f"an event must be one of {', '.join(k.__name__ for k in _NAMES)}, got {value!r}; "
-                "nothing is known here about any other release"
+                f"an event must be one of {', '.join(k.__name__ for k in _NAMES)}, got "
+                f"{checks.shown(value)}; nothing is known here about any other release"
             )
     return values
 
@@ -359,17 +362,20 @@ def event_from_json(value: object) -> Event:
         InvalidValueError: for a missing, extra or invalid field.
     """
     if not isinstance(value, Mapping) or "type" not in value:
-        raise InvalidValueError(f"an event must be a JSON object with a 'type', got {value!r}")
+        raise InvalidValueError(
+            f"an event must be a JSON object with a 'type', got {checks.shown(value)}"
+        )
     kind = _TYPES.get(value["type"]) if isinstance(value["type"], str) else None
     if kind is None:
         raise UnsupportedAnalysisError(
-            f"an event must be of a type in {sorted(_TYPES)}, got {value['type']!r}; use the "
-            "version of the package that wrote it"
+            f"an event must be of a type in {sorted(_TYPES)}, got {checks.shown(value['type'])}; "
+            "use the version of the package that wrote it"
         )
     names = [field.name for field in fields(kind)]
     if set(value) != {"type", *names}:
         raise InvalidValueError(
-            f"a {value['type']!r} event must have the fields {names}, got {sorted(value)}"
+            f"a {value['type']!r} event must have the fields {names}, got "
+            f"{checks.shown([key for key in value if key != 'type'])}"
         )
     return kind(**{name: value[name] for name in names})
 

@@ -228,7 +228,8 @@ def dominated(middle: Cells, bottom: int | None) -> Lattice:
     masses = np.append(lowest, np.where(enough, content, 0.0))
     masses[:-1] += np.where(enough, 0.0, content)
     worst = float(np.max(middle.error))
-    return Lattice(grid, masses * (1 - 2 * worst), 0.0, 8 * worst)
+    drift = 8 * worst + float(np.max(middle.cut_error))
+    return Lattice(grid, masses * (1 - 2 * worst), 0.0, drift)
 
 
 def _taken(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, NDArray[np.bool_]]:

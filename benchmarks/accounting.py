@@ -11,7 +11,9 @@ values are those of tests/golden/accounting_values.json.
 import argparse
 import json
 import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -60,8 +62,11 @@ def measure(*, repetitions: int, quick: bool) -> dict[str, Any]:
         "query_ms_slowest": {slowest: 1e3 * queries[slowest]},
         "rounds100_s": seconds(query(hundred), repetitions),
         **odometers(repetitions, rates=25 if quick else CLIENTS),
+        **({} if quick else many_clients()),
         "calibrate_s": seconds(calibrate, repetitions),
         "calibrated_noise_multiplier": calibrate(),
+        "import_s": import_seconds("import accountants"),
+        "import_epsilon_s": import_seconds("from accountants import epsilon"),
         "max_relative_excess": max(excess.values()),
         "max_relative_gap": max(gaps.values()),
         "peers": peers(cases, repetitions, quick=quick),
@@ -123,6 +128,28 @@ def odometers(repetitions: int, rates: int) -> dict[str, float]:
         "odometer_online_s": online,
         "odometer_exact_s": exact,
     }
+
+
+def many_clients() -> dict[str, float]:
+    """10,000 clients over 1000 rounds online, and how far memory grew for it."""
+    events, histories = heterogeneous(10_000, ROUNDS, rates=25)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken = seconds(lambda: trajectories(histories, events, DELTA, Neighbouring.ADD_REMOVE), 1)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "odometer_10000_clients_s": taken,
+        "odometer_10000_clients_mib": (after - before) / 1024,
+    }
+
+
+def import_seconds(statement: str) -> float:
+    """Wall time of a fresh interpreter that runs one import, less that of an empty one."""
+    times = {}
+    for code in (statement, "pass"):
+        command = [sys.executable, "-c", code]
+        runs = [seconds(partial(subprocess.run, command, check=True), 1) for _ in range(5)]
+        times[code] = statistics.median(runs)
+    return times[statement] - times["pass"]
 
 
 def heterogeneous(clients: int, rounds: int, rates: int) -> tuple[list[Event], np.ndarray]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Ledger
+from accountants import Anchor, Ledger, anchor_from_json
 from privfed import preparation, results
 from privfed.client.dpsgd import PrivateModel
 from privfed.client.evaluation import held_out_figure
@@ -202,7 +202,12 @@ class _Running:
         manifest = {"base": plan.base_digest, "parameters": dict(self.channel.parameters)}
         cohort = [node.id for node in self.nodes]
         aggregator = Aggregator(
-            plan, cohort, manifest, self.channel.new_adder(), self.settings.min_clients
+            plan,
+            cohort,
+            manifest,
+            self._anchors(),
+            self.channel.new_adder(),
+            self.settings.min_clients,
         )
 
         def done(client: str) -> None:
@@ -248,6 +253,11 @@ class _Running:
             status=status,
         )
         return report, exports
+
+    def _anchors(self) -> dict[str, Anchor]:
+        """What the last checkpoint knows of every client's ledger."""
+        known = self.checkpoint.record["anchors"]
+        return {client: anchor_from_json(anchor) for client, anchor in known.items()}
 
     def _plan(self) -> RoundPlan:
         number = self.checkpoint.round + 1

@@ -16,6 +16,10 @@ from typing import Any, Final
 from privfed.errors import MessageError
 
 SCHEMA: Final = 1
+
+LEDGER: Final = "ledger"
+"""Entry of an update's manifest: length and head digest of its sender's ledger."""
+
 _MAGIC: Final = b"PRIVFED\x01"
 _LENGTH: Final = struct.Struct("<I")
 _DIGEST_BYTES: Final = 32
@@ -54,7 +58,8 @@ class Envelope:
         round: the round it belongs to, counted from 1.
         sender: identifier of the client, or "aggregator".
         kind: what it is: "update" or "sum".
-        manifest: small public JSON values that explain the blobs.
+        manifest: small public JSON values that explain the blobs; an update also carries the
+            anchor of its sender's ledger under `LEDGER`, so that others hold proof of its length.
         blobs: named byte strings.
     """
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Budget, Ledger, PoissonGaussian, ScheduleFilter, epsilon
+from accountants import Anchor, Budget, Ledger, PoissonGaussian, ScheduleFilter, epsilon
 from privfed.client.dpsgd import DPSGDConfig, PrivateModel, train_round
 from privfed.client.randomness import Coins
 from privfed.data.records import Record
 from privfed.encryption import fixedpoint
 from privfed.errors import ConfigError, DataError, PrivfedError
 from privfed.interfaces import Cipher
-from privfed.messages import Envelope, RoundPlan
+from privfed.messages import LEDGER, Envelope, RoundPlan
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, vector_digest, write_vector
 
@@ -120,7 +120,7 @@ class ClientNode:
             raise RoundLostError(f"round {plan.round} was begun before a crash; it is counted")
         release = [self.release()]
         reservation = self.ledger.reserve(plan.run, plan.round, release, self.filter.admit)
-        message = self._train_and_hide(plan, state, codec)
+        message = self._train_and_hide(plan, state, codec, self.ledger.anchor())
         self.ledger.commit(reservation.id, release, message)
         return message
 
@@ -138,7 +138,9 @@ class ClientNode:
             raise RoundLostError(f"round {plan.round} was sent and is closed")
         return message
 
-    def _train_and_hide(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> bytes:
+    def _train_and_hide(
+        self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec, anchor: Anchor
+    ) -> bytes:
         if vector_digest(state) != plan.base_digest:
             raise PrivfedError("the global state is not the one that the round plan names")
         update = self._update(plan, state)
@@ -154,7 +156,7 @@ class ClientNode:
             round=plan.round,
             sender=self.id,
             kind="update",
-            manifest=codec.manifest,
+            manifest={**codec.manifest, LEDGER: anchor.to_json()},
             blobs=codec.cipher.encrypt(values),
         ).to_bytes()
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from accountants import Anchor, InvalidValueError, anchor_from_json
 from privfed.errors import MessageError, TooFewClientsError
 from privfed.interfaces import Adder
-from privfed.messages import Envelope, RoundPlan, canonical_json
+from privfed.messages import LEDGER, Envelope, RoundPlan, canonical_json
 
 
 class Aggregator:
@@ -14,7 +15,10 @@ class Aggregator:
     Args:
         plan: of the round.
         cohort: clients that may contribute.
-        manifest: what every update of this round must state, to the letter.
+        manifest: what every update of this round must state, to the letter, beside the anchor of
+            its sender's ledger.
+        anchors: the last anchor known of every client's ledger; an update whose ledger is not
+            longer than that comes from a ledger that was rolled back.
         adder: sums blobs without a key.
         min_clients: fewest contributions that may be summed.
     """
@@ -24,12 +28,14 @@ class Aggregator:
         plan: RoundPlan,
         cohort: Sequence[str],
         manifest: Mapping[str, Any],
+        anchors: Mapping[str, Anchor],
         adder: Adder,
         min_clients: int,
     ) -> None:
         self._plan = plan
         self._cohort = frozenset(cohort)
         self._manifest = dict(manifest)
+        self._anchors = dict(anchors)
         self._adder = adder
         self._min_clients = min_clients
         self._bytes: dict[str, int] = {}
@@ -100,5 +106,18 @@ class Aggregator:
                     f"{sender!r} states {key} = {envelope.manifest.get(key)!r}, expected "
                     f"{expected!r}"
                 )
-        if set(envelope.manifest) != set(self._manifest):
+        if set(envelope.manifest) - {LEDGER} != set(self._manifest):
             raise MessageError(f"{sender!r} states more than an update may state")
+        self._check_ledger(sender, envelope.manifest.get(LEDGER))
+
+    def _check_ledger(self, sender: str, stated: object) -> None:
+        try:
+            anchor = anchor_from_json(stated)
+        except InvalidValueError as error:
+            raise MessageError(f"{sender!r} states no anchor of its ledger: {error}") from error
+        known = self._anchors[sender]
+        if anchor.length <= known.length:
+            raise MessageError(
+                f"the ledger of {sender!r} had {known.length} entries before this round and has "
+                f"{anchor.length} now: an older copy was put back, and its count is too low"
+            )

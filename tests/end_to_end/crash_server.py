@@ -51,7 +51,7 @@ def main(folder, bert, trials, seed):
         if child == 0:
             play(folder, bert, point, before=before)
         if timed:
-            time.sleep(choose.uniform(0.2, 2.0))
+            time.sleep(choose.uniform(0.1, 1.0))
             os.kill(child, signal.SIGKILL)
         outcomes.append(os.waitpid(child, 0)[1])
         if outcomes[-1] == 0:
@@ -107,7 +107,7 @@ def log_sent(folder):
 
 
 def federation(folder, bert):
-    """Five clients, ten rounds."""
+    """Five clients, fourteen rounds."""
     choose = random.Random(1)
     words = ["river", "stone", "market", "window", "garden", "engine"]
 
@@ -132,7 +132,7 @@ def federation(folder, bert):
         training=Training(learning_rate=0.1),
         encryption=BFV(),
         strategy=FedAvg(),
-        rounds=10,
+        rounds=14,
         held_out=records(5),
         state_folder=folder / "state",
     )

@@ -478,8 +478,24 @@ class TestReportCommand:
         path = tmp_path / "run/report.json"
         text = path.read_text()
         spent = json.loads(text)["clients"][1]["epsilon_spent"]
-        path.write_text(text.replace(repr(spent), repr(spent - 0.5)))
+        path.write_text(text.replace(repr(spent), repr(spent - 5e-4)))
         with pytest.raises(ReportError, match="ledger gives"):
+            verify_and_render(tmp_path / "run")
+        path.write_text(text.replace(repr(spent), repr(spent - 0.5)))
+        with pytest.raises(ReportError, match="lower bound <= epsilon spent"):
+            verify_and_render(tmp_path / "run")
+
+    def test_a_changed_lower_bound_is_refused(self, make_federation, tmp_path):
+        from privfed.errors import ReportError
+
+        make_federation(rounds=1).run(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        values = json.loads(path.read_text())
+        client = values["clients"][1]
+        assert 0.999 * client["epsilon_spent"] < client["epsilon_lower"] < client["epsilon_spent"]
+        client["epsilon_lower"] -= 0.5
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError, match="epsilon_lower"):
             verify_and_render(tmp_path / "run")
 
     @pytest.mark.parametrize("field", ["noise_multiplier", "sample_rate", "steps", "unresolved"])

@@ -3,6 +3,7 @@
 import doctest
 import pkgutil
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,12 @@ WITHOUT_EXAMPLES_IS_FINE = {"accountants.__main__"}
 def test_examples_in_docstrings(name):
     failed, _ = doctest.testmod(import_module(name))
     assert failed == 0
+
+
+def test_examples_in_the_manual():
+    manual = Path(accountants.__file__).parents[1] / "docs" / "accounting.md"
+    failed, attempted = doctest.testfile(str(manual), module_relative=False)
+    assert (failed, attempted > 8) == (0, True)
 
 
 @pytest.mark.parametrize(

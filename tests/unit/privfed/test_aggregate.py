@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from accountants import Anchor
 from privfed.custody.keys import SharedKey
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption.adding import BFVAdder
@@ -12,13 +13,22 @@ from privfed.encryption.fixedpoint import max_magnitude
 from privfed.encryption.packing import derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.errors import MessageError, TooFewClientsError
-from privfed.messages import Envelope, RoundPlan
+from privfed.messages import LEDGER, Envelope, RoundPlan
 from privfed.server.aggregate import Aggregator
 
 CLIENTS = ("ada", "bob", "cy", "dee")
 PLAN = RoundPlan(run="run-1", round=3, base_digest="00ff", learning_rate=0.1)
 MANIFEST = {"base": PLAN.base_digest, "parameters": {"bits": 8, "scheme": "any"}}
 NUM_PARAMS = 6
+
+
+def ledger(length):
+    """The manifest's entry for a ledger of so many entries."""
+    return {LEDGER: {"length": length, "head": f"{length:064x}"}}
+
+
+ANCHORS = {client: Anchor(length=3, head="ab" * 32) for client in CLIENTS}
+LONGER = ledger(4)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +53,7 @@ def cipher(scheme):
 
 @pytest.fixture
 def aggregator(scheme):
-    return Aggregator(PLAN, CLIENTS, MANIFEST, scheme[1](), 3)
+    return Aggregator(PLAN, CLIENTS, MANIFEST, ANCHORS, scheme[1](), 3)
 
 
 def values(client):
@@ -57,7 +67,7 @@ def update(cipher, client, **changes):
         round=PLAN.round,
         sender=client,
         kind="update",
-        manifest=MANIFEST,
+        manifest={**MANIFEST, **LONGER},
         blobs=cipher.encrypt(values(client)),
     )
     return replace(plain, **changes)
@@ -131,16 +141,21 @@ REFUSED = {
     "an earlier round": lambda e: replace(e, round=2),
     "a later round": lambda e: replace(e, round=4),
     "another kind": lambda e: replace(e, kind="sum"),
-    "another base": lambda e: replace(e, manifest={**MANIFEST, "base": "00fe"}),
+    "another base": lambda e: replace(e, manifest={**MANIFEST, **LONGER, "base": "00fe"}),
+    "no ledger": lambda e: replace(e, manifest=MANIFEST),
+    "no anchor": lambda e: replace(e, manifest={**MANIFEST, LEDGER: {"length": 4}}),
+    "a ledger that did not grow": lambda e: replace(e, manifest={**MANIFEST, **ledger(3)}),
+    "a ledger that was rolled back": lambda e: replace(e, manifest={**MANIFEST, **ledger(1)}),
     "other parameters": lambda e: replace(
-        e, manifest={**MANIFEST, "parameters": {"bits": 9, "scheme": "any"}}
+        e, manifest={**MANIFEST, **LONGER, "parameters": {"bits": 9, "scheme": "any"}}
     ),
     "more parameters": lambda e: replace(
-        e, manifest={**MANIFEST, "parameters": {**MANIFEST["parameters"], "size": 1}}
+        e,
+        manifest={**MANIFEST, **LONGER, "parameters": {**MANIFEST["parameters"], "size": 1}},
     ),
     "no manifest": lambda e: replace(e, manifest={}),
-    "a missing entry": lambda e: replace(e, manifest={"base": PLAN.base_digest}),
-    "an extra entry": lambda e: replace(e, manifest={**MANIFEST, "true_size": 41}),
+    "a missing entry": lambda e: replace(e, manifest={**LONGER, "base": PLAN.base_digest}),
+    "an extra entry": lambda e: replace(e, manifest={**MANIFEST, **LONGER, "true_size": 41}),
     "no blobs": lambda e: replace(e, blobs={}),
     "an extra blob": lambda e: replace(e, blobs={**e.blobs, "loss": b"1"}),
     "a renamed blob": lambda e: replace(e, blobs=renamed_blob(e)),
@@ -196,7 +211,8 @@ def test_bytes_that_are_no_envelope_are_refused(cipher, aggregator, damage):
 def test_a_copy_of_anothers_ciphertext_is_refused(bfv_key):
     """One client must not be able to add another's update a second time under its own name."""
     cipher = SharedKeyCipher(bfv_key, NUM_PARAMS, 3)
-    aggregator = Aggregator(PLAN, CLIENTS, MANIFEST, BFVAdder(bfv_key.parameters, NUM_PARAMS), 3)
+    adder = BFVAdder(bfv_key.parameters, NUM_PARAMS)
+    aggregator = Aggregator(PLAN, CLIENTS, MANIFEST, ANCHORS, adder, 3)
     victim = update(cipher, "ada")
     send(aggregator, victim)
     with pytest.raises(MessageError, match="'bob' repeats a seed"):
@@ -206,7 +222,7 @@ def test_a_copy_of_anothers_ciphertext_is_refused(bfv_key):
 
 def test_a_flag_does_not_pass_for_a_number(cipher, scheme):
     """The manifest must be stated to the letter: in JSON true is not 1."""
-    aggregator = Aggregator(PLAN, CLIENTS, {"bits": 1}, scheme[1](), 3)
+    aggregator = Aggregator(PLAN, CLIENTS, {"bits": 1}, ANCHORS, scheme[1](), 3)
     for stated in (True, 1.0):
         with pytest.raises(MessageError, match="'ada' states bits"):
-            send(aggregator, update(cipher, "ada", manifest={"bits": stated}))
+            send(aggregator, update(cipher, "ada", manifest={**LONGER, "bits": stated}))

@@ -17,6 +17,7 @@ def guarantee(number=1, **changes):
         dataset="news",
         public_size=100,
         epsilon_spent=0.5 * number,
+        epsilon_lower=0.49 * number,
         epsilon_before=0.0,
         epsilon_budget=2.0,
         delta=1e-5,
@@ -156,7 +157,14 @@ class TestAGap:
 
     @pytest.mark.parametrize(
         "name",
-        ["epsilon_spent", "epsilon_before", "epsilon_budget", "delta", "noise_multiplier"],
+        [
+            "epsilon_spent",
+            "epsilon_lower",
+            "epsilon_before",
+            "epsilon_budget",
+            "delta",
+            "noise_multiplier",
+        ],
     )
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_a_number_of_a_client_that_is_not_finite_is_named(self, name, value):

@@ -1,0 +1,145 @@
+"""The arguments of `python -m accountants`: commands, options, and how their text is read."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from accountants.chain import Anchor
+from accountants.relations import Neighbouring
+
+_RELATION_NAMES = ", ".join(each.value for each in Neighbouring)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be typed; `command` of the result is the name of the command."""
+    whole = argparse.ArgumentParser(
+        prog="python -m accountants",
+        description="What was released, what it cost, and whether its ledger is whole.",
+        allow_abbrev=False,
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_epsilon(commands)
+    _add_delta(commands)
+    _add_calibrate(commands)
+    _add_verify(commands)
+    _add_export(commands)
+    return whole
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, allow_abbrev=False
+    )
+    return parser
+
+
+def _add_epsilon(commands: Any) -> None:
+    parser = _add(commands, "epsilon", "bound the epsilon of a schedule")
+    _add_schedule(parser)
+    parser.add_argument("--delta", type=float, required=True, help="in [0, 1)")
+    _add_relation(parser)
+
+
+def _add_delta(commands: Any) -> None:
+    parser = _add(commands, "delta", "bound the delta of a schedule at an epsilon")
+    _add_schedule(parser)
+    parser.add_argument("--epsilon", type=float, required=True, help="0 or above")
+    _add_relation(parser)
+
+
+def _add_calibrate(commands: Any) -> None:
+    text = "find the noise multiplier of a Poisson-sampled schedule for a budget"
+    parser = _add(commands, "calibrate", text)
+    parser.add_argument("--epsilon", type=float, required=True, help="of the budget, above 0")
+    parser.add_argument("--delta", type=float, required=True, help="of the budget, in (0, 1)")
+    parser.add_argument("--sample-rate", type=float, required=True, help="in (0, 1]")
+    parser.add_argument("--steps", type=int, required=True, help="1 or more")
+    _add_relation(parser)
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--noise-multiplier", type=float, help="noise over clipping norm of a Poisson phase"
+    )
+    parser.add_argument("--sample-rate", type=float, help="its sampling rate, in (0, 1]")
+    parser.add_argument("--steps", type=int, help="its steps, 1 or more")
+    parser.add_argument(
+        "--phase",
+        type=_phase,
+        action="append",
+        default=[],
+        metavar="SIGMA,Q,STEPS",
+        help="a further Poisson phase; may be repeated",
+    )
+    parser.add_argument(
+        "--events",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a JSON list of events of any type; may be repeated",
+    )
+    parser.set_defaults(refuse=parser.error)
+
+
+def _add_relation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--neighbouring",
+        type=_relation,
+        default=Neighbouring.ADD_REMOVE,
+        metavar="RELATION",
+        help=f"one of {_RELATION_NAMES} (default: {Neighbouring.ADD_REMOVE.value})",
+    )
+    parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
+
+
+def _add_verify(commands: Any) -> None:
+    text = "check that a ledger file or an export is whole and unchanged"
+    parser = _add(commands, "verify", text)
+    parser.add_argument("path", type=Path, metavar="LEDGER_OR_EXPORT")
+    parser.add_argument(
+        "--anchor",
+        type=_anchor,
+        metavar="LENGTH:HEAD",
+        help="kept elsewhere since an earlier look; shows a rollback",
+    )
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add(commands, "export", "write a ledger file as JSON")
+    parser.add_argument("path", type=Path, metavar="LEDGER")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="a new file; by default standard output"
+    )
+
+
+def _phase(text: str) -> tuple[float, float, int]:
+    """The argument SIGMA,Q,STEPS."""
+    try:
+        sigma, rate, steps = text.split(",")
+        return float(sigma), float(rate), int(steps)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be SIGMA,Q,STEPS, such as 1.1,0.01,1000, got {text!r}"
+        ) from None
+
+
+def _relation(text: str) -> Neighbouring:
+    """The name of a neighbouring relation."""
+    try:
+        return Neighbouring(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be one of {_RELATION_NAMES}, got {text!r}"
+        ) from None
+
+
+def _anchor(text: str) -> Anchor:
+    """The argument LENGTH:HEAD."""
+    try:
+        length, head = text.split(":")
+        return Anchor(length=int(length), head=head)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be LENGTH:HEAD, the number of entries and 64 hexadecimal digits, got {text!r}"
+        ) from None

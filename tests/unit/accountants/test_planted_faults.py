@@ -1,0 +1,114 @@
+"""The tests notice what would make epsilon wrong: each fault is planted in a copy of the package.
+
+Each case changes one place, runs the tests named beside it on the copy, and requires them to fail;
+one run on an unchanged copy must pass, so that a failure has its cause in the fault.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import accountants
+
+HERE = Path(__file__).parent
+PACKAGE = Path(accountants.__file__).parent
+GOLDEN = "test_golden_values.py"
+
+FAULTS = {
+    "dropped round": (
+        "events.py",
+        "total[one] = total.get(one, 0) + event.steps",
+        "total[one] = max(total.get(one, 0), event.steps)",
+        "test_events.py",
+    ),
+    "one step too few": (
+        "composition.py",
+        "return Schedule(tuple(steps), tuple(counts), tail, sketches)",
+        "return Schedule(tuple(steps), tuple(max(n - 1, 1) for n in counts), tail, sketches)",
+        GOLDEN,
+    ),
+    "halved sensitivity": (
+        "sensitivity.py",
+        "2.0 if neighbouring is Neighbouring.REPLACE_ONE else 1.0",
+        "1.0",
+        GOLDEN,
+    ),
+    "swapped q and sigma": (
+        "reduction.py",
+        "noise, q = event.noise_multiplier, event.sample_rate",
+        "q, noise = min(event.noise_multiplier, 1.0), event.sample_rate",
+        GOLDEN,
+    ),
+    "wrong direction": (
+        "composition.py",
+        "above = tilted.compose([each.forward for each in found], plan.counts, window)",
+        "above = tilted.compose([each.backward for each in found], plan.counts, window)",
+        GOLDEN,
+    ),
+    "bounds exchanged": (
+        "lattices.py",
+        "masses[1:] += inflated[1:-1] * np.minimum(share + doubt, 1.0)",
+        "masses[1:] += inflated[1:-1] * np.minimum(1 - share + doubt, 1.0)",
+        GOLDEN,
+    ),
+    "uncommitted reservation ignored": (
+        "book.py",
+        "counted.extend(",
+        "reservation.id in self.commits and counted.extend(",
+        "test_ledger.py",
+    ),
+}
+
+
+def outcome(folder, tests):
+    """Exit code of pytest on some tests, with the package in `folder` in front of all others."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "which_package",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        [*command, "--import-mode=importlib", *(str(HERE / name) for name in tests)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert str(folder / "accountants") in done.stdout, done.stdout
+    return done.returncode
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "accountants")
+    (tmp_path / "which_package.py").write_text(
+        "import accountants\n\n\ndef pytest_sessionfinish():\n    print(accountants.__file__)\n"
+    )
+    return tmp_path
+
+
+def test_the_unchanged_copy_passes(copy):
+    assert outcome(copy, sorted({fault[3] for fault in FAULTS.values()})) == 0
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_noticed(copy, name):
+    file, right, wrong, tests = FAULTS[name]
+    path = copy / "accountants" / file
+    text = path.read_text()
+    assert text.count(right) == 1, f"{file} no longer holds the line that this fault changes"
+    path.write_text(text.replace(right, wrong))
+    assert outcome(copy, [tests]) == 1
