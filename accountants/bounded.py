@@ -15,6 +15,8 @@ from accountants.pairs import ULP, WIDEST_LOSS, Cells, Floats, Grid, Sketch
 
 _ROUNDING = 16 * ULP
 _FIRST_CELL = 1.4
+_SKETCH_CELLS = 256
+_MOST_CELLS = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,10 @@ class RandomisedResponseStep:
         """As `NormalStep.discretise`."""
         step = fineness.step
         exact = 2 * self.largest_loss / step
+        if exact < 1:
+            return _negligible(self.largest_loss, step)
+        if exact > _MOST_CELLS:
+            return None
         above = _two_points(math.ceil(exact * (1 - _ROUNDING)), step, 1 + _ROUNDING)
         below = _two_points(math.floor(exact * (1 - _ROUNDING)), step, 1 - _ROUNDING)
         return Discretised(above, above, below)
@@ -93,19 +99,29 @@ class LaplaceStep:
         return -math.expm1(-self.largest_loss / 2)
 
     def sketch(self, tail: float) -> Sketch:  # noqa: ARG002
-        """Thirty-three cells."""
-        found = _laplace_cells(32, self.largest_loss / 16)
-        losses = found.cuts.losses[[*range(33), 32]]
-        with np.errstate(divide="ignore"):
-            return Sketch(np.log(found.p), np.log(found.q), losses)
+        """Cells, each at its own mean likelihood ratio."""
+        found = _laplace_cells(_SKETCH_CELLS, 2 * self.largest_loss / _SKETCH_CELLS)
+        log_p, log_q = np.log(found.p[:-1]), np.log(found.q[:-1])
+        return Sketch(log_p, log_q, log_p - log_q)
 
     def discretise(self, fineness: Fineness) -> Discretised | None:
         """As `NormalStep.discretise`."""
         step = fineness.step
         exact = 2 * self.largest_loss / step
+        if exact < 1:
+            return _negligible(self.largest_loss, step)
+        if exact > _MOST_CELLS:
+            return None
         count = math.ceil(exact * (1 - _ROUNDING))
         above = dominating(_laplace_cells(count, step))
         return Discretised(above, above, _laplace_below(math.floor(exact * (1 - _ROUNDING)), step))
+
+
+def _negligible(largest_loss: float, step: float) -> Discretised:
+    """A step whose losses are all closer to 0 than half a grid step: loss 0, give or take."""
+    only = Grid(0.0, step, np.array([0]))
+    above = Lattice(only, np.array([1.0]), 0.0, largest_loss)
+    return Discretised(above, above, above)
 
 
 def _two_points(intervals: int, step: float, factor: float) -> Lattice:

@@ -26,6 +26,9 @@ from accountants.relations import Neighbouring
 RELATIVE_GAP = 3e-4
 """How far the two bounds may be apart by default, over the upper one."""
 
+SMALLEST_GAP = 1e-7
+"""Smaller requests are read as this one."""
+
 NOTHING_RELEASED = "nothing was released"
 UNPROTECTED = "a release is not protected at all"
 PURE = "sum of pure epsilons"
@@ -82,7 +85,7 @@ def epsilon(
         checks.probability_or_zero(delta=delta),
         checks.neighbouring(neighbouring),
         checks.count(group_size=group_size),
-        checks.probability(relative_gap=relative_gap),
+        max(checks.probability(relative_gap=relative_gap), SMALLEST_GAP),
     )
 
 
@@ -119,15 +122,17 @@ def delta(
     epsilon = checks.non_negative(epsilon=epsilon)
     neighbouring = checks.neighbouring(neighbouring)
     group_size = checks.count(group_size=group_size)
-    relative_gap = checks.probability(relative_gap=relative_gap)
+    relative_gap = max(checks.probability(relative_gap=relative_gap), SMALLEST_GAP)
     parts = reduced(phases, neighbouring, group_size)
     if parts.unprotected:
         return DeltaBounds(1.0, 1.0, UNPROTECTED)
+    if epsilon >= parts.pure_epsilon:
+        return DeltaBounds(0.0, 0.0, PURE)
     lower, upper = _delta_of(parts, epsilon, relative_gap)
     if parts.renyi_only:
         values = renyi.rdp(phases, neighbouring, group_size=group_size)
         upper = renyi.delta_from_rdp(values, epsilon)
-    return DeltaBounds(min(lower, upper), upper, _method(parts))
+    return DeltaBounds(lower, upper, _method(parts))
 
 
 @lru_cache(maxsize=8192)
@@ -146,7 +151,7 @@ def _epsilon(
         return EpsilonBounds(lower, upper, CLOSED_FORM if parts.gaussian else NOTHING_RELEASED)
     whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1] + parts.pure
     if whole < upper:
-        return EpsilonBounds(min(lower, whole), whole, WITHOUT_SAMPLING)
+        return EpsilonBounds(lower, whole, WITHOUT_SAMPLING)
     return EpsilonBounds(lower, upper, TILTED)
 
 
@@ -163,7 +168,7 @@ def _by_renyi(
     method = f"{RENYI}, best order {found.order:g}"
     if found.at_edge:
         method += ", the last of the grid: valid, but perhaps far from tight"
-    return EpsilonBounds(min(lower, found.epsilon), found.epsilon, method)
+    return EpsilonBounds(lower, found.epsilon, method)
 
 
 def _method(parts: Reduced) -> str:

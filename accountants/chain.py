@@ -73,7 +73,8 @@ class Anchor:
         object.__setattr__(self, "length", checks.count(anchor_length=self.length))
         if not is_digest(self.head):
             raise InvalidValueError(
-                f"anchor_head must be 64 lower-case hexadecimal digits, got {checks.shown(self.head)}"
+                "anchor_head must be 64 lower-case hexadecimal digits, got "
+                f"{checks.shown(self.head)}"
             )
 
     def to_json(self) -> dict[str, object]:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from accountants import planning, tilted
 from accountants.bounded import LaplaceStep, RandomisedResponseStep
 from accountants.lattices import Discretised, Fineness, FixedSizeStep, Lattice, NormalStep
@@ -19,17 +21,27 @@ from accountants.tilted import Composed
 Step = NormalStep | FixedSizeStep | RandomisedResponseStep | LaplaceStep
 Curve = Callable[[float], float]
 
+# How the grid step changes from one attempt to the next, and after how many attempts in a row that
+# hardly brought the bounds together the search ends.
 _ATTEMPTS = 12
 _COARSER, _FINER = 3.0, 0.3
-_WORTHWHILE = 0.85
+_WORTHWHILE, _PATIENCE = 0.85, 3
+# Mass at an infinite loss, of all steps together, over delta.
 _TAIL_SHARE = 1e-7
 _SMALLEST_TAIL = 1e-300
-_PRECISION = 1e-7
+# Cells far from loss 0 are wider than the grid step: by this share they add to its error, and this
+# many units of tilt * loss is the most that one may span.
 _COARSE_SHARE = 0.05
 _WIDEST = 0.3
-_BISECTIONS = 60
+# Units of tilt * loss that a grid step may span in the backward direction.
 _COARSEST_BACKWARD = 0.5
+# Search for the place where a curve crosses delta.
+_PRECISION = 1e-7
+_BISECTIONS = 60
 _LARGEST_EPSILON = 1e6
+# Longer schedules drown in rounding; and no grid is finer than this share of the largest loss.
+_MOST_RUNS = 10**12
+_FINEST = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,8 @@ class Schedule:
         for step in self.steps:
             if isinstance(step, RandomisedResponseStep | LaplaceStep):
                 span = 2 * step.largest_loss
-                return span / math.ceil(span / grid_step)
+                if span > grid_step:
+                    return span / math.ceil(span / grid_step)
         return grid_step
 
 
@@ -105,14 +118,14 @@ def epsilon_bounds(
     """
     if math.fsum(n * step.total_variation for step, n in zip(steps, counts, strict=True)) <= delta:
         return 0.0, 0.0
-    if not all(step.representable for step in steps):
+    if sum(counts) > _MOST_RUNS or not all(step.representable for step in steps):
         return 0.0, math.inf
     plan = schedule(steps, counts, delta)
     moments, total = plan.moments(), sum(counts)
     tilt, guess = planning.tilt_for_delta(moments, delta)
     guess = max(guess, 0.1 * moments.mean_and_deviation(tilt)[1])
     step = planning.grid_step(tilt, guess, total, relative_gap)
-    lower, upper, gap = 0.0, math.inf, 1.0
+    lower, upper, gap, in_vain = 0.0, math.inf, math.inf, 0
     for _ in range(_ATTEMPTS):
         found = _attempt(plan, moments, tilt, step, delta, guess)
         if found is None and upper < math.inf:
@@ -120,14 +133,15 @@ def epsilon_bounds(
         if found is None:
             step *= _COARSER
             continue
-        lower, upper = max(lower, min(found)), min(upper, found[1])
+        lower, upper = max(lower, found[0]), min(upper, found[1])
         if upper == math.inf:
             step *= _FINER
             continue
         if upper - lower <= relative_gap * upper or not plan.tight:
             break
         before, gap = gap, 1 - lower / upper
-        if lower > 0 and gap > _WORTHWHILE * before:
+        in_vain = in_vain + 1 if gap > _WORTHWHILE * before else 0
+        if lower > 0 and in_vain == _PATIENCE:
             break
         guess, tilt = upper, planning.tilt_for_epsilon(moments, upper)
         step *= min(max(0.8 * math.sqrt(relative_gap / gap), _FINER), 0.7)
@@ -138,15 +152,19 @@ def delta_bounds(
     steps: Sequence[Step], counts: Sequence[int], epsilon: float, relative_gap: float
 ) -> tuple[float, float]:
     """Bounds (lower, upper) on delta at epsilon >= 0; the upper one at most 1."""
-    if not all(step.representable for step in steps):
+    if sum(counts) > _MOST_RUNS or not all(step.representable for step in steps):
         return 0.0, 1.0
-    rough = schedule(steps, counts, 1e-30).moments()
+    if epsilon > _LARGEST_EPSILON:
+        return 0.0, delta_bounds(steps, counts, _LARGEST_EPSILON, relative_gap)[1]
+    plan = schedule(steps, counts, _SMALLEST_TAIL)
+    rough = plan.moments()
     tilt = planning.tilt_for_epsilon(rough, epsilon)
     estimate = math.exp(min(rough.log_moment(tilt) - tilt * epsilon + _log_peak(tilt), 0.0))
     plan = schedule(steps, counts, max(estimate, _SMALLEST_TAIL))
     deviation = rough.mean_and_deviation(tilt)[1]
     step = planning.grid_step(tilt, min(1 / tilt, deviation), sum(counts), relative_gap)
     step = min(step, deviation * math.sqrt(4 * relative_gap / sum(counts)))
+    step = max(step, _FINEST * max(float(np.max(np.abs(each.losses))) for each in plan.sketches))
     for _ in range(_ATTEMPTS):
         pair = _composed(plan, plan.moments(), tilt, step)
         if pair is not None:
@@ -154,7 +172,7 @@ def delta_bounds(
             upper = above.delta_above(epsilon)
             if not plan.symmetric:
                 upper = max(upper, _backward_delta(plan, found, epsilon))
-            return min(below.delta_below(epsilon), upper, 1.0), min(upper, 1.0)
+            return below.delta_below(epsilon), min(upper, 1.0)
         step *= _COARSER
     return 0.0, 1.0
 
@@ -219,7 +237,8 @@ def _backward_delta(plan: Schedule, found: Sequence[Discretised], epsilon: float
     tilt, lattices = _backward(plan, found, epsilon)
     window = planning.window(plan.moments(backward=True), tilt)
     composed = tilted.compose(lattices, plan.counts, window)
-    return 1.0 if composed is None else composed.delta_above(epsilon)
+    simple = _chernoff(lattices, plan.counts, tilt, epsilon)
+    return simple if composed is None else min(composed.delta_above(epsilon), simple)
 
 
 def _backward(
@@ -245,6 +264,17 @@ def _renyi_bound(
     slack = 1e-9 * (1 + abs(moment))
     bound = (moment + _log_peak(tilt) + slack - math.log(delta - infinity)) / tilt
     return max(bound + tilted.total_drift(lattices, counts), 0.0)
+
+
+def _chernoff(
+    lattices: Sequence[Lattice], counts: Sequence[int], tilt: float, epsilon: float
+) -> float:
+    """The delta that K(tilt) alone proves; the converse of `_renyi_bound`."""
+    infinity = math.fsum(n * each.infinity for each, n in zip(lattices, counts, strict=True))
+    moment = tilted.log_moment(lattices, counts, tilt)
+    drift = tilted.total_drift(lattices, counts)
+    exponent = moment + _log_peak(tilt) + 1e-9 * (1 + abs(moment)) - tilt * (epsilon - drift)
+    return min(math.exp(min(exponent, 0.0)) + infinity, 1.0)
 
 
 def _log_peak(tilt: float) -> float:
@@ -301,4 +331,4 @@ def _bisect(curve: Curve, delta: float, low: float, high: float) -> tuple[float,
 
 
 def _log_ratio(value: float, delta: float) -> float:
-    return math.log(value / delta) if value > 0 else -1e3
+    return math.log(min(value, 1.0) / delta) if value > 0 else -1e3

@@ -42,9 +42,14 @@ from accountants.pairs import (
 SMALLEST_SIGMA = 0.04
 """Steps with less noise than this over the shift are not put on a grid."""
 
+LARGEST_SIGMA = 1e13
+"""Nor are those with more."""
+
 _SHIFT = 0.1
 _ROUNDS = 60
 _SETTLED = 1e-15
+_MOST_CELLS = 2**21
+_SMALLEST_MASS = 1e-290
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ class NormalStep:
     @property
     def representable(self) -> bool:
         """Whether the losses stay in the range of floating point."""
-        return self.pair.sigma >= SMALLEST_SIGMA
+        return SMALLEST_SIGMA <= self.pair.sigma <= LARGEST_SIGMA
 
     @property
     def total_variation(self) -> float:
@@ -162,7 +167,7 @@ class FixedSizeStep:
     @property
     def representable(self) -> bool:
         """As `NormalStep.representable`."""
-        return self.pair.sigma >= SMALLEST_SIGMA
+        return SMALLEST_SIGMA <= self.pair.sigma <= LARGEST_SIGMA
 
     @property
     def total_variation(self) -> float:
@@ -190,7 +195,7 @@ def dominating(middle: Cells) -> Lattice:
     """The mass of every cell on its two ends; what lies beyond the last cut is at infinity."""
     p, q, losses = middle.p[1:-1], middle.q[1:-1], middle.cuts.losses
     spread = -np.expm1(-np.diff(losses))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = (1 - q * np.exp(losses[:-1]) / p) / spread
     share = np.clip(np.where(p > 0, share, 0.0), 0.0, 1.0)
     cut_error = np.maximum(middle.cut_error[1:], middle.cut_error[:-1])
@@ -214,6 +219,7 @@ def dominated(middle: Cells, bottom: int | None) -> Lattice:
     """
     first = 0 if bottom is None else bottom
     p, q = middle.p[first + 1 : -1], middle.q[first + 1 : -1]
+    p = np.where(q > _SMALLEST_MASS, p, 0.0)  # the ratio of masses below has too few digits
     ends, step = middle.cuts.places[first:] - middle.cuts.places[first], middle.cuts.step
     start = float(middle.cuts.losses[first]) - (0.5 - _SHIFT) * step
     lowest = 0.0
@@ -239,7 +245,7 @@ def _taken(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, NDArray[np.bo
         s, shape (cells - 1,): share of cell j + 1 that goes to cell j, at most 1, with
         s[j] = need[j] (1 - s[j - 1]); and whether cell j reaches its target, shape (cells,).
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = q * np.exp(targets) / p
         supply = p[1:] * (1 - ratio[1:] * np.exp(-np.diff(targets)))
         lack = np.where(ratio[:-1] > 1, p[:-1] * (ratio[:-1] - 1), 0.0)
@@ -274,6 +280,8 @@ def _cut(pair: NormalPair, fineness: Fineness) -> tuple[Cells, int | None] | Non
     zero = round(-start / step)
     right = _places(end + step, fineness)
     left = _places(max(-start, 0.0) + step, fineness)[:0:-1]
+    if len(left) + len(right) + below > _MOST_CELLS:
+        return None
     places = zero + np.concatenate([-left, right])
     places = places[(places > 0) & (places < zero + right[-1] + 1)]
     places = np.concatenate([np.arange(-below, 1), places])

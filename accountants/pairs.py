@@ -21,9 +21,14 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 ULP = 2.0**-52
-WIDEST_LOSS = 600.0
-"""Losses beyond this cannot be told from infinity: exp of it is near the end of float64."""
+WIDEST_LOSS = 500.0
+"""Losses beyond this are not put on a grid: exp of them nears the end of float64."""
 
+_CLAMP = 600.0
+
+# Below this weight of no shift, losses near the lowest are computed without cancellation.
+_MOSTLY_OUT = 0.5
+_FARTHEST = 40.0
 _ROUGH_SPACING = 0.25
 _ROUGH_LOWEST = -10.0
 _NARROW = 0.1
@@ -170,8 +175,9 @@ class MixturePair:
     @cached_property
     def lowest(self) -> float:
         """Log of w_0: what an outcome far to the left shows."""
-        rest = math.fsum(self.weights[1:])
-        return math.log1p(-rest) if rest < 1 else -math.inf
+        if self.weights[0] < _MOSTLY_OUT:
+            return math.log(self.weights[0]) if self.weights[0] > 0 else -math.inf
+        return math.log1p(-math.fsum(self.weights[1:]))
 
     @property
     def activity(self) -> float:
@@ -188,13 +194,14 @@ class MixturePair:
         exponents = [(k * y - k * k / 2) / self.sigma**2 for k in range(1, len(self.weights))]
         if self.symmetric:
             return exponents[0]
-        top = np.minimum(np.max(exponents, axis=0), WIDEST_LOSS)
-        total = np.zeros_like(y)
+        above, whole = np.zeros_like(y), np.full_like(y, self.weights[0])
         for weight, exponent in zip(self.weights[1:], exponents, strict=True):
-            total += weight * np.expm1(np.minimum(exponent, WIDEST_LOSS))
+            clamped = np.minimum(exponent, _CLAMP)
+            above += weight * np.expm1(clamped)
+            whole += weight * np.exp(clamped)
         with np.errstate(divide="ignore", invalid="ignore"):
-            result: Floats = np.log1p(total)
-        return np.where(top < WIDEST_LOSS, result, WIDEST_LOSS)
+            losses = np.where(above < -_MOSTLY_OUT, np.log(whole), np.log1p(above))
+        return np.where(np.max(exponents, axis=0) < _CLAMP, losses, _CLAMP)
 
     def outcome(self, losses: Floats) -> Floats:
         """Closed form for two weights, bisection for more."""
@@ -202,10 +209,11 @@ class MixturePair:
             return self.sigma**2 * losses + 0.5
         if len(self.weights) > 2:
             return _inverted(self, losses)
-        q = self.weights[1]
+        without, q = self.weights
+        above = np.where(losses < -_MOSTLY_OUT, np.exp(losses) - without, np.expm1(losses) + q)
         with np.errstate(divide="ignore", invalid="ignore"):
-            y: Floats = self.sigma**2 * np.log((np.expm1(losses) + q) / q) + 0.5
-        return np.where(losses > self.lowest, y, -np.inf)
+            y: Floats = self.sigma**2 * np.log(above / q) + 0.5
+        return np.where((losses > self.lowest) & (above > 0), y, -np.inf)
 
     def masses(self, y: Floats) -> tuple[Floats, Floats]:
         """Sums of normal masses, each with a small relative error."""
@@ -270,8 +278,8 @@ class ReplacedPair:
         c = np.abs(losses)
         a = q * math.exp(-0.5 / variance)
         half = (1 - q) * np.expm1(c) / 2
-        z = (half + np.sqrt(half**2 + a * a * np.exp(c))) / a
-        return np.sign(losses) * variance * np.log(z)
+        scaled = np.log(half + np.hypot(half, a * np.exp(c / 2)))
+        return np.sign(losses) * variance * (scaled - math.log(q) + 0.5 / variance)
 
     def masses(self, y: Floats) -> tuple[Floats, Floats]:
         """Sums of normal masses."""
@@ -310,7 +318,9 @@ def cells(pair: NormalPair, cuts: Grid) -> Cells:
     cut_error = np.zeros(len(losses))
     if finite.sum() > 1:
         cut_error[finite] = _cut_error(pair, y[finite], losses[finite])
-    return Cells(cuts, p, q, ULP * (16 + 8 * z**2), cut_error)
+    z = np.minimum(z, _FARTHEST)  # what lies beyond weighs 0 in float64, and less than 1e-300
+    error = ULP * (64 + 32 * z**2 + 8 * pair.largest_shift)
+    return Cells(cuts, p, q, error, cut_error)
 
 
 def _cut_error(pair: NormalPair, y: Floats, cuts: Floats) -> Floats:
@@ -319,7 +329,10 @@ def _cut_error(pair: NormalPair, y: Floats, cuts: Floats) -> Floats:
     The outcome and the exponents carry a few units in the last place of |y| + shift, which the
     slope of the loss passes on.
     """
-    slope = np.gradient(cuts, y)
+    steepest = 2 * pair.largest_shift / pair.sigma**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.gradient(cuts, y)
+    slope = np.where(slope < steepest, slope, steepest)  # also for outcomes that coincide
     size = np.abs(cuts) + pair.activity + slope * (np.abs(y) + pair.largest_shift)
     return np.abs(pair.loss(y) - cuts) + 32 * ULP * size
 

@@ -5,7 +5,7 @@ bad choice gives a wide interval, never a wrong one.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ def tilt_for_epsilon(found: Moments, epsilon: float) -> float:
 
 def _log_range(found: Moments) -> tuple[float, float]:
     """Logarithms of tilts between which one is looked for; losses are taken as the unit."""
-    scale = math.sqrt(found.second_moment(0.0))
+    scale = max(math.sqrt(found.second_moment(0.0)), 1e-150)
     return math.log(_SMALLEST_TILT / max(scale, 1.0)), math.log(_LARGEST_TILT / min(scale, 1.0))
 
 
@@ -129,8 +129,8 @@ def window(found: Moments, tilt: float) -> Window:
     )
 
 
-def _smallest(function, low: float, high: float) -> float:  # type: ignore[no-untyped-def]
-    """Golden-section search."""
+def _smallest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one dip is smallest, by golden-section search."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = function(left), function(right)

@@ -24,6 +24,9 @@ from accountants.pairs import MixturePair, ReplacedPair, group_weights
 from accountants.relations import Neighbouring
 from accountants.sensitivity import shift
 
+# Plain Gaussian mechanisms with less than this mu^2 are counted as if they had it.
+_TINY = 1e-24
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reduced:
@@ -116,7 +119,7 @@ def _gaussian(noise: float, steps: int) -> Reduced:
     """`steps` Gaussian mechanisms with this noise per shift."""
     if noise == 0:
         return Reduced(unprotected=True)
-    return Reduced(gaussian=steps / noise**2)
+    return Reduced(gaussian=steps * _squared(1 / noise))
 
 
 def _poisson(event: PoissonGaussian, neighbouring: Neighbouring, group_size: int) -> Reduced:
@@ -138,7 +141,12 @@ def _fixed_size(event: FixedSizeGaussian, distance: float) -> Reduced:
 
 
 def _sampled(step: Step, noise: float, steps: int) -> Reduced:
-    return Reduced(steps=(step,), counts=(steps,), unsampled=steps / noise**2)
+    return Reduced(steps=(step,), counts=(steps,), unsampled=steps * _squared(1 / noise))
+
+
+def _squared(mu: float) -> float:
+    """mu^2, never rounded to 0; infinite where it overflows."""
+    return max(mu * mu, _TINY)
 
 
 def _bounded(step: Step, loss: float, steps: int) -> Reduced:

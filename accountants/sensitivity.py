@@ -13,6 +13,9 @@ from accountants.events import (
 )
 from accountants.relations import Neighbouring
 
+LARGEST_GROUP = 1000
+"""Units of more records than this are refused."""
+
 
 def shift(event: Event, neighbouring: Neighbouring, group_size: int = 1) -> float:
     """By how many contributions of norm C the results of neighbouring data sets are apart.
@@ -30,6 +33,11 @@ def shift(event: Event, neighbouring: Neighbouring, group_size: int = 1) -> floa
         UnsupportedAnalysisError: for a mix of event, relation and group without a sound analysis.
     """
     group_size = checks.count(group_size=group_size)
+    if group_size > LARGEST_GROUP:
+        raise UnsupportedAnalysisError(
+            f"units may hold at most {LARGEST_GROUP} records, got {group_size}; nothing useful "
+            "can be said about larger ones"
+        )
     if isinstance(event, PureDP | ZeroConcentrated):
         return group_size * _hops(event, neighbouring)
     if isinstance(event, FixedSizeGaussian):

@@ -32,11 +32,19 @@ from accountants.pairs import ULP, Floats, Places
 MOST_POINTS = 2**23
 """The longest FFT; where a window needs more, no bound comes from here."""
 
+# Units in the last place, per factor of 2 in the length, by which an output of the FFT may be off
+# relative to the sum of the magnitudes of its inputs; radix-2 to radix-5 passes stay below this.
 _FFT_ULPS = 8.0
+# Logarithms: of a spectrum that is not worth its exponential, and of a weight not worth summing.
 _NEGLIGIBLE = -100.0
 _DECAY = 50.0
+# Places that count as near the heaviest one, the far mass up to which summing them by hand pays,
+# and the magnitude above which the logarithm of a transform is taken from 1 minus it.
 _NEAR = 12
 _MOSTLY_NEAR = 0.1
+_NOT_SMALL = 0.5
+# Transforms below this many roundings are counted as error altogether.
+_SMALLEST_TRANSFORM = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +98,28 @@ class _Phase:
 
         Where nearly all mass lies near the heaviest place, as with rare sampling, the transform
         is close to 1, and 1 minus it is summed up without cancellation: few places one by one,
-        the others by an FFT whose error is in proportion to their mass.
+        the others by an FFT whose error is in proportion to their mass. Transforms below
+        `_SMALLEST_TRANSFORM` roundings must not be asked for.
         """
         far = np.abs(self.places) > _NEAR
         far_mass = float(self.masses[far].sum())
         if far_mass > _MOSTLY_NEAR:
-            size = np.abs(transform)
-            return np.log(transform), rounding / np.maximum(size - rounding, rounding)
+            return np.log(transform), rounding / (np.abs(transform) - rounding)
         missing = far_mass - np.fft.rfft(self.circle(points, far))[frequencies]
         error = np.full(len(frequencies), rounding * far_mass)
         angles = frequencies * (2 * math.pi / points)
         for place, mass in zip(self.places[~far], self.masses[~far], strict=True):
             part = 2 * np.sin(angles * (place / 2)) ** 2 + 1j * np.sin(angles * place)
             missing += mass * part
-            error += 8 * ULP * mass * np.abs(part)
+            error += 8 * ULP * mass * (np.abs(part) + np.abs(angles * place))
+        size = np.abs(1 - missing)
         real, imaginary = -missing.real, -missing.imag
-        log = np.log1p(real * (2 + real) + imaginary**2) / 2 + 1j * np.arctan2(imaginary, 1 + real)
-        return log, error / np.maximum(np.abs(1 - missing) - error, rounding)
+        squared = np.where(size > _NOT_SMALL, real * (2 + real) + imaginary**2, 0.0)
+        with np.errstate(divide="ignore"):
+            log_size = np.where(size > _NOT_SMALL, np.log1p(squared) / 2, np.log(size))
+        log = log_size + 1j * np.arctan2(imaginary, 1 + real)
+        error += 8 * ULP * np.abs(missing)
+        return log, error / np.maximum(size - error, rounding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +156,8 @@ class Composed:
         seen = np.maximum(self.masses[first : first + len(weights)], 0.0)
         total = float(np.sum(seen * weights)) + self.mass_error * float(weights.sum())
         total += math.exp(-_DECAY) * (2 + self.mass_error * len(self.masses))
+        if epsilon - self.drift < self.start:  # losses below the window count as well
+            total += self.outside
         scale = _exp(self.log_scale - self.tilt * (epsilon - self.drift))
         return total * scale * (1 + self.relative) + self.beyond
 
@@ -151,8 +166,10 @@ class Composed:
         first, weights = self._weights(epsilon + self.drift)
         seen = np.maximum(self.masses[first : first + len(weights)] - self.mass_error, 0.0)
         total = float(np.sum(seen * weights)) - self.outside
+        if not total > 0:
+            return 0.0
         scale = _exp(self.log_scale - self.tilt * (epsilon + self.drift))
-        return max(total * scale * (1 - self.relative), 0.0)
+        return max(total * scale * (1 - self.relative), 0.0) if scale < math.inf else 0.0
 
     def _weights(self, epsilon: float) -> tuple[int, Floats]:
         """Index of the first loss above epsilon, and w of the losses from there on.
@@ -206,7 +223,7 @@ def compose(lattices: Sequence[Lattice], steps: Sequence[int], window: Window) -
         mass_error=_full_sum(spectrum_error, points) / points + rounding,
         outside=tails[0] + tails[1],
         beyond=min(tails[2] + infinity, 1.0),
-        relative=1e-9 + count * ULP * (32 + 8 * window.tilt * reach),
+        relative=math.expm1(min(1e-9 + count * ULP * (32 + 8 * window.tilt * reach), 30.0)),
         drift=total_drift(lattices, steps) + 64 * ULP * (abs(start) + abs(first) * step),
     )
 
@@ -249,28 +266,30 @@ def _total(logs: Sequence[float], steps: Sequence[int]) -> float:
 def _spectrum(phases: Sequence[_Phase], points: int) -> tuple[NDArray[np.complex128], Floats]:
     """Product of the powers of the transforms, and a bound on its error at every frequency.
 
-    Where the product is negligible it is set to 0, and its bound counts as error.
+    Where the product is negligible, or one factor too close to 0 for its logarithm, it is set to
+    0, and its bound counts as error.
     """
     rounding = _FFT_ULPS * ULP * math.log2(points)
     kept = np.arange(points // 2 + 1)
     size, doubt = np.zeros(len(kept)), np.zeros(len(kept))
     log_product = np.zeros(len(kept), dtype=np.complex128)
-    negligible = 0.0
+    errors = np.zeros(points // 2 + 1)
     for phase in phases:
         transform = np.fft.rfft(phase.circle(points))[kept]
-        size += phase.count * np.log(np.abs(transform) + rounding)
-        alive = size > _NEGLIGIBLE
+        magnitude = np.abs(transform)
+        size += phase.count * np.log(magnitude + rounding)
+        alive = (size > _NEGLIGIBLE) & (magnitude > _SMALLEST_TRANSFORM * rounding)
         if not alive.all():
+            errors[kept[~alive]] = 2 * np.exp(np.maximum(size[~alive], _NEGLIGIBLE))
             kept, size, doubt = kept[alive], size[alive], doubt[alive]
             log_product, transform = log_product[alive], transform[alive]
-            negligible = math.exp(_NEGLIGIBLE)
         log, error = phase.log_transform(transform, kept, points, rounding)
         log_product += phase.count * log
         doubt += phase.count * (error + 4 * ULP * (1 + len(phases)) * np.abs(log))
     spectrum = np.zeros(points // 2 + 1, dtype=np.complex128)
     spectrum[kept] = np.exp(log_product)
-    errors = np.full(points // 2 + 1, negligible)
-    errors[kept] = np.exp(size) * np.minimum(doubt + 4 * ULP * (4 - size), 2.0)
+    doubt = np.minimum(doubt + 4 * ULP * (4 - size), 1.0)
+    errors[kept] = np.exp(size) * 1.2 * np.expm1(doubt)
     return spectrum, errors
 
 

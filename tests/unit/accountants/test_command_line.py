@@ -25,8 +25,9 @@ from accountants import (
     event_to_json,
     noise_multiplier,
 )
-from accountants.__main__ import RELATIONS, main, rounded_down, rounded_up
+from accountants.__main__ import main
 from accountants.events import Gaussian, Laplace
+from accountants.printing import RELATIONS, rounded_down, rounded_up
 
 OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split, ü 2024"}
 STEP = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
@@ -537,7 +538,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(path):
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("name", ["__main__", "book", "chain", "export", "ledger", "storage"])
+@pytest.mark.parametrize("name", ["book", "chain", "export", "ledger", "printing", "storage"])
 def test_the_examples_in_the_documentation_hold(name):
     module = importlib.import_module(f"accountants.{name}")
     assert doctest.testmod(module).failed == 0

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accountants import InvalidValueError, Neighbouring, UnsupportedAnalysisError
+from accountants import (
+    InvalidValueError,
+    Ledger,
+    Neighbouring,
+    UnsupportedAnalysisError,
+    epsilon,
+)
 from accountants.events import (
     BandedMatrixFactorization,
     DiscreteGaussian,
@@ -203,6 +209,23 @@ def test_what_is_no_event_is_refused_by_everything(value):
             use([EXAMPLES[0], value])
 
 
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
+def test_one_event_in_place_of_several_is_refused_by_everything(event, tmp_path):
+    ledger = Ledger.create(tmp_path / "ledger", client="a", dataset="b", description="c")
+    for use in (
+        checked,
+        canonical,
+        lambda v: epsilon(v, 1e-5),
+        lambda v: is_within(v, []),
+        lambda v: ledger.reserve("run", 0, v, lambda *_: None),
+    ):
+        with pytest.raises(InvalidValueError) as refusal:
+            use(event)
+        assert str(refusal.value).startswith("events must be a list of events, got one event")
+        assert repr(event) in str(refusal.value)
+    assert ledger.events() == ()
+
+
 def test_checked_keeps_order_and_repetition():
     events = (*EXAMPLES, EXAMPLES[0])
     assert checked(iter(events)) == events
@@ -254,6 +277,31 @@ def test_a_missing_or_extra_field_is_refused(event, written):
             event_from_json({k: v for k, v in written.items() if k != name})
     with pytest.raises(InvalidValueError, match="must have the fields.*'more'"):
         event_from_json(written | {"more": 1})
+
+
+@pytest.mark.parametrize("key", [1, None, ("a",), 10**5000], ids=lambda key: type(key).__name__)
+def test_a_key_that_is_no_text_is_refused(key):
+    value = event_to_json(EXAMPLES[0])
+    with pytest.raises(InvalidValueError, match="a 'gaussian' event must have the fields"):
+        event_from_json(value | {key: 1, "more": 2})
+    del value["steps"]
+    with pytest.raises(InvalidValueError, match="a 'gaussian' event must have the fields"):
+        event_from_json(value | {key: 1})
+
+
+def test_numbers_too_long_to_write_out_are_refused():
+    """Python refuses to write them into a message, with a ValueError of its own."""
+    long = 10**5000
+    value = event_to_json(EXAMPLES[0])
+    for name in ("noise_multiplier", "steps"):
+        with pytest.raises(InvalidValueError, match=f"^{name} must be"):
+            event_from_json(value | {name: long})
+    with pytest.raises(InvalidValueError, match="a JSON object with a 'type'"):
+        event_from_json([long])
+    with pytest.raises(UnsupportedAnalysisError, match="an event must be of a type in"):
+        event_from_json(value | {"type": long})
+    with pytest.raises(UnsupportedAnalysisError, match="an event must be one of"):
+        checked([long])
 
 
 # One normal form

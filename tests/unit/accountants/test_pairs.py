@@ -52,10 +52,13 @@ def exact_mass(side, sigma, low, high):
     """Mass of a mixture between two outcomes, without cancellation."""
     sigma = mp.mpf(sigma)
 
-    def upper(y, mean):
-        return mp.erfc((mp.mpf(float(y)) - mean) / (sigma * mp.sqrt(2))) / 2
+    def between(mean):
+        left, right = ((mp.mpf(float(y)) - mean) / (sigma * mp.sqrt(2)) for y in (low, high))
+        if left > 0:
+            return (mp.erfc(left) - mp.erfc(right)) / 2
+        return (mp.erfc(-right) - mp.erfc(-left)) / 2
 
-    return mp.fsum(w * (upper(low, mean) - upper(high, mean)) for w, mean in side)
+    return mp.fsum(w * between(mean) for w, mean in side)
 
 
 def grid(step=0.05, low=-40, high=60):
@@ -71,7 +74,7 @@ def test_the_loss_is_zero_halfway_between_equal_halves():
 def test_replacing_looks_the_same_from_both_sides():
     pair = ReplacedPair(0.3, 1.2)
     y = np.linspace(-5, 5, 11)
-    assert np.allclose(pair.loss(y), -pair.loss(-y)[...], rtol=1e-14, atol=0)
+    assert np.allclose(pair.loss(y), -pair.loss(-y), rtol=1e-14, atol=0)
     assert pair.symmetric
     assert not MixturePair((0.5, 0.5), 1.0).symmetric
 
@@ -82,7 +85,7 @@ def test_weights_of_a_unit_of_records_are_binomial():
     assert math.fsum(group_weights(0.01, 40)) == pytest.approx(1, abs=1e-14)
 
 
-@pytest.mark.parametrize("size", [200, 1100])
+@pytest.mark.parametrize("size", [200, 1000])
 def test_weights_of_a_large_unit_are_numbers(size):
     weights = group_weights(0.5, size)
     assert math.fsum(weights) == pytest.approx(1, abs=1e-12)
@@ -128,7 +131,9 @@ def test_the_error_of_every_mass_is_covered(pair, step):
     y = [-math.inf, *pair.outcome(cuts.losses), math.inf]
     p_parts, q_parts = parts(pair)
     with mp.workdps(60):
-        for low, high, p, q, error in zip(y[:-1], y[1:], found.p, found.q, found.error, strict=True):
+        for low, high, p, q, error in zip(
+            y[:-1], y[1:], found.p, found.q, found.error, strict=True
+        ):
             for mass, side in ((p, p_parts), (q, q_parts)):
                 exact = exact_mass(side, pair.sigma, low, high)
                 assert abs(mp.mpf(mass) - exact) <= error * exact
