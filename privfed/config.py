@@ -31,8 +31,8 @@ class PrivacyConfig:
 
     Attributes:
         budget: (epsilon, delta) of every client that does not bring its own.
-        neighbouring: which two data sets are to look alike; only ADD_REMOVE has a tight analysis
-            for Poisson sampling here.
+        neighbouring: which two data sets are to look alike; only ADD_REMOVE, to which the rules on
+            public sizes belong.
         record: what one record is, in words for the report, e.g. "one message, not one person".
         expected_batch_size: B; a public constant. A client samples each record with probability
             q = B / its public size in each step, and divides the noised sum by B.
