@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from accountants.certified import epsilon as epsilon
     from accountants.chain import Anchor as Anchor
     from accountants.chain import anchor_from_json as anchor_from_json
+    from accountants.clients import Client as Client
     from accountants.decisions import Decision as Decision
+    from accountants.decisions import Outcome as Outcome
     from accountants.errors import AccountingError as AccountingError
     from accountants.errors import BudgetExceededError as BudgetExceededError
     from accountants.errors import InvalidValueError as InvalidValueError
@@ -93,7 +95,8 @@ _HOMES = {
     ),
     "certified": ("ACCOUNTANT", "delta", "epsilon"),
     "chain": ("Anchor", "anchor_from_json"),
-    "decisions": ("Decision",),
+    "clients": ("Client",),
+    "decisions": ("Decision", "Outcome"),
     "errors": (
         "AccountingError",
         "BudgetExceededError",
@@ -144,4 +147,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return [*__all__, "auditing", "renyi", "selection", "tradeoff"]

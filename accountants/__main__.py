@@ -17,9 +17,7 @@ from accountants.bounds import DeltaBounds, EpsilonBounds
 from accountants.command_line import parser
 from accountants.errors import AccountingError
 from accountants.events import Event, PoissonGaussian
-from accountants.export import book_of_export
-from accountants.input_files import events_of_file, ledger_or_export
-from accountants.ledger import Ledger
+from accountants.input_files import events_of_file, ledger_of_file, ledger_or_export
 from accountants.printing import (
     Rows,
     assumptions,
@@ -37,6 +35,8 @@ NO_ANCHOR = (
     "not checked: without --anchor, a cut end, an older copy that was put back, or a ledger "
     "rewritten with fresh digests cannot be seen"
 )
+
+ROLLBACK = "a rollback is not checked here, but by verify --anchor"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,17 +71,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _epsilon(options: argparse.Namespace) -> None:
     from accountants import certified
 
-    events = _events(options)
-    bounds = certified.epsilon(events, options.delta, options.neighbouring)
-    _show_bounds(options, events, "epsilon", bounds, at="delta")
+    book = _book(options)
+    events = _events(options) if book is None else book.events()
+    bounds = certified.epsilon(
+        events, options.delta, options.neighbouring, group_size=options.group_size
+    )
+    _show_bounds(options, events, book, "epsilon", bounds, at="delta")
 
 
 def _delta(options: argparse.Namespace) -> None:
     from accountants import certified
 
-    events = _events(options)
-    bounds = certified.delta(events, options.epsilon, options.neighbouring)
-    _show_bounds(options, events, "delta", bounds, at="epsilon")
+    book = _book(options)
+    events = _events(options) if book is None else book.events()
+    bounds = certified.delta(
+        events, options.epsilon, options.neighbouring, group_size=options.group_size
+    )
+    _show_bounds(options, events, book, "delta", bounds, at="epsilon")
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -110,8 +116,7 @@ def _calibrate(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    kind, exported = ledger_or_export(options.path)
-    book = book_of_export(exported)
+    kind, book = ledger_or_export(options.path)
     if options.anchor is not None:
         book.check_continues(options.anchor)
     anchor = book.anchor()
@@ -128,7 +133,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    text = json.dumps(Ledger.inspect(options.path).export(), indent=1) + "\n"
+    text = json.dumps(ledger_of_file(options.path).export(), indent=1) + "\n"
     if options.output is None:
         sys.stdout.write(text)
         return
@@ -145,6 +150,16 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
+def _book(options: argparse.Namespace) -> Book | None:
+    """What the ledger in the arguments says, if one is there; with a schedule too, exits with 2."""
+    if options.ledger is None:
+        return None
+    single = (options.noise_multiplier, options.sample_rate, options.steps)
+    if options.phase or options.events or any(value is not None for value in single):
+        options.refuse("--ledger must come without --noise-multiplier, --phase and --events")
+    return ledger_or_export(options.ledger)[1]
+
+
 def _events(options: argparse.Namespace) -> list[Event]:
     """All events that the arguments name, together; none, or half a phase, exits with code 2."""
     single = (options.noise_multiplier, options.sample_rate, options.steps)
@@ -153,7 +168,7 @@ def _events(options: argparse.Namespace) -> list[Event]:
         options.refuse("--noise-multiplier, --sample-rate and --steps must come together")
     phases = [*options.phase, *([single] if all(given) else [])]
     if not phases and not options.events:
-        options.refuse("a schedule must be given: --noise-multiplier, --phase or --events")
+        options.refuse("give a schedule by --noise-multiplier, --phase or --events, or a --ledger")
     events: list[Event] = [
         PoissonGaussian(noise_multiplier=sigma, sample_rate=rate, steps=steps)
         for sigma, rate, steps in phases
@@ -166,6 +181,7 @@ def _events(options: argparse.Namespace) -> list[Event]:
 def _show_bounds(
     options: argparse.Namespace,
     events: Iterable[Event],
+    book: Book | None,
     name: str,
     bounds: EpsilonBounds | DeltaBounds,
     *,
@@ -173,7 +189,7 @@ def _show_bounds(
 ) -> None:
     """Both bounds on epsilon at a delta, or on delta at an epsilon, and what they rest on."""
     given: float = getattr(options, at)
-    record = claim(events, options.neighbouring) | {
+    record = claim(events, options.neighbouring, options.group_size) | {
         at: given,
         name: plain(bounds.upper),
         f"{name}_lower": plain(bounds.lower),
@@ -183,8 +199,13 @@ def _show_bounds(
         (name, f"at most {rounded_up(bounds.upper)}, at {at} {given!r}"),
         ("", f"no analysis of these events can go below {rounded_down(bounds.lower)}"),
         ("method", bounds.method),
-        *assumptions(options.neighbouring),
+        *assumptions(options.neighbouring, options.group_size),
     ]
+    if book is not None:
+        anchor = book.anchor()
+        record["ledger"] = book.identity.to_json() | anchor.to_json()
+        whose = f"{book.identity.client!r}, {book.identity.dataset!r}, {anchor.length} entries"
+        rows.append(("ledger", f"{whose}; reserved rounds count in full; {ROLLBACK}"))
     show(record, rows, as_json=options.json)
 
 

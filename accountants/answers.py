@@ -13,6 +13,7 @@ from accountants.clients import Filter
 from accountants.errors import AccountingError, BudgetExceededError, UnsupportedAnalysisError
 from accountants.events import canonical
 from accountants.filters import ScheduleFilter
+from accountants.ledger import check_answer
 from accountants.relations import Neighbouring
 
 BUDGET_OF_FILTER = "budget of the filter, whose parameters may follow results"
@@ -62,6 +63,7 @@ def _admitted(filter: Filter, history: Events, planned: Events) -> float | Accou
     """The epsilon that a filter admits, or its refusal; never a number above the budget."""
     try:
         after = filter.admit(history, planned)
+        check_answer(after)
     except AccountingError as refusal:
         return refusal
     if not after <= filter.budget.epsilon:

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accountants import checks
-from accountants.chain import WHAT_TO_DO, Anchor, Entry, checked_bodies, damaged, is_digest, linked
+from accountants.chain import (
+    WHAT_TO_DO,
+    Anchor,
+    Entry,
+    checked_anchor,
+    checked_bodies,
+    damaged,
+    is_digest,
+    linked,
+)
 from accountants.errors import (
     InvalidValueError,
     LedgerCorruptError,
@@ -138,6 +147,7 @@ class Book:
 
     def check_continues(self, anchor: Anchor) -> None:
         """Refuse a chain that does not continue the one the anchor was taken from."""
+        checked_anchor(anchor)
         if len(self.entries) < anchor.length:
             raise LedgerRolledBackError(
                 f"the ledger must hold at least the {anchor.length} entries of its anchor, and "
@@ -161,10 +171,13 @@ class Book:
             )
         known = self.rounds.get((run, round))
         if known is not None:
-            state = "committed" if known in self.commits else "reserved and never committed"
+            state = (
+                "committed; send its stored bytes again, or go on with the next round"
+                if known in self.commits
+                else "reserved and never committed; it counts in full; go on with the next round"
+            )
             raise LedgerStateError(
-                f"a round must be reserved once: round {round} of run {run!r} is already {state}; "
-                "send its stored bytes again, or go on with the next round"
+                f"a round must be reserved once: round {round} of run {run!r} is already {state}"
             )
 
     def check_commit(self, reservation_id: int, ran: Events) -> Reservation:

@@ -64,7 +64,7 @@ class RandomisedResponseStep:
         if exact > _MOST_CELLS:
             return None
         above = _two_points(math.ceil(exact * (1 - _ROUNDING)), step, 1 + _ROUNDING)
-        below = _two_points(math.floor(exact * (1 - _ROUNDING)), step, 1 - _ROUNDING)
+        below = _two_points(math.floor(exact * (1 + _ROUNDING)), step, 1 - _ROUNDING)
         return Discretised(above, above, below)
 
 
@@ -114,7 +114,7 @@ class LaplaceStep:
             return None
         count = math.ceil(exact * (1 - _ROUNDING))
         above = dominating(_laplace_cells(count, step))
-        return Discretised(above, above, _laplace_below(math.floor(exact * (1 - _ROUNDING)), step))
+        return Discretised(above, above, _laplace_below(math.floor(exact * (1 + _ROUNDING)), step))
 
 
 def _negligible(largest_loss: float, step: float) -> Discretised:
@@ -131,7 +131,7 @@ def _two_points(intervals: int, step: float, factor: float) -> Lattice:
     masses[0] = factor / (1 + math.exp(largest))
     masses[-1] += factor / (1 + math.exp(-largest))
     grid = Grid(-largest, step, np.arange(intervals + 1))
-    return Lattice(grid, masses, 0.0, 0.0)
+    return Lattice(grid, masses, 0.0, 2 * _ROUNDING * largest)
 
 
 def _laplace_masses(cuts: Floats, largest: float) -> tuple[Floats, Floats]:
@@ -153,7 +153,7 @@ def _laplace_cells(intervals: int, step: float) -> Cells:
         np.concatenate([[far], p, [0.0]]),
         np.concatenate([[0.5], q, [0.0]]),
         np.full(intervals + 2, _ROUNDING),
-        4 * ULP * np.abs(cuts.losses),
+        2 * _ROUNDING * np.abs(cuts.losses),
     )
 
 
@@ -178,4 +178,4 @@ def _laplace_below(intervals: int, step: float) -> Lattice:
     masses = np.append(merged.masses, 0.5 * (1 - _ROUNDING))
     masses[-2] += p[-1] * (1 - _ROUNDING)
     grid = Grid(merged.grid.origin, step, np.arange(intervals + 1))
-    return Lattice(grid, masses, 0.0, merged.drift)
+    return Lattice(grid, masses, 0.0, merged.drift + 2 * _ROUNDING * largest)

@@ -6,7 +6,7 @@ use: it is within the budget, and the next one that was tried is not.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from accountants import certified, checks
@@ -23,9 +23,10 @@ MOST_STEPS = 10**7
 """Schedules longer than this are not looked for."""
 
 SMALLEST_SAMPLE_RATE = 1e-8
-"""Sampling rates below this are not looked for."""
+"""Sampling rates below this are not looked for unless told to."""
 
 _TOLERANCE = 5e-4
+_SMALL_STEPS = 10_000
 # Aim this far (relative) below the budget, so that another processor's rounding in the last digits
 # cannot refuse the last round of a schedule that was calibrated to the budget exactly.
 _MARGIN = 1e-6
@@ -73,6 +74,8 @@ def noise_multiplier(
     steps: int,
     history: Iterable[Event] = (),
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
 ) -> float:
     """The smallest noise multiplier whose schedule, after `history`, stays within the budget.
 
@@ -82,6 +85,7 @@ def noise_multiplier(
         steps: number of steps still planned (T), over all rounds, >= 1.
         history: what was already released on the same data.
         neighbouring: which data sets are neighbours.
+        group_size: records of one unit, say of one person, that may differ together (k).
 
     Returns:
         sigma, rounded up to five significant digits, with
@@ -99,15 +103,15 @@ def noise_multiplier(
     """
     sample_rate = checks.rate(sample_rate=sample_rate)
     steps = checks.count(steps=steps)
-    past, target = canonical(history), budget.epsilon * (1 - _MARGIN)
+    room = _Room(budget, canonical(history), neighbouring, group_size)
 
     def spend(sigma: float) -> float:
         plan = PoissonGaussian(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)
-        return certified.epsilon((*past, plan), budget.delta, neighbouring).upper
+        return room.spend(plan)
 
-    spent = _spent(past, budget, neighbouring)
+    spent = _spent(room)
     guess = sample_rate * math.sqrt(2 * steps * math.log(1.25 / budget.delta)) / budget.epsilon
-    sigma = _search(spend, target, min(max(guess, 0.3), 1e3), first_step=1.3)
+    sigma = _search(spend, room.target, min(max(guess, 0.3), 1e3), first_step=1.3)
     if sigma is None:
         raise _used_up(budget, spent, f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}")
     return sigma
@@ -141,6 +145,8 @@ def steps_within(
     sample_rate: float,
     history: Iterable[Event] = (),
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
 ) -> int:
     """The most steps that the budget allows at this noise; 0 if not even one fits.
 
@@ -150,9 +156,11 @@ def steps_within(
         sample_rate: chance that a record joins a step (q), in (0, 1].
         history: what was already released on the same data.
         neighbouring: which data sets are neighbours.
+        group_size: records of one unit, say of one person, that may differ together (k).
 
     Returns:
-        T, at most `MOST_STEPS`. For rounds, divide by the steps of a round and round down.
+        T; `MOST_STEPS` means at least that many. For rounds, divide by the steps of a round and
+        round down.
 
     Example:
         >>> from accountants import Budget
@@ -160,13 +168,10 @@ def steps_within(
         1201
     """
     one = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=1)
-    past, target = canonical(history), budget.epsilon * (1 - _MARGIN)
+    room = _Room(budget, canonical(history), neighbouring, group_size)
 
     def fits(steps: int) -> bool:
-        plan = PoissonGaussian(
-            noise_multiplier=one.noise_multiplier, sample_rate=one.sample_rate, steps=steps
-        )
-        return certified.epsilon((*past, plan), budget.delta, neighbouring).upper <= target
+        return room.has(replace(one, steps=steps))
 
     if not fits(1):
         return 0
@@ -177,7 +182,9 @@ def steps_within(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    while low and not room.holds(replace(one, steps=low)):
+        low -= 1 + low // _SMALL_STEPS
+    return max(low, 0)
 
 
 def sample_rate_within(
@@ -186,6 +193,9 @@ def sample_rate_within(
     steps: int,
     history: Iterable[Event] = (),
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
+    smallest: float = SMALLEST_SAMPLE_RATE,
 ) -> float:
     """The largest sampling rate that the budget allows at this noise and number of steps.
 
@@ -195,38 +205,41 @@ def sample_rate_within(
         steps: number of steps (T), >= 1.
         history: what was already released on the same data.
         neighbouring: which data sets are neighbours.
+        group_size: records of one unit, say of one person, that may differ together (k).
+        smallest: the least rate to look for.
 
     Returns:
         q in (0, 1], rounded down to five significant digits. The expected batch is q times the
         public size of the data set.
 
     Raises:
-        BudgetExceededError: if not even a rate of `SMALLEST_SAMPLE_RATE` fits.
+        BudgetExceededError: if not even a rate of `smallest` fits.
 
     Example:
         >>> from accountants import Budget
         >>> sample_rate_within(Budget(epsilon=2.0, delta=1e-5), noise_multiplier=1.0, steps=1000)
         0.010861
     """
-    past, target = canonical(history), budget.epsilon * (1 - _MARGIN)
+    plan = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=1.0, steps=steps)
+    room = _Room(budget, canonical(history), neighbouring, group_size)
+    spent = _spent(room)
 
     def fits(q: float) -> bool:
-        plan = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=q, steps=steps)
-        return certified.epsilon((*past, plan), budget.delta, neighbouring).upper <= target
+        return room.has(replace(plan, sample_rate=q))
 
-    if fits(1.0):
+    if fits(1.0) and room.holds(plan):
         return 1.0
-    spent = _spent(past, budget, neighbouring)
     low, high = 0.1, 1.0
     while not fits(low):
         low, high = low / 10, low
-        if low < SMALLEST_SAMPLE_RATE:
-            raise _used_up(budget, spent, f"no sampling rate down to {SMALLEST_SAMPLE_RATE:g}")
+        if low < smallest:
+            raise _used_up(budget, spent, f"no sampling rate down to {smallest:g}")
     while high / low > 1 + _TOLERANCE:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if fits(middle) else (low, middle)
-    rounded = _rounded_down(low)
-    return rounded if fits(rounded) else low
+    while not room.holds(replace(plan, sample_rate=_rounded_down(low))):
+        low *= 1 - _TOLERANCE
+    return _rounded_down(low)
 
 
 def batch_size_within(
@@ -236,6 +249,8 @@ def batch_size_within(
     public_size: int,
     history: Iterable[Event] = (),
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
 ) -> int:
     """The largest expected batch of a Poisson sampler that the budget allows, rounded down.
 
@@ -246,6 +261,7 @@ def batch_size_within(
         public_size: the declared, public size of the data set, >= 1; not a count of the data.
         history: what was already released on the same data.
         neighbouring: which data sets are neighbours.
+        group_size: records of one unit, say of one person, that may differ together (k).
 
     Returns:
         Records per batch; 0 if not even one record fits on average. Use
@@ -257,7 +273,19 @@ def batch_size_within(
         54
     """
     size = checks.count(public_size=public_size)
-    return int(sample_rate_within(budget, noise_multiplier, steps, history, neighbouring) * size)
+    one = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=1 / size, steps=steps)
+    if not _Room(budget, canonical(history), neighbouring, group_size).has(one):
+        return 0
+    rate = sample_rate_within(
+        budget,
+        noise_multiplier,
+        steps,
+        history,
+        neighbouring,
+        group_size=group_size,
+        smallest=0.1 / size,
+    )
+    return int(rate * size)
 
 
 def what_if(
@@ -268,6 +296,7 @@ def what_if(
     steps: Sequence[int],
     history: Iterable[Event] = (),
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    group_size: int = 1,
 ) -> tuple[Scenario, ...]:
     """Epsilon for every combination of noise, sampling rate and steps: curves as data.
 
@@ -278,6 +307,7 @@ def what_if(
         steps: values of T.
         history: what was already released on the same data.
         neighbouring: which data sets are neighbours.
+        group_size: records of one unit, say of one person, that may differ together (k).
 
     Returns:
         One scenario per combination, the last argument varying fastest.
@@ -291,20 +321,54 @@ def what_if(
     found = []
     for sigma, q, count in product(noise_multipliers, sample_rates, steps):
         plan = PoissonGaussian(noise_multiplier=sigma, sample_rate=q, steps=count)
-        bounds = certified.epsilon((*past, plan), delta, neighbouring)
+        bounds = certified.epsilon((*past, plan), delta, neighbouring, group_size=group_size)
         found.append(Scenario(noise_multiplier=sigma, sample_rate=q, steps=count, bounds=bounds))
     return tuple(found)
 
 
-def _spent(past: tuple[Event, ...], budget: Budget, neighbouring: Neighbouring) -> float:
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What a budget still has for a plan after a history."""
+
+    budget: Budget
+    past: tuple[Event, ...]
+    neighbouring: Neighbouring
+    group_size: int
+
+    @property
+    def target(self) -> float:
+        return self.budget.epsilon * (1 - _MARGIN)
+
+    def spend(self, *plan: Event) -> float:
+        """Epsilon after the plan."""
+        return certified.epsilon(
+            (*self.past, *plan), self.budget.delta, self.neighbouring, group_size=self.group_size
+        ).upper
+
+    def holds(self, plan: Event) -> bool:
+        """Whether the number that a report would show is within the budget."""
+        return self.spend(plan) <= self.target
+
+    def has(self, plan: Event) -> bool:
+        """Whether some bound, cheaper to come by, is within the budget."""
+        return certified.is_within(
+            (*self.past, plan),
+            self.budget.delta,
+            self.target,
+            self.neighbouring,
+            group_size=self.group_size,
+        )
+
+
+def _spent(room: _Room) -> float:
     """What the history spent.
 
     Raises:
         BudgetExceededError: if that is the whole budget.
     """
-    spent = certified.epsilon(past, budget.delta, neighbouring).upper
-    if not spent <= budget.epsilon * (1 - _MARGIN):
-        raise _used_up(budget, spent, "no further release")
+    spent = room.spend()
+    if not spent <= room.target:
+        raise _used_up(room.budget, spent, "no further release")
     return spent
 
 
@@ -376,10 +440,10 @@ def _rounded_down(value: float) -> float:
 
 
 def _used_up(budget: Budget, spent: float, what: str) -> BudgetExceededError:
+    before = f"the releases so far spent epsilon {spent:.6g}" if spent else "nothing was released"
     return BudgetExceededError(
-        f"the releases so far must leave room for the plan: they spent epsilon {spent:.6g} of "
-        f"{budget.epsilon:.6g} at delta {budget.delta:g}, and {what} fits; plan fewer steps or "
-        "agree on a larger budget",
+        f"the budget, epsilon {budget.epsilon:.6g} at delta {budget.delta:g}, must leave room for "
+        f"the plan: {before}, and {what} fits; plan fewer steps or agree on a larger budget",
         epsilon=spent,
         allowed=budget.epsilon,
     )

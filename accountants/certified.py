@@ -9,8 +9,9 @@ Three ways, the tightest that applies:
   the tightest number; the lower bound is that of the other releases, with zCDP ones as the
   Gaussian mechanism that meets the same bound.
 
-Where the losses leave the range of floating point, sampling is left out of account, which only
-raises the upper bound. Calibration, admission and reports all use the upper number of `epsilon`.
+Where the losses leave the range of floating point or the grid its memory limit, the least of what
+the closed form without sampling and Renyi divergences say is taken, which is above the truth too.
+Calibration, admission and reports all use the upper number of `epsilon`.
 """
 
 import math
@@ -19,6 +20,7 @@ from functools import lru_cache
 
 from accountants import checks, composition, gaussian, renyi
 from accountants.bounds import DeltaBounds, EpsilonBounds
+from accountants.errors import UnsupportedAnalysisError
 from accountants.events import Event, canonical
 from accountants.reduction import Reduced, reduced
 from accountants.relations import Neighbouring
@@ -42,6 +44,14 @@ ACCOUNTANT = (
     "composed by a tilted FFT with every error bounded"
 )
 """What computed the numbers, for reports."""
+
+_ROUGH_GAP = 3e-2
+
+# The pure epsilon is rounded up by less than this.
+_PURE_ROUNDING = 2.0**-48
+
+# Bounds further apart than this, over the upper one, are compared with Renyi divergences.
+_WIDE = 1e-2
 
 Phases = tuple[Event, ...]
 
@@ -135,6 +145,43 @@ def delta(
     return DeltaBounds(lower, upper, _method(parts))
 
 
+def is_within(
+    events: Iterable[Event],
+    delta: float,
+    limit: float,
+    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    *,
+    group_size: int = 1,
+) -> bool:
+    """Whether epsilon stays within a limit, as cheaply as it can be told; for searches.
+
+    Args:
+        events: what was or will be released on the same data.
+        delta: in (0, 1).
+        limit: > 0.
+        neighbouring: which data sets are neighbours.
+        group_size: records of one unit that may differ together.
+
+    Returns:
+        True only if some upper bound proves it, and False where none does.
+
+    Example:
+        >>> from accountants import Gaussian
+        >>> is_within([Gaussian(noise_multiplier=1.0)], 1e-5, 4.38)
+        True
+    """
+    phases = canonical(events)
+    parts = reduced(phases, checks.neighbouring(neighbouring), group_size)
+    if not parts.renyi_only and not parts.unprotected:
+        whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1]
+        if whole + parts.pure <= limit:
+            return True
+    rough = epsilon(phases, delta, neighbouring, group_size=group_size, relative_gap=_ROUGH_GAP)
+    if rough.upper <= limit * (1 - RELATIVE_GAP) or rough.lower > limit:
+        return rough.upper <= limit
+    return epsilon(phases, delta, neighbouring, group_size=group_size).upper <= limit
+
+
 @lru_cache(maxsize=8192)
 def _epsilon(
     phases: Phases, delta: float, neighbouring: Neighbouring, group_size: int, relative_gap: float
@@ -143,16 +190,30 @@ def _epsilon(
     if parts.unprotected:
         return EpsilonBounds(math.inf, math.inf, UNPROTECTED)
     if delta == 0:
-        return EpsilonBounds(parts.pure_epsilon, parts.pure_epsilon, PURE)
+        pure = parts.pure_epsilon
+        return EpsilonBounds(pure * (1 - _PURE_ROUNDING), pure, PURE)
     if parts.renyi_only:
         return _by_renyi(phases, parts, delta, neighbouring, group_size, relative_gap)
     lower, upper = _epsilon_of(parts, delta, relative_gap)
     if not parts.steps:
         return EpsilonBounds(lower, upper, CLOSED_FORM if parts.gaussian else NOTHING_RELEASED)
     whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1] + parts.pure
-    if whole < upper:
-        return EpsilonBounds(lower, whole, WITHOUT_SAMPLING)
-    return EpsilonBounds(lower, upper, TILTED)
+    sampled = parts.gaussian + parts.unsampled > 0
+    candidates = [(upper, TILTED), (whole, WITHOUT_SAMPLING if sampled else PURE)]
+    if upper - lower > _WIDE * upper:
+        candidates += _other_bounds(phases, delta, neighbouring, group_size)
+    return EpsilonBounds(lower, *min(candidates))
+
+
+def _other_bounds(
+    phases: Phases, delta: float, neighbouring: Neighbouring, group_size: int
+) -> list[tuple[float, str]]:
+    """What Renyi divergences say, where they say anything."""
+    try:
+        found = renyi.epsilon(phases, delta, neighbouring, group_size=group_size)
+    except UnsupportedAnalysisError:
+        return []
+    return [(found.epsilon, RENYI)]
 
 
 def _by_renyi(

@@ -82,6 +82,16 @@ class Anchor:
         return {"length": self.length, "head": self.head}
 
 
+def checked_anchor(value: object) -> Anchor:
+    """The value, if it is an anchor; raises InvalidValueError for anything else."""
+    if not isinstance(value, Anchor):
+        raise InvalidValueError(
+            f"anchor must be an Anchor, got {checks.shown(value)}; read a stored one with "
+            "anchor_from_json"
+        )
+    return value
+
+
 def anchor_from_json(value: object) -> Anchor:
     """Read what `Anchor.to_json` wrote; raises InvalidValueError for anything else.
 

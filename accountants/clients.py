@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from accountants import checks
 from accountants.book import Events, Identity, Reservation
 from accountants.budget import Budget
-from accountants.chain import Anchor
+from accountants.chain import Anchor, checked_anchor
 from accountants.errors import InvalidValueError, LedgerError, UnsupportedAnalysisError
 from accountants.events import Event, checked
 from accountants.filters import ScheduleFilter
@@ -32,11 +32,17 @@ class LedgerLike(Protocol):
     def verify(self, anchor: Anchor | None = None) -> Anchor:
         """Raise LedgerError if it is damaged or does not continue the anchor."""
 
+    def status(self, run: str, round: int) -> str | None:
+        """None for a round that it does not hold."""
+
     def events(self) -> Events:
         """All that counts as released, open reservations included."""
 
     def reserve(self, run: str, round: int, planned: Iterable[Event], admit: Admit) -> Reservation:
-        """In one transaction: call `admit(history, planned)`, which raises to refuse, and write."""
+        """In one transaction: call `admit(history, planned)`, which raises to refuse, and write.
+
+        LedgerStateError for a round that it already holds.
+        """
 
     def commit(self, reservation_id: int, ran: Iterable[Event], outgoing: bytes) -> None:
         """Say what ran, and keep the bytes that may now be sent."""
@@ -72,7 +78,7 @@ class Client:
             older copy that was put back does not show.
 
     Raises:
-        InvalidValueError: for a filter that is not hashable.
+        InvalidValueError: for a filter that is not hashable, or an anchor that is none.
     """
 
     ledger: LedgerLike
@@ -85,6 +91,30 @@ class Client:
                 f"a filter must be a frozen record, got {type(self.filter).__name__}, which may "
                 "change; its answers are kept for equal clients"
             )
+        if self.anchor is not None:
+            checked_anchor(self.anchor)
+
+
+def checked_clients(clients: object) -> dict[str, Client]:
+    """The clients by name, each with a ledger of its own.
+
+    Raises:
+        InvalidValueError: for anything else than a mapping of clients, and as
+            `refuse_shared_ledgers`.
+    """
+    advice = 'pass {"north": Client(ledger=..., filter=...)}'
+    if not isinstance(clients, Mapping):
+        raise InvalidValueError(
+            f"clients must be a mapping of names to clients, got {type(clients).__name__}; {advice}"
+        )
+    for name, client in clients.items():
+        if not isinstance(client, Client):
+            raise InvalidValueError(
+                f"each client must be a Client, got {type(client).__name__} for {name!r}; {advice}"
+            )
+    found = dict(clients)
+    refuse_shared_ledgers(found)
+    return found
 
 
 def refuse_shared_ledgers(clients: Mapping[str, Client]) -> None:
@@ -121,6 +151,8 @@ def known(clients: Mapping[str, Client], names: Iterable[str]) -> tuple[str, ...
     Raises:
         InvalidValueError: for anything else.
     """
+    if isinstance(names, str):
+        raise InvalidValueError(f"clients must be a list of names, got one; use [{names!r}]")
     wanted = tuple(names)
     if not wanted or len(set(wanted)) < len(wanted):
         raise InvalidValueError(f"clients must be named, each once, got {wanted!r}")

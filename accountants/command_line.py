@@ -37,6 +37,7 @@ def _add_epsilon(commands: Any) -> None:
     parser = _add(commands, "epsilon", "bound the epsilon of a schedule")
     _add_schedule(parser)
     parser.add_argument("--delta", type=float, required=True, help="in [0, 1)")
+    _add_group_size(parser)
     _add_relation(parser)
 
 
@@ -44,6 +45,7 @@ def _add_delta(commands: Any) -> None:
     parser = _add(commands, "delta", "bound the delta of a schedule at an epsilon")
     _add_schedule(parser)
     parser.add_argument("--epsilon", type=float, required=True, help="0 or above")
+    _add_group_size(parser)
     _add_relation(parser)
 
 
@@ -79,7 +81,23 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a JSON list of events of any type; may be repeated",
     )
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        metavar="FILE",
+        help="in place of all these: what a ledger file, or an export of one, counts as released",
+    )
     parser.set_defaults(refuse=parser.error)
+
+
+def _add_group_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--group-size",
+        type=int,
+        default=1,
+        metavar="K",
+        help="units that may differ together, as the records of one person do (default: 1)",
+    )
 
 
 def _add_relation(parser: argparse.ArgumentParser) -> None:

@@ -116,7 +116,8 @@ def epsilon_bounds(
     They come out closer than `relative_gap` (upper - lower over upper) unless that needs a grid
     beyond the memory limits; the upper one is infinite if the losses leave the range of floats.
     """
-    if math.fsum(n * step.total_variation for step, n in zip(steps, counts, strict=True)) <= delta:
+    apart = math.fsum(n * step.total_variation for step, n in zip(steps, counts, strict=True))
+    if apart * (1 + 1e-12) <= delta:
         return 0.0, 0.0
     if sum(counts) > _MOST_RUNS or not all(step.representable for step in steps):
         return 0.0, math.inf

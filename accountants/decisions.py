@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from accountants.book import Reservation
-from accountants.errors import AccountingError, BudgetExceededError, LedgerError
+from accountants.errors import (
+    AccountingError,
+    BudgetExceededError,
+    LedgerError,
+    LedgerStateError,
+)
 
 
 class Outcome(Enum):
@@ -18,12 +23,14 @@ class Outcome(Enum):
     ADMITTED: the release fits.
     OVER_BUDGET: it would pass the budget; smaller ones may still fit.
     NOT_COVERED: the filter or the analysis does not cover it, or the history.
-    NO_LEDGER: the ledger is missing, damaged, busy, or already holds this round.
+    ALREADY_DECIDED: the ledger already holds this round, reserved or committed, and counts it.
+    NO_LEDGER: the ledger is missing, damaged or busy.
     """
 
     ADMITTED = "admitted"
     OVER_BUDGET = "over_budget"
     NOT_COVERED = "not_covered"
+    ALREADY_DECIDED = "already_decided"
     NO_LEDGER = "no_ledger"
 
 
@@ -52,20 +59,26 @@ class Decision:
         return self.outcome is Outcome.ADMITTED
 
 
-def decision_of(name: str, decide: Callable[[], tuple[float, Reservation | None]]) -> Decision:
+def decision_of(
+    name: str,
+    decide: Callable[[], tuple[float, Reservation | None]],
+    holds: Callable[[], bool] = lambda: False,
+) -> Decision:
     """The decision that an attempt comes to.
 
     Args:
         name: of the client.
         decide: gives the epsilon after the release and the reservation, if one was made, or raises
             an AccountingError to refuse.
+        holds: whether the ledger already holds the round; asked after a LedgerStateError, which a
+            busy ledger raises too.
     """
     try:
         after, reservation = decide()
     except AccountingError as error:
         return Decision(
             client=name,
-            outcome=_outcome(error),
+            outcome=_outcome(error, holds),
             epsilon_after=error.epsilon if isinstance(error, BudgetExceededError) else None,
             reason=f"client {name!r}: {error}",
         )
@@ -74,11 +87,21 @@ def decision_of(name: str, decide: Callable[[], tuple[float, Reservation | None]
     )
 
 
-def _outcome(error: AccountingError) -> Outcome:
+def _outcome(error: AccountingError, holds: Callable[[], bool]) -> Outcome:
     match error:
         case BudgetExceededError():
             return Outcome.OVER_BUDGET
+        case LedgerStateError() if _is_held(holds):
+            return Outcome.ALREADY_DECIDED
         case LedgerError():
             return Outcome.NO_LEDGER
         case _:
             return Outcome.NOT_COVERED
+
+
+def _is_held(holds: Callable[[], bool]) -> bool:
+    """The answer; False if the ledger gives none, since the first error says more than a second."""
+    try:
+        return holds()
+    except LedgerError:
+        return False

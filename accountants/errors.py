@@ -47,6 +47,14 @@ class BudgetExceededError(AccountingError):
         self.epsilon = epsilon
         self.allowed = allowed
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Both numbers survive pickling, so that worker processes can raise it."""
+        return _budget_exceeded, (str(self), self.epsilon, self.allowed)
+
+
+def _budget_exceeded(message: str, epsilon: float, allowed: float) -> BudgetExceededError:
+    return BudgetExceededError(message, epsilon=epsilon, allowed=allowed)
+
 
 class UnsupportedAnalysisError(AccountingError):
     """No valid bound is known here for what was asked; a number would be a guess."""

@@ -27,12 +27,12 @@ from accountants.book import Events, Reservation
 from accountants.bounds import EpsilonBounds
 from accountants.clients import (
     Client,
+    checked_clients,
     common_terms,
     fixed_history,
     known,
     naming,
     planned_events,
-    refuse_shared_ledgers,
     verified_history,
 )
 from accountants.decisions import Decision, Outcome, decision_of
@@ -123,10 +123,14 @@ class FederatedAccountant:
             clients: by name; each with a ledger of its own.
 
         Raises:
-            InvalidValueError: for no client, one without a name, or two with the same ledger.
+            InvalidValueError: for anything else than a mapping of names to clients, no client,
+                one without a name, or two with the same ledger.
         """
-        self.clients: Mapping[str, Client] = MappingProxyType(dict(clients))
-        refuse_shared_ledgers(self.clients)
+        self.clients: Mapping[str, Client] = MappingProxyType(checked_clients(clients))
+
+    def __repr__(self) -> str:
+        count = len(self.clients)
+        return f"FederatedAccountant({count} client{'s' if count > 1 else ''})"
 
     def before_round(
         self, run: str, round: int, planned: Mapping[str, Iterable[Event]]
@@ -142,7 +146,8 @@ class FederatedAccountant:
             planned: for each client that is to take part, the most that it will release.
 
         Returns:
-            One decision per client in `planned`. Who was refused must release nothing.
+            One decision per client in `planned`. Who was refused must release nothing; a client
+            whose round is ALREADY_DECIDED, as after a crash, releases nothing anew.
 
         Raises:
             InvalidValueError: for a value out of range or an unknown client; nothing is reserved.
@@ -163,7 +168,13 @@ class FederatedAccountant:
             reservation = client.ledger.reserve(run, round, events, admit)
             return answered[-1], reservation
 
-        return {name: decision_of(name, partial(reserve, name, plans[name])) for name in plans}
+        def holds(name: str) -> bool:
+            return self.clients[name].ledger.status(run, round) is not None
+
+        return {
+            name: decision_of(name, partial(reserve, name, plans[name]), partial(holds, name))
+            for name in plans
+        }
 
     def preview(self, planned: Mapping[str, Iterable[Event]]) -> dict[str, Decision]:
         """What `before_round` would decide now; nothing is reserved, so it allows no release.
@@ -268,8 +279,8 @@ class FederatedAccountant:
             delta: in (0, 1); may be left out where their budgets have the same.
 
         Raises:
-            InvalidValueError: for no client, an unknown or a repeated one, or clients that differ
-                in the relation, or in a delta that is not given.
+            InvalidValueError: for no client, an unknown or a repeated one, one name in place of
+                several, or clients that differ in the relation, or in a delta that is not given.
             LedgerError: if a ledger cannot be trusted; names the client.
             UnsupportedAnalysisError: if parameters of a client may follow results, or the events
                 have no sound analysis.

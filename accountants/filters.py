@@ -25,7 +25,7 @@ from accountants.errors import (
     InvalidValueError,
     UnsupportedAnalysisError,
 )
-from accountants.events import Event, canonical, is_within
+from accountants.events import Event, canonical, checked, is_within
 from accountants.relations import Neighbouring
 
 
@@ -34,8 +34,9 @@ class ScheduleFilter:
     """Admits releases of a schedule that was fixed in advance, while the budget lasts.
 
     Mechanisms and their order must be fixed before the first release; only the moment of stopping
-    may depend on results. Membership is by the parameters of a mechanism. How many steps of it
-    may run is bounded by the budget alone, because the history also holds earlier runs.
+    may depend on results. Checked here: a mechanism outside the schedule, by its parameters, is
+    refused. How often each one runs is bounded by the budget alone, because the history also holds
+    earlier runs; that they run in the order that was fixed is the caller's promise.
 
     Attributes:
         budget: for everything released on the data.
@@ -44,7 +45,8 @@ class ScheduleFilter:
         theorem: why its numbers hold, for a report.
 
     Raises:
-        InvalidValueError: for a schedule that is missing or empty.
+        InvalidValueError: for a schedule that is missing or empty, a budget that is no `Budget`,
+            or an unknown relation.
 
     >>> from accountants.events import Gaussian
     >>> step = Gaussian(noise_multiplier=4.0)
@@ -69,6 +71,7 @@ class ScheduleFilter:
     )
 
     def __post_init__(self) -> None:
+        _check_terms(self)
         if self.schedule is None:
             raise InvalidValueError(
                 "schedule must be the events that this run may release, got None; if they are "
@@ -89,14 +92,10 @@ class ScheduleFilter:
             BudgetExceededError: with both numbers, if the budget would be passed.
             UnsupportedAnalysisError: for a planned mechanism that is not in the schedule.
         """
-        history, planned = tuple(history), tuple(planned)
+        history, planned = checked(history), checked(planned)
         self._refuse_foreign(planned)
         released = (*history, *planned)
-        after = self._epsilon(released)
-        completed = self._completed(released)
-        if not after <= self.budget.epsilon and completed != canonical(released):
-            after = min(after, self._epsilon(completed))
-        return _admitted(after, self.budget)
+        return _admitted(self._covered(released), self.budget)
 
     def claim(self, earlier: Iterable[Event], ran: Iterable[Event]) -> float:
         """The epsilon to report when the moment of stopping was chosen from results.
@@ -114,12 +113,28 @@ class ScheduleFilter:
             BudgetExceededError: if more was released than the budget admits.
             UnsupportedAnalysisError: for a mechanism in `ran` that is not in the schedule.
         """
-        earlier, ran = tuple(earlier), tuple(ran)
+        earlier, ran = checked(earlier), checked(ran)
         self._refuse_foreign(ran)
-        _admitted(self._epsilon((*earlier, *ran)), self.budget)
+        spent = self._covered((*earlier, *ran))
+        if not spent <= self.budget.epsilon:
+            raise BudgetExceededError(
+                "more was released than the budget admits: epsilon had to stay at or below "
+                f"{self.budget.epsilon:.6g} at delta {self.budget.delta:g}, and is {spent:.6g}, "
+                "which holds only for a stop that was fixed in advance; release no more",
+                epsilon=spent,
+                allowed=self.budget.epsilon,
+            )
         if not is_within(ran, self.schedule):
             return self.budget.epsilon
         return min(self._epsilon((*earlier, *self.schedule)), self.budget.epsilon)
+
+    def _covered(self, released: tuple[Event, ...]) -> float:
+        """A bound for what was released: its own, or if that is too much, the whole schedule's."""
+        after = self._epsilon(released)
+        completed = self._completed(released)
+        if after <= self.budget.epsilon or completed == canonical(released):
+            return after
+        return min(after, self._epsilon(completed))
 
     def _completed(self, released: tuple[Event, ...]) -> tuple[Event, ...]:
         """What was released, and of every mechanism of the schedule at least all its steps.
@@ -162,7 +177,8 @@ class AdaptiveFilter:
         theorem: why its numbers hold, for a report.
 
     Raises:
-        InvalidValueError: for an order so small that no release would fit into the budget.
+        InvalidValueError: for an order so small that no release would fit into the budget, a
+            budget that is no `Budget`, or an unknown relation.
 
     >>> from accountants.events import Gaussian
     >>> admission = AdaptiveFilter(
@@ -187,7 +203,12 @@ class AdaptiveFilter:
     )
 
     def __post_init__(self) -> None:
+        _check_terms(self)
         order = checks.positive(order=self.order)
+        if not order > 1:
+            raise InvalidValueError(
+                f"order must be above 1, got {order:g}; let for_schedule choose it"
+            )
         object.__setattr__(self, "order", order)
         if not self.limit > 0:
             raise InvalidValueError(
@@ -209,10 +230,13 @@ class AdaptiveFilter:
             neighbouring: which data sets are neighbours.
 
         Raises:
-            InvalidValueError: if the guess costs nothing, or nothing of it could ever fit.
+            InvalidValueError: if the guess costs nothing, or nothing of it could ever fit; for a
+                budget that is no `Budget`, or an unknown relation.
             UnsupportedAnalysisError: for an event without a Renyi divergence.
         """
-        expected = renyi.rdp(expected_events, neighbouring)
+        _check_budget(budget)
+        neighbouring = checks.neighbouring(neighbouring)
+        expected = renyi.rdp(checked(expected_events), neighbouring)
         if not 0 < expected[0] < np.inf:
             raise InvalidValueError(
                 "expected_events must have a Renyi divergence above 0 and below infinity, got "
@@ -239,7 +263,8 @@ class AdaptiveFilter:
             UnsupportedAnalysisError: for an event without a Renyi divergence.
         """
         orders = [self.order]
-        spent = renyi.rdp((*history, *planned), self.neighbouring, orders=orders)
+        events = (*checked(history), *checked(planned))
+        spent = renyi.rdp(events, self.neighbouring, orders=orders)
         return _admitted(
             float(renyi.epsilon_from_rdp(spent, self.budget.delta, orders)[0]), self.budget
         )
@@ -256,6 +281,9 @@ class ZeroConcentratedFilter:
         budget: for everything released on the data.
         neighbouring: which data sets are neighbours.
         theorem: why its numbers hold, for a report.
+
+    Raises:
+        InvalidValueError: for a budget that is no `Budget`, or an unknown relation.
 
     >>> from accountants.events import Gaussian
     >>> admission = ZeroConcentratedFilter(
@@ -276,6 +304,9 @@ class ZeroConcentratedFilter:
         "et al. 2023, arXiv:2203.05481). The limit is the one that converts into the budget."
     )
 
+    def __post_init__(self) -> None:
+        _check_terms(self)
+
     @property
     def limit(self) -> float:
         """The rho that all releases may sum to; at most 0 if nothing fits."""
@@ -293,10 +324,24 @@ class ZeroConcentratedFilter:
             BudgetExceededError: with both numbers, if the budget would be passed.
             UnsupportedAnalysisError: for an event without a zCDP parameter.
         """
-        events = canonical((*history, *planned))
+        events = canonical((*checked(history), *checked(planned)))
         total = sum(float(event.steps) * rho(event, self.neighbouring) for event in events)
         values = total * np.array(renyi.ORDERS)
         return _admitted(float(renyi.epsilon_from_rdp(values, self.budget.delta)[0]), self.budget)
+
+
+def _check_terms(filter: ScheduleFilter | AdaptiveFilter | ZeroConcentratedFilter) -> None:
+    """Check what all filters have; a relation may be given by its name and is kept as itself."""
+    _check_budget(filter.budget)
+    object.__setattr__(filter, "neighbouring", checks.neighbouring(filter.neighbouring))
+
+
+def _check_budget(budget: object) -> None:
+    if not isinstance(budget, Budget):
+        raise InvalidValueError(
+            f"budget must be a Budget, got {checks.shown(budget)}; use "
+            "Budget(epsilon=..., delta=...)"
+        )
 
 
 def _admitted(after: float, budget: Budget) -> float:

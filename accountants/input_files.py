@@ -7,43 +7,88 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accountants.book import SCHEMA, Book
 from accountants.chain import damaged
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
 from accountants.events import Event, event_from_json
+from accountants.export import book_of_export
 from accountants.ledger import Ledger
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
+
+# Bytes 68 to 71 of an SQLite file say whose it is: sqlite.org/fileformat.html, section 1.3.
+_APPLICATION_ID_AT = slice(68, 72)
+_APPLICATION_ID = b"pfld"
+
+# Stands in the header and the first entry of every export.
+_MARK = SCHEMA.split("/")[0].encode()
 
 
 def events_of_file(path: Path) -> list[Event]:
     """The events of a JSON list.
 
     Raises:
-        InvalidValueError: for anything else.
+        InvalidValueError: for anything else; of a ledger it says how to read it.
         UnsupportedAnalysisError: for a type of event that this version does not know.
         OSError: if the file cannot be read.
     """
-    values = _json_of_file(path)
+    content = path.read_bytes()
+    if content.startswith(_SQLITE_MAGIC):
+        raise _not_events(path, "a ledger file")
+    values = _json(path, content)
+    if isinstance(values, dict) and _MARK in content:
+        raise _not_events(path, "an export of a ledger")
     if not isinstance(values, list):
         raise InvalidValueError(f"{path} must hold a JSON list of events")
     return [_event_of_file(path, index, value) for index, value in enumerate(values)]
 
 
-def ledger_or_export(path: Path) -> tuple[str, Any]:
-    """What kind of file this is, and its contents as an export; a ledger file is verified.
+def ledger_or_export(path: Path) -> tuple[str, Book]:
+    """What kind of file this is, and what it says; verified.
 
     Raises:
-        LedgerError: for a damaged ledger, or a file that is neither.
+        InvalidValueError: for a file that is neither.
+        LedgerError: for a damaged ledger or export.
+        UnsupportedAnalysisError: for a type of event that this version does not know.
         OSError: if the file cannot be read.
     """
-    with open(path, "rb") as file:
-        start = file.read(len(_SQLITE_MAGIC))
-    if start == _SQLITE_MAGIC:
-        return "ledger", Ledger.inspect(path).export()
+    if _is_ledger(path):
+        return "ledger", book_of_export(Ledger.inspect(path).export())
+    content = b"" if path.is_dir() else path.read_bytes()
+    if _MARK not in content:
+        raise InvalidValueError(f"{path} is not a ledger or an export of one")
     try:
-        return "export", _json_of_file(path)
+        return "export", book_of_export(_json(path, content))
     except InvalidValueError as error:
-        raise damaged(f"{path} is neither a ledger file nor an export: {error}") from error
+        raise damaged(str(error)) from error
+
+
+def ledger_of_file(path: Path) -> Ledger:
+    """The ledger in a file, verified.
+
+    Raises:
+        InvalidValueError: for a file that holds none.
+        LedgerError: for a damaged ledger, or no file.
+        UnsupportedAnalysisError: for a type of event that this version does not know.
+        OSError: if the file cannot be read.
+    """
+    if path.exists() and not _is_ledger(path):
+        raise InvalidValueError(f"{path} is not a ledger file")
+    return Ledger.inspect(path)
+
+
+def _is_ledger(path: Path) -> bool:
+    """Whether a file begins as a ledger does, cut off as it may be."""
+    if path.is_dir():
+        return False
+    with open(path, "rb") as file:
+        start = file.read(_APPLICATION_ID_AT.stop)
+    # An SQLite file that ends before its application id may have been one.
+    return start.startswith(_SQLITE_MAGIC) and _APPLICATION_ID.startswith(start[_APPLICATION_ID_AT])
+
+
+def _not_events(path: Path, kind: str) -> InvalidValueError:
+    return InvalidValueError(f"{path} is {kind}, and no JSON list of events; give it to --ledger")
 
 
 def _event_of_file(path: Path, index: int, value: object) -> Event:
@@ -53,10 +98,10 @@ def _event_of_file(path: Path, index: int, value: object) -> Event:
         raise type(error)(f"event {index} of {path}: {error}") from error
 
 
-def _json_of_file(path: Path) -> Any:
+def _json(path: Path, content: bytes) -> Any:
     """The JSON value of a file; a key that comes twice is refused, as readers would differ."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_unambiguous)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{path} must hold JSON, and does not: {error}") from error
 

@@ -65,6 +65,10 @@ class Ledger:
         self._identity = identity
         self._seen: Anchor | None = None
 
+    def __repr__(self) -> str:
+        whose = f"client={self._identity.client!r}, dataset={self._identity.dataset!r}"
+        return f"Ledger(path={str(self._path)!r}, {whose})"
+
     @classmethod
     def create(
         cls, path: str | os.PathLike[str], *, client: str, dataset: str, description: str
@@ -153,18 +157,21 @@ class Ledger:
             round: which round of it, from 0.
             planned: the most that the round will release; at least one event, of any type.
             admit: called as `admit(history, planned)` inside the transaction, with all that
-                counts at that moment; it raises to refuse, and then nothing is written.
+                counts at that moment; it raises to refuse, and then nothing is written. A bool
+                in return is refused too: True and False would both have let the release happen.
 
         Raises:
             LedgerStateError: if the round is already reserved or committed, or nothing is planned.
-            InvalidValueError: for a run without a name, or a round that is no whole number.
+            InvalidValueError: for a run without a name, a round that is no whole number, or an
+                `admit` that cannot be called or returns a bool.
             UnsupportedAnalysisError: for something planned that is no event.
             Exception: whatever `admit` raises.
         """
         run, round, planned = checks.text(run=run), checks.index(round=round), checked(planned)
+        _check_callable(admit)
         with self._session("BEGIN IMMEDIATE") as (connection, book):
             book.check_reservation(run, round, planned)
-            admit(book.events(), planned)
+            check_answer(admit(book.events(), planned))
             entry = contents.reserving(book.anchor(), run, round, planned)
             storage.append(connection, entry)
         self._seen = Anchor(length=entry.seq + 1, head=entry.digest)
@@ -237,6 +244,7 @@ class Ledger:
             LedgerCorruptError: for damage, edits, or steps that do not follow.
             UnsupportedAnalysisError: for a type of event that this version does not know.
             LedgerRolledBackError: if the ledger does not continue the anchor.
+            InvalidValueError: for something else than an `Anchor`.
         """
         with self._session("BEGIN") as (connection, book):
             storage.check_storage(connection, book)
@@ -272,3 +280,25 @@ class Ledger:
                     f"{getattr(found, name)!r}; open the ledger of this data, with the words it "
                     "was created with"
                 )
+
+
+def _check_callable(admit: object) -> None:
+    if not callable(admit):
+        advice = "; pass filter.admit" if hasattr(admit, "admit") else ""
+        raise InvalidValueError(
+            "admit must be a function of the history and what is planned, got "
+            f"{type(admit).__name__}{advice}"
+        )
+
+
+def check_answer(answer: object) -> None:
+    """Refuse what a predicate returns, whose False would let the release happen.
+
+    Raises:
+        InvalidValueError: for a bool, that of numpy included.
+    """
+    if type(answer).__name__ == "bool":  # by name, as ledgers need no numpy
+        raise InvalidValueError(
+            "admit must raise to refuse, or return something else than a bool; it returned "
+            f"{answer!r}"
+        )

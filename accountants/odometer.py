@@ -8,6 +8,7 @@ the last value is a claim; an earlier one, picked because of what was seen by th
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from accountants import certified, checks, renyi
 from accountants.divergences import FloatArray
 from accountants.errors import InvalidValueError
-from accountants.events import Event
+from accountants.events import Event, canonical, is_within
 from accountants.relations import Neighbouring
 
 ABSENT = -1
@@ -43,10 +44,20 @@ def trajectory(
         One upper bound per prefix, in order, never falling: what a longer prefix proves, a
         shorter one does not exceed.
 
+    Raises:
+        InvalidValueError: for a prefix that does not hold all of the one before it.
+
     >>> from accountants.events import Gaussian
     >>> [round(value, 4) for value in trajectory([[], [Gaussian(noise_multiplier=1.0)]], 1e-5)]
     [0.0, 4.3772]
     """
+    prefixes = [canonical(prefix) for prefix in prefixes]
+    for number, (shorter, longer) in enumerate(pairwise(prefixes), start=1):
+        if not is_within(shorter, longer):
+            raise InvalidValueError(
+                f"prefix {number} must hold everything that prefix {number - 1} holds, and does "
+                "not; pass running totals, not the releases of single rounds"
+            )
     bounds = [certified.epsilon(prefix, delta, neighbouring).upper for prefix in prefixes]
     return [float(value) for value in np.minimum.accumulate(bounds[::-1])[::-1]]
 

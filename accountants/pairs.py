@@ -333,7 +333,8 @@ def _cut_error(pair: NormalPair, y: Floats, cuts: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.gradient(cuts, y)
     slope = np.where(slope < steepest, slope, steepest)  # also for outcomes that coincide
-    size = np.abs(cuts) + pair.activity + slope * (np.abs(y) + pair.largest_shift)
+    weights = pair.activity + (pair.largest_shift - 1) / 8  # those of a group are products
+    size = np.abs(cuts) + weights + slope * (np.abs(y) + pair.largest_shift)
     return np.abs(pair.loss(y) - cuts) + 32 * ULP * size
 
 

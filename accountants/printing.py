@@ -20,10 +20,14 @@ RELATIONS = {
 }
 """What each relation compares, for a reader who does not know its name."""
 
-UNIT = (
-    "what is clipped, and sampled or not, as one contribution: in DP-SGD one record; "
-    "a person with k records is protected less"
-)
+GROUPS = {
+    Neighbouring.ADD_REMOVE: "one data set has up to {} units more than the other",
+    Neighbouring.REPLACE_ONE: "up to {} units of a data set are other ones; the size is public",
+    Neighbouring.ZERO_OUT: "the contributions of up to {} units are zeros in one of the data sets",
+}
+"""What each relation compares for a group of units."""
+
+UNIT = "what is clipped, and sampled or not, as one contribution: in DP-SGD one record; "
 ASSUMES = (
     "a schedule fixed in advance; secret coins for noise and sampling; batches drawn as the "
     "events say (a shuffled epoch is no Poisson sample)"
@@ -52,22 +56,25 @@ def rounded_down(value: float) -> str:
     return _rounded(value, ROUND_FLOOR)
 
 
-def claim(events: Iterable[Event], neighbouring: Neighbouring) -> dict[str, Any]:
+def claim(
+    events: Iterable[Event], neighbouring: Neighbouring, group_size: int = 1
+) -> dict[str, Any]:
     """The events and what a number about them rests on, for JSON."""
     return {
         "events": [event_to_json(event) for event in events],
         "neighbouring": neighbouring.value,
-        "neighbours": RELATIONS[neighbouring],
-        "unit": UNIT,
+        "group_size": group_size,
+        "neighbours": _neighbours(neighbouring, group_size),
+        "unit": _unit(group_size),
         "assumes": ASSUMES,
     }
 
 
-def assumptions(neighbouring: Neighbouring) -> Rows:
+def assumptions(neighbouring: Neighbouring, group_size: int = 1) -> Rows:
     """What a number rests on, as rows."""
     return [
-        ("neighbours", f"{RELATIONS[neighbouring]} ({neighbouring.value})"),
-        ("unit", UNIT),
+        ("neighbours", f"{_neighbours(neighbouring, group_size)} ({neighbouring.value})"),
+        ("unit", _unit(group_size)),
         ("assumes", ASSUMES),
     ]
 
@@ -90,6 +97,18 @@ def print_rows(rows: Rows) -> None:
 def plain(value: float) -> float | str:
     """A number that JSON can hold; infinity as a word that no reader takes for 0."""
     return "infinity" if math.isinf(value) else value
+
+
+def _neighbours(neighbouring: Neighbouring, group_size: int) -> str:
+    if group_size == 1:
+        return RELATIONS[neighbouring]
+    return GROUPS[neighbouring].format(group_size)
+
+
+def _unit(group_size: int) -> str:
+    if group_size == 1:
+        return UNIT + "a person with k records is protected less"
+    return UNIT + f"the number holds for a person with up to {group_size} of them, and not for more"
 
 
 def _rounded(value: float, rounding: str) -> str:

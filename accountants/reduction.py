@@ -26,6 +26,8 @@ from accountants.sensitivity import shift
 
 # Plain Gaussian mechanisms with less than this mu^2 are counted as if they had it.
 _TINY = 1e-24
+# Relative; more than the products, quotients and the sum that lead to a pure epsilon can be off.
+_ROUNDING = 2.0**-50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class Reduced:
         steps: one run of each of the other events that have a dominating pair.
         counts: how often each of `steps` ran.
         unsampled: mu^2 of all sampled Gaussian steps if every record joined every batch.
-        pure: sum of the epsilons of all steps with a bounded loss.
+        pure: sum of the epsilons of all steps with a bounded loss, rounded up.
         renyi_only: some events have a Renyi divergence only; zCDP ones stand in `gaussian` as the
             Gaussian mechanism with the same bound, which the tightest number cannot be below.
         unprotected: some event has no noise.
@@ -53,7 +55,7 @@ class Reduced:
 
     @property
     def pure_epsilon(self) -> float:
-        """Epsilon at delta 0."""
+        """Epsilon at delta 0, rounded up."""
         unbounded = self.renyi_only or self.unprotected or self.gaussian + self.unsampled > 0
         return math.inf if unbounded else self.pure
 
@@ -153,4 +155,4 @@ def _bounded(step: Step, loss: float, steps: int) -> Reduced:
     """A step whose loss is at most `loss`; a loss of 0 releases nothing."""
     if loss == 0:
         return Reduced()
-    return Reduced(steps=(step,), counts=(steps,), pure=steps * loss)
+    return Reduced(steps=(step,), counts=(steps,), pure=steps * loss * (1 + _ROUNDING))

@@ -63,7 +63,8 @@ class RepeatAndSelect:
         object.__setattr__(self, "mean_tries", mean)
         if not isinstance(self.tries, Tries):
             raise InvalidValueError(
-                f"tries must be one of {[each.name for each in Tries]}, got {self.tries!r}"
+                f"tries must be a member of Tries, got {self.tries!r}; use Tries.POISSON, "
+                "Tries.GEOMETRIC or Tries.LOGARITHMIC"
             )
 
 

@@ -176,7 +176,7 @@ class Composed:
 
         Losses so far up that w is below exp(-50) are left out.
         """
-        first = max(math.ceil((epsilon - self.start) / self.step), 0)
+        first = min(max(math.ceil((epsilon - self.start) / self.step), 0), len(self.masses))
         most = math.ceil(_DECAY / (self.tilt * self.step)) + 1
         count = max(min(len(self.masses) - first, most), 0)
         above = self.start + self.step * (first + np.arange(count)) - epsilon

@@ -1,6 +1,7 @@
 """Calibration never spends more than the budget, and a calibrated run is admitted to its end."""
 
 import math
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from accountants import (
     PoissonGaussian,
     ScheduleFilter,
     batch_size_within,
+    certified,
     epsilon,
     noise_multiplier,
     noise_multipliers,
@@ -192,3 +194,32 @@ def test_what_if_gives_every_combination():
         assert scenario.bounds == epsilon(
             [event(scenario.noise_multiplier, scenario.sample_rate, scenario.steps)], 1e-5
         )
+
+
+def test_a_person_with_several_records_asks_for_more_noise():
+    alone, person = (noise_multiplier(BUDGET, 0.1, 50, group_size=size) for size in (1, 3))
+    assert person > 2 * alone
+    plan = event(person, 0.1, 50)
+    assert epsilon([plan], BUDGET.delta, group_size=3).upper <= BUDGET.epsilon
+    assert steps_within(BUDGET, person, 0.1, group_size=3) >= 50 > 0
+    assert sample_rate_within(BUDGET, person, 50, group_size=3) >= 0.1 * (1 - 1e-3)
+    (scenario,) = what_if(
+        1e-4, noise_multipliers=[person], sample_rates=[0.1], steps=[50], group_size=3
+    )
+    assert scenario.bounds == epsilon([plan], 1e-4, group_size=3)
+
+
+def test_the_quick_answer_agrees_with_the_bound():
+    for sigma in (0.5, 1.0, 1.5, 2.0):
+        plan = [event(sigma, 0.05, 100)]
+        exact = epsilon(plan, 1e-5)
+        for limit in (0.5, 1.0, 2.0, 4.0):
+            assert certified.is_within(plan, 1e-5, limit) == (exact.upper <= limit)
+        assert certified.is_within(plan, 1e-5, exact.upper)
+        assert not certified.is_within(plan, 1e-5, exact.lower * (1 - 1e-6))
+
+
+def test_a_used_up_budget_can_be_told_by_a_worker_process():
+    error = BudgetExceededError("no room", epsilon=3.0, allowed=2.0)
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.epsilon, copied.allowed) == ("no room", 3.0, 2.0)

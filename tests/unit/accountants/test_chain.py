@@ -5,7 +5,7 @@ import math
 import pytest
 
 from accountants import Anchor, InvalidValueError, anchor_from_json
-from accountants.chain import canonical_json
+from accountants.chain import canonical_json, checked_anchor
 
 
 def test_equal_values_have_one_text():
@@ -47,3 +47,11 @@ def test_an_anchor_is_refused_without_writing_out_a_long_number():
         Anchor(length=10**5000, head="ab" * 32)
     with pytest.raises(InvalidValueError, match="^anchor_head must be 64"):
         Anchor(length=1, head=10**5000)
+
+
+def test_only_an_anchor_is_taken_for_one():
+    anchor = Anchor(length=1, head="ab" * 32)
+    assert checked_anchor(anchor) is anchor
+    for value in (None, (1, "ab" * 32), anchor.to_json(), 10**5000):
+        with pytest.raises(InvalidValueError, match="^anchor must be an Anchor, .*_from_json$"):
+            checked_anchor(value)

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ from accountants import (
 )
 from accountants.__main__ import main
 from accountants.events import Gaussian, Laplace
-from accountants.printing import RELATIONS, rounded_down, rounded_up
+from accountants.printing import GROUPS, RELATIONS, rounded_down, rounded_up
 
 OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split, ü 2024"}
 STEP = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
@@ -137,7 +139,7 @@ def test_a_lower_bound_is_printed_rounded_down(run):
 
 
 def test_every_relation_is_named_in_words(run):
-    assert set(RELATIONS) == set(Neighbouring)
+    assert set(RELATIONS) == set(GROUPS) == set(Neighbouring)
     for name in ("add_remove", "replace_one", "zero_out"):
         arguments = ("epsilon", "--phase", "2,1,1", "--delta", "1e-5", "--neighbouring", name)
         words = RELATIONS[Neighbouring(name)]
@@ -198,6 +200,69 @@ def test_a_file_that_holds_no_events_is_refused(refused, tmp_path, text, reason)
     assert re.search(reason, line)
 
 
+def test_a_ledger_in_place_of_events_is_refused_with_what_to_write(refused, path, export_path):
+    assert "is a ledger file" in refused("epsilon", "--events", path, "--delta", "1e-5")
+    assert "is an export" in refused("epsilon", "--events", export_path, "--delta", "1e-5")
+    for file in (path, export_path):
+        line = refused("delta", "--events", file, "--epsilon", "1")
+        assert str(file) in line
+        assert line.endswith("give it to --ledger\n")
+
+
+def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
+    ledger = Ledger.inspect(path)
+    events = ledger.events()
+    assert events == (STEP, STEP, STEP, STEP, Laplace(noise_multiplier=2.0))
+    for file in (path, export_path):
+        arguments = ("epsilon", "--ledger", file, "--delta", "1e-5")
+        exact = json.loads(run(*arguments, "--json"))
+        assert exact["epsilon"] == certified.epsilon(events, 1e-5).upper
+        assert exact["events"] == [event_to_json(event) for event in events]
+        assert exact["ledger"] == OWNER | ledger.anchor().to_json()
+        row = rows(run(*arguments))["ledger"]
+        assert row.startswith("'ward', 'notes-7', 8 entries; reserved rounds count in full; ")
+        assert "a rollback is not checked here" in row
+        delta = json.loads(run("delta", "--ledger", file, "--epsilon", "2", "--json"))
+        assert delta["delta"] == certified.delta(events, 2.0).upper
+    assert "ledger" not in rows(run("epsilon", *SCHEDULE, "--delta", "1e-5"))
+
+
+def test_an_empty_ledger_has_cost_nothing(run, tmp_path):
+    Ledger.create(tmp_path / "ledger", **OWNER)
+    text = run("epsilon", "--ledger", tmp_path / "ledger", "--delta", "1e-5")
+    assert rows(text)["epsilon"] == "at most 0, at delta 1e-05"
+
+
+def test_a_damaged_ledger_gives_no_number(refused, path, export_path):
+    export_path.write_text(export_path.read_text().replace('"steps": 8', '"steps": 1', 1))
+    path.write_bytes(path.read_bytes()[:5000])
+    for file in (path, export_path):
+        assert "restore a copy" in refused("epsilon", "--ledger", file, "--delta", "1e-5")
+
+
+@pytest.mark.parametrize("name", ["add_remove", "replace_one", "zero_out"])
+def test_a_group_has_the_number_of_a_group(run, name):
+    """Golden: sigma = 2 and two records move a sum as sigma = 1 and one: 4.377178 (add_remove)."""
+    event, relation = Gaussian(noise_multiplier=2.0), Neighbouring(name)
+    terms = ("--phase", "2,1,1", "--group-size", "2", "--neighbouring", name)
+    exact = json.loads(run("epsilon", *terms, "--delta", "1e-5", "--json"))
+    assert exact["epsilon"] == certified.epsilon([event], 1e-5, relation, group_size=2).upper
+    assert exact["group_size"] == 2
+    if name == "add_remove":
+        assert 4.377178 <= exact["epsilon"] <= 4.37718
+    delta = json.loads(run("delta", *terms, "--epsilon", "1", "--json"))
+    assert delta["delta"] == certified.delta([event], 1.0, relation, group_size=2).upper
+    printed = rows(run("delta", *terms, "--epsilon", "1"))
+    assert "up to 2 units" in printed["neighbours"]
+    assert printed["unit"].endswith("a person with up to 2 of them, and not for more")
+
+
+def test_a_group_size_out_of_range_is_refused(refused):
+    for value in ("0", "-1"):
+        line = refused("epsilon", *SCHEDULE, "--delta", "1e-5", "--group-size", value)
+        assert "group_size must be" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -223,7 +288,7 @@ def test_values_out_of_range_are_refused_in_one_line(refused, arguments, reason)
     ],
 )
 def test_a_computation_that_breaks_off_gives_no_number(refused, monkeypatch, failure, reason):
-    def fail(*_):
+    def fail(*_, **__):
         raise failure
 
     monkeypatch.setattr(certified, "epsilon", fail)
@@ -349,9 +414,26 @@ def test_verify_says_which_entry_was_changed(refused, export_path):
 def test_verify_refuses_a_damaged_file(refused, path):
     path.write_bytes(path.read_bytes()[:4096])
     assert "SQLite" in refused("verify", path)
-    path.write_bytes(b"")
-    assert "neither a ledger file nor an export" in refused("verify", path)
+    path.write_bytes(path.read_bytes()[:60])
+    assert "restore a copy" in refused("verify", path)
     assert "No such file" in refused("verify", path.with_name("missing"))
+
+
+def test_a_cut_export_raises_the_alarm(refused, export_path):
+    export_path.write_text(export_path.read_text()[:-10])
+    assert "restore a copy" in refused("verify", export_path)
+
+
+@pytest.mark.parametrize("command", [("verify",), ("epsilon", "--delta", "1e-5", "--ledger")])
+def test_what_is_no_ledger_raises_no_alarm(refused, tmp_path, command):
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection, connection:
+        connection.execute("CREATE TABLE notes (note TEXT)")
+    contents = [b"", b"\x00\xff", b"notes", b"[]", b'{"schema": "other"}']
+    for index, content in enumerate(contents):
+        (tmp_path / f"{index}").write_bytes(content)
+    for file in (other, tmp_path, *(tmp_path / f"{index}" for index in range(len(contents)))):
+        assert refused(*command, file) == f"error: {file} is not a ledger or an export of one\n"
 
 
 def test_verify_refuses_a_key_that_comes_twice(refused, export_path):
@@ -425,7 +507,8 @@ def test_export_never_writes_over_a_file(refused, path):
 
 
 def test_export_refuses_what_is_no_ledger(refused, export_path):
-    assert "must be whole" in refused("export", export_path)
+    for file in (export_path, export_path.parent):
+        assert refused("export", file) == f"error: {file} is not a ledger file\n"
     assert "must exist" in refused("export", export_path.with_name("none"))
 
 
@@ -446,6 +529,11 @@ def test_export_refuses_what_is_no_ledger(refused, export_path):
         ["epsilon", "--phase", "1,0.5,2.5", "--delta", "1e-5"],
         ["epsilon", *SCHEDULE, "--delta", "1e-5", "--neighbouring", "other"],
         ["epsilon", *SCHEDULE, "--del", "1e-5"],
+        ["epsilon", *SCHEDULE, "--delta", "1e-5", "--group-size", "1.5"],
+        ["epsilon", *SCHEDULE, "--delta", "1e-5", "--ledger", "file"],
+        ["epsilon", "--steps", "1", "--delta", "1e-5", "--ledger", "file"],
+        ["epsilon", "--phase", "1,1,1", "--delta", "1e-5", "--ledger", "file"],
+        ["delta", "--events", "file", "--epsilon", "1", "--ledger", "file"],
         ["delta", *SCHEDULE],
         ["delta", "--epsilon", "1"],
         ["calibrate", "--epsilon", "1", "--delta", "1e-5", "--steps", "1"],

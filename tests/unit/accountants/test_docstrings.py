@@ -22,7 +22,8 @@ def test_examples_in_docstrings(name):
     assert failed == 0
 
 
-def test_examples_in_the_manual():
+def test_examples_in_the_manual(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the manual makes a ledger
     manual = Path(accountants.__file__).parents[1] / "docs" / "accounting.md"
     failed, attempted = doctest.testfile(str(manual), module_relative=False)
     assert (failed, attempted > 8) == (0, True)

@@ -92,6 +92,9 @@ class MemoryLedger:
         self.released.append(tuple(planned))
         return Reservation(id=len(self.released) - 1, run=run, round=round, planned=tuple(planned))
 
+    def status(self, run, round):
+        return "reserved" if (run, round) in self.rounds else None
+
     def commit(self, reservation_id, ran, outgoing):
         self.released[reservation_id] = tuple(ran)
 
@@ -204,10 +207,92 @@ def test_a_round_is_admitted_once(tmp_path):
     accountant = on_disk(tmp_path, {"a": scheduled(), "b": scheduled()})
     accountant.before_round("run", 0, {"a": [STEP]})
     decisions = accountant.before_round("run", 0, {"a": [STEP], "b": [STEP]})
-    assert decisions["a"].outcome is Outcome.NO_LEDGER
+    assert decisions["a"].outcome is Outcome.ALREADY_DECIDED
     assert "already reserved" in decisions["a"].reason
+    assert (decisions["a"].admitted, decisions["a"].reservation) == (False, None)
     assert decisions["b"].admitted
     assert accountant.clients["a"].ledger.events() == (STEP,)
+    accountant.commit(decisions["b"], [STEP], b"update")
+    again = accountant.before_round("run", 0, {"b": [STEP]})["b"]
+    assert again.outcome is Outcome.ALREADY_DECIDED
+    assert "already committed" in again.reason
+
+
+@pytest.mark.parametrize("also_to_look_at", [False, True])
+def test_a_busy_ledger_has_not_decided(also_to_look_at):
+    class Busy(MemoryLedger):
+        def reserve(self, run, round, planned, admit):
+            raise LedgerStateError("another process holds it")
+
+        def status(self, run, round):
+            if also_to_look_at:
+                raise LedgerStateError("busy on a second look")
+            return None
+
+    clients = {"a": Client(ledger=Busy("a"), filter=scheduled())}
+    decision = FederatedAccountant(clients).before_round("run", 0, {"a": [STEP]})["a"]
+    assert decision.outcome is Outcome.NO_LEDGER
+    assert decision.reason == "client 'a': another process holds it"
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """A filter that answers yes or no, and raises nothing."""
+
+    answer: bool
+    budget: Budget
+    neighbouring: Neighbouring = ADD_REMOVE
+
+    def admit(self, history, planned):
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_filter_that_answers_with_a_bool_admits_nothing(answer):
+    accountant = in_memory({"a": []}, Predicate(answer, budget(2.0)))
+    for decision in (
+        accountant.preview({"a": [STEP]})["a"],
+        accountant.before_round("run", 0, {"a": [STEP]})["a"],
+    ):
+        assert decision.outcome is Outcome.NOT_COVERED
+        assert f"it returned {answer}" in decision.reason
+    assert accountant.clients["a"].ledger.events() == ()
+
+
+def test_what_is_no_mapping_of_clients_is_refused_with_what_to_pass():
+    ledger = MemoryLedger("a")
+    client = Client(ledger=ledger, filter=scheduled())
+    for value in (ledger, [ledger], [client], client, "a", None):
+        with pytest.raises(
+            InvalidValueError, match=r"^clients must be a mapping .*pass \{.*Client\("
+        ):
+            FederatedAccountant(value)
+    for value in (ledger, scheduled(), (ledger, scheduled()), None):
+        with pytest.raises(InvalidValueError, match=r"^each client must be .*'b'; pass \{"):
+            FederatedAccountant({"a": client, "b": value})
+
+
+def test_an_anchor_of_a_client_must_be_one():
+    ledger = MemoryLedger("a")
+    anchor = ledger.verify()
+    assert Client(ledger=ledger, filter=scheduled(), anchor=anchor).anchor is anchor
+    for value in (anchor.to_json(), 3, False, "0" * 64):
+        with pytest.raises(InvalidValueError, match="^anchor must be an Anchor"):
+            Client(ledger=ledger, filter=scheduled(), anchor=value)
+
+
+def test_a_name_in_place_of_several_is_refused():
+    accountant = in_memory({"a": [STEP], "b": [STEP]})
+    for names in ("a", "ab"):
+        with pytest.raises(
+            InvalidValueError, match=rf"a list of names, got one; use \['{names}'\]"
+        ):
+            accountant.shared_record_epsilon(names)
+
+
+def test_an_accountant_shows_how_many_clients_it_has():
+    assert repr(in_memory({"a": []})) == "FederatedAccountant(1 client)"
+    assert repr(in_memory({"a": [], "b": []})) == "FederatedAccountant(2 clients)"
 
 
 @pytest.mark.parametrize(

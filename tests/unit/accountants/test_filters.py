@@ -321,3 +321,60 @@ def test_the_order_of_phases_is_irrelevant(events, seed):
         assert admission.admit(events[::-1], [noise(1.0)]) == pytest.approx(
             admission.admit([noise(1.0)], shuffled), rel=1e-12
         )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda **terms: fixed(noise(4.0), **terms), adaptive, zero_concentrated]
+)
+def test_every_filter_checks_its_terms(make):
+    assert make(neighbouring="replace_one").neighbouring is REPLACE_ONE
+    assert make(neighbouring="replace_one") == make(neighbouring=REPLACE_ONE)
+    for relation in ("replace", None):
+        with pytest.raises(InvalidValueError, match="^neighbouring must be one of"):
+            make(neighbouring=relation)
+    for budget in (2.0, None, (2.0, 1e-5), Budget):
+        with pytest.raises(InvalidValueError, match=r"^budget must be a Budget, .*use Budget\("):
+            make(budget=budget)
+
+
+def test_an_expected_schedule_comes_with_checked_terms():
+    chosen = AdaptiveFilter.for_schedule(BUDGET, [noise(4.0)], "zero_out")
+    assert chosen.neighbouring is Neighbouring.ZERO_OUT
+    with pytest.raises(InvalidValueError, match="^budget must be a Budget"):
+        AdaptiveFilter.for_schedule(2.0, [noise(4.0)], ADD_REMOVE)
+    with pytest.raises(InvalidValueError, match="^neighbouring must be one of"):
+        AdaptiveFilter.for_schedule(BUDGET, [noise(4.0)], "replace")
+
+
+@pytest.mark.parametrize("order", [1, 1.0, 0.5])
+def test_an_order_of_one_or_less_is_refused_by_name(order):
+    with pytest.raises(InvalidValueError, match=f"^order must be above 1, got {order:g}; let for_"):
+        adaptive(order)
+
+
+def test_one_event_in_place_of_several_is_refused_with_what_to_write():
+    one = noise(4.0)
+    for ask in (
+        lambda: fixed(one).admit(one, [one]),
+        lambda: fixed(one).admit([], one),
+        lambda: fixed(one).claim(one, [one]),
+        lambda: fixed(one).claim([], one),
+        lambda: ScheduleFilter(budget=BUDGET, schedule=one, neighbouring=ADD_REMOVE),
+        lambda: adaptive().admit(one, [one]),
+        lambda: adaptive().admit([], one),
+        lambda: AdaptiveFilter.for_schedule(BUDGET, one, ADD_REMOVE),
+        lambda: zero_concentrated().admit(one, [one]),
+        lambda: zero_concentrated().admit([], one),
+    ):
+        with pytest.raises(InvalidValueError, match=r"got one event; use \[Gaussian\("):
+            ask()
+
+
+def test_a_claim_that_is_refused_speaks_of_the_past():
+    with pytest.raises(BudgetExceededError) as refused:
+        fixed(noise(6.0, 2)).claim([noise(6.0, 200)], [noise(6.0, 100)])
+    assert str(refused.value).startswith("more was released than the budget admits: ")
+    assert "would" not in str(refused.value)
+    assert "was not made" not in str(refused.value)
+    assert refused.value.epsilon == certified_epsilon([noise(6.0, 300)])
+    assert refused.value.allowed == BUDGET.epsilon

@@ -8,6 +8,7 @@ import stat
 import threading
 from contextlib import closing
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ from accountants import (
     anchor_from_json,
     event_to_json,
     storage,
+    verify_export,
 )
 from accountants.chain import linked
 
@@ -195,12 +197,53 @@ def test_it_counts_like_a_list_in_memory(tmp_path_factory, operations):
 
 def test_a_round_is_reserved_once(ledger):
     ledger.reserve("a", 0, [STEP], always)
-    with pytest.raises(LedgerStateError, match="reserved and never committed"):
+    with pytest.raises(LedgerStateError, match="reserved and never committed") as open_round:
         ledger.reserve("a", 0, [STEP], always)
+    assert str(open_round.value).endswith("it counts in full; go on with the next round")
+    assert "bytes" not in str(open_round.value)
     play(ledger, "b", 1)
-    with pytest.raises(LedgerStateError, match="already committed"):
+    with pytest.raises(LedgerStateError, match="already committed; send its stored bytes again"):
         ledger.reserve("b", 0, [STEP], always)
     assert len(ledger.events()) == 2
+
+
+@pytest.mark.parametrize("answer", [False, True, np.False_, np.True_])
+def test_a_predicate_reserves_nothing(ledger, answer):
+    before = ledger.anchor()
+    with pytest.raises(
+        InvalidValueError, match="^admit must raise to refuse, .* it returned "
+    ) as no:
+        ledger.reserve("a", 0, [STEP], lambda history, planned: answer)
+    assert str(no.value).endswith(repr(answer))
+    assert (ledger.anchor(), ledger.status("a", 0)) == (before, None)
+    assert ledger.reserve("a", 0, [STEP], lambda history, planned: 0.0).id == 1
+
+
+def test_a_filter_in_place_of_its_method_reserves_nothing(ledger):
+    admission = ScheduleFilter(
+        budget=Budget(epsilon=100.0, delta=1e-5),
+        schedule=[STEP],
+        neighbouring=Neighbouring.ADD_REMOVE,
+    )
+    with pytest.raises(InvalidValueError, match="got ScheduleFilter; pass filter.admit$"):
+        ledger.reserve("a", 0, [STEP], admission)
+    with pytest.raises(InvalidValueError, match="^admit must be a function .* got NoneType$"):
+        ledger.reserve("a", 0, [STEP], None)
+    assert ledger.events() == ()
+    assert ledger.reserve("a", 0, [STEP], admission.admit).round == 0
+
+
+def test_only_an_anchor_verifies(ledger):
+    for value in (False, 1, ledger.anchor().to_json()):
+        with pytest.raises(InvalidValueError, match="^anchor must be an Anchor"):
+            ledger.verify(value)
+        with pytest.raises(InvalidValueError, match="^anchor must be an Anchor"):
+            verify_export(ledger.export(), value)
+
+
+def test_a_ledger_shows_whose_it_is_without_reading_the_file(path, ledger):
+    path.unlink()
+    assert repr(ledger) == f"Ledger(path={str(path)!r}, client='ward', dataset='notes-7')"
 
 
 def test_more_than_was_reserved_cannot_be_committed(ledger):

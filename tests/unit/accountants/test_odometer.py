@@ -1,7 +1,6 @@
 """Epsilon after every round, one client or many."""
 
 import math
-import time
 import tracemalloc
 
 import numpy as np
@@ -148,15 +147,21 @@ def test_trajectories_refuse_as_everything_else():
     ]
 
 
-def test_many_clients_need_little_time_and_memory():
-    """100 clients over 1000 rounds take a tenth of a second; here a wide margin."""
+def test_many_clients_need_little_memory():
     table = np.random.default_rng(0).integers(-1, len(KINDS), (100, 1000))
     trajectories(table[:1, :1], KINDS, DELTA, ADD_REMOVE)
-    started = time.perf_counter()
-    trajectories(table, KINDS, DELTA, ADD_REMOVE)
-    assert time.perf_counter() - started < 3
     tracemalloc.start()
     trajectories(table, KINDS, DELTA, ADD_REMOVE)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * 2**20
+
+
+def test_rounds_do_not_pass_for_running_totals():
+    one = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.1, steps=1)
+    two = PoissonGaussian(noise_multiplier=2.0, sample_rate=0.1, steps=1)
+    with pytest.raises(InvalidValueError, match="prefix 1 must hold everything"):
+        trajectory([[one], [two]], 1e-5)
+    with pytest.raises(InvalidValueError, match="prefix 2 must hold everything"):
+        trajectory([[], [one, one], [one]], 1e-5)
+    assert trajectory([[one], [one], [one, two]], 1e-5)[0] > 0

@@ -98,7 +98,7 @@ def test_the_mean_must_be_one_or_more(mean):
 
 
 def test_the_distribution_must_be_named():
-    with pytest.raises(InvalidValueError, match="GEOMETRIC"):
+    with pytest.raises(InvalidValueError, match=r"got 'geometric'; use Tries\.POISSON, "):
         RepeatAndSelect(events=[DP_SGD], mean_tries=2, tries="geometric")
 
 
