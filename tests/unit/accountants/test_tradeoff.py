@@ -92,9 +92,9 @@ def test_true_positive_rate_grows_with_epsilon_and_delta(epsilon, delta, rate, m
 @some
 @given(epsilon=st.floats(0, 30), rate=st.floats(0, 1, allow_subnormal=False))
 def test_randomised_response_is_never_above_the_bound_and_touches_it(epsilon, rate):
-    """The bit is told truly with chance q = e^eps / (1 + e^eps); its best test is two lines."""
-    q = 1 / (1 + math.exp(-epsilon))
-    best = rate * q / (1 - q) if rate <= 1 - q else q + (rate - (1 - q)) * (1 - q) / q
+    """The bit is told truly with chance e^eps / (1 + e^eps); its best test is two lines."""
+    lies = 1 / (1 + math.exp(epsilon))
+    best = rate * math.exp(epsilon) if rate <= lies else 1 - (1 - rate) * math.exp(-epsilon)
     found = true_positive_rate([(epsilon, 0.0)], rate)
     assert found >= min(best, 1.0) * (1 - 1e-13)
     assert found == pytest.approx(min(best, 1.0), rel=1e-3, abs=1e-14)
