@@ -7,6 +7,7 @@ PrivfedError
 │   └── GateError       per-example gradients of a parameter are not exact: refused before training
 ├── MessageError        bytes from outside that are not what they must be
 ├── EncryptionError     encryption or decryption that must not go on
+├── IdentityError       a key, a party or a roster that cannot be trusted or used
 ├── TooFewClientsError  fewer than `min_clients` clients delivered a round
 ├── RunFolderError      an output folder of another run, or without what a resume needs
 └── ReportError         a report with a missing or contradicting field
@@ -39,6 +40,10 @@ class MessageError(PrivfedError):
 
 class EncryptionError(PrivfedError):
     """Encryption or decryption that must not go on."""
+
+
+class IdentityError(PrivfedError):
+    """A key, a party or a roster that cannot be trusted or used."""
 
 
 class TooFewClientsError(PrivfedError):

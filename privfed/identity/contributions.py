@@ -1,0 +1,135 @@
+"""What proves that a client contributed to a sum: its signature, without the ciphertext it covers.
+
+An update's statement names its blobs by digest, and all of it but the digests and the anchor of the
+client's ledger is common to the round. So a receiver who knows the round's terms can rebuild the
+statement from this short record and check the signature, and then any blob it holds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from privfed.errors import MessageError
+from privfed.identity.keys import Role, from_hex
+from privfed.identity.roster import Roster
+from privfed.identity.signing import require_signature
+from privfed.messages import (
+    LEDGER,
+    SIGNATURE_BYTES,
+    Envelope,
+    Statement,
+    Terms,
+    blob_entries,
+    require_plain_json,
+)
+
+CONTRIBUTIONS: Final = "contributions"
+UPDATE: Final = "update"
+_KEYS: Final = {"client", LEDGER, "blobs", "signature"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """One client's part in a sum.
+
+    Attributes:
+        client: its name.
+        ledger: the anchor of its ledger, as it stated it.
+        blobs: (name, length, SHA-256 in hex) of what it sent.
+        signature: over its update's statement.
+    """
+
+    client: str
+    ledger: Any
+    blobs: tuple[tuple[str, int, str], ...]
+    signature: bytes
+
+    @classmethod
+    def of(cls, envelope: Envelope) -> "Contribution":
+        """The record of a received update."""
+        statement = envelope.statement
+        return cls(
+            client=statement.sender,
+            ledger=statement.manifest.get(LEDGER),
+            blobs=statement.blobs,
+            signature=envelope.signature,
+        )
+
+    def statement(self, terms: Terms) -> Statement:
+        """The statement that the client must have signed."""
+        return Statement(
+            run=terms.run,
+            round=terms.round,
+            sender=self.client,
+            kind=UPDATE,
+            manifest={**terms.manifest, LEDGER: self.ledger},
+            blobs=self.blobs,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "client": self.client,
+            LEDGER: self.ledger,
+            "blobs": [list(entry) for entry in self.blobs],
+            "signature": self.signature.hex(),
+        }
+
+    @classmethod
+    def from_json(cls, values: object) -> "Contribution":
+        """Read what `to_json` wrote.
+
+        Raises:
+            MessageError: if a field is missing, unknown or of another type.
+        """
+        if not isinstance(values, dict) or set(values) != _KEYS:
+            raise MessageError(f"a contribution must have the fields {sorted(_KEYS)}")
+        require_plain_json(values)
+        if not isinstance(values["client"], str):
+            raise MessageError("a contribution must name its client")
+        return cls(
+            client=values["client"],
+            ledger=values[LEDGER],
+            blobs=blob_entries(values["blobs"]),
+            signature=from_hex(values["signature"], SIGNATURE_BYTES),
+        )
+
+
+def require_contributions(
+    listed: object, roster: Roster, terms: Terms, *, min_clients: int, max_clients: int
+) -> list[Contribution]:
+    """The contributions of a sum, every one signed for these terms by another enrolled client.
+
+    Args:
+        listed: what the sum states.
+        roster: who is enrolled.
+        terms: of the round.
+        min_clients: fewest contributors of a sum that may be opened.
+        max_clients: most that the parameters allow.
+
+    Raises:
+        MessageError: if the list is malformed, too short, too long, or names somebody twice;
+            or with the client whose signature is missing or wrong.
+    """
+    if not isinstance(listed, list):
+        raise MessageError("a sum must list its contributions")
+    if not min_clients <= len(listed) <= max_clients:
+        raise MessageError(
+            f"a sum must have {min_clients} to {max_clients} contributors, got {len(listed)}; it "
+            "is not opened"
+        )
+    contributions = [Contribution.from_json(entry) for entry in listed]
+    names = [contribution.client for contribution in contributions]
+    if names != sorted(set(names)):
+        raise MessageError(f"contributors must be different and sorted, got {names!r:.200}")
+    for contribution in contributions:
+        require_signature(
+            contribution.statement(terms), contribution.signature, roster, role=Role.CLIENT
+        )
+    return contributions
+
+
+def contributions_json(contributions: Iterable[Contribution]) -> list[Mapping[str, Any]]:
+    """Contributions as a sum lists them: sorted by client."""
+    ordered = sorted(contributions, key=lambda contribution: contribution.client)
+    return [contribution.to_json() for contribution in ordered]

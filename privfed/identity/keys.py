@@ -1,0 +1,461 @@
+"""The keys of one party: Ed25519 to sign its messages, X25519 to receive secrets.
+
+A `Party` is public: who it is and its two public keys, which a `Roster` pins. An `Identity` is
+the same with the secret halves; it exists in memory, in a file that only its owner can read, and
+nowhere else. Public keys are checked when a `Party` is built, because the libraries check late or
+not at all: OpenSSL verifies forged signatures under Ed25519 keys of small order, and two
+encodings of one X25519 key would pass as two keys.
+
+Reference:
+    Josefsson & Liusvaara 2017, RFC 8032 (Ed25519); Langley et al. 2016, RFC 7748 (X25519).
+"""
+
+import enum
+import hashlib
+import json
+import os
+import re
+import struct
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Self, SupportsIndex
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from privfed.errors import IdentityError, MessageError
+from privfed.identity.private_files import read_private, write_private
+from privfed.messages import canonical_json
+
+KEY_BYTES: Final = 32
+"""Length of every public key and every secret key."""
+
+_MAX_NAME_CHARACTERS = 120
+_MAX_NAME_BYTES = 240
+_MAX_PARTY_BYTES = 4096
+_PARTY_KEYS: Final = {"name", "role", "signing_key", "wrapping_key"}
+_FINGERPRINT_LABEL = b"privfed party 1\n"
+_FINGERPRINT_BYTES = 16
+
+_MAGIC = b"privfed-identity\n"
+_SCHEMA = 1
+_HEADER = struct.Struct("<17sI32s32sI")
+_CHECKSUM_BYTES = hashlib.sha256().digest_size
+_MAX_FILE_BYTES = _HEADER.size + _MAX_PARTY_BYTES + _CHECKSUM_BYTES
+
+
+class Role(enum.StrEnum):
+    """What a party may do in a federation."""
+
+    CLIENT = "client"
+    AGGREGATOR = "aggregator"
+    KEY_HOLDER = "key_holder"
+    AUTHORITY = "authority"
+
+
+_RESERVED_NAMES: Final = {Role.AGGREGATOR, Role.KEY_HOLDER, Role.AUTHORITY}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """One party as everybody may know it.
+
+    Attributes:
+        name: at most 120 printable characters in normal form C, without "/"; it appears in names
+            of blobs and files.
+        role: what it may do.
+        signing_key: Ed25519 public key, 32 bytes, of the prime-order group.
+        wrapping_key: X25519 public key, 32 bytes, canonical and not of low order.
+
+    Raises:
+        IdentityError: if a field is not that.
+    """
+
+    name: str
+    role: Role
+    signing_key: bytes
+    wrapping_key: bytes
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "the name of a party")
+        if not isinstance(self.role, Role):
+            raise IdentityError(
+                f"the role of {self.name!r} must be a Role, got {self.role!r}; use one of "
+                f"{', '.join(Role)}"
+            )
+        folded = fold(self.name)
+        if folded in _RESERVED_NAMES and folded != self.role:
+            raise IdentityError(
+                f"the name {self.name!r} must belong to the {folded}, got it for the role "
+                f"{self.role}; choose another name"
+            )
+        check_signing_key(self.signing_key)
+        _check_wrapping_key(self.wrapping_key)
+
+    @property
+    def fingerprint(self) -> str:
+        """128 bits of SHA-256 over all fields, as eight groups of four hex digits to read aloud."""
+        content = _FINGERPRINT_LABEL + canonical_json(self.to_json())
+        return grouped_hex(hashlib.sha256(content).digest()[:_FINGERPRINT_BYTES])
+
+    def to_json(self) -> dict[str, str]:
+        """All fields as text; keys in lower-case hex."""
+        return {
+            "name": self.name,
+            "role": self.role.value,
+            "signing_key": self.signing_key.hex(),
+            "wrapping_key": self.wrapping_key.hex(),
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> "Party":
+        """Read what `to_json` made, strictly.
+
+        Raises:
+            MessageError: if a key is missing or unknown, or a value is not what it must be.
+        """
+        if not isinstance(value, dict) or set(value) != _PARTY_KEYS:
+            raise MessageError(
+                f"a party must have exactly the keys {sorted(_PARTY_KEYS)}; ask for a new file"
+            )
+        if not all(isinstance(entry, str) for entry in value.values()):
+            raise MessageError("every value of a party must be text; ask for a new file")
+        if value["role"] not in tuple(Role):
+            raise MessageError(
+                f"a role must be one of {', '.join(Role)}, got {_short(value['role'])}"
+            )
+        try:
+            return cls(
+                name=value["name"],
+                role=Role(value["role"]),
+                signing_key=from_hex(value["signing_key"], KEY_BYTES),
+                wrapping_key=from_hex(value["wrapping_key"], KEY_BYTES),
+            )
+        except IdentityError as error:
+            raise MessageError(f"a party must be usable, but: {error}") from error
+
+    def to_bytes(self) -> bytes:
+        """The public file of a party: canonical JSON and a newline."""
+        return canonical_json(self.to_json()) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Party":
+        """Read what `to_bytes` made, strictly.
+
+        Raises:
+            MessageError: if anything else came.
+        """
+        return cls.from_json(parse_canonical(content, "a party file", most=_MAX_PARTY_BYTES))
+
+
+class Identity:
+    """A party with its secret keys. Make one with `generate` or `load`.
+
+    Signing takes any bytes: every kind of message must begin with a label of its own, so that a
+    signature over one cannot be shown as a signature over another.
+    """
+
+    __slots__ = ("_signing", "_wrapping", "party")
+
+    party: Party
+    _signing: Ed25519PrivateKey
+    _wrapping: X25519PrivateKey
+
+    def __init__(self) -> None:
+        raise TypeError("use Identity.generate(name, role) or Identity.load(path)")
+
+    @classmethod
+    def _of(
+        cls, name: str, role: Role, signing: Ed25519PrivateKey, wrapping: X25519PrivateKey
+    ) -> Self:
+        identity = object.__new__(cls)
+        identity._signing = signing
+        identity._wrapping = wrapping
+        identity.party = Party(
+            name=name,
+            role=role,
+            signing_key=signing.public_key().public_bytes_raw(),
+            wrapping_key=wrapping.public_key().public_bytes_raw(),
+        )
+        return identity
+
+    @classmethod
+    def generate(cls, name: str, role: Role) -> Self:
+        """Fresh keys, drawn from the operating system's generator.
+
+        Raises:
+            IdentityError: if the name or the role is not allowed.
+        """
+        return cls._of(name, role, Ed25519PrivateKey.generate(), X25519PrivateKey.generate())
+
+    def sign(self, message: bytes) -> bytes:
+        """Ed25519 signature of `message`, 64 bytes; the same message gives the same signature."""
+        return self._signing.sign(message)
+
+    def exchange(self, public: bytes) -> bytes:
+        """X25519 shared secret with the holder of `public`, 32 bytes; derive keys from it.
+
+        Raises:
+            IdentityError: if `public` is not 32 bytes, or a low-order point, with which the
+                secret would be known to everybody.
+        """
+        try:
+            return self._wrapping.exchange(X25519PublicKey.from_public_bytes(public))
+        except (TypeError, ValueError) as error:
+            raise IdentityError(
+                "an X25519 public key must be 32 bytes and not of low order, another came; "
+                "whoever sent it must send a key made by an X25519 library"
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the keys to a new file that only its owner can read (mode 0600).
+
+        Raises:
+            IdentityError: if something is already at `path` or it cannot be written.
+        """
+        party = canonical_json(self.party.to_json())
+        body = _HEADER.pack(
+            _MAGIC,
+            _SCHEMA,
+            self._signing.private_bytes_raw(),
+            self._wrapping.private_bytes_raw(),
+            len(party),
+        )
+        body += party
+        write_private(path, body + hashlib.sha256(body).digest())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read keys that `save` wrote.
+
+        Args:
+            path: the file; owned by this user and closed to everyone else.
+
+        Raises:
+            IdentityError: if there is no such file, or others may read or write it.
+            MessageError: if the content is not an identity file, or was damaged.
+        """
+        signing, wrapping, party = _parse_file(read_private(path, most=_MAX_FILE_BYTES))
+        identity = cls._of(
+            party.name,
+            party.role,
+            Ed25519PrivateKey.from_private_bytes(signing),
+            X25519PrivateKey.from_private_bytes(wrapping),
+        )
+        if identity.party != party:
+            raise MessageError(
+                f"the secret keys of {party.name!r} must belong to its public keys, these do not; "
+                "take the file from a backup or make a new identity"
+            )
+        return identity
+
+    def __repr__(self) -> str:
+        return f"Identity(name={self.party.name!r})"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise IdentityError(
+            "secret keys must not be pickled or copied; save them to an owner-only file with `save`"
+        )
+
+
+def is_identity_file(content: bytes) -> bool:
+    """Whether these first bytes of a file say that secret keys follow."""
+    return content.startswith(_MAGIC)
+
+
+def _parse_file(content: bytes) -> tuple[bytes, bytes, Party]:
+    """Signing secret, wrapping secret and party; no message shows any content."""
+    if len(content) < _HEADER.size + _CHECKSUM_BYTES or not is_identity_file(content):
+        raise MessageError(
+            "an identity file must start with privfed's header; this is another file, check the "
+            "path (the public .party.json beside it holds no secret keys)"
+        )
+    _, schema, signing, wrapping, length = _HEADER.unpack_from(content)
+    if schema != _SCHEMA:
+        raise MessageError(
+            f"an identity file must have schema {_SCHEMA}, got {schema}; use the privfed that "
+            "wrote it"
+        )
+    body, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    if len(body) != _HEADER.size + length or hashlib.sha256(body).digest() != checksum:
+        raise MessageError(
+            "an identity file must be whole and unchanged; this one was damaged, take it from a "
+            "backup or make a new identity"
+        )
+    return signing, wrapping, Party.from_bytes(body[_HEADER.size :] + b"\n")
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that could be mistaken for another, or harm where it is printed or stored.
+
+    Args:
+        name: of a party or a federation.
+        what: what it names, for the message.
+
+    Raises:
+        IdentityError: unless it has 1 to 120 printable characters (240 bytes of UTF-8) in normal
+            form C, no space at either end, no "/" and no "." at its beginning.
+    """
+    reason = _name_problem(name)
+    if reason is not None:
+        raise IdentityError(f"{what} must {reason}, got {_short(name)}; choose another name")
+
+
+def _name_problem(name: object) -> str | None:
+    if not isinstance(name, str):
+        return "be text"
+    if not 1 <= len(name) <= _MAX_NAME_CHARACTERS:
+        return f"have 1 to {_MAX_NAME_CHARACTERS} characters"
+    if not name.isprintable():
+        return "have printable characters only"
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        return f"have at most {_MAX_NAME_BYTES} bytes in UTF-8"
+    if name != name.strip():
+        return "neither begin nor end with a space"
+    if "/" in name or name.startswith("."):
+        return "contain no '/' and not begin with '.'"
+    if not unicodedata.is_normalized("NFC", name):
+        return "be in Unicode's normal form C"
+    return None
+
+
+def fold(name: str) -> str:
+    """What two names have in common if only case or form of their letters differs."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def grouped_hex(content: bytes) -> str:
+    """Hex digits in groups of four, to be read aloud."""
+    return content.hex(" ", -2)
+
+
+def from_hex(text: object, length: int) -> bytes:
+    """Exactly `length` bytes from lower-case hex digits.
+
+    Raises:
+        MessageError: if anything else came.
+    """
+    if not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text):
+        raise MessageError(
+            f"{length} bytes must come as {2 * length} lower-case hex digits, got {_short(text)}"
+        )
+    return bytes.fromhex(text)
+
+
+def parse_canonical(content: bytes, what: str, *, most: int) -> object:
+    """JSON that is byte for byte what `canonical_json` writes, and a newline; no floats.
+
+    Duplicate keys, other orders, spaces and escapes are all refused by this one comparison, so
+    that what was signed and what is read cannot differ.
+
+    Raises:
+        MessageError: if it is longer than `most` bytes or anything else.
+    """
+    if len(content) > most:
+        raise MessageError(f"{what} must have at most {most} bytes, {len(content)} came")
+    try:
+        value: object = json.loads(
+            content.decode("ascii"), parse_float=_no_float, parse_constant=_no_float
+        )
+        canonical = canonical_json(value) + b"\n"
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"{what} must be JSON, but: {error}; ask for the file again") from error
+    if canonical != content:
+        raise MessageError(
+            f"{what} must be exactly as privfed wrote it, this one was edited or reformatted; "
+            "ask for the file again"
+        )
+    return value
+
+
+def _no_float(text: str) -> NoReturn:
+    raise ValueError(f"the number {text[:20]} is not allowed")
+
+
+def _short(value: Any) -> str:
+    """At most 80 characters that show a value that somebody else chose."""
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# Edwards curve of RFC 8032, section 5.1; points are (X, Y, Z, T) as in its section 5.1.4.
+_PRIME = 2**255 - 19
+_CURVE_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
+_GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
+_SQRT_MINUS_ONE = pow(2, (_PRIME - 1) // 4, _PRIME)
+_Point = tuple[int, int, int, int]
+
+
+def check_signing_key(key: bytes) -> None:
+    """Refuse what is not the one encoding of a point of Ed25519's prime-order group.
+
+    Under a key of small order, anybody can make signatures that verify, and OpenSSL loads such
+    keys (Chalkias, Garillot & Nikolaenko 2020, eprint 2020/1244).
+
+    Raises:
+        IdentityError: if `key` is another length, not canonical, or not in that group.
+    """
+    point = _decoded(key) if isinstance(key, bytes) and len(key) == KEY_BYTES else None
+    if point is None or not _is_neutral(_multiplied(_GROUP_ORDER, point)):
+        raise IdentityError(
+            "an Ed25519 public key must be 32 bytes that encode a point of the prime-order group, "
+            f"got {_short(key.hex() if isinstance(key, bytes) else key)}; make a new identity"
+        )
+
+
+def _decoded(key: bytes) -> _Point | None:
+    """RFC 8032, section 5.1.3, up to the sign of x, which does not change the order of a point.
+
+    None for y >= p, points off the curve, and x = 0 (order 1 or 2).
+    """
+    y = int.from_bytes(key, "little") & (2**255 - 1)
+    x_squared = (y * y - 1) * pow(_CURVE_D * y * y + 1, -1, _PRIME) % _PRIME
+    x = pow(x_squared, (_PRIME + 3) // 8, _PRIME)
+    if x * x % _PRIME != x_squared:
+        x = x * _SQRT_MINUS_ONE % _PRIME
+    if y >= _PRIME or x == 0 or x * x % _PRIME != x_squared:
+        return None
+    return x, y, 1, x * y % _PRIME
+
+
+def _added(left: _Point, right: _Point) -> _Point:
+    """RFC 8032, section 5.1.4; complete, so it doubles too."""
+    a = (left[1] - left[0]) * (right[1] - right[0]) % _PRIME
+    b = (left[1] + left[0]) * (right[1] + right[0]) % _PRIME
+    c = 2 * left[3] * right[3] * _CURVE_D % _PRIME
+    d = 2 * left[2] * right[2] % _PRIME
+    e, f, g, h = b - a, d - c, d + c, b + a
+    return e * f % _PRIME, g * h % _PRIME, f * g % _PRIME, e * h % _PRIME
+
+
+def _multiplied(scalar: int, point: _Point) -> _Point:
+    """Scalar and point are public: the time may depend on them."""
+    product: _Point = (0, 1, 1, 0)
+    for bit in bin(scalar)[2:]:
+        product = _added(product, product)
+        if bit == "1":
+            product = _added(product, point)
+    return product
+
+
+def _is_neutral(point: _Point) -> bool:
+    return point[0] == 0 and point[1] == point[2]
+
+
+def _check_wrapping_key(key: bytes) -> None:
+    """Refuse another length, a second encoding of a key (RFC 7748, section 5), and low order."""
+    usable = isinstance(key, bytes) and len(key) == KEY_BYTES
+    if usable and int.from_bytes(key, "little") < _PRIME:
+        try:
+            _ANY_X25519.exchange(X25519PublicKey.from_public_bytes(key))
+            return
+        except ValueError:
+            pass
+    raise IdentityError(
+        "an X25519 public key must be 32 bytes below 2^255 - 19 and not of low order, got "
+        f"{_short(key.hex() if isinstance(key, bytes) else key)}; make a new identity"
+    )
+
+
+# Every X25519 secret is a multiple of 8, so any one of them shows a point of low order.
+_ANY_X25519 = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))
