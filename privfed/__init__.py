@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from accountants import Neighbouring as Neighbouring
     from privfed.client.node import Client as Client
     from privfed.config import BFV as BFV
+    from privfed.config import CKKS as CKKS
+    from privfed.config import Custody as Custody
     from privfed.config import Plain as Plain
     from privfed.config import PrivacyConfig as PrivacyConfig
     from privfed.config import TrainingConfig as TrainingConfig
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from privfed.models.tasks import CausalLanguageModel as CausalLanguageModel
     from privfed.models.tasks import Classification as Classification
     from privfed.models.tasks import load_task as load_task
+    from privfed.parties import Enrolment as Enrolment
     from privfed.strategies.averaging import FedAvg as FedAvg
     from privfed.strategies.averaging import FFALoRA as FFALoRA
 
@@ -33,11 +36,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "accountants": ("Budget", "Neighbouring"),
     "privfed.client.node": ("Client",),
-    "privfed.config": ("BFV", "Plain", "PrivacyConfig", "TrainingConfig"),
+    "privfed.config": ("BFV", "CKKS", "Custody", "Plain", "PrivacyConfig", "TrainingConfig"),
     "privfed.data.records": ("Record",),
     "privfed.federation": ("Callback", "Federation", "FederationResult"),
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),
     "privfed.models.tasks": ("CausalLanguageModel", "Classification", "load_task"),
+    "privfed.parties": ("Enrolment",),
     "privfed.strategies.averaging": ("FFALoRA", "FedAvg"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

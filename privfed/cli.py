@@ -10,9 +10,12 @@ from rich.console import Console
 
 from privfed import __version__
 from privfed.errors import ConfigError
+from privfed.roster_cli import roster_app
 
 if TYPE_CHECKING:
+    from privfed.custody.key_holder import KeyHolder
     from privfed.federation import Federation
+    from privfed.identity.keys import Identity
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +24,7 @@ app = typer.Typer(
     help="Fine-tune language models across organisations that may not share their text: "
     "DP-SGD adapters, encrypted sums, a privacy budget for every client.",
 )
+app.add_typer(roster_app, name="roster")
 _console = Console()
 
 Out = Annotated[
@@ -87,6 +91,90 @@ def run(
 
     folder = out or Path("runs") / config.stem
     _run(load_federation(config, state), folder, resume=resume)
+
+
+@app.command(name="key-holder")
+def key_holder(
+    identity: Annotated[
+        Path, typer.Option("--identity", help="Private identity file of the key holder.")
+    ],
+    roster: Annotated[Path, typer.Option("--roster", help="Signed roster of the federation.")],
+    authority: Annotated[
+        str,
+        typer.Option(
+            "--authority",
+            help="Public file of the authority that signed the roster, or its public key as 64 "
+            "hex digits; not from whoever sent the roster.",
+        ),
+    ],
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results",
+            help="Folder for the last result of each run, so that no round is decrypted twice "
+            "(default: in the user state folder).",
+        ),
+    ] = None,
+    min_clients: Annotated[
+        int,
+        typer.Option(
+            "--min-clients",
+            help="Fewest contributions of a sum that is decrypted, whatever the aggregator asks.",
+        ),
+    ] = 3,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="Where to listen; without it, messages come on standard input.",
+        ),
+    ] = None,
+) -> None:
+    """Hold the key of a federation: a new one each round, and one verified sum decrypted with it.
+
+    It runs until it is stopped. `privfed run` starts one by itself where the configuration names
+    no address.
+    """
+    from privfed.client.state import default_state_folder, results_folder
+    from privfed.custody.key_holder import KeyHolder
+    from privfed.custody.serving import only_holder_of, serve
+    from privfed.identity.keys import Identity
+    from privfed.identity.roster import Roster
+    from privfed.roster_cli import authority_key
+
+    own = Identity.load(identity)
+    enrolled = Roster.load(roster, authority=authority_key(authority))
+    folder = results or results_folder(default_state_folder())
+    with only_holder_of(folder):
+        holder = KeyHolder(own, enrolled, folder, min_clients)
+        if listen is None:
+            serve(holder, own, sys.stdin.buffer, sys.stdout.buffer)
+        else:
+            _listen(holder, own, listen)
+
+
+def _listen(holder: "KeyHolder", own: "Identity", address: str) -> None:
+    from privfed.custody.serving import serve_address
+    from privfed.engines.links import parse_address
+
+    host, port = parse_address(address)
+    try:
+        server = serve_address(holder, own, host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"the key holder must be able to listen at {address}, but: {error}; choose another "
+            "address, or end what listens there"
+        ) from error
+    with server:
+        chosen = server.server_address[1]
+        Console(stderr=True).print(
+            f"key holder {own.party.name} listens on {host}:{chosen}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        server.serve_forever()
 
 
 @app.command()

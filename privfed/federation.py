@@ -17,21 +17,26 @@ from numpy.typing import NDArray
 
 from accountants import Anchor, Ledger, anchor_from_json
 from privfed import preparation, results
+from privfed.channel import Public, SumChannel, open_channel
 from privfed.client.dpsgd import PrivateModel
 from privfed.client.evaluation import held_out_figure
 from privfed.client.node import ClientNode
-from privfed.client.state import key_path
-from privfed.encryption import fixedpoint
-from privfed.engines.inprocess import collect_updates
-from privfed.errors import MessageError, RunFolderError, TooFewClientsError
-from privfed.messages import Envelope, RoundPlan
+from privfed.errors import RunFolderError, TooFewClientsError
+from privfed.messages import RoundPlan
 from privfed.models.tasks import Batch
-from privfed.models.vector import read_vector, vector_digest, write_vector
-from privfed.preparation import SumChannel
+from privfed.models.vector import (
+    frozen_digest,
+    layout_digest,
+    num_trainable,
+    read_vector,
+    vector_digest,
+    write_vector,
+)
+from privfed.parties import Parties, open_parties
 from privfed.reports.budget import BudgetReport
 from privfed.reports.figures import RoundFigures
+from privfed.rounds import Outcome, play
 from privfed.run_folder import RunFolder
-from privfed.server.aggregate import Aggregator
 from privfed.server.checkpoint import Checkpoint
 from privfed.settings import FederationSettings
 
@@ -101,18 +106,22 @@ class Federation(FederationSettings):
         if not resume:
             folder.claim()
         elif checkpoint is not None and folder.is_complete():
-            key_path(self.state, checkpoint.record["run"]).unlink(missing_ok=True)
             folder.release()
             raise RunFolderError(
                 f"the run in {folder.path} is complete; there is nothing to resume"
             )
         try:
             running = _Running.start(self, folder, checkpoint, notes)
-            running.write_report("running")  # what cannot be reported must not be begun
-            running.announce(callbacks)
-            while running.checkpoint.round < self.rounds:
-                running.play_round(callbacks)
-            return running.finish()
+            try:
+                if checkpoint is None:
+                    folder.save(running.checkpoint)
+                running.write_report("running")  # what cannot be reported must not be begun
+                running.announce(callbacks)
+                while running.checkpoint.round < self.rounds:
+                    running.play_round(callbacks)
+                return running.finish()
+            finally:
+                running.channel.close()
         finally:
             folder.release()
 
@@ -138,7 +147,7 @@ class _Running:
         checkpoint: Checkpoint | None,
         notes: Sequence[str],
     ) -> "_Running":
-        """Check, build and calibrate; a fresh run ends with its first checkpoint."""
+        """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
         model = preparation.build_private_model(
             settings.model,
             settings.adapter,
@@ -151,10 +160,15 @@ class _Running:
         ledgers = preparation.open_ledgers(
             settings.clients, settings.state, anchors, secret_coins=settings.secret_coins
         )
-        fresh = checkpoint is None
+        parties = open_parties(
+            [client.id for client in settings.clients],
+            settings.state,
+            settings.enrolment,
+            key_holder=settings.has_key_holder,
+        )
         if checkpoint is None:
             checkpoint = _first_checkpoint(settings, model, held_out, ledgers, notes)
-        running = cls(
+        return cls(
             settings=settings,
             folder=folder,
             model=model,
@@ -163,6 +177,7 @@ class _Running:
                 ledgers,
                 checkpoint.record["noise_multipliers"],
                 model,
+                identities=parties.clients,
                 rounds=settings.rounds,
                 privacy=settings.privacy,
                 training=settings.training,
@@ -170,13 +185,10 @@ class _Running:
                 state=settings.state,
             ),
             ledgers=ledgers,
-            channel=_channel(settings, model, checkpoint.record, resume=not fresh),
+            channel=_channel(settings, model, checkpoint.record, parties),
             held_out=held_out,
             checkpoint=checkpoint,
         )
-        if fresh:
-            folder.save(checkpoint)
-        return running
 
     @property
     def run(self) -> str:
@@ -199,26 +211,25 @@ class _Running:
         """One round, from the plan to the checkpoint."""
         started = time.perf_counter()
         state, plan = self.checkpoint.state, self._plan()
-        manifest = {"base": plan.base_digest, "parameters": dict(self.channel.parameters)}
-        cohort = [node.id for node in self.nodes]
-        aggregator = Aggregator(
-            plan,
-            cohort,
-            manifest,
-            self._anchors(),
-            self.channel.new_adder(),
-            self.settings.min_clients,
-        )
 
         def done(client: str) -> None:
             for callback in callbacks:
                 callback.on_client(plan.round, client)
 
-        codecs = {client: self.channel.codec(client, manifest) for client in cohort}
-        collect_updates(self.nodes, plan, state, codecs, aggregator, done)
-        message = self._sum(aggregator, plan)
-        state = self.settings.strategy.next_state(state, self._mean_update(message, plan, manifest))
-        self._save(plan.round, state, self._figures(plan, state, aggregator, message, started))
+        try:
+            outcome = play(
+                self.channel,
+                self.nodes,
+                plan,
+                state,
+                public_range=self.checkpoint.record["public_range"],
+                anchors=self._anchors(),
+                on_client=done,
+            )
+        except TooFewClientsError as error:
+            raise self._abandoned(plan, error) from None
+        state = self.settings.strategy.next_state(state, outcome.mean_update)
+        self._save(plan.round, state, outcome, self._figures(plan, state, outcome, started))
         for callback in callbacks:
             callback.on_round(self.rounds[-1])
 
@@ -228,9 +239,8 @@ class _Running:
         return tuple(RoundFigures.from_json(row) for row in self.checkpoint.record["rounds"])
 
     def finish(self) -> FederationResult:
-        """Write what a complete run leaves; its key is no longer needed."""
+        """Write what a complete run leaves."""
         report, exports = self.write_report("complete")
-        key_path(self.settings.state, self.run).unlink(missing_ok=True)
         return FederationResult(
             folder=self.folder.path,
             adapter=self.folder.adapter,
@@ -268,67 +278,54 @@ class _Running:
             learning_rate=self.settings.training.learning_rate_of(number, self.settings.rounds),
         )
 
-    def _sum(self, aggregator: Aggregator, plan: RoundPlan) -> bytes:
-        """The encrypted sum; a round with too few contributions is closed before the run stops."""
-        try:
-            return aggregator.total()
-        except TooFewClientsError as error:
-            record = self.checkpoint.record
-            abandoned = [*record["abandoned"], plan.round]
-            self._checkpoint(plan.round, self.checkpoint.state, {**record, "abandoned": abandoned})
-            self.write_report(f"stopped: {error}")
-            raise TooFewClientsError(
-                f"{error}. The cause is in each client's own log under "
-                f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
-            ) from None
-
-    def _mean_update(
-        self, message: bytes, plan: RoundPlan, manifest: Mapping[str, Any]
-    ) -> NDArray[np.float64]:
-        """What the holders of the key make of the sum, shape (params,)."""
-        envelope = Envelope.from_bytes(message)
-        contributors = list(envelope.manifest.get("contributors") or ())
-        expected = (plan.run, plan.round, "sum", {**manifest, "contributors": contributors})
-        got = (envelope.run, envelope.round, envelope.kind, dict(envelope.manifest))
-        cohort = {node.id for node in self.nodes}
-        named = [client for client in cohort if contributors.count(client) == 1]
-        if got != expected or sorted(named) != contributors:
-            raise MessageError(f"the sum is not that of run {plan.run}, round {plan.round}")
-        integers = self.channel.cipher.decrypt_sum(envelope.blobs, contributors)
-        total = fixedpoint.decode(
-            integers, public_range=self.channel.public_range, bits=self.channel.bits
+    def _abandoned(self, plan: RoundPlan, error: TooFewClientsError) -> TooFewClientsError:
+        """Close a round with too few contributions, before the run stops."""
+        record = self.checkpoint.record
+        abandoned = [*record["abandoned"], plan.round]
+        self._checkpoint(plan.round, self.checkpoint.state, {**record, "abandoned": abandoned})
+        self.write_report(f"stopped: {error}")
+        return TooFewClientsError(
+            f"{error}. The cause is in each client's own log under "
+            f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
         )
-        return preparation.mean_update(self.channel, total, contributors)
 
     def _figures(
-        self,
-        plan: RoundPlan,
-        state: NDArray[np.float32],
-        aggregator: Aggregator,
-        message: bytes,
-        started: float,
+        self, plan: RoundPlan, state: NDArray[np.float32], outcome: Outcome, started: float
     ) -> RoundFigures:
         write_vector(self.model.adapter, state)
         value = held_out_figure(
             self.model, self.held_out, self.settings.training.physical_batch_size
         )
-        cohort = [node.id for node in self.nodes]
+        cohort = {node.id for node in self.nodes}
         return RoundFigures(
             round=plan.round,
-            clients=tuple(aggregator.contributors),
-            absent=tuple(sorted(set(cohort) - set(aggregator.contributors))),
+            clients=outcome.contributors,
+            absent=tuple(sorted(cohort.difference(outcome.contributors))),
             metric=self.settings.model.metric,
             value=value,
-            bytes_up=aggregator.bytes_up,
-            bytes_down=len(message) * len(cohort),
+            bytes_up=outcome.bytes_up,
+            bytes_down=outcome.bytes_down,
+            bytes_holder=outcome.bytes_holder,
             seconds=round(time.perf_counter() - started, 2),
+            seconds_clients=round(outcome.client_seconds, 4),
+            seconds_aggregator=round(outcome.aggregator_seconds, 4),
+            seconds_opening=round(outcome.opening_seconds, 4),
             epsilon={node.id: node.epsilon_spent() for node in self.nodes},
         )
 
-    def _save(self, number: int, state: NDArray[np.float32], figures: RoundFigures) -> None:
+    def _save(
+        self,
+        number: int,
+        state: NDArray[np.float32],
+        outcome: Outcome,
+        figures: RoundFigures,
+    ) -> None:
         record = self.checkpoint.record
+        narrowed = self.channel.next_range(
+            outcome.mean_update, len(outcome.contributors), record["largest_range"]
+        )
         rows = [*record["rounds"], figures.to_json()]
-        self._checkpoint(number, state, {**record, "rounds": rows})
+        self._checkpoint(number, state, {**record, "rounds": rows, "public_range": narrowed})
 
     def _checkpoint(self, number: int, state: NDArray[np.float32], record: dict[str, Any]) -> None:
         anchors = {client: ledger.anchor().to_json() for client, ledger in self.ledgers.items()}
@@ -345,13 +342,16 @@ def _first_checkpoint(
     ledgers: Mapping[str, Ledger],
     notes: Sequence[str],
 ) -> Checkpoint:
+    sigmas = preparation.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
+    derived = preparation.range_from_public_settings(settings.privacy, settings.training, sigmas)
+    largest = settings.encryption.public_range or derived
     record = {
         "run": secrets.token_hex(8),
         "settings": settings.describe(),
         "notes": list(notes),
-        "noise_multipliers": preparation.calibrate(
-            settings.clients, ledgers, settings.privacy, settings.rounds
-        ),
+        "noise_multipliers": sigmas,
+        "largest_range": largest,
+        "public_range": largest,
         "anchors": {client: ledger.anchor().to_json() for client, ledger in ledgers.items()},
         "baseline": held_out_figure(model, held_out, settings.training.physical_batch_size),
         "rounds": [],
@@ -361,19 +361,15 @@ def _first_checkpoint(
 
 
 def _channel(
-    settings: FederationSettings, model: PrivateModel, record: Mapping[str, Any], *, resume: bool
+    settings: FederationSettings, model: PrivateModel, record: Mapping[str, Any], parties: Parties
 ) -> SumChannel:
     sizes = {client.id: client.public_size for client in settings.clients}
-    derived = preparation.range_from_public_settings(
-        settings.privacy, settings.training, record["noise_multipliers"]
-    )
-    return preparation.open_channel(
-        settings.encryption,
-        model,
-        weights=settings.strategy.weights(sizes),
-        public_range=settings.encryption.public_range or derived,
-        min_clients=settings.min_clients,
+    public = Public(
         run=record["run"],
-        state=settings.state,
-        resume=resume,
+        num_params=num_trainable(model.adapter),
+        base_model=frozen_digest(model.adapter),
+        layout=layout_digest(model.adapter),
+        weights=settings.strategy.weights(sizes),
+        min_clients=settings.min_clients,
     )
+    return open_channel(public, settings.encryption, parties, settings.state)

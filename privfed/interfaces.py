@@ -1,26 +1,91 @@
 """The seams: what can be replaced by passing another object."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-Blobs = Mapping[str, bytes]
+from privfed.messages import Blob, Blobs, Terms
+
+Numbers = NDArray[np.int64] | NDArray[np.float64]
+
+
+class Encoding(Protocol):
+    """How a real update becomes the numbers that are summed, and back."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type in which one client's numbers are kept, little-endian."""
+        ...
+
+    def encode(
+        self, vector: NDArray[np.floating], uniform: Callable[[int], NDArray[np.float64]]
+    ) -> NDArray[Any]:
+        """Numbers of an update, or of a part of it, shape (params,).
+
+        Args:
+            vector: finite values.
+            uniform: draws that many secret numbers in [0, 1), should rounding need them.
+
+        Raises:
+            EncryptionError: if a value is NaN or infinite.
+        """
+        ...
+
+    def decode(self, total: Numbers) -> NDArray[np.float64]:
+        """A sum of numbers in the units of the update, shape (params,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedSum:
+    """What a client reads from the message that ends a round.
+
+    Attributes:
+        values: the sum of the contributors' numbers, shape (params,).
+        contributors: names, sorted.
+    """
+
+    values: Numbers
+    contributors: tuple[str, ...]
 
 
 class Cipher(Protocol):
-    """How a client hides its integers, and reads the sum; whoever holds it holds the key."""
+    """One client's side of the encrypted sum."""
 
-    def encrypt(self, values: NDArray[np.int64]) -> dict[str, bytes]:
-        """Blobs of an upload that hides `values`, shape (params,)."""
+    def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
+        """Named blobs of an upload that hides `numbers`, shape (params,), computed as read."""
         ...
 
-    def decrypt_sum(self, blobs: Blobs, contributors: Sequence[str]) -> NDArray[np.int64]:
-        """The exact sum, shape (params,), of what the contributors encrypted.
+    def open(self, terms: Terms, message: Blob) -> OpenedSum:
+        """The sum, from the message that the aggregator or the key holder sent.
 
         Raises:
-            EncryptionError: if the blobs are not a sum of exactly these contributors.
+            MessageError: if it is not a message of this round, with the signatures it needs.
+            EncryptionError: if it is not the sum of its listed contributors.
+        """
+        ...
+
+
+@runtime_checkable
+class KeyedCipher(Cipher, Protocol):
+    """A client's side where every round has a public key of its own."""
+
+    def accept_key(self, agreed: Terms, message: Blob) -> Terms:
+        """Take a round's public key; returns the terms that name it.
+
+        Raises:
+            MessageError: if the key holder did not sign it for this round.
+        """
+        ...
+
+    def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
+        """Help the key holder to verify the sum that holds the message `sent`.
+
+        Raises:
+            MessageError: if challenge or message are not of this round.
         """
         ...
 

@@ -1,14 +1,9 @@
 """Everything that is checked and built before the first coin is drawn and any budget is spent."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from accountants import (
     Budget,
@@ -22,22 +17,16 @@ from accountants import (
 )
 from privfed.client.dpsgd import DPSGDConfig, PrivateModel
 from privfed.client.gate import check_per_example_gradients
-from privfed.client.node import Client, ClientNode, Codec
+from privfed.client.node import Client, ClientNode
 from privfed.client.randomness import Coins
-from privfed.client.state import key_path, ledger_path, local_logger, make_private_folder
-from privfed.config import BFV, FixedPoint, PrivacyConfig, TrainingConfig
-from privfed.custody.keys import SharedKey
-from privfed.custody.shared_key import SharedKeyCipher
-from privfed.encryption.adding import BFVAdder
-from privfed.encryption.fixedpoint import max_magnitude
-from privfed.encryption.packing import BFVParameters, derive
-from privfed.encryption.plain import PlainAdder, PlainCipher
-from privfed.errors import ConfigError, DataError, RunFolderError
-from privfed.interfaces import Adder, Cipher, Strategy
+from privfed.client.state import ledger_path, local_logger, make_private_folder
+from privfed.config import PrivacyConfig, TrainingConfig
+from privfed.errors import ConfigError, DataError
+from privfed.identity.keys import Identity
+from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
-from privfed.models.vector import layout_digest, num_trainable
 
 _SMALLEST_SHARE: Final = 0.01
 """A run that could spend less than this share of a budget would drown in noise: refused."""
@@ -174,6 +163,7 @@ def build_nodes(
     sigmas: Mapping[str, float],
     model: PrivateModel,
     *,
+    identities: Mapping[str, Identity],
     rounds: int,
     privacy: PrivacyConfig,
     training: TrainingConfig,
@@ -184,6 +174,7 @@ def build_nodes(
     return [
         ClientNode(
             id=client.id,
+            identity=identities[client.id],
             model=model,
             encoded=_encoded(client, model.task, state),
             config=DPSGDConfig(
@@ -227,100 +218,6 @@ def _encoded(client: Client, task: Task, state: Path) -> Batch:
         ) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SumChannel:
-    """How updates of one run are summed, seen from both sides.
-
-    Attributes:
-        cipher: the clients' side.
-        codecs: per client, how its update becomes an upload, without the round's manifest.
-        parameters: public parameters as JSON values.
-        bfv: parameters of the encryption, or None for the plain sum.
-        num_params: length of an update.
-        bits: of one value.
-        public_range: values are clipped to +-public_range.
-        weights: public weight per client.
-        min_clients: fewest contributions of a sum.
-    """
-
-    cipher: Cipher
-    parameters: Mapping[str, Any]
-    bfv: BFVParameters | None
-    num_params: int
-    bits: int
-    public_range: float
-    weights: Mapping[str, float]
-    min_clients: int
-
-    def new_adder(self) -> Adder:
-        """The aggregator's side, for one round."""
-        if self.bfv is None:
-            return PlainAdder(self.num_params, max_magnitude(self.bits))
-        return BFVAdder(self.bfv, self.num_params)
-
-    def codec(self, client: str, manifest: Mapping[str, Any]) -> Codec:
-        """How one client hides its update in one round."""
-        return Codec(
-            bits=self.bits,
-            public_range=self.public_range,
-            weight=self.weights[client],
-            cipher=self.cipher,
-            manifest=manifest,
-        )
-
-
-def open_channel(
-    encryption: FixedPoint,
-    model: PrivateModel,
-    *,
-    weights: Mapping[str, float],
-    public_range: float,
-    min_clients: int,
-    run: str,
-    state: Path,
-    resume: bool,
-) -> SumChannel:
-    """Keys and parameters of the encrypted sum. The key is kept outside the run folder.
-
-    Raises:
-        RunFolderError: if a resumed run's key is gone, so that committed updates stay closed.
-    """
-    num_params = num_trainable(model.adapter)
-    cipher: Cipher = PlainCipher(num_params, min_clients)
-    parameters = None
-    described: dict[str, Any] = {"scheme": "plain"}
-    if isinstance(encryption, BFV):
-        parameters = derive(num_clients=len(weights), bits=encryption.bits)
-        key = _shared_key(parameters, key_path(state, run), resume=resume)
-        cipher = SharedKeyCipher(key, num_params, min_clients)
-        described = {**parameters.to_json(), "key_id": key.key_id}
-    layout = layout_digest(model.adapter)
-    return SumChannel(
-        cipher=cipher,
-        parameters={**described, "layout": layout, "public_range": public_range},
-        bfv=parameters,
-        num_params=num_params,
-        bits=encryption.bits,
-        public_range=public_range,
-        weights=weights,
-        min_clients=min_clients,
-    )
-
-
-def _shared_key(parameters: BFVParameters, path: Path, *, resume: bool) -> SharedKey:
-    if resume:
-        if not path.exists():
-            raise RunFolderError(
-                f"the key of this run is not at {path}; updates that clients committed can no "
-                "longer be opened. Start a new run: the ledgers keep what was spent"
-            )
-        return SharedKey.load(path, parameters)
-    make_private_folder(path.parent)
-    key = SharedKey.generate(parameters)
-    key.save(path)
-    return key
-
-
 def range_from_public_settings(
     privacy: PrivacyConfig, training: TrainingConfig, sigmas: Mapping[str, float]
 ) -> float:
@@ -334,11 +231,3 @@ def range_from_public_settings(
     per_step = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
     rate = max(training.learning_rate, training.final_learning_rate or 0.0)
     return rate * privacy.steps_per_round * per_step / (1 - training.momentum)
-
-
-def mean_update(
-    channel: SumChannel, total: NDArray[np.float64], contributors: Sequence[str]
-) -> NDArray[np.float64]:
-    """Weighted mean of the contributors' updates from the sum of weighted updates."""
-    weight = math.fsum(channel.weights[client] for client in contributors)
-    return np.asarray(total / weight)

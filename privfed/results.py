@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from accountants import PoissonGaussian
 from privfed import preparation
+from privfed.channel import SumChannel
 from privfed.client.dpsgd import PrivateModel
-from privfed.preparation import SumChannel
+from privfed.config import FixedPoint
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import accounting_section, build_report, client_guarantee
@@ -78,7 +79,6 @@ def _report(
     guarantees = _guarantees(settings, record, exports)
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
     largest = max(client.epsilon_spent for client in guarantees)
-    encrypted = channel.bfv is not None
     notes = list(record["notes"])
     if record["abandoned"]:
         notes.append(
@@ -97,10 +97,14 @@ def _report(
             private=settings.secret_coins,
         ),
         guarantee=_guarantee(settings, largest, max(client.delta for client in guarantees)),
-        views=statements.views(encrypted=encrypted, min_clients=settings.min_clients),
+        views=statements.views(
+            custody=channel.custody,
+            approximate=channel.rule is None,
+            min_clients=settings.min_clients,
+        ),
         mechanism=_mechanism(settings, channel),
         accounting=accounting_section(settings.privacy.neighbouring.value),
-        encryption=_encryption(channel, rounds),
+        encryption=_encryption(channel, record, rounds),
         training=_training(settings, channel),
         randomness=statements.randomness(secret=settings.secret_coins, seed=settings.seed),
         not_covered=statements.not_covered(
@@ -158,21 +162,54 @@ def _mechanism(settings: FederationSettings, channel: SumChannel) -> dict[str, A
         "sampler that ran": "Poisson with rate q = B / public size; an empty draw is a step",
         "public sizes": f"{settings.public_size_source}; true numbers are treated as private",
         "noise multipliers": "calibrated for each client to its budget, in section 2",
-        "trainable parameters": channel.num_params,
+        "trainable parameters": channel.public.num_params,
     }
 
 
-def _encryption(channel: SumChannel, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
+def _encryption(
+    channel: SumChannel, record: Mapping[str, Any], rounds: Sequence[RoundFigures]
+) -> dict[str, Any]:
     section = statements.encryption_statement(
-        encrypted=channel.bfv is not None, num_clients=len(channel.weights)
+        custody=channel.custody,
+        exactness="approximate" if channel.rule is None else channel.rule.value,
+        num_clients=len(channel.public.weights),
+        simulated_keys=channel.parties.simulated,
     )
-    section["bits per value"] = channel.bits
-    section["public range"] = f"+-{channel.public_range:.4g}"
-    section["parameters"] = dict(channel.parameters)
+    follows = ", then from the released mean of the round before"
+    source = follows if channel.summation.follow_released else ""
+    if isinstance(channel.summation, FixedPoint):
+        section["bits per value"] = channel.summation.bits
+    section["public range"] = f"+-{record['largest_range']:.4g}{source}"
+    section["parameters"] = {**channel.parameters, **channel.key}
+    section["base model (SHA-256 of its frozen parameters)"] = channel.public.base_model
+    section["roster (SHA-256)"] = channel.parties.roster.digest().hex()
     if rounds:
-        per_value = rounds[-1].bytes_up / (len(rounds[-1].clients) * channel.num_params)
-        section["upload bytes per parameter"] = round(per_value, 3)
+        section["measured"] = _measured(channel, rounds)
     return section
+
+
+def _measured(channel: SumChannel, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
+    """Bytes per parameter and seconds of the last whole round, everything on the wire counted."""
+    last = next((figures for figures in reversed(rounds) if figures.bytes_up), rounds[-1])
+    clients = len(last.clients) + len(last.absent)
+    params = channel.public.num_params
+    measured: dict[str, Any] = {
+        "upload bytes per parameter and client": round(
+            last.bytes_up / (len(last.clients) * params), 3
+        ),
+        "download bytes per parameter and client": round(last.bytes_down / (clients * params), 3),
+        "seconds per client (encrypt, sign)": round(last.seconds_clients / len(last.clients), 4),
+        "seconds of the aggregator per client (check, add)": round(
+            last.seconds_aggregator / len(last.clients), 4
+        ),
+        "seconds from the sum to the numbers": last.seconds_opening,
+    }
+    if last.bytes_holder:
+        between = last.bytes_holder / params
+        measured["bytes per parameter to and from the key holder"] = round(between, 3)
+    if channel.setup_bytes:
+        measured["bytes to hand out the key, once"] = channel.setup_bytes
+    return measured
 
 
 def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:
@@ -184,6 +221,6 @@ def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, An
             name: value for name, value in asdict(settings.training).items() if value is not None
         },
         "rounds planned": settings.rounds,
-        "weights in the mean": dict(channel.weights),
+        "weights in the mean": dict(channel.public.weights),
         "held-out text": settings.held_out_source,
     }

@@ -10,14 +10,24 @@ from typing import Any
 
 from accountants import AccountingError, Budget, Neighbouring
 from privfed.client.node import Client
-from privfed.config import BFV, FixedPoint, Plain, PrivacyConfig, TrainingConfig
+from privfed.config import (
+    BFV,
+    CKKS,
+    Custody,
+    Plain,
+    PrivacyConfig,
+    Summation,
+    TrainingConfig,
+)
 from privfed.data import partition
 from privfed.data.datasets import TextTable, load_table
 from privfed.data.records import Record, hold_out
+from privfed.engines.links import parse_address
 from privfed.errors import ConfigError, DataError
 from privfed.federation import Federation
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
+from privfed.parties import Enrolment
 from privfed.strategies.averaging import FedAvg, FFALoRA
 
 SIZE_ROUNDING = 10
@@ -59,6 +69,10 @@ class Section:
         """A table inside this one."""
         return Section(f"{self._name}.{key}" if self._name else key, self.take(key, dict, *default))
 
+    def optional(self, key: str) -> "Section | None":
+        """A table inside this one, if it is there."""
+        return self.section(key) if key in self._left else None
+
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:
@@ -91,6 +105,7 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         privacy=privacy,
         training=_training(root.section("training")),
         encryption=_encryption(root.section("encryption", {})),
+        enrolment=_enrolment(root.optional("parties"), path.parent),
         strategy=_strategy(root.section("strategy", {})),
         rounds=federation.take("rounds", int),
         min_clients=federation.take("min_clients", int, 3),
@@ -214,14 +229,57 @@ def _training(section: Section) -> TrainingConfig:
     return config
 
 
-def _encryption(section: Section) -> FixedPoint:
+def _encryption(section: Section) -> Summation:
     kind = section.take("kind", str, "bfv")
-    kinds = {"bfv": BFV, "plain": Plain}
-    if kind not in kinds:
-        raise ConfigError(f"[encryption] kind must be 'bfv' or 'plain', got {kind!r}")
-    bits, limit = section.take("bits", int, 12), section.take("public_range", float, None)
+    if kind not in ("bfv", "ckks", "plain"):
+        raise ConfigError(f"[encryption] kind must be 'bfv', 'ckks' or 'plain', got {kind!r}")
+    limit = section.take("public_range", float, None)
+    follow = section.take("follow_released", bool, False)
+    encryption: Summation
+    if kind == "ckks":
+        encryption = CKKS(public_range=limit, follow_released=follow)
+    elif kind == "plain":
+        bits = section.take("bits", int, 12)
+        encryption = Plain(bits=bits, public_range=limit, follow_released=follow)
+    else:
+        encryption = BFV(
+            bits=section.take("bits", int, 12),
+            public_range=limit,
+            follow_released=follow,
+            custody=_custody(section.take("custody", str, Custody.SHARED_KEY.value)),
+            key_holder=_address(section.take("key_holder", str, None)),
+        )
     section.end()
-    return kinds[kind](bits=bits, public_range=limit)
+    return encryption
+
+
+def _custody(name: str) -> Custody:
+    if name not in [known.value for known in Custody]:
+        raise ConfigError(
+            f"[encryption] custody must be 'shared_key' or 'key_holder', got {name!r}"
+        )
+    return Custody(name)
+
+
+def _address(text: str | None) -> str | None:
+    if text is not None:
+        try:
+            parse_address(text)
+        except ConfigError as error:
+            raise ConfigError(f"[encryption] key_holder: {error}") from error
+    return text
+
+
+def _enrolment(section: Section | None, folder: Path) -> Enrolment | None:
+    if section is None:
+        return None
+    files = Enrolment(
+        roster=folder / section.take("roster", str),
+        authority=section.take("authority", str),
+        identities=folder / section.take("identities", str),
+    )
+    section.end()
+    return files
 
 
 def _strategy(section: Section) -> FedAvg:

@@ -9,12 +9,20 @@ from privfed import preparation
 from privfed.client.node import Client
 from privfed.client.randomness import Coins, SystemCoins
 from privfed.client.state import default_state_folder
-from privfed.config import FixedPoint, PrivacyConfig, TrainingConfig, require_count
+from privfed.config import (
+    BFV,
+    Custody,
+    PrivacyConfig,
+    Summation,
+    TrainingConfig,
+    require_count,
+)
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError
 from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
+from privfed.parties import Enrolment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +35,7 @@ class FederationSettings:
         adapter: the part that is trained.
         privacy: what is guaranteed to each record.
         training: how the local optimiser moves.
-        encryption: how updates are summed.
+        encryption: how updates are summed; BFV with a shared key by default.
         strategy: from the mean update to the next global adapter.
         rounds: how many.
         held_out: public text for the figure of each round.
@@ -38,6 +46,8 @@ class FederationSettings:
         state_folder: where ledgers live; None takes the user's state folder.
         coins: where clients' randomness comes from; anything but SystemCoins is reported as not
             private.
+        enrolment: files with the parties' keys and the signed roster; None makes keys for a
+            simulation, in the state folder.
         fresh_ledgers: whether the caller chose a state folder that ignores earlier runs; the
             report then says so.
         held_out_source: what the held-out text is, for the report.
@@ -49,16 +59,17 @@ class FederationSettings:
     adapter: Adapter
     privacy: PrivacyConfig
     training: TrainingConfig
-    encryption: FixedPoint
     strategy: Strategy
     rounds: int
     held_out: Sequence[Record] = field(repr=False)
+    encryption: Summation = field(default_factory=BFV)
     seed: int = 0
     title: str = "federated fine-tuning"
     min_clients: int = 3
     device: str | None = None
     state_folder: Path | None = None
     coins: Coins = field(default_factory=SystemCoins)
+    enrolment: Enrolment | None = None
     fresh_ledgers: bool = False
     held_out_source: str = "given by the caller"
     public_size_source: str = "declared by each client before training"
@@ -83,7 +94,8 @@ class FederationSettings:
             "strategy": self.strategy.describe(),
             "privacy": _privacy_settings(self.privacy),
             "training": asdict(self.training),
-            "encryption": {"scheme": type(self.encryption).__name__, **asdict(self.encryption)},
+            "encryption": _encryption_settings(self.encryption),
+            "authority": "this simulation" if self.enrolment is None else self.enrolment.authority,
             "rounds": self.rounds,
             "min_clients": self.min_clients,
             "seed": self.seed,
@@ -109,9 +121,22 @@ class FederationSettings:
         return type(self.coins) is SystemCoins
 
     @property
+    def has_key_holder(self) -> bool:
+        """Whether a party of its own makes the keys and decrypts."""
+        encryption = self.encryption
+        return isinstance(encryption, BFV) and encryption.custody is Custody.KEY_HOLDER
+
+    @property
     def state(self) -> Path:
         """Where ledgers and keys live."""
         return self.state_folder or default_state_folder()
+
+
+def _encryption_settings(encryption: Summation) -> dict[str, Any]:
+    """How updates are summed; not where the key holder listens, which may change in a resume."""
+    values = asdict(encryption)
+    values.pop("key_holder", None)
+    return {"scheme": type(encryption).__name__, **values}
 
 
 def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:

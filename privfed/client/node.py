@@ -1,28 +1,34 @@
 """One client: its records, its ledger, its key. Only the bytes of an envelope leave it.
 
-The order of a round is what makes a crash safe: reserve in the ledger, train, hide, commit with
-the outgoing bytes, and only then hand them out. A round that was committed is sent again byte for
-byte; one that was reserved and not committed is lost, and counted.
+The order of a round is what makes a crash safe: reserve in the ledger, train, round to the numbers
+that will be summed, commit them, and only then encrypt and hand them out. A round that was
+committed is encrypted afresh from its committed numbers, so keys need not outlive a crash; one
+that was reserved and not committed is lost, and counted.
 """
 
-from collections.abc import Mapping
+import io
+import os
 from dataclasses import dataclass, field
 from logging import Logger
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Anchor, Budget, Ledger, PoissonGaussian, ScheduleFilter, epsilon
+from accountants import Budget, Ledger, PoissonGaussian, ScheduleFilter, epsilon
 from privfed.client.dpsgd import DPSGDConfig, PrivateModel, train_round
 from privfed.client.randomness import Coins
 from privfed.data.records import Record
-from privfed.encryption import fixedpoint
-from privfed.errors import ConfigError, DataError, PrivfedError
-from privfed.interfaces import Cipher
-from privfed.messages import LEDGER, Envelope, RoundPlan
+from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
+from privfed.identity.contributions import UPDATE
+from privfed.identity.keys import Identity
+from privfed.interfaces import Cipher, Encoding, KeyedCipher
+from privfed.messages import LEDGER, RoundPlan, Terms, write_envelope
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, vector_digest, write_vector
+
+_SALT_BYTES: Final = 32
+"""A committed update begins with a random salt, since a digest of it stands in the ledger."""
 
 
 class RoundLostError(PrivfedError):
@@ -67,18 +73,14 @@ class Codec:
     """How an update becomes an upload.
 
     Attributes:
-        bits: of one fixed-point value.
-        public_range: values are clipped to +-public_range.
+        encoding: from real values to the numbers that are summed.
         weight: public weight of this client in the mean, in (0, 1].
-        cipher: hides the integers.
-        manifest: what an update states beside its blobs.
+        cipher: hides the numbers.
     """
 
-    bits: int
-    public_range: float
+    encoding: Encoding
     weight: float
     cipher: Cipher
-    manifest: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ class ClientNode:
 
     Attributes:
         id: public name.
+        identity: its secret keys.
         model: shared in one process; overwritten with the global state in every round.
         encoded: the records as tensors.
         config: of the private step, without the round's learning rate.
@@ -97,6 +100,7 @@ class ClientNode:
     """
 
     id: str
+    identity: Identity = field(repr=False)
     model: PrivateModel
     encoded: Batch = field(repr=False)
     config: DPSGDConfig
@@ -105,8 +109,13 @@ class ClientNode:
     coins: Coins
     log: Logger
 
-    def take_part(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> bytes:
-        """Train one round and return the message that may leave.
+    def train(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> None:
+        """Train one round and commit its numbers, unless that was done before a crash.
+
+        Args:
+            plan: of the round.
+            state: global adapter, shape (params,).
+            codec: how the update becomes numbers.
 
         Raises:
             RoundLostError: if a crash lost this round.
@@ -115,14 +124,43 @@ class ClientNode:
         """
         status = self.ledger.status(plan.run, plan.round)
         if status == "committed":
-            return self._committed_bytes(plan)
+            return
         if status == "reserved":
             raise RoundLostError(f"round {plan.round} was begun before a crash; it is counted")
         release = [self.release()]
         reservation = self.ledger.reserve(plan.run, plan.round, release, self.filter.admit)
-        message = self._train_and_hide(plan, state, codec, self.ledger.anchor())
-        self.ledger.commit(reservation.id, release, message)
-        return message
+        update = self._numbers(plan, state, codec).tobytes()
+        self.ledger.commit(reservation.id, release, os.urandom(_SALT_BYTES) + update)
+
+    def hide(self, agreed: Terms, key: bytes | None, codec: Codec) -> bytes:
+        """The message that may leave: the committed numbers of a round, encrypted and signed.
+
+        Args:
+            agreed: terms that all know before the round.
+            key: message with the round's public key, where clients hold no key of their own.
+            codec: how numbers are hidden.
+
+        Raises:
+            RoundLostError: if nothing is committed any more.
+            MessageError, EncryptionError: if the key is not one to encrypt under.
+        """
+        terms = agreed if key is None else _keyed(codec.cipher).accept_key(agreed, key)
+        sink = io.BytesIO()
+        write_envelope(
+            sink,
+            self.identity.sign,
+            run=terms.run,
+            round=terms.round,
+            sender=self.id,
+            kind=UPDATE,
+            manifest={**terms.manifest, LEDGER: self.ledger.anchor().to_json()},
+            blobs=codec.cipher.encrypt(terms, self._committed_numbers(terms, codec)),
+        )
+        return sink.getvalue()
+
+    def answer(self, terms: Terms, challenge: bytes, sent: bytes, codec: Codec) -> bytes:
+        """Answer the key holder's challenge about the message that this client sent."""
+        return _keyed(codec.cipher).answer(terms, challenge, sent)
 
     def release(self) -> PoissonGaussian:
         """What one round of this client releases."""
@@ -132,33 +170,18 @@ class ClientNode:
             steps=self.config.steps,
         )
 
-    def _committed_bytes(self, plan: RoundPlan) -> bytes:
-        message = self.ledger.outgoing(plan.run, plan.round)
-        if message is None:
-            raise RoundLostError(f"round {plan.round} was sent and is closed")
-        return message
+    def _committed_numbers(self, terms: Terms, codec: Codec) -> NDArray[Any]:
+        committed = self.ledger.outgoing(terms.run, terms.round)
+        if committed is None:
+            raise RoundLostError(f"round {terms.round} was sent and is closed")
+        return np.frombuffer(committed, dtype=codec.encoding.dtype, offset=_SALT_BYTES)
 
-    def _train_and_hide(
-        self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec, anchor: Anchor
-    ) -> bytes:
+    def _numbers(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> NDArray[Any]:
         if vector_digest(state) != plan.base_digest:
             raise PrivfedError("the global state is not the one that the round plan names")
         update = self._update(plan, state)
-        rounding = self.coins.stream(self.id, "rounding").uniform(update.size)
-        values = fixedpoint.encode(
-            codec.weight * update,
-            public_range=codec.public_range,
-            bits=codec.bits,
-            uniforms=rounding,
-        )
-        return Envelope(
-            run=plan.run,
-            round=plan.round,
-            sender=self.id,
-            kind="update",
-            manifest={**codec.manifest, LEDGER: anchor.to_json()},
-            blobs=codec.cipher.encrypt(values),
-        ).to_bytes()
+        rounding = self.coins.stream(self.id, "rounding")
+        return codec.encoding.encode(codec.weight * update, rounding.uniform)
 
     def _update(self, plan: RoundPlan, state: NDArray[np.float32]) -> NDArray[np.float64]:
         """Trained minus received parameters, shape (params,)."""
@@ -176,3 +199,9 @@ class ClientNode:
         """Epsilon of everything in the ledger, at the budget's delta."""
         budget = self.filter.budget
         return epsilon(self.ledger.events(), budget.delta, self.filter.neighbouring).upper
+
+
+def _keyed(cipher: Cipher) -> KeyedCipher:
+    if not isinstance(cipher, KeyedCipher):
+        raise EncryptionError("this client has no use for a round's key or a challenge")
+    return cipher

@@ -1,4 +1,4 @@
-"""Where a client keeps what outlives a run: its ledger, its log, the key of a run in progress.
+"""Where a client keeps what outlives a run: its ledger, its log, its identity.
 
 All of it lies outside the run folder, readable by its owner only: a run folder is meant to be
 handed on, a ledger belongs to the client and its data set.
@@ -29,9 +29,20 @@ def ledger_path(state: Path, client: str, dataset: str) -> Path:
     return client_folder(state, client, dataset) / "ledger.sqlite3"
 
 
-def key_path(state: Path, run: str) -> Path:
-    """The secret key that the clients of a run share, kept until the run ends."""
-    return state / "keys" / f"{_file_name('run', run)}.key"
+def identity_path(state: Path, name: str) -> Path:
+    """The secret identity of a party that a simulation runs here."""
+    return state / "identities" / f"{_file_name('party', name)}.identity"
+
+
+def opened_path(state: Path, run: str) -> Path:
+    """Whose sum the clients of a run opened last."""
+    return state / "opened" / f"{_file_name('run', run)}.json"
+
+
+def results_folder(state: Path, run: str | None = None) -> Path:
+    """Where a key holder that runs here keeps the last result of each run, or of one run."""
+    folder = state / "key-holder"
+    return folder if run is None else folder / _file_name("run", run)
 
 
 def local_logger(state: Path, client: str, dataset: str) -> logging.Logger:

@@ -11,6 +11,7 @@ every key and ciphertext. A generator factory with a fixed seed would repeat the
 
 import functools
 import importlib
+import importlib.metadata
 import os
 import struct
 import sys
@@ -20,7 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from privfed.encryption import frames
-from privfed.encryption.packing import BFVParameters
+from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS
+from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import EncryptionError, MessageError
 
 
@@ -30,38 +32,87 @@ def sealapi() -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def seal_context(parameters: BFVParameters) -> Any:
-    """SEAL's context for these parameters, checked to be the one that `encryption` computed.
+def bfv_context(plain_modulus: int, *, special: bool) -> Any:
+    """SEAL's context of BFV under the one ciphertext prime; slow to make, so it is kept.
+
+    Args:
+        plain_modulus: the batching prime t.
+        special: with the special prime that public keys need.
 
     Raises:
         EncryptionError: if the local SEAL chooses another prime, refuses the parameters at 128-bit
             security, or names them differently.
     """
     seal = sealapi()
-    primes = seal.CoeffModulus.Create(
-        parameters.poly_modulus_degree, [parameters.coeff_modulus.bit_length()]
-    )
-    if [prime.value() for prime in primes] != [parameters.coeff_modulus]:
+    chosen = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+    expected = (COEFF_MODULUS, SPECIAL_MODULUS) if special else (COEFF_MODULUS,)
+    _set_moduli(chosen, expected)
+    chosen.set_plain_modulus(plain_modulus)
+    names = {frames.parms_id(frames.BFV, expected[:1], plain_modulus)}
+    return _checked_context(chosen, names)
+
+
+@functools.lru_cache(maxsize=4)
+def ckks_context(coeff_modulus: int) -> Any:
+    """SEAL's context of CKKS under one prime.
+
+    Raises:
+        EncryptionError: as `bfv_context`.
+    """
+    seal = sealapi()
+    chosen = seal.EncryptionParameters(seal.SCHEME_TYPE.CKKS)
+    _set_moduli(chosen, (coeff_modulus,))
+    return _checked_context(chosen, {frames.parms_id(frames.CKKS, (coeff_modulus,), 0)})
+
+
+def _set_moduli(chosen: Any, expected: tuple[int, ...]) -> None:
+    chosen.set_poly_modulus_degree(POLY_MODULUS_DEGREE)
+    bits = [prime.bit_length() for prime in expected]
+    primes = sealapi().CoeffModulus.Create(POLY_MODULUS_DEGREE, bits)
+    if tuple(prime.value() for prime in primes) != expected:
         raise EncryptionError(
-            f"the local SEAL must choose the prime {parameters.coeff_modulus}, got "
+            f"the local SEAL must choose the primes {expected}, got "
             f"{[prime.value() for prime in primes]}; install the supported TenSEAL"
         )
-    chosen = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
-    chosen.set_poly_modulus_degree(parameters.poly_modulus_degree)
     chosen.set_coeff_modulus(primes)
-    chosen.set_plain_modulus(parameters.plain_modulus)
+
+
+def _checked_context(chosen: Any, names: set[bytes]) -> Any:
+    seal = sealapi()
     context = seal.SEALContext(chosen, True, seal.SEC_LEVEL_TYPE.TC128)
     if not context.parameters_set():
         raise EncryptionError(
             "the local SEAL must accept the parameters at 128-bit security, it says: "
             f"{context.parameters_error_message()}"
         )
-    if struct.pack("<4Q", *context.first_parms_id()) != frames.parms_id(parameters):
+    if struct.pack("<4Q", *context.first_parms_id()) not in names:
         raise EncryptionError(
             "the local SEAL must name the parameters by the BLAKE2b digest that frames carry; "
             "install the supported TenSEAL"
         )
     return context
+
+
+def software() -> dict[str, str]:
+    """Versions of TenSEAL and of the SEAL inside it; other versions cannot share messages."""
+    return {
+        "tenseal": importlib.metadata.version("tenseal"),
+        "seal": ".".join(map(str, seal_version())),
+    }
+
+
+def require_same_software(theirs: object, who: str) -> None:
+    """Refuse keys of a party whose TenSEAL or SEAL is of another version than ours.
+
+    Raises:
+        EncryptionError: with both versions.
+    """
+    ours = software()
+    if theirs != ours:
+        raise EncryptionError(
+            f"all parties must run the same TenSEAL and SEAL: {who} runs {theirs}, this process "
+            f"{ours}; install the same version everywhere"
+        )
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,68 +1,93 @@
 """Custody `shared_key`: every client holds the secret key, the aggregator does not.
 
-The receiver of a sum recomputes c1 from the contributors' seeds, so a full (c0, c1) pair is never
-accepted, and what decrypts is a sum over exactly those seeds. Any one client that colludes with
-the aggregator can open every update; the report says so.
+See `key_exchange` for how clients come to share it, and `seeded_sums` for what is checked before it
+is used. Tags in the last slots show whether numbers were added to a sum. Any one client that
+colludes with the aggregator can open every update; the report says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privfed.custody import bfv
-from privfed.custody.keys import SharedKey
+from privfed.custody.keys import SharedSecret
+from privfed.custody.opened_rounds import OpenedRounds
+from privfed.custody.seeded_sums import SeededSum, SeededSums
 from privfed.encryption import packing, residues
-from privfed.encryption.adding import SEED_PREFIX
-from privfed.errors import EncryptionError
-from privfed.interfaces import Blobs
+from privfed.encryption.adding import CIPHERTEXTS, SEEDS
+from privfed.encryption.parameters import BFVParameters
+from privfed.encryption.tags import Tags, tag_context
+from privfed.identity.roster import Roster
+from privfed.interfaces import OpenedSum
+from privfed.messages import Blob, Terms
+
+_AT_ONCE: Final = 8
 
 
 class SharedKeyCipher:
     """BFV with packed fixed-point values under a key that the clients share.
 
     Args:
-        key: secret; every client of the run holds it.
-        num_params: length of an update.
-        min_clients: fewest contributors of a sum that is decrypted.
+        parameters: agreed by all.
+        secret: of the run; every client holds its own copy.
+        roster: who is enrolled.
+        min_clients: fewest contributors of a sum that is opened.
+        opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
     """
 
-    def __init__(self, key: SharedKey, num_params: int, min_clients: int) -> None:
-        self._key = key
-        self._num_params = num_params
-        self._min_clients = min_clients
-        self._earlier_seeds: frozenset[bytes] = frozenset()
+    def __init__(
+        self,
+        parameters: BFVParameters,
+        secret: SharedSecret,
+        roster: Roster,
+        min_clients: int,
+        opened: OpenedRounds | None = None,
+    ) -> None:
+        self._parameters = parameters
+        self._secret = secret
+        self._sums = SeededSums(parameters, roster, min_clients, opened)
 
-    def encrypt(self, values: NDArray[np.int64]) -> dict[str, bytes]:
-        """Blobs c0 and seeds that hide `values`, shape (params,)."""
-        c0, seeds = bfv.encrypt(self._key, packing.pack(values, self._key.parameters))
-        return {"c0": residues.to_bytes(c0), "seeds": residues.seeds_to_bytes(seeds)}
+    def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
+        """The blobs of an update: ciphertexts, then their seeds."""
+        seeds: list[bytes] = []
+        yield CIPHERTEXTS, self._ciphertexts(terms, numbers, seeds)
+        yield SEEDS, seeds
 
-    def decrypt_sum(self, blobs: Blobs, contributors: Sequence[str]) -> NDArray[np.int64]:
-        """The exact sum, shape (params,), of what the contributors encrypted.
+    def _ciphertexts(
+        self, terms: Terms, numbers: NDArray[Any], seeds: list[bytes]
+    ) -> Iterator[bytes]:
+        tags = self._tags(terms)
+        for part in packing.batches(numbers, self._parameters, _AT_ONCE):
+            slots = packing.pack(part, self._parameters)
+            tags.write(slots)
+            c0, fresh = bfv.encrypt_seeded(self._secret, slots, self._parameters)
+            seeds.append(residues.seeds_to_bytes(fresh))
+            yield residues.to_rows([c0], self._parameters.upload_bits).tobytes()
+
+    def open(self, terms: Terms, message: Blob) -> OpenedSum:
+        """The sum of the contributors' numbers.
 
         Raises:
-            EncryptionError: too few or repeated contributors, blobs of others, a repeated seed,
-                or numbers that no sum of updates can have.
+            MessageError, EncryptionError: as `SeededSums.read`; or if the sum is not that of the
+                listed contributions.
         """
-        if len(set(contributors)) != len(contributors) or len(contributors) < self._min_clients:
-            raise EncryptionError(
-                f"a sum must have at least {self._min_clients} different contributors, got "
-                f"{list(contributors)}; it is not decrypted"
-            )
-        expected = {"c0"} | {SEED_PREFIX + client for client in contributors}
-        if set(blobs) != expected:
-            raise EncryptionError(
-                f"a sum must hold c0 and the seeds of its contributors, got {sorted(blobs)}"
-            )
-        num_ciphertexts = self._key.parameters.num_ciphertexts(self._num_params)
-        seeds = np.stack(
-            [
-                residues.seeds_from_bytes(blobs[SEED_PREFIX + client], num_ciphertexts)
-                for client in contributors
-            ]
-        )
-        c0 = residues.from_bytes(blobs["c0"], num_ciphertexts)
-        slots = bfv.decrypt_sum(self._key, c0, seeds, earlier_seeds=self._earlier_seeds)
-        self._earlier_seeds |= residues.seed_set(seeds)
-        return packing.unpack(slots, self._num_params, self._key.parameters)
+        received = self._sums.read(terms, message)
+        values = self._decrypted(received, self._tags(terms))
+        return OpenedSum(values=values, contributors=received.contributors)
+
+    def _decrypted(self, received: SeededSum, tags: Tags) -> NDArray[np.int64]:
+        sums = []
+        for start in range(0, len(received.rows), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            (c0,) = residues.from_rows(received.rows[part], self._parameters.sum_bits)
+            seeds = received.seeds[:, part]
+            slots = bfv.decrypt_seeded(self._secret, c0, seeds, self._parameters)
+            tags.check(slots)
+            sums.append(packing.unpack(slots, self._parameters))
+        return packing.without_padding(np.concatenate(sums), self._parameters)
+
+    def _tags(self, terms: Terms) -> Tags:
+        context = tag_context(terms.run, terms.round, self._secret.key_id)
+        return Tags(self._parameters, self._secret.tag_key, context)

@@ -1,55 +1,128 @@
-"""The aggregator's side of BFV: uploads are checked and added modulo q, in numpy, without a key."""
+"""The aggregator's side: uploads are checked and added modulo q, in numpy, without a key."""
+
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from privfed.config import Custody
 from privfed.encryption import residues
-from privfed.encryption.packing import BFVParameters
+from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import MessageError
-from privfed.interfaces import Blobs
+from privfed.messages import Blobs
 
-SEED_PREFIX = "seeds/"
+CIPHERTEXTS = "ciphertexts"
+SEEDS = "seeds"
+_AT_ONCE = 8
+
+
+def seeds_of(client: str) -> str:
+    """Name of the blob with one contributor's seeds in a sum."""
+    return f"{SEEDS}/{client}"
+
+
+class SummedParameters(Protocol):
+    """What an adder needs to know of the encryption; BFV's and CKKS's parameters have it."""
+
+    @property
+    def custody(self) -> Custody:
+        """Who holds the secret key."""
+        ...
+
+    @property
+    def num_clients(self) -> int:
+        """Most contributors of a sum."""
+        ...
+
+    @property
+    def num_ciphertexts(self) -> int:
+        """Ciphertexts of an update."""
+        ...
+
+    @property
+    def upload_bits(self) -> tuple[int, ...]:
+        """Bits on the wire of a residue of each polynomial of an update."""
+        ...
+
+    @property
+    def sum_bits(self) -> tuple[int, ...]:
+        """Bits on the wire of a residue of each polynomial of the sum."""
+        ...
 
 
 class BFVAdder:
-    """Sums the c0 of uploads and keeps every contributor's seeds, which stand for c1.
+    """Sums the polynomials of uploads; with `shared_key`, seeds are kept and stand for c1.
+
+    Memory is that of one sum, whatever the number of clients; an upload is read in pieces.
 
     Args:
         parameters: agreed by all.
-        num_params: length of an update.
     """
 
-    def __init__(self, parameters: BFVParameters, num_params: int) -> None:
+    def __init__(self, parameters: SummedParameters) -> None:
         self._parameters = parameters
-        self._num_ciphertexts = parameters.num_ciphertexts(num_params)
-        self._sum = np.zeros(
-            (self._num_ciphertexts, parameters.poly_modulus_degree), dtype=np.uint64
-        )
+        self._seeded = parameters.custody is Custody.SHARED_KEY
+        shape = (parameters.num_ciphertexts, POLY_MODULUS_DEGREE)
+        self._sum = [np.zeros(shape, dtype=np.uint64) for _ in parameters.upload_bits]
         self._seeds: dict[str, bytes] = {}
         self._seen: frozenset[bytes] = frozenset()
+        self._added = 0
 
     def add(self, client: str, blobs: Blobs) -> None:
-        """Add one client's ciphertexts.
+        """Add one client's ciphertexts; refused ones leave the sum as it was.
 
         Raises:
             MessageError: if they are malformed, repeat a seed, or are one too many.
         """
-        if set(blobs) != {"c0", "seeds"}:
-            raise MessageError(f"{client!r} must send the blobs c0 and seeds, got {sorted(blobs)}")
-        if len(self._seeds) == self._parameters.num_clients:
+        expected = {CIPHERTEXTS, SEEDS} if self._seeded else {CIPHERTEXTS}
+        if set(blobs) != expected:
+            raise MessageError(f"an update must hold {sorted(expected)}, got {sorted(blobs)}")
+        if self._added == self._parameters.num_clients:
             raise MessageError(
-                f"the parameters allow {self._parameters.num_clients} clients; {client!r} is one "
-                "too many"
+                f"the parameters allow {self._parameters.num_clients} clients; this is one too many"
             )
-        seeds = residues.seeds_from_bytes(blobs["seeds"], self._num_ciphertexts)
-        fresh = residues.seed_set(seeds)
-        if len(fresh) < self._num_ciphertexts or fresh & self._seen:
-            raise MessageError(f"{client!r} repeats a seed; two messages under one seed leak")
-        c0 = residues.from_bytes(blobs["c0"], self._num_ciphertexts)
-        self._sum = residues.add(self._sum, c0)
+        rows = residues.rows_of(
+            blobs[CIPHERTEXTS], self._parameters.num_ciphertexts, self._parameters.upload_bits
+        )
+        fresh = self._fresh_seeds(blobs) if self._seeded else frozenset()
+        self._add_rows(rows)
+        self._added += 1
         self._seen |= fresh
-        self._seeds[client] = blobs["seeds"]
+        if self._seeded:
+            self._seeds[client] = bytes(blobs[SEEDS])
 
     def total(self) -> dict[str, bytes]:
-        """The sum of c0 and one block of seeds per contributor; never a full (c0, c1) pair."""
-        blobs = {SEED_PREFIX + client: seeds for client, seeds in self._seeds.items()}
-        return {"c0": residues.to_bytes(self._sum), **blobs}
+        """The sum; with `shared_key` its c0 and a block of seeds per contributor, never c1."""
+        rows = residues.to_rows(self._sum, self._parameters.sum_bits)
+        blobs = {seeds_of(client): seeds for client, seeds in self._seeds.items()}
+        return {CIPHERTEXTS: rows.tobytes(), **blobs}
+
+    def _fresh_seeds(self, blobs: Blobs) -> frozenset[bytes]:
+        seeds = residues.seeds_from_bytes(blobs[SEEDS], self._parameters.num_ciphertexts)
+        fresh = residues.seed_set(seeds)
+        if len(fresh) < len(seeds) or fresh & self._seen:
+            raise MessageError("a seed comes twice; two messages under one seed leak")
+        return fresh
+
+    def _add_rows(self, rows: NDArray[np.uint8]) -> None:
+        """Check and add in pieces; what a refused upload had added is taken back."""
+        added = 0
+        try:
+            for start in range(0, len(rows), _AT_ONCE):
+                batch = residues.from_rows(rows[start : start + _AT_ONCE], self._bits)
+                for total, part in zip(self._sum, batch, strict=True):
+                    residues.add_into(total[start : start + _AT_ONCE], part)
+                added = start + _AT_ONCE
+        except MessageError:
+            self._take_back(rows, added)
+            raise
+
+    @property
+    def _bits(self) -> tuple[int, ...]:
+        return self._parameters.upload_bits
+
+    def _take_back(self, rows: NDArray[np.uint8], added: int) -> None:
+        for start in range(0, added, _AT_ONCE):
+            batch = residues.from_rows(rows[start : start + _AT_ONCE], self._bits)
+            for total, part in zip(self._sum, batch, strict=True):
+                residues.subtract_from(total[start : start + _AT_ONCE], part)

@@ -10,6 +10,9 @@ Reference:
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +21,50 @@ from privfed.errors import ConfigError, EncryptionError
 
 MIN_BITS = 8
 MAX_BITS = 16
+_AT_ONCE = 1 << 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPointEncoding:
+    """Updates as integers of a public range; meets `interfaces.Encoding`.
+
+    Attributes:
+        public_range: values are clipped to +-public_range, in the units of the update.
+        bits: of one value, sign included.
+
+    Raises:
+        ConfigError: if either is out of range.
+    """
+
+    public_range: float
+    bits: int
+
+    def __post_init__(self) -> None:
+        step(self.public_range, self.bits)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Two bytes hold any value of at most 16 bits."""
+        return np.dtype("<i2")
+
+    def encode(
+        self, vector: NDArray[np.floating], uniform: Callable[[int], NDArray[np.float64]]
+    ) -> NDArray[np.int16]:
+        """Integers in [-M, M], shape (params,); see `encode`."""
+        encoded = np.empty(len(vector), dtype=self.dtype)
+        for start in range(0, len(vector), _AT_ONCE):
+            part = vector[start : start + _AT_ONCE]
+            encoded[start : start + _AT_ONCE] = encode(
+                part,
+                public_range=self.public_range,
+                bits=self.bits,
+                uniforms=uniform(len(part)),
+            )
+        return encoded
+
+    def decode(self, total: NDArray[Any]) -> NDArray[np.float64]:
+        """A sum in the units of the update; see `decode`."""
+        return decode(total, public_range=self.public_range, bits=self.bits)
 
 
 def max_magnitude(bits: int) -> int:

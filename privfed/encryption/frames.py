@@ -1,17 +1,20 @@
 """Microsoft SEAL's serialised ciphertexts, built and parsed strictly without SEAL.
 
 Nothing that arrives from outside is ever given to the native parser: residues and seeds travel in
-our own wire form, and the process that decrypts writes the whole frame around them itself, so that
-every length and every structural field is ours. Only two shapes exist here, both uncompressed,
-under one prime and in coefficient form:
+our own wire form, and the process that reads them writes the whole frame around them itself, so
+that every length and every structural field is ours. All frames are uncompressed; there are three:
 
     seeded   c0 and the 64-byte seed from which SEAL expands c1 (a fresh symmetric ciphertext)
-    full     c0 and c1
+    full     c0 and c1 (a public-key ciphertext, a sum, or a public key)
+    single   one polynomial (a secret key)
+
+A `Shape` says for which scheme, under which primes and in which form.
 
 Layout, little-endian: header (magic, header size, version, compression, 0, total bytes); parms_id
-32 bytes; is_ntt 1; polynomials, degree, primes as u64; scale f64; correction factor u64; then a
-nested header with count u64 and the residues; in a seeded frame a nested header with the generator
-type (1 byte, BLAKE2Xb) and the seed.
+32 bytes; is_ntt 1 byte; polynomials, degree, primes as u64; scale f64; correction factor u64; then
+a nested header with count u64 and the residues; in a seeded frame a nested header with the
+generator type (1 byte, BLAKE2Xb) and the seed. A single frame has only parms_id, count u64 and
+scale f64 before its array.
 
 Reference:
     Microsoft SEAL 4.x, native/src/seal/{serialization.h, ciphertext.cpp, randomgen.h,
@@ -20,12 +23,15 @@ Reference:
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.encryption.packing import SEED_BYTES, BFVParameters
+from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS
+from privfed.encryption.parameters import SEED_BYTES, BFVParameters
+from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import MessageError
 
 HEADER_BYTES = 16
@@ -36,9 +42,12 @@ SEAL_VERSION = (4, 3)
 _MAGIC = 0xA15E
 _HEADER = struct.Struct("<HBBBBHQ")
 _FIELDS = struct.Struct("<32sBQQQdQ")
+_SINGLE_FIELDS = struct.Struct("<32sQd")
 _COUNT = struct.Struct("<Q")
-_BFV = 1
+BFV = 1
+CKKS = 2
 _BLAKE2XB = 1
+_PREFIX_BYTES = HEADER_BYTES + _FIELDS.size + HEADER_BYTES + _COUNT.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,39 +87,76 @@ class Header:
         return cls(version=(major, minor), compression=compression, num_bytes=num_bytes)
 
 
-def parms_id(parameters: BFVParameters) -> bytes:
-    """SEAL's 32-byte name of encryption parameters: BLAKE2b of scheme, degree and moduli."""
-    words = (
-        _BFV,
-        parameters.poly_modulus_degree,
-        parameters.coeff_modulus,
-        parameters.plain_modulus,
-    )
-    return hashlib.blake2b(struct.pack("<4Q", *words), digest_size=32).digest()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the structural fields of a frame must say.
+
+    Attributes:
+        parms_id: SEAL's 32-byte name of the encryption parameters.
+        primes: of the ciphertext modulus, in SEAL's order.
+        is_ntt: whether polynomials are stored as values instead of coefficients.
+        scale: of CKKS; 1 otherwise.
+    """
+
+    parms_id: bytes
+    primes: tuple[int, ...]
+    is_ntt: bool = False
+    scale: float = 1.0
+
+    @property
+    def residues(self) -> int:
+        """Residues of one polynomial: 4096 for every prime, one prime after the other."""
+        return POLY_MODULUS_DEGREE * len(self.primes)
+
+    @property
+    def seeded_bytes(self) -> int:
+        """Length of a seeded frame."""
+        return _PREFIX_BYTES + 8 * self.residues + HEADER_BYTES + 1 + SEED_BYTES
+
+    @property
+    def full_bytes(self) -> int:
+        """Length of a full frame."""
+        return _PREFIX_BYTES + 2 * 8 * self.residues
+
+    @property
+    def single_bytes(self) -> int:
+        """Length of a single frame."""
+        return 2 * HEADER_BYTES + _SINGLE_FIELDS.size + _COUNT.size + 8 * self.residues
+
+    @property
+    def fields(self) -> tuple[bytes, int, int, int, int, float, int]:
+        """The fields after the header, in their order."""
+        count = len(self.primes)
+        return (self.parms_id, int(self.is_ntt), 2, POLY_MODULUS_DEGREE, count, self.scale, 1)
 
 
-def seeded_frame_bytes(parameters: BFVParameters) -> int:
-    """Length of a seeded frame."""
-    return _prefix_bytes() + 8 * parameters.poly_modulus_degree + HEADER_BYTES + 1 + SEED_BYTES
+def parms_id(scheme: int, primes: Sequence[int], plain_modulus: int) -> bytes:
+    """SEAL's name of encryption parameters: BLAKE2b of scheme, degree and moduli."""
+    words = (scheme, POLY_MODULUS_DEGREE, *primes, plain_modulus)
+    return hashlib.blake2b(struct.pack(f"<{len(words)}Q", *words), digest_size=32).digest()
 
 
-def full_frame_bytes(parameters: BFVParameters) -> int:
-    """Length of a full frame."""
-    return _prefix_bytes() + 2 * 8 * parameters.poly_modulus_degree
+def ciphertext_shape(parameters: BFVParameters) -> Shape:
+    """Ciphertexts and sums of BFV."""
+    primes = (COEFF_MODULUS,)
+    return Shape(parms_id=parms_id(BFV, primes, parameters.plain_modulus), primes=primes)
+
+
+def public_key_shape(parameters: BFVParameters) -> Shape:
+    """Public keys of BFV, which have the special prime too and are stored as values."""
+    primes = (COEFF_MODULUS, SPECIAL_MODULUS)
+    name = parms_id(BFV, primes, parameters.plain_modulus)
+    return Shape(parms_id=name, primes=primes, is_ntt=True)
 
 
 def build_seeded(
-    parameters: BFVParameters,
-    c0: NDArray[np.uint64],
-    seed: bytes,
-    *,
-    version: tuple[int, int] = SEAL_VERSION,
+    shape: Shape, c0: NDArray[np.uint64], seed: bytes, *, version: tuple[int, int] = SEAL_VERSION
 ) -> bytes:
     """The frame that SEAL expands to (c0, c1 from the seed).
 
     Args:
-        parameters: the scheme's.
-        c0: residues below q, shape (4096,).
+        shape: of the ciphertext.
+        c0: residues below their primes, shape (shape.residues,).
         seed: 64 bytes.
         version: of the SEAL that will read it.
 
@@ -119,12 +165,11 @@ def build_seeded(
     """
     if len(seed) != SEED_BYTES:
         raise MessageError(f"a seed must have {SEED_BYTES} bytes, got {len(seed)}")
-    num_bytes = seeded_frame_bytes(parameters)
     generator = Header(version=version, num_bytes=HEADER_BYTES + 1 + SEED_BYTES).to_bytes()
     return b"".join(
         (
-            _prefix(parameters, num_bytes, parameters.poly_modulus_degree, version),
-            _polynomial_bytes(parameters, c0),
+            _prefix(shape, shape.seeded_bytes, shape.residues, version),
+            _polynomial_bytes(shape, c0),
             generator,
             bytes([_BLAKE2XB]),
             seed,
@@ -133,84 +178,105 @@ def build_seeded(
 
 
 def parse_seeded(
-    data: bytes, parameters: BFVParameters, *, version: tuple[int, int] = SEAL_VERSION
+    data: bytes, shape: Shape, *, version: tuple[int, int] = SEAL_VERSION
 ) -> tuple[NDArray[np.uint64], bytes]:
-    """Take a seeded frame apart: c0, shape (4096,), and the 64-byte seed.
+    """Take a seeded frame apart: c0, shape (shape.residues,), and the 64-byte seed.
 
     Raises:
         MessageError: if any byte other than residues and seed differs from what `build_seeded`
-            writes, or a residue is not below q.
+            writes, or a residue is not below its prime.
     """
-    degree = parameters.poly_modulus_degree
-    _check_prefix(data, parameters, seeded_frame_bytes(parameters), degree, version)
-    start = _prefix_bytes()
-    end = start + 8 * degree
+    _check_prefix(data, shape, shape.seeded_bytes, shape.residues, version)
+    end = _PREFIX_BYTES + 8 * shape.residues
     generator = Header.from_bytes(data[end:])
     expected = Header(version=version, num_bytes=HEADER_BYTES + 1 + SEED_BYTES)
     _expect("seed header", generator, expected)
     _expect("generator type", data[end + HEADER_BYTES], _BLAKE2XB)
-    return _polynomial(parameters, data[start:end]), data[-SEED_BYTES:]
+    return _polynomial(shape, data[_PREFIX_BYTES:end]), data[-SEED_BYTES:]
 
 
 def build_full(
-    parameters: BFVParameters,
+    shape: Shape,
     c0: NDArray[np.uint64],
     c1: NDArray[np.uint64],
     *,
     version: tuple[int, int] = SEAL_VERSION,
 ) -> bytes:
-    """The frame of a whole ciphertext; `c0` and `c1` are residues below q, shape (4096,).
+    """The frame of both polynomials; `c0` and `c1` below their primes, shape (shape.residues,).
 
     Raises:
         MessageError: if the residues are malformed.
     """
-    count = 2 * parameters.poly_modulus_degree
-    prefix = _prefix(parameters, full_frame_bytes(parameters), count, version)
-    return prefix + _polynomial_bytes(parameters, c0) + _polynomial_bytes(parameters, c1)
+    prefix = _prefix(shape, shape.full_bytes, 2 * shape.residues, version)
+    return prefix + _polynomial_bytes(shape, c0) + _polynomial_bytes(shape, c1)
 
 
 def parse_full(
-    data: bytes, parameters: BFVParameters, *, version: tuple[int, int] = SEAL_VERSION
+    data: bytes, shape: Shape, *, version: tuple[int, int] = SEAL_VERSION
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Take a full frame apart: c0 and c1, shape (4096,) each.
+    """Take a full frame apart: c0 and c1, shape (shape.residues,) each.
 
     Raises:
         MessageError: if any byte other than the residues differs from what `build_full` writes,
-            or a residue is not below q.
+            or a residue is not below its prime.
     """
-    count = 2 * parameters.poly_modulus_degree
-    _check_prefix(data, parameters, full_frame_bytes(parameters), count, version)
-    start = _prefix_bytes()
-    middle = start + 8 * parameters.poly_modulus_degree
-    return _polynomial(parameters, data[start:middle]), _polynomial(parameters, data[middle:])
+    _check_prefix(data, shape, shape.full_bytes, 2 * shape.residues, version)
+    middle = _PREFIX_BYTES + 8 * shape.residues
+    return _polynomial(shape, data[_PREFIX_BYTES:middle]), _polynomial(shape, data[middle:])
 
 
-def _prefix_bytes() -> int:
-    return HEADER_BYTES + _FIELDS.size + HEADER_BYTES + _COUNT.size
-
-
-def _prefix(
-    parameters: BFVParameters, num_bytes: int, count: int, version: tuple[int, int]
+def build_single(
+    shape: Shape, polynomial: NDArray[np.uint64], *, version: tuple[int, int] = SEAL_VERSION
 ) -> bytes:
-    fields = _FIELDS.pack(parms_id(parameters), 0, 2, parameters.poly_modulus_degree, 1, 1.0, 1)
+    """The frame of one polynomial, below its primes, shape (shape.residues,).
+
+    Raises:
+        MessageError: if the residues are malformed.
+    """
+    return _single_prefix(shape, version) + _polynomial_bytes(shape, polynomial)
+
+
+def parse_single(
+    data: bytes, shape: Shape, *, version: tuple[int, int] = SEAL_VERSION
+) -> NDArray[np.uint64]:
+    """Take a single frame apart: the polynomial, shape (shape.residues,).
+
+    Raises:
+        MessageError: if any byte other than the residues differs from what `build_single` writes,
+            or a residue is not below its prime.
+    """
+    prefix = _single_prefix(shape, version)
+    if len(data) != shape.single_bytes or not data.startswith(prefix):
+        raise MessageError(f"a SEAL frame of one polynomial must have {shape.single_bytes} bytes")
+    return _polynomial(shape, data[len(prefix) :])
+
+
+def _single_prefix(shape: Shape, version: tuple[int, int]) -> bytes:
+    array_bytes = HEADER_BYTES + _COUNT.size + 8 * shape.residues
+    return b"".join(
+        (
+            Header(version=version, num_bytes=shape.single_bytes).to_bytes(),
+            _SINGLE_FIELDS.pack(shape.parms_id, shape.residues, 1.0),
+            Header(version=version, num_bytes=array_bytes).to_bytes(),
+            _COUNT.pack(shape.residues),
+        )
+    )
+
+
+def _prefix(shape: Shape, num_bytes: int, count: int, version: tuple[int, int]) -> bytes:
     array = Header(version=version, num_bytes=HEADER_BYTES + _COUNT.size + 8 * count)
     outer = Header(version=version, num_bytes=num_bytes)
-    return outer.to_bytes() + fields + array.to_bytes() + _COUNT.pack(count)
+    return outer.to_bytes() + _FIELDS.pack(*shape.fields) + array.to_bytes() + _COUNT.pack(count)
 
 
 def _check_prefix(
-    data: bytes,
-    parameters: BFVParameters,
-    num_bytes: int,
-    count: int,
-    version: tuple[int, int],
+    data: bytes, shape: Shape, num_bytes: int, count: int, version: tuple[int, int]
 ) -> None:
     _expect("length", len(data), num_bytes)
     _expect("header", Header.from_bytes(data), Header(version=version, num_bytes=num_bytes))
     found = _FIELDS.unpack_from(data, HEADER_BYTES)
     names = ("parms_id", "NTT flag", "size", "degree", "primes", "scale", "correction factor")
-    expected = (parms_id(parameters), 0, 2, parameters.poly_modulus_degree, 1, 1.0, 1)
-    for name, came, wanted in zip(names, found, expected, strict=True):
+    for name, came, wanted in zip(names, found, shape.fields, strict=True):
         _expect(name, came, wanted)
     array_at = HEADER_BYTES + _FIELDS.size
     array = Header(version=version, num_bytes=HEADER_BYTES + _COUNT.size + 8 * count)
@@ -224,22 +290,23 @@ def _expect(name: str, came: object, wanted: object) -> None:
         raise MessageError(f"the {name} of a SEAL frame must be {wanted!r}, got {came!r}")
 
 
-def _polynomial_bytes(parameters: BFVParameters, residues: NDArray[np.uint64]) -> bytes:
-    _check_polynomial(parameters, residues)
+def _polynomial_bytes(shape: Shape, residues: NDArray[np.uint64]) -> bytes:
+    _check_polynomial(shape, residues)
     return residues.astype("<u8").tobytes()
 
 
-def _polynomial(parameters: BFVParameters, data: bytes) -> NDArray[np.uint64]:
+def _polynomial(shape: Shape, data: bytes) -> NDArray[np.uint64]:
     residues = np.frombuffer(data, dtype="<u8").astype(np.uint64)
-    _check_polynomial(parameters, residues)
+    _check_polynomial(shape, residues)
     return residues
 
 
-def _check_polynomial(parameters: BFVParameters, residues: NDArray[np.uint64]) -> None:
-    if residues.dtype != np.uint64 or residues.shape != (parameters.poly_modulus_degree,):
+def _check_polynomial(shape: Shape, residues: NDArray[np.uint64]) -> None:
+    if residues.dtype != np.uint64 or residues.shape != (shape.residues,):
         raise MessageError(
-            f"a polynomial must be uint64 in shape ({parameters.poly_modulus_degree},), got "
-            f"{residues.dtype} {residues.shape}"
+            f"a polynomial must be uint64 in shape ({shape.residues},), got {residues.dtype} "
+            f"{residues.shape}"
         )
-    if residues.max() >= parameters.coeff_modulus:
-        raise MessageError(f"every residue must be below {parameters.coeff_modulus}")
+    for prime, part in zip(shape.primes, residues.reshape(len(shape.primes), -1), strict=True):
+        if part.max() >= prime:
+            raise MessageError(f"every residue must be below {prime}")

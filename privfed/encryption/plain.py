@@ -1,13 +1,20 @@
-"""No encryption at all: the same integers, summed in clear. For comparison, and named as such."""
+"""No encryption at all: the same numbers, summed in clear. For comparison, and named as such."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.errors import EncryptionError, MessageError
-from privfed.interfaces import Blobs
+from privfed.errors import MessageError
+from privfed.identity.contributions import CONTRIBUTIONS, require_contributions
+from privfed.identity.keys import Role
+from privfed.identity.roster import Roster
+from privfed.identity.signing import own_values, verified
+from privfed.interfaces import OpenedSum
+from privfed.messages import Blob, Blobs, Terms
 
+_VALUES = "values"
 _INTEGER = np.dtype("<i4")
 
 
@@ -16,25 +23,41 @@ class PlainCipher:
 
     Args:
         num_params: length of an update.
+        max_clients: most contributors of a sum.
+        roster: who is enrolled.
         min_clients: fewest contributors of a sum that is read.
     """
 
-    def __init__(self, num_params: int, min_clients: int) -> None:
+    def __init__(self, num_params: int, max_clients: int, roster: Roster, min_clients: int) -> None:
         self._num_params = num_params
+        self._max_clients = max_clients
+        self._roster = roster
         self._min_clients = min_clients
 
-    def encrypt(self, values: NDArray[np.int64]) -> dict[str, bytes]:
+    def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
         """Four bytes per value, in clear."""
-        return {"values": values.astype(_INTEGER).tobytes()}
+        del terms
+        yield _VALUES, [numbers.astype(_INTEGER).tobytes()]
 
-    def decrypt_sum(self, blobs: Blobs, contributors: Sequence[str]) -> NDArray[np.int64]:
-        """The sum, shape (params,)."""
-        if len(set(contributors)) != len(contributors) or len(contributors) < self._min_clients:
-            raise EncryptionError(
-                f"a sum must have at least {self._min_clients} different contributors, got "
-                f"{list(contributors)}"
-            )
-        return _read(blobs, self._num_params)
+    def open(self, terms: Terms, message: Blob) -> OpenedSum:
+        """The sum, shape (params,).
+
+        Raises:
+            MessageError: if it is not a sum of this round, with signed contributions.
+        """
+        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind="sum", terms=terms)
+        stated = own_values(envelope.statement, terms)
+        if set(stated) != {CONTRIBUTIONS}:
+            raise MessageError(f"a sum must state its contributions, got {sorted(stated)!r:.200}")
+        contributions = require_contributions(
+            stated[CONTRIBUTIONS],
+            self._roster,
+            terms,
+            min_clients=self._min_clients,
+            max_clients=self._max_clients,
+        )
+        values = _read(envelope.blobs, self._num_params)
+        return OpenedSum(values=values, contributors=tuple(c.client for c in contributions))
 
 
 class PlainAdder:
@@ -50,18 +73,23 @@ class PlainAdder:
         self._largest = largest
 
     def add(self, client: str, blobs: Blobs) -> None:
-        """Add one client's values."""
+        """Add one client's values.
+
+        Raises:
+            MessageError: if there are more or fewer, or one is out of range; nothing is added.
+        """
+        del client
         values = _read(blobs, len(self._sum))
         if np.abs(values).max(initial=0) > self._largest:
-            raise MessageError(f"{client!r} sent a value above the public range")
+            raise MessageError(f"every value must be within {self._largest}, some are not")
         self._sum += values
 
     def total(self) -> dict[str, bytes]:
         """The sum, four bytes per value."""
-        return {"values": self._sum.astype(_INTEGER).tobytes()}
+        return {_VALUES: self._sum.astype(_INTEGER).tobytes()}
 
 
 def _read(blobs: Blobs, num_params: int) -> NDArray[np.int64]:
-    if set(blobs) != {"values"} or len(blobs["values"]) != num_params * _INTEGER.itemsize:
+    if set(blobs) != {_VALUES} or len(blobs[_VALUES]) != num_params * _INTEGER.itemsize:
         raise MessageError(f"plain values must be one blob of {num_params} 4-byte integers")
-    return np.frombuffer(blobs["values"], dtype=_INTEGER).astype(np.int64)
+    return np.frombuffer(blobs[_VALUES], dtype=_INTEGER).astype(np.int64)

@@ -4,7 +4,9 @@ An engine only moves envelopes. A client that fails drops out of the round; the 
 whoever reads the report, learn that it did not take part and nothing else.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,29 +14,84 @@ from numpy.typing import NDArray
 from privfed.client.node import ClientNode, Codec
 from privfed.messages import RoundPlan
 from privfed.server.aggregate import Aggregator
+from privfed.server.closing import Opening
+
+
+@dataclass(slots=True)
+class Collected:
+    """What came of asking all clients.
+
+    Attributes:
+        messages: accepted updates by client.
+        client_seconds: that all clients together took to encrypt and sign.
+        aggregator_seconds: that the aggregator took to check and add.
+    """
+
+    messages: dict[str, bytes] = field(default_factory=dict)
+    client_seconds: float = 0.0
+    aggregator_seconds: float = 0.0
 
 
 def collect_updates(
     nodes: Sequence[ClientNode],
     plan: RoundPlan,
+    opening: Opening,
     state: NDArray[np.float32],
     codecs: Mapping[str, Codec],
     aggregator: Aggregator,
     on_client: Callable[[str], None],
-) -> None:
+) -> Collected:
     """Let every client train the round and hand its message to the aggregator.
 
     Args:
         nodes: the cohort.
         plan: of the round.
+        opening: terms of the round, and its public key where there is one.
         state: global adapter, shape (params,).
         codecs: per client, how its update is hidden.
         aggregator: receives bytes.
         on_client: called with the id of each client when it is done, taking part or not.
     """
+    collected = Collected()
     for node in nodes:
         try:
-            aggregator.receive(node.take_part(plan, state, codecs[node.id]))
+            node.train(plan, state, codecs[node.id])
+            begun = time.perf_counter()
+            message = node.hide(opening.agreed, opening.key, codecs[node.id])
+            hidden = time.perf_counter()
+            aggregator.receive(message)
+            collected.messages[node.id] = message
+            collected.client_seconds += hidden - begun
+            collected.aggregator_seconds += time.perf_counter() - hidden
         except Exception:
             node.log.exception("round %d: did not take part", plan.round)
         on_client(node.id)
+    return collected
+
+
+def collect_answers(
+    nodes: Sequence[ClientNode],
+    opening: Opening,
+    challenge: bytes,
+    codecs: Mapping[str, Codec],
+    messages: Mapping[str, bytes],
+) -> dict[str, bytes]:
+    """Let every contributor answer the key holder's challenge.
+
+    Args:
+        nodes: the cohort.
+        opening: of the round.
+        challenge: signed by the key holder.
+        codecs: per client, how its update was hidden.
+        messages: what each contributor sent.
+    """
+    answers = {}
+    for node in nodes:
+        if node.id not in messages:
+            continue
+        try:
+            sent = messages[node.id]
+            answers[node.id] = node.answer(opening.terms, challenge, sent, codecs[node.id])
+        except Exception:
+            node.log.exception("round %d: did not answer the key holder", opening.terms.round)
+    return answers

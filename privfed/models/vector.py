@@ -49,6 +49,17 @@ def vector_digest(vector: NDArray[np.float32]) -> str:
     return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
 
 
+def frozen_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) of all frozen parameters and buffers: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    for name, tensor in sorted([*frozen, *model.named_buffers()], key=lambda pair: pair[0]):
+        digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        values = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(values.cpu().numpy().data)
+    return digest.hexdigest()
+
+
 def layout_digest(model: nn.Module) -> str:
     """SHA-256 (hex) of the names and shapes of the trainable parameters."""
     layout = [[name, list(parameter.shape)] for name, parameter in trainable(model)]

@@ -26,9 +26,15 @@ class RoundFigures:
         absent: ids that did not take part; no reason leaves a client.
         metric: "accuracy" or "perplexity".
         value: of the metric on held-out text, after the round.
-        bytes_up: all accepted updates, everything on the wire counted.
-        bytes_down: the sum, once for every client.
+        bytes_up: from clients to the aggregator, everything on the wire counted; 0 where a crash
+            left nothing of a round but its result.
+        bytes_down: from the aggregator to all clients: keys, challenges, the message that ends the
+            round.
+        bytes_holder: between aggregator and key holder, both ways; 0 without one.
         seconds: wall time of the round, evaluation included.
+        seconds_clients: of that, what all clients took to encrypt and sign.
+        seconds_aggregator: to check and add.
+        seconds_opening: from the sum to the numbers that a client reads.
         epsilon: spent by each client after the round, on its data set, earlier runs included.
     """
 
@@ -39,7 +45,11 @@ class RoundFigures:
     value: float
     bytes_up: int
     bytes_down: int
+    bytes_holder: int
     seconds: float
+    seconds_clients: float
+    seconds_aggregator: float
+    seconds_opening: float
     epsilon: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:

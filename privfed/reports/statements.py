@@ -1,14 +1,14 @@
 """The sentences of the report that explain the numbers, for a reader who was not there."""
 
 import math
-from typing import Any
+from typing import Any, Final
 
 from privfed.reports.figures import rounded_up
 
 _SIMULATION = (
-    "All parties ran in one process on one machine: this was a simulation. Keys, text and ledgers "
-    "of all clients lay on that machine, so the confidentiality described here is that of the "
-    "protocol, not of this run. Epsilon does not depend on it."
+    "All clients and the aggregator ran in one process on one machine: this was a simulation. "
+    "Keys, text and ledgers lay on that machine, so the confidentiality described here is that of "
+    "the protocol, not of this run. Epsilon does not depend on it."
 )
 
 
@@ -38,63 +38,150 @@ def how_to_read(*, epsilon: float, delta: float) -> str:
     )
 
 
-def views(*, encrypted: bool, min_clients: int) -> tuple[tuple[str, str, str], ...]:
-    """Who looks, what they see, what protects a record."""
+def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[str, str, str], ...]:
+    """Who looks, what they see, what protects a record.
+
+    Args:
+        custody: "none", "shared_key" or "key_holder".
+        approximate: whether sums are those of CKKS.
+        min_clients: fewest contributions of a sum.
+    """
     single = "the client's epsilon"
-    if not encrypted:
+    public = ("co-clients, public", "the sums and the global adapter, every round", single)
+    if custody == "none":
         return (
             (
                 "the aggregator, and anyone who reads its traffic",
                 "every single update in clear (no encryption was used), and who took part",
                 single,
             ),
-            ("co-clients, public", "the sums and the global adapter, every round", single),
+            public,
+        )
+    hidden = (
+        f"single updates: 128-bit encryption, among at least {min_clients} contributions; "
+        "the rest: the client's epsilon"
+    )
+    aggregator = (
+        "an aggregator without a client on its side, whether it follows the protocol or not",
+        "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
+        "adapter that is given back to it",
+        hidden,
+    )
+    if approximate:
+        return (
+            (
+                "an aggregator without a client on its side that follows the protocol and is shown "
+                "neither sums nor global adapter",
+                "ciphertexts, their sizes and times, who took part",
+                hidden,
+            ),
+            ("the clients (they hold the key), the public", public[1], single),
+            (
+                "an aggregator that is shown decrypted sums or global adapters, that deviates, or "
+                "that colludes with any one client",
+                "every single update; no protection is claimed",
+                single,
+            ),
+        )
+    if custody == "shared_key":
+        return (
+            aggregator,
+            ("the clients (they hold the key), the public", public[1], single),
+            ("an aggregator that colludes with any one client", "every single update", single),
         )
     return (
+        aggregator,
         (
-            "an aggregator that follows the protocol",
-            "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
-            "adapter that is given back to it",
-            f"single updates: 128-bit encryption, among at least {min_clients} contributions; "
-            "the rest: the client's epsilon",
+            "an aggregator that follows the protocol and pools what it saw with clients",
+            "the sums, and what is left of a sum without those clients' own updates",
+            hidden,
         ),
+        ("the clients, the public", public[1], single),
         (
-            "the clients (they hold the key), the public",
-            "the decrypted sums and the global adapter, every round",
-            single,
-        ),
-        (
-            "an aggregator that deviates from the protocol, or colludes with any one client",
-            "every single update",
+            "the key holder together with the aggregator, or an aggregator together with a client "
+            "that deviates (it answers falsely, or cancels others' ciphertexts)",
+            "single updates",
             single,
         ),
     )
 
 
-def encryption_statement(*, encrypted: bool, num_clients: int) -> dict[str, Any]:
-    """Scheme, custody and consequence."""
-    if not encrypted:
+_SHARED_KEY: Final = (
+    "Any one client that colludes with the aggregator opens every update. Without such a client, "
+    "an aggregator that changes, repeats, leaves out or adds contributions is refused: every "
+    "contribution is signed by an enrolled client for its round, and decrypted sums carry tags "
+    "that only the clients can make. None of this matters for epsilon."
+)
+_KEY_HOLDER: Final = (
+    "Clients cannot decrypt. The key holder makes a new key for every round, verifies by a random "
+    "challenge to every contributor that the sum is that of their signed ciphertexts, decrypts it "
+    "once and destroys the key; a sum without the tags of well-made contributions is not shown. An "
+    "aggregator with a deviating client on its side can defeat that check, since the client can "
+    "answer falsely or cancel others' ciphertexts; a key holder that colludes with the aggregator "
+    "opens every update. None of this matters for epsilon."
+)
+
+
+def encryption_statement(
+    *, custody: str, exactness: str, num_clients: int, simulated_keys: bool
+) -> dict[str, Any]:
+    """Scheme, custody and consequence.
+
+    Args:
+        custody: "none", "shared_key" or "key_holder".
+        exactness: "certain", "overwhelming" (but for 2^-128) or "approximate" (CKKS).
+        num_clients: most contributions of a sum.
+        simulated_keys: whether this process made everybody's keys.
+    """
+    keys = (
+        "made by this process for the simulation"
+        if simulated_keys
+        else "read from identity files and a roster signed by its authority"
+    )
+    identities = f"Ed25519 signatures and X25519 keys of a signed roster, {keys}"
+    if custody == "none":
         return {
             "scheme": "none (plain sum of fixed-point integers)",
             "custody": "no key",
             "consequence": "Updates were not encrypted. Only epsilon protects a record.",
+            "identities": identities,
             "setting": _SIMULATION,
         }
+    shared = custody == "shared_key"
+    approximate = exactness == "approximate"
+    consequence = _APPROXIMATE if approximate else _SHARED_KEY if shared else _KEY_HOLDER
     return {
-        "scheme": "BFV homomorphic encryption (Microsoft SEAL through TenSEAL), additions only",
-        "custody": "shared_key: every client holds the secret key of the run, the aggregator not",
-        "consequence": (
-            "Any one client that colludes with the aggregator opens every update. Messages carry "
-            "digests, not signatures: the aggregator is trusted to relay the clients' messages "
-            "unchanged. The key serves one run and lies on the clients' disk until the run is "
-            "complete. None of this matters for epsilon."
-        ),
-        "correctness": (
-            f"Sums of up to {num_clients} updates decrypt exactly for certain: the worst-case "
-            "noise stays below q / 2t."
-        ),
+        "scheme": f"{'CKKS' if approximate else 'BFV'} homomorphic encryption (Microsoft SEAL "
+        "through TenSEAL), additions only",
+        "custody": "shared_key: every client holds the secret key of the run, the aggregator not"
+        if shared
+        else "key_holder: a separate party and process holds each round's secret key, neither "
+        "clients nor aggregator do",
+        "consequence": consequence,
+        "keys": "one key for the run, made by one client and wrapped to each other's X25519 key; "
+        "in memory only"
+        if shared
+        else "one key pair for every round, signed by the key holder with run, round and "
+        "parameters; in memory only, destroyed after its one decryption",
+        "identities": identities,
+        "correctness": f"Sums of up to {num_clients} updates decrypt {_CORRECTNESS[exactness]}",
         "setting": _SIMULATION,
     }
+
+
+_APPROXIMATE: Final = (
+    "Any one client that colludes with the aggregator opens every update. Approximate sums carry "
+    "no tags: an aggregator can shift them by numbers that it knows. Decrypted sums, the adapter "
+    "and this run folder must not be shown to anyone without the key who may hold ciphertexts of "
+    "the run: no IND-CPA-D security is claimed. None of this matters for epsilon."
+)
+_CORRECTNESS: Final = {
+    "certain": "exactly for certain: the worst-case noise stays below q / 2t.",
+    "overwhelming": "exactly but for a chance of at most 2^-128 in a run of up to 2^40 "
+    "coefficients, over the choice of the keys (a sub-Gaussian bound; no independence of clients "
+    "is assumed).",
+    "approximate": "approximately, with flooding noise added; they never wrap.",
+}
 
 
 def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ...]:

@@ -1,22 +1,31 @@
 """The aggregator of one round: parse strictly, check, add. It holds no key and decrypts nothing."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from accountants import Anchor, InvalidValueError, anchor_from_json
 from privfed.errors import MessageError, TooFewClientsError
+from privfed.identity.contributions import (
+    CONTRIBUTIONS,
+    UPDATE,
+    Contribution,
+    contributions_json,
+)
+from privfed.identity.keys import Identity, Role
+from privfed.identity.roster import Roster
+from privfed.identity.signing import own_values, verified
 from privfed.interfaces import Adder
-from privfed.messages import LEDGER, Envelope, RoundPlan, canonical_json
+from privfed.messages import LEDGER, Blob, Statement, Terms, envelope_bytes
 
 
 class Aggregator:
     """Adds the encrypted updates of one round.
 
     Args:
-        plan: of the round.
+        identity: of the aggregator; it signs what it sends.
+        roster: who is enrolled, with which keys.
+        terms: what every update of this round must state, to the letter, beside the anchor of its
+            sender's ledger.
         cohort: clients that may contribute.
-        manifest: what every update of this round must state, to the letter, beside the anchor of
-            its sender's ledger.
         anchors: the last anchor known of every client's ledger; an update whose ledger is not
             longer than that comes from a ledger that was rolled back.
         adder: sums blobs without a key.
@@ -25,19 +34,23 @@ class Aggregator:
 
     def __init__(
         self,
-        plan: RoundPlan,
+        *,
+        identity: Identity,
+        roster: Roster,
+        terms: Terms,
         cohort: Sequence[str],
-        manifest: Mapping[str, Any],
         anchors: Mapping[str, Anchor],
         adder: Adder,
         min_clients: int,
     ) -> None:
-        self._plan = plan
+        self._identity = identity
+        self._roster = roster
+        self._terms = terms
         self._cohort = frozenset(cohort)
-        self._manifest = dict(manifest)
         self._anchors = dict(anchors)
         self._adder = adder
         self._min_clients = min_clients
+        self._contributions: dict[str, Contribution] = {}
         self._bytes: dict[str, int] = {}
 
     @property
@@ -50,65 +63,55 @@ class Aggregator:
         """Bytes received in accepted messages, everything on the wire counted."""
         return sum(self._bytes.values())
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, message: Blob) -> None:
         """Check one update and add it.
 
         Raises:
             MessageError: naming the client where it is known, and the reason.
         """
-        envelope = Envelope.from_bytes(message)
-        self._check(envelope)
+        envelope = verified(message, self._roster, role=Role.CLIENT, kind=UPDATE, terms=self._terms)
+        sender = envelope.statement.sender
+        self._check(envelope.statement)
         try:
-            self._adder.add(envelope.sender, envelope.blobs)
+            self._adder.add(sender, envelope.blobs)
         except MessageError as error:
-            raise MessageError(f"{envelope.sender!r}: {error}") from error
-        self._bytes[envelope.sender] = len(message)
+            raise MessageError(f"{sender!r}: {error}") from error
+        self._contributions[sender] = Contribution.of(envelope)
+        self._bytes[sender] = len(message)
 
     def total(self) -> bytes:
-        """The sum as a message to the holders of the key.
+        """The sum, with the proof of every contribution, as a message to the holders of the key.
 
         Raises:
             TooFewClientsError: with fewer than `min_clients` contributions.
         """
         if len(self._bytes) < self._min_clients:
             raise TooFewClientsError(
-                f"round {self._plan.round} has {len(self._bytes)} contribution(s), at least "
+                f"round {self._terms.round} has {len(self._bytes)} contribution(s), at least "
                 f"{self._min_clients} must be summed; nothing is decrypted"
             )
-        return Envelope(
-            run=self._plan.run,
-            round=self._plan.round,
-            sender="aggregator",
+        return envelope_bytes(
+            self._identity.sign,
+            self._terms,
+            sender=self._identity.party.name,
             kind="sum",
-            manifest={**self._manifest, "contributors": self.contributors},
+            manifest={CONTRIBUTIONS: contributions_json(self._contributions.values())},
             blobs=self._adder.total(),
-        ).to_bytes()
+        )
 
-    def _check(self, envelope: Envelope) -> None:
-        sender = envelope.sender
+    def _check(self, statement: Statement) -> None:
+        sender = statement.sender
         if sender not in self._cohort:
-            raise MessageError(f"{sender!r} is not in the cohort of round {self._plan.round}")
+            raise MessageError(f"{sender!r} is not in the cohort of round {self._terms.round}")
         if sender in self._bytes:
-            raise MessageError(f"{sender!r} sent a second update in round {self._plan.round}")
-        if (envelope.run, envelope.round, envelope.kind) != (
-            self._plan.run,
-            self._plan.round,
-            "update",
-        ):
+            raise MessageError(f"{sender!r} sent a second update in round {self._terms.round}")
+        stated = own_values(statement, self._terms)
+        if set(stated) != {LEDGER}:
             raise MessageError(
-                f"{sender!r} sent a {envelope.kind!r} of run {envelope.run!r}, round "
-                f"{envelope.round}; expected an 'update' of run {self._plan.run!r}, round "
-                f"{self._plan.round}"
+                f"{sender!r} must state the anchor of its ledger and nothing else, got "
+                f"{sorted(stated)!r:.200}"
             )
-        for key, expected in self._manifest.items():
-            if canonical_json(envelope.manifest.get(key)) != canonical_json(expected):
-                raise MessageError(
-                    f"{sender!r} states {key} = {envelope.manifest.get(key)!r}, expected "
-                    f"{expected!r}"
-                )
-        if set(envelope.manifest) - {LEDGER} != set(self._manifest):
-            raise MessageError(f"{sender!r} states more than an update may state")
-        self._check_ledger(sender, envelope.manifest.get(LEDGER))
+        self._check_ledger(sender, stated[LEDGER])
 
     def _check_ledger(self, sender: str, stated: object) -> None:
         try:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed import preparation
+from privfed import Plain
+from privfed.channel import Public, SumChannel
 from privfed.errors import ConfigError
-from privfed.preparation import SumChannel
+from privfed.server.closing import ClientsOpen
 from privfed.strategies.averaging import FedAvg, FFALoRA
 
 SIZES = {"a": 100, "b": 50, "c": 25}
@@ -18,15 +19,18 @@ STRATEGIES = pytest.mark.parametrize("strategy", [FedAvg, FFALoRA])
 
 def channel(weights):
     """What `mean_update` needs of a channel: the public weights."""
+    public = Public(
+        run="00ff", num_params=2, base_model="", layout="", weights=weights, min_clients=3
+    )
     return SumChannel(
-        cipher=None,
+        public=public,
+        summation=Plain(),
+        parties=None,
+        ciphers={},
+        custodian=ClientsOpen(),
         parameters={},
-        bfv=None,
-        num_params=2,
-        bits=12,
-        public_range=1.0,
-        weights=weights,
-        min_clients=3,
+        encryption=None,
+        key={},
     )
 
 
@@ -34,7 +38,7 @@ def next_state(strategy, state, updates, sizes=SIZES):
     """A round as the federation plays it: weighted updates are summed, then divided."""
     weights = strategy.weights(sizes)
     total = sum(weights[client] * update for client, update in updates.items())
-    mean = preparation.mean_update(channel(weights), total, sorted(updates))
+    mean = channel(weights).mean_update(total, sorted(updates))
     return strategy.next_state(state, mean)
 
 

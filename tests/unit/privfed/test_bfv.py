@@ -1,285 +1,457 @@
-"""Everything that needs TenSEAL: keys, encryption, and the sum from end to end."""
+"""Encrypting and decrypting with the real SEAL: exactness, noise, and what is refused."""
 
-import ast
-import copy
-import inspect
-import math
 import os
-import pickle
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from privfed.custody import native
-from privfed.custody.bfv import decrypt_sum, encrypt
-from privfed.custody.keys import SharedKey
-from privfed.encryption import fixedpoint, frames, packing, residues
-from privfed.encryption.packing import (
-    COEFF_MODULUS,
-    BFVParameters,
-    batching_prime_above,
-    derive,
-    is_prime,
-    pack,
-    unpack,
+from privfed.config import Custody
+from privfed.custody import bfv, native
+from privfed.custody.keys import (
+    PublicKey,
+    RoundKey,
+    SharedSecret,
+    native_context,
+    shared_context,
 )
-from privfed.errors import EncryptionError, MessageError
+from privfed.encryption import frames, noise, residues
+from privfed.encryption.adding import CIPHERTEXTS, SEEDS, BFVAdder
+from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
+from privfed.encryption.packing import pack, unpack
+from privfed.encryption.parameters import BFVParameters, derive
+from privfed.encryption.primes import is_batching_prime
+from privfed.errors import ConfigError, EncryptionError, MessageError
 
-PARAMETERS = derive(num_clients=8, bits=12)
+SHARED = derive(num_clients=8, bits=12, num_params=8_000, custody=Custody.SHARED_KEY)
+HELD = derive(num_clients=8, bits=12, num_params=4_000, custody=Custody.KEY_HOLDER)
+ZEROS = np.zeros((1, 4096), dtype=np.uint64)
+
+
+def shared_secret(parameters):
+    return SharedSecret.generate(shared_context(parameters), frames.ciphertext_shape(parameters))
+
+
+def public_key(key, parameters):
+    return PublicKey.from_bytes(key.public_bytes(), parameters)
 
 
 @pytest.fixture(scope="module")
-def key():
-    return SharedKey.generate(PARAMETERS)
+def secret():
+    return shared_secret(SHARED)
 
 
-def random_updates(parameters, num_clients, num_params, seed=0):
-    """Integers of `num_clients` clients, the first parameter at an end of the range."""
-    largest = parameters.max_magnitude
-    generator = np.random.default_rng(seed)
-    updates = generator.integers(-largest, largest + 1, size=(num_clients, num_params))
-    updates[:, 0] = largest if seed % 2 else -largest
-    return updates
+@pytest.fixture(scope="module")
+def pair():
+    key = RoundKey.generate(HELD)
+    return key, public_key(key, HELD)
 
 
-def upload(key, update):
-    """One client's wire bytes: residues and seeds."""
-    c0, seeds = encrypt(key, pack(update, key.parameters))
-    return residues.to_bytes(c0), residues.seeds_to_bytes(seeds)
+def some_slots(parameters, count=1, seed=0):
+    random = np.random.default_rng(seed)
+    slots = random.integers(0, parameters.plain_modulus, size=(count, 4096), dtype=np.uint64)
+    slots[0, 0], slots[0, 1] = parameters.plain_modulus - 1, 0
+    return slots
 
 
-def aggregate(uploads, num_ciphertexts):
-    """What the aggregator does: parse, add, and send the sum's bytes with all seeds."""
-    total, *others = [residues.from_bytes(data, num_ciphertexts) for data, _ in uploads]
-    for other in others:
-        total = residues.add(total, other)
-    seeds = [residues.seeds_from_bytes(data, num_ciphertexts) for _, data in uploads]
-    return residues.to_bytes(total), np.stack(seeds)
-
-
-def federated_sum(key, updates):
-    """The decrypted sum of all updates, over the wire both ways."""
-    num_params = updates.shape[1]
-    num_ciphertexts = key.parameters.num_ciphertexts(num_params)
-    total, seeds = aggregate([upload(key, update) for update in updates], num_ciphertexts)
-    slots = decrypt_sum(key, residues.from_bytes(total, num_ciphertexts), seeds)
-    return unpack(slots, num_params, key.parameters)
-
-
-# --- exactness
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    num_clients=st.integers(1, 20),
-    bits=st.integers(8, 16),
-    seed=st.integers(0, 2**32),
-    data=st.data(),
-)
-def test_the_decrypted_sum_is_the_integer_sum(num_clients, bits, seed, data):
-    parameters = derive(num_clients=num_clients, bits=bits)
-    whole = parameters.params_per_ciphertext
-    num_params = data.draw(st.sampled_from([1, whole - 1, whole, whole + 1]))
-    contributors = data.draw(st.integers(1, min(num_clients, 6)))
-    updates = random_updates(parameters, contributors, num_params, seed)
-    total = federated_sum(SharedKey.generate(parameters), updates)
-    np.testing.assert_array_equal(total, updates.sum(axis=0))
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_a_thousand_clients(bits):
-    parameters = derive(num_clients=1000, bits=bits)
-    updates = random_updates(parameters, 1000, 2 * 4096, seed=1)
-    updates[:, 100:200] = parameters.max_magnitude
-    total = federated_sum(SharedKey.generate(parameters), updates)
-    np.testing.assert_array_equal(total, updates.sum(axis=0))
-
-
-def test_add_is_the_native_addition(key):
-    """The aggregator's numpy sum against SEAL's Evaluator.add, both polynomials."""
-    context, _ = key.native()
-    seal, version = native.sealapi(), native.seal_version()
-    num_bytes = frames.full_frame_bytes(PARAMETERS)
-
-    def full(ciphertext, scratch):
-        ciphertext.save(scratch.path)
-        frame = native.uncompressed(scratch.read(), num_bytes)
-        return frames.parse_full(frame, PARAMETERS, version=version)
-
-    loaded, parts, sent = [], [], []
+def saved(ciphertext, shape):
+    """Both polynomials of one of SEAL's ciphertexts, shape (1, 4096) each."""
     with native.ScratchFile() as scratch:
-        for seed in (1, 2):
-            update = random_updates(PARAMETERS, 1, 12_288, seed)[0]
-            c0, seeds = encrypt(key, pack(update, PARAMETERS))
-            frame = frames.build_seeded(PARAMETERS, c0[0], seeds[0].tobytes(), version=version)
-            scratch.write(frame)
-            ciphertext = seal.Ciphertext()
-            ciphertext.load(context, scratch.path)
-            loaded.append(ciphertext)
-            parts.append(full(ciphertext, scratch))
-            sent.append(c0)
-        total = seal.Ciphertext()
-        seal.Evaluator(context).add(loaded[0], loaded[1], total)
-        expected = full(total, scratch)
-    np.testing.assert_array_equal(residues.add(sent[0], sent[1])[0], expected[0])
-    for part in (0, 1):
-        left, right = parts[0][part][None], parts[1][part][None]
-        np.testing.assert_array_equal(residues.add(left, right)[0], expected[part])
+        ciphertext.save(scratch.path)
+        frame = native.uncompressed(scratch.read(), shape.full_bytes)
+    c0, c1 = frames.parse_full(frame, shape, version=native.seal_version())
+    return c0[None], c1[None]
+
+
+def loaded(c0, c1, context, shape):
+    """SEAL's ciphertext of polynomials of shape (residues,)."""
+    ciphertext = native.sealapi().Ciphertext()
+    with native.ScratchFile() as scratch:
+        scratch.write(frames.build_full(shape, c0, c1, version=native.seal_version()))
+        ciphertext.load(context, scratch.path)
+    return ciphertext
+
+
+# --- the phase c0 + c1 s, computed here
+
+
+def secret_polynomial(key, parameters):
+    """Coefficients of s in {-1, 0, 1}: SEAL keeps its values, and takes them back for us."""
+    held = parameters.custody is Custody.KEY_HOLDER
+    primes = (COEFF_MODULUS, SPECIAL_MODULUS) if held else (COEFF_MODULUS,)
+    name = frames.parms_id(frames.BFV, primes, parameters.plain_modulus)
+    stored = frames.Shape(parms_id=name, primes=primes)
+    _, native_key = key.native()
+    with native.ScratchFile() as scratch:
+        native_key.save(scratch.path)
+        frame = native.uncompressed(scratch.read(), stored.single_bytes)
+    values = frames.parse_single(frame, stored, version=native.seal_version())[:4096]
+    plain = frames.ciphertext_shape(parameters)
+    transformed = frames.Shape(parms_id=plain.parms_id, primes=plain.primes, is_ntt=True)
+    context = shared_context(parameters)
+    ciphertext = loaded(values, values, context, transformed)
+    native.sealapi().Evaluator(context).transform_from_ntt_inplace(ciphertext)
+    coefficients, _ = saved(ciphertext, plain)
+    signed = coefficients[0].astype(np.int64)
+    signed[signed == COEFF_MODULUS - 1] = -1
+    return signed
+
+
+def phase(c0, c1, polynomial):
+    """c0 + c1 s modulo X^4096 + 1 and q, centred: exact, in limbs of 20 bits."""
+    total = c0[0].astype(object)
+    for limb in range(3):
+        part = ((c1[0] >> np.uint64(20 * limb)) & np.uint64((1 << 20) - 1)).astype(np.int64)
+        product = np.append(np.convolve(part, polynomial), 0)
+        total = total + (product[:4096] - product[4096:]).astype(object) * (1 << (20 * limb))
+    reduced = total % COEFF_MODULUS
+    return np.where(reduced > COEFF_MODULUS // 2, reduced - COEFF_MODULUS, reduced).astype(np.int64)
+
+
+def expanded(c0, seeds, parameters):
+    """Both polynomials of a seeded ciphertext, as SEAL expands it."""
+    shape = frames.ciphertext_shape(parameters)
+    with native.ScratchFile() as scratch:
+        ciphertext = bfv.expanded_sum(shared_context(parameters), shape, c0[0], seeds, scratch)
+    return saved(ciphertext, shape)
+
+
+def test_fresh_noise_of_a_shared_key_is_within_what_the_rule_assumes(secret):
+    """At most 21, with the variance 10.5 of SEAL's centred binomial numbers."""
+    polynomial = secret_polynomial(secret, SHARED)
+    assert set(polynomial.tolist()) == {-1, 0, 1}
+    measured = []
+    for _ in range(10):
+        c0, seeds = bfv.encrypt_seeded(secret, ZEROS, SHARED)
+        measured.append(phase(*expanded(c0, seeds, SHARED), polynomial))
+    bound = noise.fresh_noise(Custody.SHARED_KEY, Rule.CERTAIN)
+    assert np.abs(measured).max() <= 21 == bound - Fraction(1, 2)
+    assert 9.9 < np.var(measured) < 11.1
+    assert noise.fresh_noise(Custody.SHARED_KEY, Rule.OVERWHELMING) == bound
+
+
+def test_fresh_noise_of_a_round_key_is_within_what_the_rule_assumes(pair):
+    """Some 15 in standard deviation: far below the bound that is certain, and below the other."""
+    key, public = pair
+    polynomial = secret_polynomial(key, HELD)
+    assert set(polynomial.tolist()) == {-1, 0, 1}
+    measured = np.array([phase(*bfv.encrypt_public(public, ZEROS), polynomial) for _ in range(10)])
+    assert np.abs(measured).max() <= noise.fresh_noise(Custody.KEY_HOLDER, Rule.OVERWHELMING)
+    assert noise.fresh_noise(Custody.KEY_HOLDER, Rule.OVERWHELMING) < 402
+    assert noise.fresh_noise(Custody.KEY_HOLDER, Rule.CERTAIN) > 2049
+    assert 13 < measured.std() < 18
+
+
+def test_scaling_a_message_adds_no_more_than_one_half(secret):
+    """The phase is round(q m / t) for every coefficient m of the plaintext, and noise."""
+    context, _ = secret.native()
+    seal, modulus = native.sealapi(), SHARED.plain_modulus
+    plaintext = seal.Plaintext()
+    slots = some_slots(SHARED)
+    seal.BatchEncoder(context).encode(slots[0].tolist(), plaintext)
+    coefficients = np.zeros(4096, dtype=object)
+    for term in plaintext.to_string().split(" + "):
+        value, _, power = term.partition("x^")
+        coefficients[int(power or 0)] = int(value, 16)
+    c0, seeds = bfv.encrypt_seeded(secret, slots, SHARED)
+    found = phase(*expanded(c0, seeds, SHARED), secret_polynomial(secret, SHARED)).astype(object)
+    twice = (2 * modulus * found - 2 * COEFF_MODULUS * coefficients) % (2 * modulus * COEFF_MODULUS)
+    twice = np.minimum(twice, 2 * modulus * COEFF_MODULUS - twice)
+    assert max(twice) <= 2 * modulus * noise.fresh_noise(Custody.SHARED_KEY, Rule.CERTAIN)
+
+
+# --- the noise rule at its edge
+
+
+def edge_parameters(custody, num_clients, upload_dropped, sum_dropped):
+    """The largest plaintext prime that the rule still allows for so many clients and bits."""
+
+    def build(prime, clients):
+        return BFVParameters(
+            custody=custody,
+            num_clients=clients,
+            bits=8,
+            num_params=4_000,
+            plain_modulus=prime,
+            radix=2 * clients * 127 + 1,
+            digits=1,
+            upload_dropped_bits=upload_dropped,
+            sum_dropped_bits=sum_dropped,
+        )
+
+    fresh = noise.fresh_noise(custody, Rule.OVERWHELMING) + noise.dropping_error(upload_dropped)
+    whole = num_clients * fresh + noise.dropping_error(sum_dropped)
+    start = int(COEFF_MODULUS / (2 * whole)) // 8192 * 8192 + 1
+    for prime in range(start + 8192, 0, -8192):
+        if is_batching_prime(prime):
+            try:
+                return build(prime, num_clients), build
+            except ConfigError:
+                continue
+    raise AssertionError
+
+
+EDGES = [
+    (Custody.SHARED_KEY, 8, 0, 0),
+    (Custody.SHARED_KEY, 40, 0, 0),
+    (Custody.SHARED_KEY, 8, 6, 4),
+    (Custody.SHARED_KEY, 5, 20, 23),
+    (Custody.KEY_HOLDER, 8, 0, 0),
+    (Custody.KEY_HOLDER, 8, 12, 0),
+]
+
+
+@pytest.mark.parametrize(("custody", "num_clients", "upload_dropped", "sum_dropped"), EDGES)
+@pytest.mark.parametrize("value", [127, -127])
+def test_the_most_clients_that_the_rule_allows(
+    custody, num_clients, upload_dropped, sum_dropped, value
+):
+    """As many fresh ciphertexts as it says, all numbers at one end, through the wire both ways."""
+    parameters, build = edge_parameters(custody, num_clients, upload_dropped, sum_dropped)
+    with pytest.raises(ConfigError, match=f"noise of {num_clients + 1} clients"):
+        build(parameters.plain_modulus, num_clients + 1)
+    slots = pack(np.full(4_000, value), parameters)
+    adder, seal_side = BFVAdder(parameters), Side(parameters)
+    for number in range(num_clients):
+        adder.add(f"c{number}", seal_side.blobs(slots))
+    with pytest.raises(MessageError, match="one too many"):
+        adder.add("another", seal_side.blobs(slots))
+    sums = unpack(seal_side.decrypted(adder.total()), parameters)
+    assert set(sums[:4_000].tolist()) == {num_clients * value}
+
+
+class Side:
+    """Whoever encrypts and decrypts, under either custody, with a key of its own."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+        self.seeds = []
+        if parameters.custody is Custody.SHARED_KEY:
+            self.key = shared_secret(parameters)
+        else:
+            self.key = RoundKey.generate(parameters)
+            self.public = public_key(self.key, parameters)
+
+    def blobs(self, slots):
+        bits = self.parameters.upload_bits
+        if self.parameters.custody is Custody.SHARED_KEY:
+            c0, seeds = bfv.encrypt_seeded(self.key, slots, self.parameters)
+            self.seeds.append(seeds)
+            return {CIPHERTEXTS: residues.to_rows([c0], bits).tobytes(), SEEDS: seeds.tobytes()}
+        return {
+            CIPHERTEXTS: residues.to_rows(bfv.encrypt_public(self.public, slots), bits).tobytes()
+        }
+
+    def decrypted(self, blobs):
+        bits = self.parameters.sum_bits
+        polynomials = residues.from_rows(residues.rows_of(blobs[CIPHERTEXTS], 1, bits), bits)
+        if self.parameters.custody is Custody.KEY_HOLDER:
+            return bfv.decrypt_full(self.key, *polynomials, self.parameters)
+        count = (len(blobs) - 1,)
+        seeds = np.stack(self.seeds[: count[0]])
+        return bfv.decrypt_seeded(self.key, *polynomials, seeds, self.parameters)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_decryption_is_right_up_to_the_noise_bound_and_wrong_above(sign):
-    """At the largest t the rule allows, noise is added to c0 by hand up to q / (2t) and past it.
+    """Noise is added to c0 by hand up to q / (2t) and past it.
 
     A fresh ciphertext brings at most 21.5 of its own, so 22 decide on which side the sum lies.
     """
-    edge = COEFF_MODULUS // (8 * 59 + 16)
-    prime = next(
-        t for t in range((edge - 1) // 8192 * 8192 + 1, 0, -8192) if t <= edge and is_prime(t)
-    )
-    parameters = BFVParameters(
-        num_clients=8, bits=8, plain_modulus=prime, radix=2 * 8 * 127 + 1, digits=1
-    )
-    key = SharedKey.generate(parameters)
-    slots = pack(random_updates(parameters, 1, 4096)[0], parameters)
-    c0, seeds = encrypt(key, slots)
-    bound = COEFF_MODULUS // (2 * prime)
-    assert 8 * 29.5 + 8 <= bound < 8 * 29.5 + 9
+    parameters, _ = edge_parameters(Custody.SHARED_KEY, 8, 0, 0)
+    key = shared_secret(parameters)
+    slots = pack(np.full(4_000, -127), parameters)
+    c0, seeds = bfv.encrypt_seeded(key, slots, parameters)
+    bound = COEFF_MODULUS // (2 * parameters.plain_modulus)
+    assert 8 * 21.5 <= bound < 8 * 21.5 + 2
 
-    def decrypted(noise):
-        shift = np.full_like(c0, sign * noise % COEFF_MODULUS)
-        return decrypt_sum(key, residues.add(c0, shift), seeds[None])
+    def decrypted(shift):
+        total = np.full_like(c0, sign * shift % COEFF_MODULUS)
+        residues.add_into(total, c0)
+        return bfv.decrypt_seeded(key, total, seeds[None], parameters)
 
     np.testing.assert_array_equal(decrypted(bound - 22), slots)
     assert not np.array_equal(decrypted(bound + 23), slots)
 
 
-def test_measured_noise_is_within_the_bound_that_the_rule_assumes(key):
-    """Decrypting an encryption of zero by hand (c0 + c1 s) would need s; shifting finds it instead.
+# --- exactness
 
-    With t at 45 bits q / (2t) is 16,406. Shifted by all but 22 of it, zero must stay zero; by all
-    but 5, some of 4096 coefficients, whose noise has a standard deviation of 3.2, must flip.
-    """
-    slots = np.zeros((1, 4096), dtype=np.uint64)
-    c0, seeds = encrypt(key, slots)
-    bound = COEFF_MODULUS // (2 * PARAMETERS.plain_modulus)
-    for noise, stays in ((bound - 22, True), (bound - 5, False)):
-        shifted = residues.add(c0, np.full_like(c0, noise))
-        assert np.array_equal(decrypt_sum(key, shifted, seeds[None]), slots) == stays
+
+def test_seeded_round_trip(secret):
+    slots = some_slots(SHARED, count=3)
+    c0, seeds = bfv.encrypt_seeded(secret, slots, SHARED)
+    assert (c0.dtype, c0.shape, seeds.dtype, seeds.shape) == ("u8", (3, 4096), "u1", (3, 64))
+    assert c0.max() < COEFF_MODULUS
+    np.testing.assert_array_equal(bfv.decrypt_seeded(secret, c0, seeds[None], SHARED), slots)
+
+
+def test_public_round_trip(pair):
+    key, public = pair
+    slots = some_slots(HELD, count=3)
+    c0, c1 = bfv.encrypt_public(public, slots)
+    assert (c0.dtype, c0.shape, c1.dtype, c1.shape) == ("u8", (3, 4096), "u8", (3, 4096))
+    assert max(c0.max(), c1.max()) < COEFF_MODULUS
+    np.testing.assert_array_equal(bfv.decrypt_full(key, c0, c1, HELD), slots)
+
+
+def test_slots_add_modulo_t(secret, pair):
+    """By hand: t - 1 and 5 give 4."""
+    for parameters in (SHARED, HELD):
+        side = Side(parameters)
+        first, second = ZEROS.copy(), ZEROS.copy()
+        first[0, :3], second[0, :3] = (parameters.plain_modulus - 1, 7, 0), (5, 8, 0)
+        adder = BFVAdder(parameters)
+        adder.add("c1", side.blobs(first))
+        adder.add("c2", side.blobs(second))
+        assert side.decrypted(adder.total())[0, :4].tolist() == [4, 15, 0, 0]
+
+
+def test_adding_residues_is_seals_own_addition_of_seeded_ciphertexts(secret):
+    """numpy's sum of c0 and SEAL's `add_inplace` of the whole ciphertexts."""
+    context, shape = shared_context(SHARED), frames.ciphertext_shape(SHARED)
+    evaluator = native.sealapi().Evaluator(context)
+    sent = [bfv.encrypt_seeded(secret, some_slots(SHARED, seed=seed), SHARED) for seed in range(5)]
+    both = [expanded(c0, seeds, SHARED) for c0, seeds in sent]
+    total = loaded(both[0][0][0], both[0][1][0], context, shape)
+    added = [part.copy() for part in both[0]]
+    for c0, c1 in both[1:]:
+        evaluator.add_inplace(total, loaded(c0[0], c1[0], context, shape))
+        residues.add_into(added[0], c0)
+        residues.add_into(added[1], c1)
+    for ours, theirs in zip(added, saved(total, shape), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for (c0, _), (whole, _) in zip(sent, both, strict=True):
+        np.testing.assert_array_equal(c0, whole)
+    seeds = np.concatenate([seeds for _, seeds in sent])
+    np.testing.assert_array_equal(added[0], expanded(added[0], seeds, SHARED)[0])
+    np.testing.assert_array_equal(added[1], expanded(added[0], seeds, SHARED)[1])
+
+
+def test_adding_residues_is_seals_own_addition_of_public_key_ciphertexts(pair):
+    _, public = pair
+    context, shape = native_context(HELD), frames.ciphertext_shape(HELD)
+    evaluator = native.sealapi().Evaluator(context)
+    sent = [bfv.encrypt_public(public, some_slots(HELD, seed=seed)) for seed in range(5)]
+    total = loaded(sent[0][0][0], sent[0][1][0], context, shape)
+    added = [part.copy() for part in sent[0]]
+    for c0, c1 in sent[1:]:
+        evaluator.add_inplace(total, loaded(c0[0], c1[0], context, shape))
+        residues.add_into(added[0], c0)
+        residues.add_into(added[1], c1)
+    for ours, theirs in zip(added, saved(total, shape), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 # --- what must not decrypt
 
 
-def test_another_key_gives_garbage_without_an_error(key):
+def test_another_key_gives_garbage_without_an_error(secret, pair):
     """BFV does not authenticate: only implausible slots give a wrong key away."""
-    slots = pack(random_updates(PARAMETERS, 1, 12_288)[0], PARAMETERS)
-    c0, seeds = encrypt(key, slots)
-    garbage = decrypt_sum(SharedKey.generate(PARAMETERS), c0, seeds[None])
+    slots = some_slots(SHARED)
+    c0, seeds = bfv.encrypt_seeded(secret, slots, SHARED)
+    garbage = bfv.decrypt_seeded(shared_secret(SHARED), c0, seeds[None], SHARED)
     assert np.count_nonzero(garbage == slots) <= 1
+    slots = some_slots(HELD)
+    garbage = bfv.decrypt_full(RoundKey.generate(HELD), *bfv.encrypt_public(pair[1], slots), HELD)
+    assert np.count_nonzero(garbage == slots) <= 3
     with pytest.raises(EncryptionError, match="another key"):
-        unpack(garbage, 12_000, PARAMETERS)
+        unpack(garbage, HELD)
 
 
-def test_one_clients_residues_as_the_sum_of_two_do_not_decrypt(key):
-    updates = random_updates(PARAMETERS, 2, 12_288)
-    slots = [pack(update, PARAMETERS) for update in updates]
-    (c0, first), (_, second) = (encrypt(key, rows) for rows in slots)
-    leaked = decrypt_sum(key, c0, np.stack([first, second]))
-    for rows in slots:
-        assert np.count_nonzero(leaked == rows) <= 1
-    np.testing.assert_array_equal(decrypt_sum(key, c0, first[None]), slots[0])
+def test_one_clients_residues_under_the_seeds_of_two_do_not_decrypt(secret):
+    first, second = (bfv.encrypt_seeded(secret, some_slots(SHARED, seed=s), SHARED) for s in (1, 2))
+    leaked = bfv.decrypt_seeded(secret, first[0], np.stack([first[1], second[1]]), SHARED)
+    assert np.count_nonzero(leaked == some_slots(SHARED, seed=1)) <= 1
 
 
-def test_repeated_seeds_are_refused(key):
-    updates = random_updates(PARAMETERS, 2, 12_289)
-    (first_c0, first), (second_c0, second) = (
-        encrypt(key, pack(update, PARAMETERS)) for update in updates
+def test_repeated_seeds_are_refused(secret):
+    (c0, first), (_, second) = (
+        bfv.encrypt_seeded(secret, some_slots(SHARED, count=2), SHARED) for _ in range(2)
     )
-    total = residues.add(first_c0, second_c0)
-    with pytest.raises(EncryptionError, match="seed of its own"):
-        decrypt_sum(key, total, np.stack([first, first]))
     across = second.copy()
     across[1] = first[0]
-    with pytest.raises(EncryptionError, match="seed of its own"):
-        decrypt_sum(key, total, np.stack([first, across]))
-    both = np.stack([first, second])
-    with pytest.raises(EncryptionError, match="1 from earlier rounds"):
-        decrypt_sum(key, total, both, earlier_seeds=residues.seed_set(second[1:]))
-    other_round = residues.seed_set(encrypt(key, pack(updates[0], PARAMETERS))[1])
-    decrypt_sum(key, total, both, earlier_seeds=other_round)
+    within = np.stack([first[0], first[0]])[None]
+    for repeated in (np.stack([first, first]), np.stack([first, across]), within):
+        with pytest.raises(EncryptionError, match="seed of its own"):
+            bfv.decrypt_seeded(secret, c0, repeated, SHARED)
 
 
-def test_more_contributors_than_the_parameters_allow_are_refused(key):
+def test_more_contributors_than_the_parameters_allow_are_refused(secret):
     seeds = np.zeros((9, 1, 64), dtype=np.uint8)
     seeds[:, 0, 0] = np.arange(9)
     with pytest.raises(EncryptionError, match="at most 8"):
-        decrypt_sum(key, np.zeros((1, 4096), dtype=np.uint64), seeds)
+        bfv.decrypt_seeded(secret, ZEROS, seeds, SHARED)
+    bfv.decrypt_seeded(secret, ZEROS, seeds[:8], SHARED)
 
 
-def test_wrong_shapes_are_refused(key):
-    c0, seeds = encrypt(key, pack(random_updates(PARAMETERS, 1, 12_288)[0], PARAMETERS))
+def test_wrong_shapes_are_refused(secret, pair):
+    c0, seeds = bfv.encrypt_seeded(secret, ZEROS, SHARED)
     for wrong in (seeds, seeds[None, :, :63], seeds[None][:0], seeds[None].astype(np.int64)):
         with pytest.raises(MessageError, match="seeds"):
-            decrypt_sum(key, c0, wrong)
+            bfv.decrypt_seeded(secret, c0, wrong, SHARED)
     with pytest.raises(MessageError, match="seeds"):
-        decrypt_sum(key, np.concatenate([c0, c0]), seeds[None])
-    for wrong in (c0[0], c0[:, :-1], c0.astype(np.int64), c0[:0]):
-        with pytest.raises(MessageError, match="residues"):
-            decrypt_sum(key, wrong, seeds[None])
-    with pytest.raises(MessageError, match="below"):
-        decrypt_sum(key, np.full_like(c0, COEFF_MODULUS), seeds[None])
+        bfv.decrypt_seeded(secret, np.concatenate([c0, c0]), seeds[None], SHARED)
+    above = np.full_like(c0, COEFF_MODULUS)
+    for wrong in (c0[0], c0[:, :-1], c0.astype(np.int64), c0[:0], above):
+        with pytest.raises(MessageError, match="residue"):
+            bfv.decrypt_seeded(secret, wrong, seeds[None], SHARED)
+        for polynomials in ((wrong, c0), (c0, wrong)):
+            with pytest.raises(MessageError, match="residue"):
+                bfv.decrypt_full(pair[0], *polynomials, HELD)
 
 
-def test_slots_that_do_not_fit_are_refused(key):
-    slots = np.zeros((1, 4096), dtype=np.uint64)
-    for wrong in (slots[0], slots[:, :-1], slots[:0], slots.astype(np.int64)):
-        with pytest.raises(EncryptionError, match="slots"):
-            encrypt(key, wrong)
-    slots[0, 7] = PARAMETERS.plain_modulus
-    with pytest.raises(EncryptionError, match="below the plain modulus"):
-        encrypt(key, slots)
+def test_slots_that_do_not_fit_are_refused(secret, pair):
+    for encrypt, modulus in (
+        (lambda slots: bfv.encrypt_seeded(secret, slots, SHARED), SHARED.plain_modulus),
+        (lambda slots: bfv.encrypt_public(pair[1], slots), HELD.plain_modulus),
+    ):
+        for wrong in (ZEROS[0], ZEROS[:, :-1], ZEROS[:0], ZEROS.astype(np.int64)):
+            with pytest.raises(EncryptionError, match="slots"):
+                encrypt(wrong)
+        slots = ZEROS.copy()
+        slots[0, 7] = modulus
+        with pytest.raises(EncryptionError, match="below the plain modulus"):
+            encrypt(slots)
+        slots[0, 7] = modulus - 1
+        encrypt(slots)
 
 
 # --- fresh randomness
 
 
-def test_two_encryptions_of_the_same_slots_differ(key):
+def test_two_encryptions_of_the_same_slots_differ(secret, pair):
     slots = np.zeros((3, 4096), dtype=np.uint64)
-    first_c0, first = encrypt(key, slots)
-    second_c0, second = encrypt(key, slots)
+    (first_c0, first), (second_c0, second) = (
+        bfv.encrypt_seeded(secret, slots, SHARED) for _ in range(2)
+    )
     assert len(residues.seed_set(np.stack([first, second]))) == 6
     assert np.count_nonzero(first_c0 == second_c0) == 0
     assert np.count_nonzero(first_c0[0] == first_c0[1]) == 0
-
-
-def test_a_generator_that_repeats_itself_would_be_caught(key, monkeypatch):
-    slots = np.zeros((2, 4096), dtype=np.uint64)
-    parse = frames.parse_seeded
-    monkeypatch.setattr(
-        frames, "parse_seeded", lambda *args, **named: (parse(*args, **named)[0], bytes(64))
-    )
-    with pytest.raises(EncryptionError, match="seed of its own"):
-        encrypt(key, slots)
+    once, again = (bfv.encrypt_public(pair[1], slots) for _ in range(2))
+    for left, right in zip(once, again, strict=True):
+        assert np.count_nonzero(left == right) == 0
+        assert np.count_nonzero(left[0] == left[1]) == 0
 
 
 FORKED = """
 import os
 import numpy as np
-from privfed.custody.bfv import encrypt
-from privfed.custody.keys import SharedKey
-from privfed.encryption.packing import derive
-key = SharedKey.generate(derive(num_clients=3, bits=8))
+from privfed.config import Custody
+from privfed.custody.bfv import encrypt_seeded
+from privfed.custody.keys import SharedSecret, shared_context
+from privfed.encryption import frames
+from privfed.encryption.parameters import derive
+parameters = derive(num_clients=3, bits=8, num_params=9, custody=Custody.SHARED_KEY)
+shape = frames.ciphertext_shape(parameters)
+key = SharedSecret.generate(shared_context(parameters), shape)
 slots = np.zeros((2, 4096), dtype=np.uint64)
-encrypt(key, slots)
+encrypt_seeded(key, slots, parameters)
 child = os.fork()
 if child:
     os.waitpid(child, 0)
-os.write(1, encrypt(key, slots)[1].tobytes())
+os.write(1, encrypt_seeded(key, slots, parameters)[1].tobytes())
 os._exit(0)
 """
 
@@ -294,214 +466,3 @@ def run_python(script):
 def test_forked_processes_do_not_share_randomness():
     seeds = np.frombuffer(run_python(FORKED).stdout, dtype=np.uint8).reshape(4, 64)
     assert len(residues.seed_set(seeds)) == 4
-
-
-# --- keys and their files
-
-
-def test_save_and_load(key, tmp_path):
-    path = tmp_path / "key"
-    key.save(path)
-    loaded = SharedKey.load(path, PARAMETERS)
-    assert (loaded.key_id, loaded.parameters) == (key.key_id, PARAMETERS)
-    slots = pack(random_updates(PARAMETERS, 1, 5000)[0], PARAMETERS)
-    c0, seeds = encrypt(key, slots)
-    np.testing.assert_array_equal(decrypt_sum(loaded, c0, seeds[None]), slots)
-    assert os.listdir(tmp_path) == ["key"]
-
-
-@pytest.mark.parametrize("umask", [0o000, 0o277])
-def test_a_key_file_is_its_owners_alone(key, tmp_path, umask):
-    path = tmp_path / "key"
-    before = os.umask(umask)
-    try:
-        key.save(path)
-    finally:
-        os.umask(before)
-    assert path.stat().st_mode & 0o7777 == 0o600
-    for mode in (0o640, 0o604, 0o610, 0o602):
-        path.chmod(mode)
-        with pytest.raises(EncryptionError, match=f"mode 0{mode:o}"):
-            SharedKey.load(path, PARAMETERS)
-    path.chmod(0o400)
-    SharedKey.load(path, PARAMETERS)
-
-
-def test_a_key_file_is_closed_from_its_first_moment(key, tmp_path, monkeypatch):
-    modes = []
-    change = os.fchmod
-
-    def recorded(descriptor, mode):
-        modes.append(os.fstat(descriptor).st_mode & 0o777)
-        change(descriptor, mode)
-
-    monkeypatch.setattr(os, "fchmod", recorded)
-    before = os.umask(0)
-    try:
-        key.save(tmp_path / "key")
-    finally:
-        os.umask(before)
-    assert modes == [0o600]
-
-
-def test_a_key_never_replaces_a_file(key, tmp_path):
-    path = tmp_path / "key"
-    path.write_text("precious")
-    with pytest.raises(EncryptionError, match="new file"):
-        key.save(path)
-    link = tmp_path / "link"
-    link.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EncryptionError, match="new file"):
-        key.save(link)
-    assert path.read_text() == "precious"
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_save_that_fails_leaves_nothing(key, tmp_path, monkeypatch):
-    def fail(descriptor):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        key.save(tmp_path / "key")
-    assert os.listdir(tmp_path) == []
-
-
-def test_only_a_regular_file_is_read(key, tmp_path):
-    key.save(tmp_path / "key")
-    with pytest.raises(EncryptionError, match="readable"):
-        SharedKey.load(tmp_path / "missing", PARAMETERS)
-    with pytest.raises(EncryptionError, match="regular file"):
-        SharedKey.load(tmp_path, PARAMETERS)
-    (tmp_path / "link").symlink_to(tmp_path / "key")
-    with pytest.raises(EncryptionError, match="readable"):
-        SharedKey.load(tmp_path / "link", PARAMETERS)
-    os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(EncryptionError, match="regular file"):
-        SharedKey.load(tmp_path / "pipe", PARAMETERS)
-
-
-def test_a_damaged_key_file_is_refused(key, tmp_path):
-    path = tmp_path / "key"
-    key.save(path)
-    content = path.read_bytes()
-    flipped = bytearray(content)
-    flipped[5000] ^= 1
-    later = content[:12] + b"\x02" + content[13:]
-    for wrong in (content[:-1], content + b"\0", bytes(flipped), b"", b"x" + content[1:], later):
-        path.write_bytes(wrong)
-        with pytest.raises(MessageError, match="key file must"):
-            SharedKey.load(path, PARAMETERS)
-
-
-def test_a_key_for_other_parameters_is_refused(key, tmp_path):
-    path = tmp_path / "key"
-    key.save(path)
-    with pytest.raises(EncryptionError, match="made for the parameters"):
-        SharedKey.load(path, derive(num_clients=9, bits=12))
-
-
-def test_a_key_shows_only_its_name():
-    key = SharedKey.generate(PARAMETERS)
-    assert repr(key) == str(key) == f"SharedKey(key_id='{key.key_id}')"
-    assert len(bytes.fromhex(key.key_id)) == 16
-    assert key.key_id != SharedKey.generate(PARAMETERS).key_id
-    for leak in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(EncryptionError, match="pickled"):
-            leak(key)
-    with pytest.raises(TypeError, match="generate"):
-        SharedKey()
-
-
-def test_a_destroyed_key_does_nothing(tmp_path):
-    key = SharedKey.generate(PARAMETERS)
-    slots = np.zeros((1, 4096), dtype=np.uint64)
-    c0, seeds = encrypt(key, slots)
-    assert not key.destroyed
-    key.destroy()
-    key.destroy()
-    assert key.destroyed
-    assert key.key_id in repr(key)
-    for use in (
-        lambda: encrypt(key, slots),
-        lambda: decrypt_sum(key, c0, seeds[None]),
-        lambda: key.save(tmp_path / "key"),
-    ):
-        with pytest.raises(EncryptionError, match="destroyed"):
-            use()
-    assert os.listdir(tmp_path) == []
-
-
-# --- the native library
-
-
-def test_the_native_library_is_loaded_only_when_used():
-    run_python(
-        "import sys\n"
-        "import privfed.custody.keys, privfed.custody.bfv\n"
-        "assert 'tenseal' not in sys.modules\n"
-    )
-
-
-@pytest.mark.parametrize("module", [fixedpoint, packing, residues, frames])
-def test_the_aggregators_side_imports_no_custody(module):
-    """Its sources name neither TenSEAL nor custody in an import."""
-    nodes = list(ast.walk(ast.parse(inspect.getsource(module))))
-    imported = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
-    imported += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-    assert imported
-    assert not [name for name in imported if "tenseal" in name or "custody" in name]
-
-
-def test_the_native_context_is_the_one_computed_here():
-    context = native.seal_context(derive(num_clients=10, bits=12))
-    first = context.first_context_data().parms()
-    assert [prime.value() for prime in first.coeff_modulus()] == [COEFF_MODULUS]
-    assert first.plain_modulus().value() == 68623891046401
-    assert math.log2(COEFF_MODULUS) <= native.sealapi().CoeffModulus.MaxBitCount(
-        4096, native.sealapi().SEC_LEVEL_TYPE.TC128
-    )
-    largest = native.sealapi().PlainModulus.Batching(4096, 21).value()
-    assert batching_prime_above(largest - 1) == largest
-    assert batching_prime_above(largest) > 2**21
-
-
-def test_without_anonymous_memory_a_private_folder_serves(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "_anonymous_memory", lambda: None)
-    monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
-    with native.ScratchFile() as scratch:
-        scratch.write(b"abc")
-        assert os.stat(scratch.path).st_mode & 0o777 == 0o600
-        assert os.stat(os.path.dirname(scratch.path)).st_mode & 0o777 == 0o700
-        assert os.path.dirname(os.path.dirname(scratch.path)) == str(tmp_path)
-    key = SharedKey.generate(PARAMETERS)
-    updates = random_updates(PARAMETERS, 3, 100)
-    np.testing.assert_array_equal(federated_sum(key, updates), updates.sum(axis=0))
-    key.save(tmp_path / "key")
-    SharedKey.load(tmp_path / "key", PARAMETERS)
-    assert os.listdir(tmp_path) == ["key"]
-
-
-def test_a_scratch_file_is_gone_after_its_block():
-    with native.ScratchFile() as scratch:
-        scratch.write(b"longer content")
-        scratch.write(b"short")
-        assert scratch.read() == b"short"
-    for use in (scratch.read, lambda: scratch.write(b"")):
-        with pytest.raises(EncryptionError, match="with"):
-            use()
-
-
-def test_only_known_compression_of_the_right_length_is_taken_off(key):
-    plain = frames.build_full(PARAMETERS, *np.zeros((2, 4096), dtype=np.uint64))
-    assert native.uncompressed(plain, len(plain)) == plain
-    with pytest.raises(MessageError, match="mode 1"):
-        native.uncompressed(plain[:5] + b"\x01" + plain[6:], len(plain))
-    with pytest.raises(MessageError, match="must be"):
-        native.uncompressed(plain[:-1], len(plain))
-    with native.ScratchFile() as scratch:
-        native.sealapi().Plaintext("1").save(scratch.path)
-        saved = scratch.read()
-    for wrong in (30, 100_000):
-        with pytest.raises(MessageError, match="unpack"):
-            native.uncompressed(saved, wrong)

@@ -41,7 +41,11 @@ FIGURES = RoundFigures(
     value=0.25,
     bytes_up=10,
     bytes_down=20,
+    bytes_holder=0,
     seconds=0.5,
+    seconds_clients=0.25,
+    seconds_aggregator=0.125,
+    seconds_opening=0.0625,
     epsilon={"client-1": 0.5, "client-2": 1.0, "client-3": 1.5},
 )
 
@@ -177,7 +181,18 @@ class TestAGap:
         with pytest.raises(ReportError, match="epsilon_spent"):
             BudgetReport.from_json(text)
 
-    @pytest.mark.parametrize("name", ["accuracy", "seconds", "bytes_up"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "accuracy",
+            "bytes_up",
+            "bytes_holder",
+            "seconds",
+            "seconds_clients",
+            "seconds_aggregator",
+            "seconds_opening",
+        ],
+    )
     @pytest.mark.parametrize("value", [float("nan"), None])
     def test_a_gap_in_a_round_is_refused(self, name, value):
         with pytest.raises(ReportError, match=f"rounds.*{name}"):

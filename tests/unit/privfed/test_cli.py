@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from privfed.errors import RunFolderError
 from privfed.reports.figures import RoundFigures
 from privfed.server.checkpoint import load_latest
 
-COMMANDS = ("demo", "run", "report")
+COMMANDS = ("demo", "run", "report", "roster", "key-holder")
 MAIN = [sys.executable, "-c", "from privfed.cli import main; main()"]
 HEAVY = ("torch", "transformers", "peft", "opacus", "tenseal", "dp_accounting", "scipy", "pandas")
 
@@ -115,8 +116,14 @@ class TestQuestions:
     def test_every_command_has_help(self, command):
         result = invoke(command, "--help")
         assert result.exit_code == 0
-        wanted = {"demo": "--chat", "run": "CONFIG", "report": "FOLDER"}[command]
-        assert wanted in result.output
+        wanted = {
+            "demo": ["--chat"],
+            "run": ["CONFIG"],
+            "report": ["FOLDER"],
+            "roster": ["identity", "sign", "show", "who takes part"],
+            "key-holder": ["--identity", "--roster", "--authority", "--listen", "HOST:PORT"],
+        }[command]
+        assert all(text in result.output for text in wanted)
 
     def test_without_a_command_there_is_help(self):
         assert "Usage" in invoke().output
@@ -154,7 +161,16 @@ class TestQuestions:
         )
         assert not [name for name in (*HEAVY, "numpy", "typer") if f"'{name}'" in result.stdout]
 
-    @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--version"],
+            ["--help"],
+            ["run", "--help"],
+            ["roster", "--help"],
+            ["key-holder", "--help"],
+        ],
+    )
     def test_an_answer_comes_within_a_second(self, arguments):
         """The best of three, since other processes may hold the machine."""
         seconds = []
@@ -316,6 +332,69 @@ class TestErrors:
         config.write_text(text)
         assert device in failure("run", config, "--out", tmp_path / "out")
 
+    @pytest.fixture
+    def enrolled(self, tmp_path):
+        """Options of a key holder that is enrolled."""
+        from privfed.identity.keys import Identity, Role
+        from privfed.identity.roster import Roster
+
+        holder = Identity.generate("vault", Role.KEY_HOLDER)
+        authority = Identity.generate("ministry", Role.AUTHORITY)
+        holder.save(tmp_path / "vault")
+        Roster.signed("wards", [holder.party], authority).save(tmp_path / "roster")
+        return {
+            "--identity": tmp_path / "vault",
+            "--roster": tmp_path / "roster",
+            "--authority": authority.party.signing_key.hex(),
+            "--results": tmp_path / "results",
+            "--listen": "127.0.0.1:0",
+        }
+
+    @pytest.mark.parametrize(
+        ("option", "value", "named"),
+        [
+            ("--identity", "absent", "IdentityError: .*absent"),
+            ("--roster", "absent", "Error: .*absent"),
+            ("--authority", "ab" * 32, "Error: .*"),
+            ("--authority", "absent", "IdentityError: .*absent"),
+            ("--min-clients", "2", "EncryptionError: min_clients must be at least 3"),
+            ("--listen", "nowhere", "ConfigError: an address must be host:port.*'nowhere'"),
+            ("--listen", "127.0.0.1:99999", "ConfigError: an address must be host:port"),
+            ("--listen", "host.invalid:7000", r"ConfigError: .* listen at host\.invalid:7000, but"),
+        ],
+    )
+    def test_a_key_holder_that_cannot_start(self, failure, enrolled, option, value, named):
+        options = {**enrolled, option: value}
+        line = failure("key-holder", *[text for pair in options.items() for text in pair])
+        assert re.match(f"privfed: .*{named}", line)
+
+    def test_a_key_holder_where_somebody_listens(self, failure, enrolled):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            options = {**enrolled, "--listen": f"127.0.0.1:{other.getsockname()[1]}"}
+            line = failure("key-holder", *[text for pair in options.items() for text in pair])
+        assert "must be able to listen at 127.0.0.1:" in line
+        assert "choose another address" in line
+
+    def test_a_key_holder_that_is_typed_at(self, enrolled):
+        """Text on standard input is no message: one line, nothing on standard output."""
+        del enrolled["--listen"]
+        options = [str(text) for pair in enrolled.items() for text in pair]
+        for typed in ("hello\n", "hello, key holder\n"):
+            result = in_subprocess("key-holder", *options, input=typed)
+            assert (result.returncode, result.stdout) == (1, "")
+            assert result.stderr.startswith("privfed: MessageError: "), result.stderr
+            assert result.stderr.count("\n") == 1
+        assert in_subprocess("key-holder", *options, input="").returncode == 0
+
+    def test_a_run_whose_roster_is_missing(self, failure, config, tmp_path):
+        with config.open("a") as file:
+            file.write('[parties]\nroster = "absent.roster"\nidentities = "."\n')
+            file.write(f'authority = "{"ab" * 32}"\n')
+        line = failure("run", config, "--out", tmp_path / "out")
+        assert re.match("privfed: (IdentityError|MessageError): .*absent.roster", line) or (
+            "public key must be" in line
+        )
+
     def test_an_error_that_nobody_meant_keeps_its_traceback(self, monkeypatch, config):
         from privfed import run_config
 
@@ -348,7 +427,11 @@ class TestTheTable:
             "value": 0.51234,
             "bytes_up": 1234567,
             "bytes_down": 1000,
+            "bytes_holder": 0,
             "seconds": 2.04,
+            "seconds_clients": 0.5,
+            "seconds_aggregator": 0.25,
+            "seconds_opening": 0.125,
             "epsilon": {"a": 0.50001, "b": 1.25, "c": 0.0},
         }
         return RoundFigures(**{**values, **changes})

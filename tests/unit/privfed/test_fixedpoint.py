@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from privfed.encryption.fixedpoint import decode, encode, max_magnitude, step
+from privfed.encryption import fixedpoint
+from privfed.encryption.fixedpoint import (
+    FixedPointEncoding,
+    decode,
+    encode,
+    max_magnitude,
+    step,
+)
 from privfed.errors import ConfigError, EncryptionError
 
 BITS = st.integers(8, 16)
@@ -110,3 +117,73 @@ def test_a_range_must_be_finite_and_positive(public_range):
 def test_bits_must_be_in_their_range(bits):
     with pytest.raises(ConfigError, match="bits"):
         max_magnitude(bits)
+
+
+def test_largest_integers_by_hand():
+    assert [max_magnitude(bits) for bits in (8, 12, 16)] == [127, 2047, 32767]
+
+
+class Draws:
+    """A stream of uniform numbers that counts."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.default_rng(seed)
+        self.asked: list[int] = []
+
+    def __call__(self, count: int) -> np.ndarray:
+        self.asked.append(count)
+        return self._generator.random(count)
+
+
+class TestFixedPointEncoding:
+    def test_by_hand(self):
+        encoding = FixedPointEncoding(public_range=12.7, bits=8)
+        encoded = encoding.encode(np.array([0.25, -0.25, 99.0]), lambda count: np.full(count, 0.49))
+        assert encoded.tolist() == [3, -2, 127]
+        np.testing.assert_allclose(encoding.decode(encoded), [0.3, -0.2, 12.7])
+
+    @pytest.mark.parametrize("bits", [8, 16])
+    def test_two_bytes_hold_the_ends_of_the_range(self, bits):
+        encoding = FixedPointEncoding(public_range=0.3, bits=bits)
+        encoded = encoding.encode(np.array([1.0, -1.0]), np.zeros)
+        assert encoded.dtype == encoding.dtype == np.dtype("<i2")
+        assert encoded.tolist() == [max_magnitude(bits), -max_magnitude(bits)]
+
+    @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 250])
+    def test_piece_by_piece_is_the_same_as_at_once(self, size, monkeypatch):
+        """Every parameter has a draw of its own, in order: a coin used twice would correlate."""
+        monkeypatch.setattr(fixedpoint, "_AT_ONCE", 100)
+        vector = np.linspace(-1.2, 1.2, size, dtype=np.float32)
+        draws = Draws(5)
+        found = FixedPointEncoding(public_range=1.0, bits=10).encode(vector, draws)
+        expected = encode(
+            vector, public_range=1.0, bits=10, uniforms=np.random.default_rng(5).random(size)
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert sum(draws.asked) == size
+        assert max(draws.asked, default=0) <= 100
+
+    @given(seed=st.integers(0, 2**32), bits=BITS, public_range=RANGES)
+    def test_a_sum_of_clients_is_within_a_unit_each(self, seed, bits, public_range):
+        encoding = FixedPointEncoding(public_range=public_range, bits=bits)
+        random = np.random.default_rng(seed)
+        updates = random.uniform(-public_range, public_range, size=(5, 20))
+        total = sum(encoding.encode(each, Draws(seed)).astype(np.int64) for each in updates)
+        error = np.abs(encoding.decode(total) - updates.sum(axis=0))
+        assert np.all(error < 5 * step(public_range, bits) * (1 + 1e-9))
+
+    def test_what_is_not_finite_is_refused_in_every_piece(self, monkeypatch):
+        monkeypatch.setattr(fixedpoint, "_AT_ONCE", 10)
+        vector = np.zeros(25)
+        vector[24] = math.nan
+        with pytest.raises(EncryptionError, match="finite"):
+            FixedPointEncoding(public_range=1.0, bits=8).encode(vector, np.zeros)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"bits": 7}, {"bits": 17}, {"bits": True}, {"bits": 8.0}]
+        + [{"public_range": bad} for bad in (0.0, -1.0, math.nan, math.inf)],
+    )
+    def test_settings_are_checked_when_built(self, change):
+        with pytest.raises(ConfigError, match=next(iter(change))):
+            FixedPointEncoding(**{"public_range": 1.0, "bits": 8, **change})

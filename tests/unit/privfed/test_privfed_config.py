@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from accountants import Budget, Neighbouring
 from privfed import BFV, Plain, PrivacyConfig, TrainingConfig
-from privfed.config import FixedPoint, require_count, require_positive
+from privfed.config import Custody, FixedPoint, Summation, require_count, require_positive
 from privfed.errors import ConfigError
 
 NOT_POSITIVE = [0, 0.0, -1.0, float("nan"), float("inf"), -float("inf")]
@@ -132,7 +132,12 @@ class TestTrainingConfig:
 @pytest.mark.parametrize("kind", [FixedPoint, BFV, Plain])
 class TestFixedPoint:
     def test_defaults(self, kind):
-        assert (kind().bits, kind().public_range) == (12, None)
+        assert (kind().bits, kind().public_range, kind().follow_released) == (12, None, False)
+
+    def test_it_is_a_summation_and_cannot_be_changed(self, kind):
+        assert isinstance(kind(), Summation)
+        with pytest.raises(FrozenInstanceError):
+            kind().bits = 8
 
     @pytest.mark.parametrize("bits", [7, 17, 0, -8, 12.0, True, "12", None])
     def test_bits(self, kind, bits):
@@ -147,3 +152,32 @@ class TestFixedPoint:
     def test_public_range(self, kind, value):
         with pytest.raises(ConfigError, match="public_range"):
             kind(public_range=value)
+
+
+class TestBFV:
+    def test_by_default_the_clients_share_the_key(self):
+        assert (BFV().custody, BFV().key_holder) == (Custody.SHARED_KEY, None)
+
+    @pytest.mark.parametrize("custody", list(Custody))
+    def test_either_custody(self, custody):
+        assert BFV(custody=custody).custody is custody
+
+    @pytest.mark.parametrize("custody", ["key_holder", "shared_key", "threshold", None, 1])
+    def test_a_custody_that_is_none_of_them(self, custody):
+        with pytest.raises(
+            ConfigError, match=r"custody must be one of \['shared_key', 'key_holder"
+        ):
+            BFV(custody=custody)
+
+    def test_an_address_belongs_to_a_key_holder(self):
+        BFV(custody=Custody.KEY_HOLDER, key_holder="localhost:1")
+        with pytest.raises(ConfigError, match="custody KEY_HOLDER only"):
+            BFV(key_holder="localhost:1")
+        with pytest.raises(TypeError, match="key_holder"):
+            Plain(key_holder="localhost:1")
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE)
+def test_any_summation_checks_its_range(value):
+    with pytest.raises(ConfigError, match="public_range"):
+        Summation(public_range=value)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import json
 import re
+import tomllib
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from accountants import Budget
 from privfed import (
     BFV,
+    CKKS,
     CausalLanguageModel,
     Classification,
     FedAvg,
@@ -24,8 +26,10 @@ from privfed import (
     preparation,
     run_config,
 )
+from privfed.config import Custody
 from privfed.data.datasets import TextTable
 from privfed.errors import ConfigError, DataError
+from privfed.parties import Enrolment
 from privfed.run_config import load_federation
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "run.toml"
@@ -105,7 +109,8 @@ def settings(bert_folder):
             "momentum": 0.5,
             "physical_batch_size": 8,
         },
-        "encryption": {"kind": "plain", "bits": 10, "public_range": 2},
+        "encryption": {"kind": "plain", "bits": 10, "public_range": 2, "follow_released": True},
+        "parties": {"roster": "all.roster", "authority": "ab" * 32, "identities": "secret"},
         "strategy": {
             "kind": "ffa-lora",
             "weighting": "public_size",
@@ -154,13 +159,16 @@ class TestAWholeConfiguration:
         assert federation.training == TrainingConfig(
             learning_rate=0.5, final_learning_rate=0.25, momentum=0.5, physical_batch_size=8
         )
-        assert federation.encryption == Plain(bits=10, public_range=2.0)
+        assert federation.encryption == Plain(bits=10, public_range=2.0, follow_released=True)
         assert type(federation.encryption) is Plain
         assert federation.strategy == FFALoRA(weighting="public_size", server_learning_rate=0.5)
         assert type(federation.strategy) is FFALoRA
         assert (federation.rounds, federation.min_clients) == (2, 4)
         assert federation.device == "cpu"
         assert federation.state_folder == tmp_path / "ledgers"
+        assert federation.enrolment == Enrolment(
+            roster=tmp_path / "all.roster", authority="ab" * 32, identities=tmp_path / "secret"
+        )
 
     def test_every_privacy_setting_arrives(self, load, settings):
         privacy = load(settings).privacy
@@ -239,6 +247,7 @@ OPTIONAL = [
     "training/momentum",
     "training/physical_batch_size",
     "encryption",
+    "parties",
     "strategy",
     "federation/min_clients",
     "federation/device",
@@ -255,6 +264,8 @@ def test_without_the_optional_keys_there_are_defaults(load, settings):
     assert federation.training == TrainingConfig(learning_rate=0.5)
     assert federation.encryption == BFV()
     assert type(federation.encryption) is BFV
+    assert federation.encryption.custody is Custody.SHARED_KEY
+    assert federation.enrolment is None
     assert federation.strategy == FedAvg()
     assert type(federation.strategy) is FedAvg
     assert (federation.min_clients, federation.device) == (3, None)
@@ -262,6 +273,46 @@ def test_without_the_optional_keys_there_are_defaults(load, settings):
     assert {client.budget for client in federation.clients} == {None}
     privacy = federation.privacy
     assert (privacy.clipping_norm, privacy.steps_per_round) == (1.0, 1)
+
+
+class TestCustody:
+    def test_a_key_holder_on_this_machine(self, load, settings):
+        settings["encryption"] = {"custody": "key_holder", "bits": 9}
+        assert load(settings).encryption == BFV(bits=9, custody=Custody.KEY_HOLDER)
+        assert load(settings).has_key_holder
+
+    def test_a_key_holder_elsewhere(self, load, settings):
+        settings["encryption"] = {"custody": "key_holder", "key_holder": "[::1]:7000"}
+        assert load(settings).encryption.key_holder == "[::1]:7000"
+
+    def test_the_clients_share_the_key(self, load, settings):
+        settings["encryption"] = {"custody": "shared_key", "follow_released": True}
+        assert load(settings).encryption == BFV(follow_released=True)
+        assert not load(settings).has_key_holder
+
+    def test_floats(self, load, settings):
+        settings["encryption"] = {"kind": "ckks", "public_range": 2, "follow_released": True}
+        federation = load(settings)
+        assert federation.encryption == CKKS(public_range=2.0, follow_released=True)
+        assert not federation.has_key_holder
+
+    def test_a_resumed_run_may_find_its_key_holder_elsewhere_but_not_another_custody(
+        self, load, settings
+    ):
+        def described(**changes):
+            settings["encryption"] = {"custody": "key_holder", **changes}
+            return load(settings).describe()
+
+        first = described(key_holder="here:7000")
+        assert first == described(key_holder="there:7001") == described()
+        assert first != described(custody="shared_key")
+        assert first != described(follow_released=True)
+
+    def test_a_resumed_run_has_the_same_authority(self, load, settings):
+        first = load(settings).describe()
+        assert first == load(changed(settings, "parties/identities", "moved")).describe()
+        assert first != load(changed(settings, "parties/authority", "cd" * 32)).describe()
+        assert first != load(changed(settings, "parties", MISSING)).describe()
 
 
 class TestOtherChoices:
@@ -359,6 +410,9 @@ REQUIRED = [
     "training/learning_rate",
     "federation",
     "federation/rounds",
+    "parties/roster",
+    "parties/authority",
+    "parties/identities",
 ]
 
 TABLES = [
@@ -371,6 +425,7 @@ TABLES = [
     "adapter",
     "training",
     "encryption",
+    "parties",
     "strategy",
     "federation",
 ]
@@ -421,6 +476,12 @@ WRONG_TYPE = [
     ("encryption/kind", 1),
     ("encryption/bits", 10.0),
     ("encryption/public_range", "2"),
+    ("encryption/follow_released", 1),
+    ("encryption/follow_released", "true"),
+    ("parties", "all.roster"),
+    ("parties/roster", ["all.roster"]),
+    ("parties/authority", 12),
+    ("parties/identities", True),
     ("strategy/kind", 1),
     ("strategy/weighting", 1),
     ("strategy/server_learning_rate", "1"),
@@ -484,7 +545,7 @@ WRONG_VALUE = [
     ("training/momentum", 1, "momentum"),
     ("training/momentum", NAN, "momentum"),
     ("training/physical_batch_size", 0, "physical_batch_size"),
-    ("encryption/kind", "ckks", "'bfv' or 'plain'"),
+    ("encryption/kind", "rsa", "'bfv', 'ckks' or 'plain'"),
     ("encryption/bits", 7, "bits"),
     ("encryption/public_range", 0, "public_range"),
     ("encryption/public_range", INF, "public_range"),
@@ -546,6 +607,29 @@ class TestMistakes:
         del settings["privacy"]["clients"]
         with pytest.raises((ConfigError, DataError), match=named):
             load(changed(settings, "data/partition", rule))
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"custody": "threshold"}, "custody must be 'shared_key' or 'key_holder'"),
+            ({"custody": "Key_Holder"}, "custody must be 'shared_key' or 'key_holder'"),
+            ({"custody": True}, "custody must be of type str"),
+            ({"custody": "key_holder", "key_holder": 7000}, "key_holder must be of type str"),
+            ({"custody": "key_holder", "key_holder": "somewhere"}, "key_holder: .*host:port"),
+            ({"custody": "key_holder", "key_holder": "here:70000"}, "key_holder: .*host:port"),
+            ({"custody": "key_holder", "key_holder": ":7000"}, "key_holder: .*host:port"),
+            ({"custody": "key_holder", "key_holder": ""}, "key_holder: .*host:port"),
+            ({"key_holder": "here:7000"}, "custody KEY_HOLDER only"),
+            ({"kind": "ckks", "custody": "shared_key"}, r"unknown key\(s\) \['custody'\]"),
+            ({"kind": "ckks", "bits": 12}, r"unknown key\(s\) \['bits'\]"),
+            ({"kind": "plain", "custody": "key_holder"}, r"unknown key\(s\) \['custody'\]"),
+            ({"kind": "plain", "key_holder": "here:1"}, r"unknown key\(s\) \['key_holder'\]"),
+        ],
+    )
+    def test_a_custody_that_cannot_be_is_named(self, load, settings, changes, named):
+        settings["encryption"] = {"kind": "bfv", **changes}
+        with pytest.raises(ConfigError, match=named):
+            load(settings)
 
     def test_keys_of_another_adapter_are_refused(self, load, settings):
         settings["adapter"]["kind"] = "prefix-tuning"
@@ -616,6 +700,7 @@ def test_a_language_model_trains_from_its_configuration(load, settings, llama_fo
     settings["federation"]["rounds"] = 1
     settings["data"]["public_sizes"] = dict.fromkeys(["east", "north", "south", "west"], 25)
     del settings["data"]["label"]
+    del settings["parties"]
     result = load(settings).run(tmp_path / "out")
     spent = {client.id: client.epsilon_spent for client in result.report.clients}
     assert 0 < spent["south"] <= 1.5 < spent["east"] <= 4.0
@@ -675,10 +760,39 @@ class TestTheExample:
         assert sigmas["south"] < 0.1 * federation.privacy.expected_batch_size
 
     def test_every_key_that_the_loader_knows_is_in_it(self):
-        known = re.findall(r'\b(?:take|section)\(\s*"(\w+)"', inspect.getsource(run_config))
+        known = re.findall(
+            r'\b(?:take|section|optional)\(\s*"(\w+)"', inspect.getsource(run_config)
+        )
         assert len(known) > 40
+        assert {"custody", "key_holder", "follow_released", "parties", "authority"} <= set(known)
         text = EXAMPLE.read_text(encoding="utf-8")
         absent = [
-            key for key in known if not re.search(rf"^(# )?{key} = |^\[.*\b{key}\b", text, re.M)
+            key
+            for key in known
+            if not re.search(rf"^(# )?{key} = |^(# )?\[.*\b{key}\b", text, re.M)
         ]
         assert not absent
+
+    def test_every_key_that_it_names_is_known_also_those_in_comments(self):
+        text = EXAMPLE.read_text(encoding="utf-8")
+        source = inspect.getsource(run_config)
+        free = {"north", "south", "east", "west"}
+        named = set(re.findall(r"^(?:# )?(\w+) = ", text, re.M)) - free
+        assert len(named) > 40
+        assert not [key for key in named if f'"{key}"' not in source]
+
+    def test_its_other_choices_can_be_made(self):
+        """The comments on encryption and parties, with their hashes taken off."""
+        text = EXAMPLE.read_text(encoding="utf-8")
+        part = text[text.index("[encryption]") : text.index("[strategy]")]
+        chosen = tomllib.loads(re.sub(r"(?m)^# (?=\[?\w+\]?( = |$))", "", part))
+        root = run_config.Section("", chosen)
+        encryption = run_config._encryption(root.section("encryption"))
+        assert encryption.custody is Custody.KEY_HOLDER
+        assert (encryption.key_holder, encryption.follow_released) == (
+            "keys.example.org:7000",
+            True,
+        )
+        files = run_config._enrolment(root.optional("parties"), Path("there"))
+        assert files.roster == Path("there/letters.roster")
+        root.end()

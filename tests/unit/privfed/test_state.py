@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from privfed.client.state import (
     client_folder,
     default_state_folder,
-    key_path,
+    identity_path,
     ledger_path,
     local_logger,
     make_private_folder,
+    results_folder,
 )
 from privfed.errors import ConfigError
 
@@ -81,7 +82,14 @@ class TestNames:
     def test_a_plain_name_stays_readable(self):
         path = ledger_path(STATE, "St. Anna-2", "notes_2026")
         assert path == STATE / "clients" / "St. Anna-2" / "notes_2026" / "ledger.sqlite3"
-        assert key_path(STATE, "00ff") == STATE / "keys" / "00ff.key"
+        assert identity_path(STATE, "St. Anna-2") == STATE / "identities" / "St. Anna-2.identity"
+        assert results_folder(STATE) == STATE / "key-holder"
+
+    @pytest.mark.parametrize("name", ["..", ".", "../..", "/etc", "a/b", "a\\b", "a\0b", "~", "C:"])
+    def test_no_identity_lies_outside_its_folder(self, name):
+        path = identity_path(STATE, name)
+        assert path.parent == STATE / "identities"
+        assert Path(os.path.normpath(path)) == path
 
     @pytest.mark.parametrize("name", ["..", ".", "../..", "/etc", "a/b", "a\\b", "a\0b", "~", "C:"])
     def test_no_name_leaves_the_folder(self, name):
@@ -108,8 +116,8 @@ class TestNames:
             client_folder(STATE, name, "d")
         with pytest.raises(ConfigError, match="dataset must be"):
             client_folder(STATE, "c", name)
-        with pytest.raises(ConfigError, match="run must be"):
-            key_path(STATE, name)
+        with pytest.raises(ConfigError, match="party must be"):
+            identity_path(STATE, name)
 
     @pytest.mark.parametrize("letter", ["x", "é", "病", "\U0001f3e5"])
     @pytest.mark.parametrize("length", [1, 40, 120])
@@ -141,18 +149,23 @@ class TestPermissions:
         assert mode(folder) == 0o700
         assert mode(folder / "client.log") == 0o600
 
-    def test_a_ledger_and_a_key_are_their_owners_alone(self, tmp_path):
+    def test_a_ledger_and_an_identity_are_their_owners_alone(self, tmp_path):
         from accountants import Ledger
-        from privfed.custody.keys import SharedKey
-        from privfed.encryption.packing import derive
+        from privfed.identity.keys import Identity, Role
 
-        ledger, key = ledger_path(tmp_path, "ada", "notes"), key_path(tmp_path, "00ff")
+        ledger, identity = ledger_path(tmp_path, "ada", "notes"), identity_path(tmp_path, "ada")
         make_private_folder(ledger.parent)
         Ledger.create(ledger, client="ada", dataset="notes", description="all")
-        make_private_folder(key.parent)
-        SharedKey.generate(derive(num_clients=3, bits=8)).save(key)
-        assert (mode(ledger), mode(key)) == (0o600, 0o600)
-        assert (mode(ledger.parent), mode(key.parent)) == (0o700, 0o700)
+        make_private_folder(identity.parent)
+        Identity.generate("ada", Role.CLIENT).save(identity)
+        assert (mode(ledger), mode(identity)) == (0o600, 0o600)
+        assert (mode(ledger.parent), mode(identity.parent)) == (0o700, 0o700)
+
+    def test_there_is_no_place_for_a_key(self):
+        """Secret keys of runs and rounds exist in memory only; nothing names a file for them."""
+        from privfed.client import state
+
+        assert not [name for name in vars(state) if "key" in name]
 
 
 class TestTheLog:

@@ -7,6 +7,7 @@ from torch import nn
 
 from privfed.errors import ModelError
 from privfed.models.vector import (
+    frozen_digest,
     layout_digest,
     num_trainable,
     read_vector,
@@ -92,3 +93,59 @@ def test_the_layout_digest_is_that_of_names_and_shapes_not_of_values():
     other = model()
     other.a.weight = nn.Parameter(torch.zeros(3, 2))
     assert layout_digest(made) != layout_digest(other)
+
+
+class TestTheDigestOfTheFrozenModel:
+    """What names the base model in every message and in the report."""
+
+    def test_it_is_that_of_names_types_shapes_and_bytes(self):
+        made = model()
+        made.register_buffer("scale", torch.tensor(2.0))
+        expected = hashlib.sha256(
+            b'["a.bias","torch.float32",[2]]'
+            + np.array([5, 5], "<f4").tobytes()
+            + b'["scale","torch.float32",[]]'
+            + np.array([2], "<f4").tobytes()
+        )
+        assert frozen_digest(made) == expected.hexdigest()
+
+    def test_training_does_not_change_it_and_any_frozen_value_does(self):
+        made = model()
+        before = frozen_digest(made)
+        write_vector(made, np.zeros(9, dtype=np.float32))
+        assert frozen_digest(made) == before
+        with torch.no_grad():
+            made.a.bias[1] = np.nextafter(np.float32(5), np.float32(6)).item()
+        assert frozen_digest(made) != before
+
+    def test_another_name_type_shape_or_buffer_is_another_model(self):
+        def frozen(name="w", values=(1.0, 2.0), buffer=False):
+            made = nn.Module()
+            tensor = torch.tensor(values)
+            if buffer:
+                made.register_buffer(name, tensor)
+            else:
+                made.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+            return frozen_digest(made)
+
+        assert frozen() == frozen(buffer=True), "a frozen value is one wherever it is kept"
+        others = [frozen("v"), frozen(values=((1.0, 2.0),)), frozen(values=(1.0,))]
+        assert len({frozen(), *others}) == 4
+        empty = nn.Module()
+        assert frozen_digest(empty) == hashlib.sha256().hexdigest()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.int64, torch.bool])
+    def test_any_type_can_be_named_and_signed_zeros_differ(self, dtype):
+        def digest(values):
+            made = nn.Module()
+            made.register_buffer("b", torch.tensor(values).to(dtype))
+            return frozen_digest(made)
+
+        assert digest([0.0, 1.0]) != digest([1.0, 0.0])
+        assert (digest([0.0]) == digest([-0.0])) == (not dtype.is_floating_point)
+
+    def test_a_view_is_hashed_by_its_values(self):
+        made, same = nn.Module(), nn.Module()
+        made.register_buffer("b", torch.arange(6.0).reshape(2, 3).T)
+        same.register_buffer("b", torch.arange(6.0).reshape(2, 3).T.contiguous())
+        assert frozen_digest(made) == frozen_digest(same)

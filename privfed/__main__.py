@@ -1,0 +1,5 @@
+"""`python -m privfed`: the command line."""
+
+from privfed.cli import main
+
+main()

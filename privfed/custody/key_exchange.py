@@ -1,0 +1,95 @@
+"""How the clients of a run come to share a secret that the aggregator does not learn.
+
+One named client makes it and wraps it to every other's X25519 key. The aggregator relays the signed
+message and can read nothing in it; since all keys are pinned by the roster, it can neither put its
+own key in a client's place nor hand out a secret of its own.
+"""
+
+from typing import Any, Final
+
+from privfed.custody.keys import SharedSecret
+from privfed.custody.native import require_same_software, software
+from privfed.custody.wrapping import unwrap, wrap
+from privfed.encryption import frames
+from privfed.errors import MessageError
+from privfed.identity.keys import Identity, Party, Role
+from privfed.identity.roster import Roster
+from privfed.identity.signing import own_values, verified
+from privfed.messages import Blob, Terms, canonical_json, envelope_bytes
+
+KEY_KIND: Final = "shared-key"
+
+
+def share_secret(secret: SharedSecret, maker: Identity, roster: Roster, terms: Terms) -> bytes:
+    """The message by which the maker hands the secrets to all enrolled clients.
+
+    Args:
+        secret: made for the parameters in the terms.
+        maker: the client that made it.
+        roster: who is enrolled.
+        terms: of the run, round 0.
+    """
+    content = secret.to_bytes()
+    clients = [party for party in roster.of_role(Role.CLIENT) if party != maker.party]
+    blobs = {
+        party.name: wrap(
+            content, party, _wrapping_context(terms, secret.key_id, maker.party, party)
+        )
+        for party in clients
+    }
+    return envelope_bytes(
+        maker.sign,
+        terms,
+        sender=maker.party.name,
+        kind=KEY_KIND,
+        manifest={"key_id": secret.key_id, "software": software()},
+        blobs=blobs,
+    )
+
+
+def receive_secret(
+    message: Blob,
+    identity: Identity,
+    roster: Roster,
+    terms: Terms,
+    *,
+    maker: str,
+    context: Any,
+    shape: frames.Shape,
+) -> SharedSecret:
+    """Open the secrets that the named maker wrapped to this client.
+
+    Args:
+        message: as the aggregator relayed it.
+        identity: this client's.
+        roster: who is enrolled.
+        terms: of the run, round 0.
+        maker: name of the client that makes keys, agreed beforehand.
+        context: SEAL's, of the scheme.
+        shape: of its ciphertexts.
+
+    Raises:
+        MessageError: if it is not the maker's message for this run.
+        EncryptionError: if it was wrapped to somebody else, or the maker runs another TenSEAL.
+    """
+    envelope = verified(message, roster, role=Role.CLIENT, kind=KEY_KIND, terms=terms)
+    sender = envelope.statement.sender
+    if sender != maker:
+        raise MessageError(f"keys of this run are made by {maker!r}, these come from {sender!r}")
+    stated = own_values(envelope.statement, terms)
+    require_same_software(stated.get("software"), sender)
+    name = identity.party.name
+    if name not in envelope.blobs:
+        raise MessageError(f"{sender!r} wrapped no key to {name!r}")
+    key_id = str(stated.get("key_id"))
+    bound = _wrapping_context(terms, key_id, roster.party(maker), identity.party)
+    content = unwrap(bytes(envelope.blobs[name]), identity, bound)
+    secret = SharedSecret.from_bytes(content, context, shape)
+    if secret.key_id != key_id:
+        raise MessageError(f"the key that {sender!r} wrapped is not the one that it names")
+    return secret
+
+
+def _wrapping_context(terms: Terms, key_id: str, maker: Party, recipient: Party) -> bytes:
+    parts = [terms.run, dict(terms.manifest), key_id, maker.to_json(), recipient.to_json()]
+    return b"privfed shared key 1\n" + canonical_json(parts)

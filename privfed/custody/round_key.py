@@ -1,0 +1,231 @@
+"""Custody `key_holder`, seen from a client: this round's public key, and answers to challenges.
+
+The client can encrypt and nothing else. It accepts a public key only with the key holder's
+signature for this run, round and parameters, so that a relaying aggregator cannot put its own in
+place; it helps the key holder to verify the sum; and it accepts as result only what the key holder
+signed. Answers are numbers computed from the ciphertext, and the key holder has its key: enough of
+them would give the ciphertext away, so few are given.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privfed.custody import bfv
+from privfed.custody.keys import PublicKey
+from privfed.custody.native import require_same_software
+from privfed.encryption import packing, residues
+from privfed.encryption.adding import CIPHERTEXTS
+from privfed.encryption.bitpacking import unpack_rows
+from privfed.encryption.challenges import Challenge
+from privfed.encryption.parameters import BFVParameters
+from privfed.encryption.tags import PUBLIC, Tags, tag_context
+from privfed.errors import EncryptionError, MessageError
+from privfed.identity.contributions import UPDATE
+from privfed.identity.keys import Identity, Role
+from privfed.identity.roster import Roster
+from privfed.identity.signing import own_values, verified
+from privfed.interfaces import OpenedSum
+from privfed.messages import Blob, Statement, Terms, envelope_bytes
+
+ROUND_KEY: Final = "round-key"
+CHALLENGE: Final = "challenge"
+ANSWER: Final = "answer"
+RESULT: Final = "result"
+PUBLIC_KEY: Final = "public_key"
+SUMS: Final = "sums"
+MOST_CHALLENGES: Final = 8
+"""How many sums may be committed under one key, and so how many challenges a client answers."""
+
+_AT_ONCE: Final = 8
+_PADDING: Final = 8
+
+
+class RoundKeyCipher:
+    """BFV with packed fixed-point values under a public key that is new in every round.
+
+    Args:
+        parameters: agreed by all.
+        identity: this client's.
+        roster: who is enrolled.
+        min_clients: fewest contributors of a result that is accepted.
+    """
+
+    def __init__(
+        self, parameters: BFVParameters, identity: Identity, roster: Roster, min_clients: int
+    ) -> None:
+        self._parameters = parameters
+        self._identity = identity
+        self._roster = roster
+        self._min_clients = min_clients
+        self._key: tuple[Terms, PublicKey] | None = None
+        self._answered: set[str] = set()
+
+    def accept_key(self, agreed: Terms, message: Blob) -> Terms:
+        """Take this round's public key.
+
+        Args:
+            agreed: what the round-key message must state.
+            message: as the aggregator relayed it.
+
+        Returns:
+            The terms that all further messages of the round state: with the key's name.
+
+        Raises:
+            MessageError: if the enrolled key holder did not sign it for this round and parameters.
+            EncryptionError: if the key holder runs another TenSEAL.
+        """
+        envelope = verified(
+            message, self._roster, role=Role.KEY_HOLDER, kind=ROUND_KEY, terms=agreed
+        )
+        stated = own_values(envelope.statement, agreed)
+        if set(stated) != {"key_id", "software"} or set(envelope.blobs) != {PUBLIC_KEY}:
+            raise MessageError("a round key must come with its name, software and public key")
+        require_same_software(stated["software"], envelope.statement.sender)
+        key = PublicKey.from_bytes(bytes(envelope.blobs[PUBLIC_KEY]), self._parameters)
+        terms = Terms(run=agreed.run, round=agreed.round, manifest=envelope.statement.manifest)
+        if self._key is None or self._key[0] != terms:
+            self._answered = set()
+        self._key = (terms, key)
+        return terms
+
+    def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
+        """The blob of an update.
+
+        Raises:
+            EncryptionError: if no key for these terms was accepted.
+        """
+        tags = public_tags(self._parameters, terms)
+        yield CIPHERTEXTS, self._ciphertexts(self._key_of(terms), tags, numbers)
+
+    def _key_of(self, terms: Terms) -> PublicKey:
+        if self._key is None or self._key[0] != terms:
+            raise EncryptionError(f"round {terms.round} has no accepted public key")
+        return self._key[1]
+
+    def _ciphertexts(self, key: PublicKey, tags: Tags, numbers: NDArray[Any]) -> Iterator[bytes]:
+        for part in packing.batches(numbers, self._parameters, _AT_ONCE):
+            slots = packing.pack(part, self._parameters)
+            tags.write(slots)
+            polynomials = bfv.encrypt_public(key, slots)
+            yield residues.to_rows(polynomials, self._parameters.upload_bits).tobytes()
+
+    def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
+        """Help the key holder to verify the sum.
+
+        Args:
+            terms: of the round.
+            challenge: signed by the key holder.
+            sent: this client's own update message.
+
+        Raises:
+            MessageError: if either is not a message of this round by who must have signed it, or
+                the sum is not one with this client and enough others.
+            EncryptionError: if the round's key was not accepted here, or too many challenges came.
+        """
+        self._key_of(terms)
+        asked = verified(challenge, self._roster, role=Role.KEY_HOLDER, kind=CHALLENGE, terms=terms)
+        own = verified(sent, self._roster, role=Role.CLIENT, kind=UPDATE, terms=terms)
+        if own.statement.sender != self._identity.party.name:
+            raise MessageError("a client answers for its own update only")
+        self._contributors(own_values(asked.statement, terms), own.statement.sender)
+        self._count_answer(statement_digest(asked.statement))
+        bits = self._parameters.upload_bits
+        count = self._parameters.num_ciphertexts
+        rows = residues.rows_of(own.blobs[CIPHERTEXTS], count, bits)
+        form = Challenge(challenge_seed(asked.statement), count)
+        values = form.answer(
+            residues.from_rows(rows[start : start + _AT_ONCE], bits)
+            for start in range(0, count, _AT_ONCE)
+        )
+        return envelope_bytes(
+            self._identity.sign,
+            terms,
+            sender=self._identity.party.name,
+            kind=ANSWER,
+            manifest={
+                "challenge": statement_digest(asked.statement),
+                "values": [str(value) for value in values],
+            },
+        )
+
+    def open(self, terms: Terms, message: Blob) -> OpenedSum:
+        """The sum that the key holder decrypted and signed.
+
+        Raises:
+            MessageError: if it is not the key holder's result of this round, or has too few
+                contributors or sums out of range.
+        """
+        envelope = verified(message, self._roster, role=Role.KEY_HOLDER, kind=RESULT, terms=terms)
+        names = self._contributors(own_values(envelope.statement, terms))
+        if set(envelope.blobs) != {SUMS}:
+            raise MessageError(f"a result must hold sums alone, got {sorted(envelope.blobs)}")
+        values = read_sums(envelope.blobs[SUMS], self._parameters)
+        return OpenedSum(values=values, contributors=tuple(names))
+
+    def _contributors(self, stated: Mapping[str, object], *required: str) -> list[str]:
+        """Names that the key holder states: enough different enrolled clients, `required` too."""
+        names = stated.get("contributors")
+        enrolled = [party.name for party in self._roster.of_role(Role.CLIENT)]
+        if not isinstance(names, list) or names != [name for name in enrolled if name in names]:
+            raise MessageError(f"contributors must be different enrolled clients, got {names}")
+        if len(names) < self._min_clients:
+            raise MessageError(
+                f"a sum must have at least {self._min_clients} contributors, got {names}"
+            )
+        if missing := [name for name in required if name not in names]:
+            raise MessageError(f"a challenge for {names} is not one for {missing[0]!r} to answer")
+        return names
+
+    def _count_answer(self, challenge: str) -> None:
+        if challenge not in self._answered and len(self._answered) == MOST_CHALLENGES:
+            raise EncryptionError(
+                f"at most {MOST_CHALLENGES} challenges are answered under one key, this is one "
+                "more; open the round anew"
+            )
+        self._answered.add(challenge)
+
+
+def public_tags(parameters: BFVParameters, terms: Terms) -> Tags:
+    """The tags of a round whose key is named in the terms; anybody can compute them."""
+    context = tag_context(terms.run, terms.round, str(terms.manifest.get("key_id")))
+    return Tags(parameters, PUBLIC, context)
+
+
+def challenge_seed(statement: Statement) -> bytes:
+    """The 32 random bytes of a challenge.
+
+    Raises:
+        MessageError: if it states none.
+    """
+    try:
+        return bytes.fromhex(statement.manifest["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise MessageError("a challenge must state its seed") from error
+
+
+def statement_digest(statement: Statement) -> str:
+    """SHA-256 (hex) of a statement, by which later messages refer to it."""
+    return hashlib.sha256(statement.to_bytes()).hexdigest()
+
+
+def padded_params(parameters: BFVParameters) -> int:
+    """Parameters of a result, rounded up to a multiple of 8."""
+    return -(-parameters.num_params // _PADDING) * _PADDING
+
+
+def read_sums(blob: Blob, parameters: BFVParameters) -> NDArray[np.int64]:
+    """Integer sums of a result, shape (params,).
+
+    Raises:
+        MessageError: if the length is wrong or a sum is out of range.
+    """
+    count = padded_params(parameters)
+    packed = np.frombuffer(blob, dtype=np.uint8).reshape(1, -1)
+    shifted = unpack_rows(packed, count, parameters.value_bits)[0, : parameters.num_params]
+    if shifted.max() >= parameters.radix:
+        raise MessageError("a sum must be within the range of its parameters")
+    return shifted.astype(np.int64) - (parameters.radix - 1) // 2

@@ -1,0 +1,146 @@
+"""Sums of seeded ciphertexts, as clients that share a key receive and check them.
+
+The message holds the sum of c0 and every contributor's seeds, each block of seeds covered by its
+client's signature for this round, and no c1: the receiver lets SEAL expand the seeds. A c0 that
+belongs to other seeds decrypts to noise, and a c1 that was chosen to draw out the key has no place.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privfed.custody.opened_rounds import OpenedRounds
+from privfed.encryption import residues
+from privfed.encryption.adding import CIPHERTEXTS, SEEDS, seeds_of
+from privfed.errors import EncryptionError, MessageError
+from privfed.identity.contributions import CONTRIBUTIONS, Contribution, require_contributions
+from privfed.identity.keys import Role
+from privfed.identity.roster import Roster
+from privfed.identity.signing import own_values, verified
+from privfed.messages import Blob, Blobs, Envelope, Terms
+
+SUM_KIND: Final = "sum"
+
+
+class SeededParameters(Protocol):
+    """What a reader of sums needs to know of the encryption."""
+
+    @property
+    def num_clients(self) -> int:
+        """Most contributors of a sum."""
+        ...
+
+    @property
+    def num_ciphertexts(self) -> int:
+        """Ciphertexts of an update."""
+        ...
+
+    @property
+    def sum_bits(self) -> tuple[int, ...]:
+        """Bits on the wire of a residue of each polynomial of the sum."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeededSum:
+    """A sum whose contributors are proved.
+
+    Attributes:
+        contributors: names, sorted.
+        rows: bytes of the c0, shape (ciphertexts, bytes).
+        seeds: shape (clients, ciphertexts, 64).
+    """
+
+    contributors: tuple[str, ...]
+    rows: NDArray[np.uint8]
+    seeds: NDArray[np.uint8]
+
+
+class SeededSums:
+    """Reads the sums of one run, one for each round, under one key.
+
+    Args:
+        parameters: of the encryption.
+        roster: who is enrolled.
+        min_clients: fewest contributors of a sum that is opened.
+        opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+    """
+
+    def __init__(
+        self,
+        parameters: SeededParameters,
+        roster: Roster,
+        min_clients: int,
+        opened: OpenedRounds | None = None,
+    ) -> None:
+        self._parameters = parameters
+        self._roster = roster
+        self._min_clients = min_clients
+        self._earlier_seeds: frozenset[bytes] = frozenset()
+        self._last_round = 0
+        self._opened = opened
+
+    def read(self, terms: Terms, message: Blob) -> SeededSum:
+        """Check a message and take the sum out of it. A round whose sum was read is over.
+
+        Raises:
+            MessageError: a message of another round or party, too few or repeated contributors, a
+                missing or wrong signature, or blobs that nobody signed.
+            EncryptionError: a repeated seed, a second sum for a round, or one of other contributors
+                than before a crash.
+        """
+        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=SUM_KIND, terms=terms)
+        contributions = self._contributions(envelope, terms)
+        seeds = self._signed_seeds(envelope.blobs, contributions, terms)
+        rows = residues.rows_of(
+            envelope.blobs[CIPHERTEXTS], self._parameters.num_ciphertexts, self._parameters.sum_bits
+        )
+        if terms.round <= self._last_round:
+            raise EncryptionError(
+                f"one sum is opened in a round, and rounds only go up: round {terms.round} came "
+                f"after round {self._last_round}"
+            )
+        fresh = residues.seed_set(seeds)
+        if len(fresh) < seeds.shape[0] * seeds.shape[1] or fresh & self._earlier_seeds:
+            raise EncryptionError(
+                "every ciphertext must have a seed of its own, some come twice or from earlier "
+                "rounds; refuse this sum, and find out whose generator repeats itself"
+            )
+        names = tuple(contribution.client for contribution in contributions)
+        if self._opened is not None:
+            self._opened.require(terms.round, names)
+        self._earlier_seeds |= fresh
+        self._last_round = terms.round
+        return SeededSum(contributors=names, rows=rows, seeds=seeds)
+
+    def _contributions(self, envelope: Envelope, terms: Terms) -> list[Contribution]:
+        stated = own_values(envelope.statement, terms)
+        if set(stated) != {CONTRIBUTIONS}:
+            raise MessageError(f"a sum must state its contributions, got {sorted(stated)}")
+        return require_contributions(
+            stated[CONTRIBUTIONS],
+            self._roster,
+            terms,
+            min_clients=self._min_clients,
+            max_clients=self._parameters.num_clients,
+        )
+
+    def _signed_seeds(
+        self, blobs: Blobs, contributions: list[Contribution], terms: Terms
+    ) -> NDArray[np.uint8]:
+        """Seeds of all contributors, shape (clients, ciphertexts, 64)."""
+        expected = {CIPHERTEXTS} | {seeds_of(c.client) for c in contributions}
+        if set(blobs) != expected:
+            raise MessageError(
+                "a sum must hold ciphertexts and the seeds of its contributors and nothing else, "
+                f"got {sorted(blobs)}"
+            )
+        blocks = []
+        for contribution in contributions:
+            block = blobs[seeds_of(contribution.client)]
+            if not contribution.statement(terms).binds(SEEDS, block):
+                raise MessageError(f"the seeds of {contribution.client!r} are not what it signed")
+            blocks.append(residues.seeds_from_bytes(block, self._parameters.num_ciphertexts))
+        return np.stack(blocks)

@@ -1,0 +1,57 @@
+"""A small federation: an aggregator, a key holder, four clients, and the roster of all."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from privfed.identity.keys import Identity, Role
+from privfed.identity.roster import Roster
+from privfed.messages import Terms, envelope_bytes
+
+CLIENTS = ("a", "b", "c", "d")
+
+
+@dataclass(frozen=True)
+class Company:
+    """Secret identities by name, and the roster that pins them."""
+
+    identities: dict[str, Identity]
+    authority: Identity
+    roster: Roster
+    clients: tuple[str, ...] = CLIENTS
+
+    def message(self, sender, kind, terms, *, manifest=None, blobs=None, key=None):
+        """A signed message; `key` names who signs, if it is not the sender."""
+        return envelope_bytes(
+            self.identities[key or sender].sign,
+            terms,
+            sender=sender,
+            kind=kind,
+            manifest=manifest,
+            blobs=blobs,
+        )
+
+
+@pytest.fixture(scope="session")
+def company():
+    roles = {"aggregator": Role.AGGREGATOR, "key_holder": Role.KEY_HOLDER}
+    roles |= dict.fromkeys(CLIENTS, Role.CLIENT)
+    identities = {name: Identity.generate(name, role) for name, role in roles.items()}
+    authority = Identity.generate("ministry", Role.AUTHORITY)
+    parties = [identity.party for identity in identities.values()]
+    return Company(identities, authority, Roster.signed("wards", parties, authority))
+
+
+@pytest.fixture(scope="session")
+def round_terms(company):
+    """What every message of round 3 states."""
+    manifest = {
+        "base": "00ff",
+        "encryption": {"bits": 8, "scheme": "any"},
+        "key_id": "k1",
+        "public_range": 0.5,
+        "roster": company.roster.digest().hex(),
+        "software": {"numpy": "2.0", "tenseal": "0.3"},
+        "nothing": None,
+    }
+    return Terms(run="run-1", round=3, manifest=manifest)

@@ -1,0 +1,230 @@
+"""The aggregator and the key holder's answers: refused, forged, replayed or misplaced."""
+
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from privfed.errors import EncryptionError, MessageError
+from privfed.identity.keys import Role
+from privfed.identity.signing import verified
+from privfed.messages import Terms
+from privfed.server.closing import ClientsOpen, HolderOpens, Opening
+
+TOTAL = b"the message of a sum"
+
+
+class Answers:
+    """A link that has its answers ready: bytes, or a function of the question."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def ask(self, message):
+        self.asked.append(message)
+        answer = self.answers.pop(0)
+        return answer(message) if callable(answer) else answer
+
+
+@pytest.fixture
+def custodian(company):
+    def new(*answers):
+        link = Answers(*answers)
+        return HolderOpens(link, company.identities["aggregator"], company.roster), link
+
+    return new
+
+
+@pytest.fixture
+def say(company, round_terms):
+    """A message of the key holder, of this round unless told otherwise."""
+
+    def say(kind, *, sender="key_holder", key=None, terms=round_terms, **content):
+        return company.message(sender, kind, terms, key=key, **content)
+
+    return say
+
+
+@pytest.fixture
+def refuse(company):
+    """A refusal, as the key holder's server writes it."""
+
+    def refuse(message, reason="MessageError: no", key=None):
+        of = {"of": hashlib.sha256(message).hexdigest()}
+        terms = Terms(run="", round=0, manifest=of)
+        return company.message("key_holder", "refusal", terms, manifest={"reason": reason}, key=key)
+
+    return refuse
+
+
+def damaged(message):
+    return message[:-1] + bytes([message[-1] ^ 1])
+
+
+def no_answers(challenge):
+    raise AssertionError("nobody must be asked")
+
+
+def test_clients_that_hold_the_key_open_the_sum_themselves(round_terms):
+    custodian = ClientsOpen()
+    assert custodian.begin(round_terms) == Opening(agreed=round_terms, terms=round_terms)
+    assert custodian.close(round_terms, TOTAL, no_answers) is TOTAL
+    assert custodian.bytes_asked == 0
+
+
+def test_a_round_begins_with_the_name_of_its_key(company, round_terms, custodian):
+    agreed = replace(round_terms, manifest={"base": "00"})
+    key = company.message(
+        "key_holder", "round-key", agreed, manifest={"key_id": "k9"}, blobs={"public_key": b"pk"}
+    )
+    holder, link = custodian(key)
+    opening = holder.begin(agreed)
+    named = replace(agreed, manifest={"base": "00", "key_id": "k9"})
+    assert opening == Opening(agreed=agreed, terms=named, key=key)
+    (asked,) = link.asked
+    question = verified(
+        asked, company.roster, role=Role.AGGREGATOR, kind="open-round", terms=agreed
+    )
+    assert question.statement.manifest == {"base": "00"}
+    assert holder.bytes_asked == len(asked) + len(key)
+
+
+def test_a_round_that_is_over_begins_with_its_result(round_terms, custodian, say):
+    result = say("result", manifest={"contributors": ["a"]}, blobs={"sums": b"5"})
+    opening = custodian(result)[0].begin(round_terms)
+    assert opening == Opening(agreed=round_terms, terms=round_terms, result=result)
+
+
+def test_a_round_is_closed_by_challenge_and_answers(company, round_terms, custodian, say):
+    challenge, result = say("challenge", manifest={"seed": "00"}), say("result")
+    holder, link = custodian(challenge, result)
+    asked = []
+    answers = {"a": b"answer of a", "b": b"answer of b"}
+    assert holder.close(round_terms, TOTAL, lambda c: asked.append(c) or answers) is result
+    assert asked == [challenge]
+    assert link.asked[0] is TOTAL
+    handed = verified(
+        link.asked[1], company.roster, role=Role.AGGREGATOR, kind="answers", terms=round_terms
+    )
+    assert {name: bytes(blob) for name, blob in handed.blobs.items()} == answers
+    sizes = [len(TOTAL), len(challenge), len(link.asked[1]), len(result)]
+    assert holder.bytes_asked == sum(sizes)
+
+
+def test_bytes_are_counted_for_one_round(round_terms, custodian, say):
+    replies = [say("round-key"), say("challenge"), say("result")]
+    holder, link = custodian(*replies, *replies)
+    sizes = []
+    for _ in range(2):
+        holder.begin(round_terms)
+        holder.close(round_terms, TOTAL, lambda challenge: {"a": b"12"})
+        sizes.append(holder.bytes_asked)
+    assert sizes[0] == sizes[1] == sum(map(len, link.asked[:3])) + sum(map(len, replies))
+
+
+def begin(holder, terms):
+    holder.begin(terms)
+
+
+def close(holder, terms):
+    holder.close(terms, TOTAL, lambda challenge: {"a": b"12"})
+
+
+STEPS = {
+    "begin": (begin, []),
+    "challenge": (close, []),
+    "result": (close, ["challenge"]),
+}
+
+
+@pytest.fixture(params=STEPS)
+def step(request, custodian, round_terms, say):
+    """Play one step of the round with a bad answer at its end."""
+    play, kinds = STEPS[request.param]
+
+    def step(answer):
+        play(custodian(*[say(kind) for kind in kinds], answer)[0], round_terms)
+
+    return step
+
+
+def test_a_signed_refusal_ends_the_round_with_its_reason(step, refuse):
+    with pytest.raises(EncryptionError, match="the key holder refuses: MessageError: too few"):
+        step(lambda message: refuse(message, "MessageError: too few"))
+
+
+def test_an_unsigned_refusal_is_none(step, refuse):
+    with pytest.raises(MessageError, match="message of 'key_holder' must carry its signature"):
+        step(lambda message: damaged(refuse(message)))
+
+
+def test_a_refusal_by_another_party_is_none(step, refuse, company):
+    with pytest.raises(MessageError, match="message of 'key_holder' must carry its signature"):
+        step(lambda message: refuse(message, key="aggregator"))
+
+
+def test_a_refusal_of_another_message_is_none(step, refuse):
+    """An old refusal, replayed, must not end a round as if the key holder had."""
+    with pytest.raises(MessageError, match="refused another message"):
+        step(lambda message: refuse(message + b"x"))
+
+
+@pytest.mark.parametrize("kind", ["round-key", "challenge", "result"])
+def test_answers_by_others_are_refused(step, say, kind):
+    for sender in ("aggregator", "a"):
+        with pytest.raises(MessageError, match=f"enrolled as key_holder, '{sender}'"):
+            step(say(kind, sender=sender))
+        with pytest.raises(MessageError, match="message of 'key_holder' must carry"):
+            step(say(kind, key=sender))
+    with pytest.raises(MessageError, match="message of 'key_holder' must carry"):
+        step(damaged(say(kind)))
+
+
+@pytest.mark.parametrize("kind", ["round-key", "challenge", "result"])
+def test_answers_of_other_rounds_are_refused(step, say, round_terms, kind):
+    """Also signed by the key holder, but for another round, run or key."""
+    others = [
+        replace(round_terms, round=2),
+        replace(round_terms, run="run-2"),
+        replace(round_terms, manifest={**round_terms.manifest, "key_id": "k0"}),
+        replace(round_terms, manifest={}),
+    ]
+    for terms in others:
+        with pytest.raises(MessageError, match="'key_holder' s(ent|tates)"):
+            step(say(kind, terms=terms))
+
+
+@pytest.mark.parametrize(
+    ("step", "kinds"),
+    [
+        ("begin", ["challenge", "open-round", "update"]),
+        ("challenge", ["round-key", "result"]),
+        ("result", ["round-key", "challenge"]),
+    ],
+    indirect=["step"],
+)
+def test_answers_to_other_questions_are_refused(step, say, kinds):
+    for kind in kinds:
+        with pytest.raises(MessageError, match=f"'key_holder' sent a '{kind}' of .* expected a"):
+            step(say(kind))
+
+
+@pytest.mark.parametrize("answer", [b"", b"no", bytes(200)])
+def test_bytes_that_are_no_message_are_refused(step, answer):
+    with pytest.raises(MessageError, match="envelope"):
+        step(answer)
+
+
+def test_nobody_is_asked_without_a_challenge(custodian, round_terms, refuse, say):
+    for answer in (refuse, say("result"), damaged(say("challenge"))):
+        with pytest.raises((EncryptionError, MessageError)):
+            custodian(answer)[0].close(round_terms, TOTAL, no_answers)
+
+
+def test_an_error_of_the_link_is_passed_on(custodian, round_terms):
+    def broken(message):
+        raise EncryptionError("gone")
+
+    with pytest.raises(EncryptionError, match="gone"):
+        custodian(broken)[0].begin(round_terms)
