@@ -2,7 +2,9 @@
 
 Started by `test_crash.py` as a process of its own: it imports everything once, then forks, so that
 a trial costs a second. Each child either dies by its own SIGKILL right before or right after one
-of the calls that make a round durable, or is killed from outside after a random time.
+of the calls that make a round durable, or is killed from outside after a random time. What it does
+meanwhile is written down for the test: every message with the numbers that it hides, and every sum
+that was opened.
 """
 
 import hashlib
@@ -14,16 +16,23 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from accountants import Budget, Ledger, Neighbouring
-from privfed import BFV, Classification, Client, FedAvg, Federation, LoRA, Record
+from privfed import BFV, Classification, Client, Custody, FedAvg, Federation, LoRA, Record
 from privfed import PrivacyConfig as Privacy
 from privfed import TrainingConfig as Training
 from privfed.client import dpsgd
+from privfed.client.node import ClientNode
+from privfed.client.state import ledger_path
+from privfed.custody.round_key import RoundKeyCipher
+from privfed.custody.shared_key import SharedKeyCipher
 from privfed.run_folder import RunFolder
 from privfed.server import checkpoint
 from privfed.server.aggregate import Aggregator
+from privfed.server.closing import ClientsOpen, HolderOpens
 
-POINTS = (
+POINTS = [
     (Ledger, "reserve"),
     (Ledger, "reserve"),
     (dpsgd, "private_step"),
@@ -35,21 +44,34 @@ POINTS = (
     (checkpoint, "replace_durably"),
     (RunFolder, "save"),
     (RunFolder, "write_text"),
-)
+    (Ledger, "outgoing"),
+    (ClientNode, "hide"),
+]
+CUSTODY_POINTS = {
+    Custody.SHARED_KEY: [(ClientsOpen, "close"), (SharedKeyCipher, "open")],
+    Custody.KEY_HOLDER: [
+        (HolderOpens, "begin"),
+        (RoundKeyCipher, "accept_key"),
+        (ClientNode, "answer"),
+        (HolderOpens, "close"),
+        (RoundKeyCipher, "open"),
+    ],
+}
 
 
-def main(folder, bert, trials, seed):
+def main(folder, bert, trials, seed, custody):
     """Kill `trials` times, then let the run finish; writes what happened to `trials.json`."""
     choose = random.Random(seed)
+    points = POINTS + CUSTODY_POINTS[custody]
     outcomes = []
     while len(outcomes) < trials + 3:
         last = len(outcomes) >= trials
         timed = not last and len(outcomes) % 4 == 3
-        point = None if last or timed else (choose.choice(POINTS), choose.randrange(1, 7))
+        point = None if last or timed else (choose.choice(points), choose.randrange(1, 7))
         before = choose.random() < 0.5
         child = os.fork()
         if child == 0:
-            play(folder, bert, point, before=before)
+            play(folder, bert, custody, point, before=before)
         if timed:
             time.sleep(choose.uniform(0.1, 1.0))
             os.kill(child, signal.SIGKILL)
@@ -59,14 +81,15 @@ def main(folder, bert, trials, seed):
     (folder / "trials.json").write_text(json.dumps(outcomes))
 
 
-def play(folder, bert, point, *, before):
+def play(folder, bert, custody, point, *, before):
     """The child: start or resume the run, and die at the chosen point; never returns."""
     code = 1
     try:
         log_sent(folder)
+        log_opened(folder)
         if point is not None:
             arm(*point, before=before)
-        federation(folder, bert).run(folder / "run", resume=(folder / "run").exists())
+        federation(folder, bert, custody).run(folder / "run", resume=(folder / "run").exists())
         code = 0
     except Exception as error:  # noqa: BLE001 - the test reads what it was
         with (folder / "errors.txt").open("a") as file:
@@ -95,18 +118,52 @@ def arm(place, count, *, before):
 
 
 def log_sent(folder):
-    """Write every message that reaches the aggregator to `sent/`, before it arrives."""
+    """Write every message that a client hands out to `sent/`, and what its ledger committed to."""
     (folder / "sent").mkdir(exist_ok=True)
-    real = Aggregator.receive
+    real, outgoing = ClientNode.hide, Ledger.outgoing
 
-    def receive(self, message):
-        (folder / "sent" / hashlib.sha256(message).hexdigest()).write_bytes(message)
-        real(self, message)
+    def hide(self, agreed, key, codec):
+        message = real(self, agreed, key, codec)
+        committed = hashlib.sha256(outgoing(self.ledger, agreed.run, agreed.round)).hexdigest()
+        name = f"{hashlib.sha256(message).hexdigest()}.{committed}"
+        (folder / "sent" / name).write_bytes(message)
+        return message
 
-    Aggregator.receive = receive
+    ClientNode.hide = hide
 
 
-def federation(folder, bert):
+def log_opened(folder):
+    """Write every opened sum to `opened/`, with the sum of what its contributors committed."""
+    (folder / "opened").mkdir(exist_ok=True)
+    outgoing = Ledger.outgoing
+
+    def watch(cipher):
+        real = cipher.open
+
+        def opened(self, terms, message):
+            found = real(self, terms, message)
+            numbers = []
+            for client in found.contributors:
+                ledger = Ledger.inspect(ledger_path(folder / "state", client, "d"))
+                kept = outgoing(ledger, terms.run, terms.round)
+                numbers.append(np.frombuffer(kept, dtype="<i2", offset=32).astype(np.int64))
+            row = {
+                "round": terms.round,
+                "contributors": found.contributors,
+                "message": hashlib.sha256(message).hexdigest(),
+                "exact": bool(np.array_equal(found.values, np.sum(numbers, axis=0))),
+            }
+            with (folder / "opened" / f"{terms.run}.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            return found
+
+        cipher.open = opened
+
+    watch(SharedKeyCipher)
+    watch(RoundKeyCipher)
+
+
+def federation(folder, bert, custody):
     """Five clients, fourteen rounds."""
     choose = random.Random(1)
     words = ["river", "stone", "market", "window", "garden", "engine"]
@@ -130,7 +187,7 @@ def federation(folder, bert):
             expected_batch_size=10,
         ),
         training=Training(learning_rate=0.1),
-        encryption=BFV(),
+        encryption=BFV(custody=custody, follow_released=True),
         strategy=FedAvg(),
         rounds=14,
         held_out=records(5),
@@ -139,4 +196,10 @@ def federation(folder, bert):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(
+        Path(sys.argv[1]),
+        sys.argv[2],
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        Custody(sys.argv[5]),
+    )

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,12 +17,18 @@ from privfed.messages import Envelope
 SERVER = Path(__file__).with_name("crash_server.py")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_run_that_is_killed_again_and_again(tmp_path, bert_folder, seed):
-    command = [sys.executable, str(SERVER), str(tmp_path), bert_folder, "12", str(seed)]
+@pytest.mark.parametrize(
+    ("seed", "custody"), [(1, "shared_key"), (2, "shared_key"), (3, "key_holder")]
+)
+def test_a_run_that_is_killed_again_and_again(tmp_path, bert_folder, seed, custody):
+    command = [sys.executable, str(SERVER), str(tmp_path), bert_folder, "12", str(seed), custody]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    with (tmp_path / "printed.txt").open("wb") as printed:
+        # A file and no pipe: key holders inherit it, and outlive a killed run by a moment.
+        done = subprocess.run(
+            command, env=environment, stdout=printed, stderr=printed, timeout=300, check=False
+        )
+    assert done.returncode == 0, (tmp_path / "printed.txt").read_text()
     outcomes = json.loads((tmp_path / "trials.json").read_text())
     errors = tmp_path / "errors.txt"
     refused = errors.read_text() if errors.exists() else ""
@@ -30,17 +37,20 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, bert_folder, seed):
     assert all("TooFewClientsError" in line for line in refused.splitlines()), refused
 
     sent = defaultdict(set)
-    seeds = set()
-    num_seeds = 0
+    ciphertexts, seeds = [], []
     for path in (tmp_path / "sent").iterdir():
-        message = path.read_bytes()
-        envelope = Envelope.from_bytes(message)
-        sent[envelope.sender, envelope.run, envelope.round].add(path.name)
-        seeds.add(envelope.blobs["seeds"][:64])
-        num_seeds += 1
+        envelope = Envelope.from_bytes(path.read_bytes())
+        statement = envelope.statement
+        sent[statement.sender, statement.run, statement.round].add(path.name.partition(".")[2])
+        ciphertexts.append(bytes(envelope.blobs["ciphertexts"]))
+        seeds += [bytes(envelope.blobs["seeds"][:64])] if custody == "shared_key" else []
     assert sent
     assert all(len(digests) == 1 for digests in sent.values()), "a round was sent in two versions"
-    assert len(seeds) == num_seeds, "two messages share the randomness of their encryption"
+    assert len(set(seeds)) == len(seeds), "two messages share the randomness of their encryption"
+    assert len(set(ciphertexts)) == len(ciphertexts), "a message was sent twice"
+    assert len(ciphertexts) > len(sent), "no round was encrypted afresh: the kills came too early"
+    check_sums(tmp_path, custody)
+    check_leftovers(tmp_path)
 
     for client in {key[0] for key in sent}:
         ledger = Ledger.open(
@@ -65,3 +75,41 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, bert_folder, seed):
             (row,) = [row for row in clients if row["id"] == client]
             assert row["epsilon_spent"] == pytest.approx(epsilon(ledger.events(), 1e-3).upper)
             assert row["steps"] == steps
+
+
+def check_sums(folder, custody):
+    """Every opened sum is that of the committed numbers, over all attempts at its round."""
+    rows = []
+    for path in (folder / "opened").iterdir():
+        rows += [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({row["round"] for row in rows}) >= 12
+    assert all(row["exact"] for row in rows), "a sum is not that of what was committed"
+    if custody == "key_holder":
+        results = defaultdict(set)
+        for row in rows:
+            results[row["round"]].add(row["message"])
+        twice = [number for number, messages in results.items() if len(messages) > 1]
+        assert not twice, f"rounds {twice} were decrypted twice"
+
+
+def check_leftovers(folder):
+    """Killed runs leave no key on the disk, and no key holder in memory."""
+    assert not list(folder.rglob("*.key"))
+    for _ in range(100):
+        left = key_holders_of(folder)
+        if not left:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"key holders outlived their runs: {left}")
+
+
+def key_holders_of(folder):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"key-holder" in command and any(str(folder).encode() in part for part in command):
+            found.append(path.parent.name)
+    return found

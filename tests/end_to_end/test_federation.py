@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import replace
+import sqlite3
+from dataclasses import fields, replace
 
 import dp_accounting
 import numpy as np
@@ -10,9 +11,22 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 
 from accountants import BudgetExceededError, LedgerForeignError, LedgerMissingError
-from privfed import BFV, Budget, Callback, Client, FFALoRA, LoRA, PeftAdapter, Plain, Record
+from privfed import (
+    BFV,
+    Budget,
+    Callback,
+    Client,
+    FFALoRA,
+    LoRA,
+    PeftAdapter,
+    Plain,
+    Record,
+    TrainingConfig,
+)
 from privfed.client import node as client_node
+from privfed.config import Custody
 from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
+from privfed.reports.figures import RoundFigures
 from privfed.server.checkpoint import load_latest
 from privfed.verification import verify_and_render
 
@@ -54,7 +68,7 @@ def test_a_run_leaves_what_it_promises(make_federation, tmp_path):
     assert all(client["steps"] == 3 for client in report["clients"])
     assert (tmp_path / "run/report.html").read_text().startswith("<!doctype html>")
     assert result.adapter == tmp_path / "run/adapter"
-    assert not list((tmp_path / "state/keys").iterdir()), "the run's key must be gone"
+    assert report["encryption"]["custody"].startswith("shared_key")
 
 
 def test_epsilon_equals_an_independent_computation(make_federation, tmp_path):
@@ -191,23 +205,6 @@ def test_nothing_private_is_written_to_the_run_folder(make_federation, tmp_path)
     assert not [text for text in texts if text.encode() in content]
 
 
-def test_the_secret_key_is_never_in_the_run_folder(make_federation, tmp_path):
-    found = {}
-
-    class Spy(Callback):
-        def on_round(self, figures):
-            (key,) = (tmp_path / "state/keys").iterdir()
-            found["mode"] = key.stat().st_mode & 0o777
-            secret = key.read_bytes()[-256:]
-            everything = b"".join(
-                p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()
-            )
-            found["leaked"] = secret in everything
-
-    make_federation(rounds=1).run(tmp_path / "run", callbacks=[Spy()])
-    assert found == {"mode": 0o600, "leaked": False}
-
-
 def test_a_delta_that_allows_one_disclosed_record_warns(make_federation, tmp_path):
     federation = make_federation(rounds=1)
     privacy = replace(federation.privacy, budget=Budget(epsilon=4.0, delta=0.05))
@@ -257,14 +254,207 @@ class TestAClientThatFails:
         monkeypatch.setattr(client_node.ClientNode, "_update", update)
 
 
+@pytest.mark.parametrize("custody", list(Custody))
+class TestADivergedModel:
+    """An update that is not finite is not sent: the client drops out, and its round is counted."""
+
+    @pytest.fixture
+    def sent(self, monkeypatch):
+        from privfed.messages import Envelope
+        from privfed.server.aggregate import Aggregator
+
+        messages = []
+        real = Aggregator.receive
+
+        def receive(self, message):
+            statement = Envelope.from_bytes(message).statement
+            messages.append((statement.sender, statement.round))
+            real(self, message)
+
+        monkeypatch.setattr(Aggregator, "receive", receive)
+        return messages
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_one_client(self, make_federation, tmp_path, monkeypatch, sent, custody, value):
+        real = client_node.ClientNode._update
+
+        def update(self, plan, state):
+            vector = real(self, plan, state)
+            if (self.id, plan.round) == ("client-1", 2):
+                vector[-1] = value
+            return vector
+
+        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+        federation = make_federation(encryption=BFV(custody=custody))
+        result = federation.run(tmp_path / "run")
+        assert [row.absent for row in result.rounds] == [(), ("client-1",), ()]
+        assert ("client-1", 2) not in sent
+        assert len(sent) == 11
+        counted = {client.id: client for client in result.report.clients}
+        assert (counted["client-1"].unresolved, counted["client-1"].steps) == (1, 3)
+        log = next((tmp_path / "state/clients/client-1").rglob("client.log")).read_text()
+        assert "must be finite" in log
+        for path in (tmp_path / "run").rglob("*.*"):
+            assert "must be finite" not in path.read_text(errors="replace"), path
+        assert np.isfinite(load_latest(tmp_path / "run/checkpoints").state).all()
+
+    def test_every_client(self, make_federation, tmp_path, sent, custody):
+        """A learning rate that overflows: nobody sends anything, and the global state stays."""
+        training = TrainingConfig(learning_rate=1e300)
+        federation = make_federation(encryption=BFV(custody=custody), training=training)
+        with pytest.raises(TooFewClientsError, match="0 contribution"):
+            federation.run(tmp_path / "run")
+        assert sent == []
+        assert all(not committed(tmp_path / "state", f"client-{n}") for n in range(4))
+        assert np.isfinite(load_latest(tmp_path / "run/checkpoints").state).all()
+
+
+class TestThePublicRange:
+    @pytest.fixture
+    def messages(self, monkeypatch):
+        from privfed.messages import Envelope
+        from privfed.server.aggregate import Aggregator
+
+        seen = []
+        real = Aggregator.receive
+
+        def receive(self, message):
+            seen.append(Envelope.from_bytes(message).statement)
+            real(self, message)
+
+        monkeypatch.setattr(Aggregator, "receive", receive)
+        return seen
+
+    def ranges(self, messages):
+        """The range of each round, on which all messages of the round agree."""
+        found = {}
+        for statement in messages:
+            found.setdefault(statement.round, set()).add(statement.manifest["public_range"])
+        assert all(len(values) == 1 for values in found.values())
+        return [values.pop() for values in found.values()]
+
+    def test_it_follows_what_was_released_and_never_grows_beyond_the_first(
+        self, make_federation, tmp_path, messages, seeded_coins
+    ):
+        states = [read_state(tmp_path / "run")]
+
+        class Follow(Callback):
+            def on_start(self, *arguments):
+                states[0] = read_state(tmp_path / "run")
+
+            def on_round(self, figures):
+                states.append(read_state(tmp_path / "run"))
+
+        federation = make_federation(encryption=BFV(follow_released=True), coins=seeded_coins(1))
+        result = federation.run(tmp_path / "run", callbacks=[Follow()])
+        ranges = self.ranges(messages)
+        record = load_latest(tmp_path / "run/checkpoints").record
+        assert ranges[0] == record["largest_range"]
+        assert ranges[1] < 0.9 * ranges[0]
+        assert all(value <= ranges[0] for value in ranges)
+        for before, after, used in zip(states, states[1:], ranges[1:], strict=False):
+            mean = after.astype(np.float64) - before.astype(np.float64)
+            spread = 6 * np.sqrt(np.mean(mean**2))
+            from_released = 2 * max(1.5 * np.abs(mean).max(), spread)  # sqrt(4 clients) = 2
+            assert used == pytest.approx(min(ranges[0], from_released), rel=1e-4)
+        assert "then from the released mean" in result.report.encryption["public range"]
+
+    def test_a_first_range_that_is_narrow_stays_the_widest(
+        self, make_federation, tmp_path, messages
+    ):
+        """Every update saturates, so what is released would ask for more."""
+        encryption = BFV(public_range=1e-3, follow_released=True)
+        make_federation(encryption=encryption).run(tmp_path / "run")
+        assert self.ranges(messages) == [1e-3, 1e-3, 1e-3]
+
+    def test_by_default_it_stays(self, make_federation, tmp_path, messages):
+        result = make_federation().run(tmp_path / "run")
+        assert len(set(self.ranges(messages))) == 1
+        assert "released" not in result.report.encryption["public range"]
+
+    def test_a_resume_goes_on_with_the_range_of_its_round(
+        self, make_federation, tmp_path, messages, monkeypatch
+    ):
+        """Committed numbers belong to one range; the next attempt must use the same."""
+        from privfed.run_folder import RunFolder
+
+        real = RunFolder.save
+
+        def save(self, checkpoint):
+            if checkpoint.round == 2:
+                raise Killed
+            real(self, checkpoint)
+
+        federation = make_federation(encryption=BFV(follow_released=True))
+        with monkeypatch.context() as patched:
+            patched.setattr(RunFolder, "save", save)
+            with pytest.raises(Killed):
+                federation.run(tmp_path / "run")
+        federation.run(tmp_path / "run", resume=True)
+        first, second, _ = self.ranges(messages)
+        assert second < first
+        assert sum(statement.round == 2 for statement in messages) == 8
+
+    @pytest.mark.parametrize("custody", list(Custody))
+    def test_how_much_was_clipped_is_nowhere(
+        self, make_federation, tmp_path, messages, seeded_coins, custody
+    ):
+        """One run in which every value saturates, and one in which none does, say the same."""
+        keys = {}
+        for name, public_range in {"all": 1e-6, "none": 1e3}.items():
+            messages.clear()
+            make_federation(
+                encryption=BFV(public_range=public_range, custody=custody),
+                rounds=2,
+                coins=seeded_coins(1),
+                state_folder=tmp_path / f"state-{name}",
+            ).run(tmp_path / name)
+            numbers = np.frombuffer(
+                committed(tmp_path / f"state-{name}", "client-0")[0], dtype="<i2", offset=32
+            )
+            assert (np.mean(np.abs(numbers) == 2047) > 0.9) == (name == "all")
+            run = json.loads((tmp_path / name / "run.json").read_text())
+            report = json.loads((tmp_path / name / "report.json").read_text())
+            files = sorted(
+                str(path.relative_to(tmp_path / name))
+                for path in (tmp_path / name).rglob("*")
+                if path.is_file()
+            )
+            manifests = [dict(statement.manifest) for statement in messages]
+            keys[name] = (all_keys(run), all_keys(report), all_keys(manifests), files)
+            row = {field.name for field in fields(RoundFigures)} - {"metric", "value"}
+            assert all(set(figures) == row | {"accuracy"} for figures in run["rounds"])
+            for path in (tmp_path / name).rglob("*"):
+                if path.is_file():
+                    assert b"saturat" not in path.read_bytes().lower(), path
+            logs = [p.read_text() for p in (tmp_path / f"state-{name}").rglob("*.log")]
+            assert not any(logs)
+        assert keys["all"] == keys["none"]
+        expected = {"base", "base_model", "encryption", "layout", "ledger", "public_range"}
+        for statement in messages:
+            assert set(statement.manifest) == expected | {"roster", "key_id", "software"}
+
+
+def read_state(folder):
+    checkpoint = load_latest(folder / "checkpoints")
+    return None if checkpoint is None else checkpoint.state
+
+
+def all_keys(value, path=""):
+    """Every path of keys in nested JSON values; list items share one."""
+    if isinstance(value, dict):
+        inner = [all_keys(item, f"{path}/{key}") for key, item in value.items()]
+        return set().union(*inner, {f"{path}/{key}" for key in value})
+    if isinstance(value, list):
+        return set().union(*(all_keys(item, f"{path}[]") for item in value))
+    return set()
+
+
 class TestRefusedBeforeAnyBudgetIsSpent:
     @pytest.fixture(autouse=True)
     def _nothing_spent(self, tmp_path):
         yield
-        assert not list((tmp_path / "state").rglob("*.key"))
         for path in (tmp_path / "state").rglob("ledger.sqlite3"):
-            import sqlite3
-
             with sqlite3.connect(path) as connection:
                 kinds = connection.execute("select kind from entries").fetchall()
             connection.close()
@@ -364,6 +554,16 @@ class Killed(BaseException):
     """Stands for kill -9: nothing may catch it."""
 
 
+def committed(state, client):
+    """What a client's ledger keeps to be sent: salt and numbers of its last committed round."""
+    (path,) = state.glob(f"clients/{client}/*/ledger.sqlite3")
+    connection = sqlite3.connect(path)
+    try:
+        return [row[0] for row in connection.execute("select payload from outbox")]
+    finally:
+        connection.close()
+
+
 class TestResume:
     def test_it_goes_on_after_the_last_complete_round(self, make_federation, tmp_path):
         class StopAfterOne(Callback):
@@ -378,13 +578,15 @@ class TestResume:
         assert all(client.unresolved == 0 for client in result.report.clients)
         assert all(client.steps == 3 for client in result.report.clients)
 
-    def test_a_committed_update_is_sent_again_byte_for_byte(
+    def test_committed_numbers_are_encrypted_afresh_and_the_sum_is_the_same(
         self, make_federation, tmp_path, monkeypatch
     ):
+        from privfed.custody.shared_key import SharedKeyCipher
+        from privfed.messages import Envelope
         from privfed.server.aggregate import Aggregator
 
-        sent = []
-        real = Aggregator.receive
+        sent, sums = [], []
+        real, real_open = Aggregator.receive, SharedKeyCipher.open
 
         def receive(self, message):
             sent.append(message)
@@ -392,14 +594,38 @@ class TestResume:
                 raise Killed
             real(self, message)
 
+        def opened(self, terms, message):
+            sums.append(real_open(self, terms, message))
+            return sums[-1]
+
         monkeypatch.setattr(Aggregator, "receive", receive)
+        monkeypatch.setattr(SharedKeyCipher, "open", opened)
         federation = make_federation(rounds=1)
         with pytest.raises(Killed):
             federation.run(tmp_path / "run")
+        names = [f"client-{index}" for index in range(4)]
+        first = {name: committed(tmp_path / "state", name) for name in names}
+        assert {name for name in names if first[name]} == {"client-0", "client-1", "client-2"}
         result = federation.run(tmp_path / "run", resume=True)
-        assert sent[3:6] == sent[:3]
         assert len(sent) == 7
         assert all(client.steps == 1 for client in result.report.clients)
+
+        last = {name: committed(tmp_path / "state", name) for name in names}
+        assert all(first[name] in ([], last[name]) for name in names), "numbers are kept to the bit"
+        numbers = [np.frombuffer(last[name][0], dtype="<i2", offset=32) for name in names]
+        (opened_sum,) = sums
+        assert opened_sum.contributors == tuple(names)
+        assert np.array_equal(opened_sum.values, np.sum(numbers, axis=0, dtype=np.int64))
+        assert all(np.abs(one).max() > 0 for one in numbers)
+
+        salts = {last[name][0][:32] for name in names}
+        assert len(salts) == 4, "a digest of what is committed stands in the ledger's export"
+        envelopes = [Envelope.from_bytes(message) for message in sent]
+        for blob in ("ciphertexts", "seeds"):
+            assert len({bytes(envelope.blobs[blob]) for envelope in envelopes}) == 7, blob
+        keys = [envelope.statement.manifest["key_id"] for envelope in envelopes]
+        assert len(set(keys[:3])) == len(set(keys[3:])) == 1
+        assert keys[0] != keys[3], "a key does not outlive its process"
 
     def test_an_uncommitted_update_is_counted_and_lost(
         self, make_federation, tmp_path, monkeypatch

@@ -1,0 +1,226 @@
+"""No secret of a run lies on a disk, in a log or in a message; identity files hold their own only.
+
+The test learns the secrets by watching them being made. It searches every file below the test's
+folder while the run goes on and after it, whatever is printed, and whatever passes between parties.
+"""
+
+import base64
+import tempfile
+
+import pyarrow
+import pytest
+
+from privfed import BFV, Callback, channel
+from privfed.client.node import ClientNode
+from privfed.config import Custody
+from privfed.custody import key_holder as key_holders
+from privfed.custody.key_holder import KeyHolder
+from privfed.custody.keys import RoundKey, SharedSecret
+from privfed.custody.native import ScratchFile
+from privfed.custody.serving import answer
+from privfed.encryption.frames import HEADER_BYTES, ZSTD, Header
+from privfed.identity.keys import Identity
+from privfed.identity.roster import Roster
+from privfed.server.aggregate import Aggregator
+
+PIECE = 24
+"""Bytes of a pattern: so long that other data do not hold it by chance."""
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+def forms(secret):
+    """Bytes in the forms in which a careless program would write them."""
+    return {secret, secret.hex().encode(), base64.b64encode(secret), repr(secret).encode()}
+
+
+def pieces(content):
+    """Parts of a long secret: from its middle, and its end."""
+    places = [len(content) // 3, len(content) // 2, len(content) - PIECE]
+    return {content[start : start + PIECE] for start in places}
+
+
+def native_patterns(key):
+    """Of a SEAL secret key, as SEAL saves it and as it lies in memory."""
+    _, secret = key.native()
+    with ScratchFile() as scratch:
+        secret.save(scratch.path)
+        saved = scratch.read()
+    found = pieces(saved)
+    if Header.from_bytes(saved).compression == ZSTD:
+        body = pyarrow.BufferReader(saved[HEADER_BYTES:])
+        with pyarrow.CompressedInputStream(body, "zstd") as stream:
+            found |= pieces(stream.read())
+    return found
+
+
+def shared_patterns(secret):
+    """Of what the clients share: the key of the tags, and the residues as they are wrapped."""
+    content = secret.to_bytes()
+    assert content[16:48] == secret.tag_key
+    return forms(content[16:48]) | pieces(content[48:])
+
+
+class Watched:
+    """The secrets that were made, and everything that was shown to somebody."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.patterns = {}
+        self.searches = 0
+        self.shown = []
+
+    def learn(self, name, patterns):
+        assert all(len(pattern) >= PIECE for pattern in patterns)
+        self.patterns.setdefault(name, set()).update(patterns)
+
+    def learn_identities(self):
+        """Secret halves of every identity file below the folder."""
+        for path in self.folder.rglob("*.identity"):
+            identity = Identity.load(path)
+            for half in (identity._signing, identity._wrapping):
+                self.learn(path, forms(half.private_bytes_raw()))
+
+    def search(self):
+        self.learn_identities()
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        assert not [path for path in files if path.suffix == ".key"]
+        contents = {path: path.read_bytes() for path in files}
+        contents["what was shown"] = b"\n".join(self.shown)
+        for owner, patterns in self.patterns.items():
+            for place, content in contents.items():
+                if place != owner:
+                    found = [pattern for pattern in patterns if pattern in content]
+                    assert not found, f"a secret of {owner} lies in {place}"
+        self.searches += 1
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """Watches the making of keys, and all messages; temporary files lie below the folder too."""
+    seen = Watched(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    make_shared, make_round = SharedSecret.generate.__func__, RoundKey.generate.__func__
+
+    def shared(cls, *arguments):
+        secret = make_shared(cls, *arguments)
+        seen.learn(f"key {secret.key_id}", shared_patterns(secret) | native_patterns(secret))
+        return secret
+
+    def of_round(cls, parameters):
+        key = make_round(cls, parameters)
+        seen.learn(f"key {key.key_id}", native_patterns(key))
+        return key
+
+    monkeypatch.setattr(SharedSecret, "generate", classmethod(shared))
+    monkeypatch.setattr(key_holders.RoundKey, "generate", classmethod(of_round))
+    receive, share = Aggregator.receive, channel.share_secret
+
+    def received(self, message):
+        seen.shown.append(bytes(message))
+        receive(self, message)
+
+    def handed_out(*arguments):
+        message = share(*arguments)
+        seen.shown.append(message)
+        return message
+
+    monkeypatch.setattr(Aggregator, "receive", received)
+    monkeypatch.setattr(channel, "share_secret", handed_out)
+
+    class HolderHere:
+        """The key holder in this process, since the secrets of another cannot be watched."""
+
+        def __init__(self, *, identity, roster, authority, results, min_clients):
+            self._own = Identity.load(identity)
+            enrolled = Roster.load(roster, authority=bytes.fromhex(authority))
+            self._holder = KeyHolder(self._own, enrolled, results, min_clients)
+
+        def ask(self, message):
+            reply = answer(self._holder, self._own, message)
+            seen.shown.extend([message, reply])
+            return reply
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(channel, "ProcessLink", HolderHere)
+    return seen
+
+
+@pytest.mark.parametrize("custody", list(Custody))
+def test_a_secret_is_nowhere_at_any_time(
+    make_federation, tmp_path, watched, monkeypatch, capfd, custody
+):
+    """Also with a client that fails, and over a kill and a resume."""
+
+    class Search(Callback):
+        def on_start(self, *arguments):
+            watched.search()
+
+        def on_client(self, number, client):
+            watched.search()
+
+        def on_round(self, figures):
+            watched.search()
+            if figures.round == 2 and killing:
+                raise Killed
+
+    real = ClientNode.hide
+
+    def hide(self, agreed, key, codec):
+        if self.id == "client-3":
+            raise RuntimeError(f"{self!r} {self.identity!r} {codec!r} {agreed!r}")
+        return real(self, agreed, key, codec)
+
+    monkeypatch.setattr(ClientNode, "hide", hide)
+    federation = make_federation(encryption=BFV(custody=custody))
+    killing = True
+    with pytest.raises(Killed):
+        federation.run(tmp_path / "run", callbacks=[Search()])
+    killing = False
+    federation.run(tmp_path / "run", resume=True, callbacks=[Search()])
+    printed = capfd.readouterr()
+    watched.shown.extend([printed.out.encode(), printed.err.encode()])
+    watched.search()
+    assert watched.searches == 2 + 3 * (4 + 1) + 1
+    names = [name for name in watched.patterns if str(name).startswith("key ")]
+    assert len(names) == (2 if custody is Custody.SHARED_KEY else 3)
+    identities = 4 + 2 + (custody is Custody.KEY_HOLDER)
+    assert len(watched.patterns) == len(names) + identities
+    log = (tmp_path / "state/clients/client-3/topics/client.log").read_text()
+    assert "RuntimeError" in log, "what goes wrong is logged, so the log could show something"
+    assert len(watched.shown) > 9
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_search_would_find_each_of_them(make_federation, tmp_path, watched):
+    """A secret that is planted in a file, in any of its forms, is found."""
+    make_federation(rounds=1).run(tmp_path / "run")
+    watched.search()
+    planted = tmp_path / "run/planted"
+    for owner, patterns in watched.patterns.items():
+        for pattern in patterns:
+            planted.write_bytes(b"before" + pattern + b"after")
+            with pytest.raises(AssertionError, match="lies in"):
+                watched.search()
+        assert patterns, owner
+    planted.unlink()
+    watched.search()
+
+
+def test_updates_lie_in_clear_on_their_clients_own_disk_only(make_federation, tmp_path, watched):
+    """The committed numbers stay in the ledger's file; nobody is shown them."""
+    import sqlite3
+
+    make_federation(rounds=1).run(tmp_path / "run")
+    for path in (tmp_path / "state/clients").rglob("ledger.sqlite3"):
+        connection = sqlite3.connect(path)
+        ((payload,),) = connection.execute("select payload from outbox").fetchall()
+        connection.close()
+        watched.learn(path, {payload[:32], *pieces(payload[32:])})
+    assert len([name for name in watched.patterns if "ledger" in str(name)]) == 4
+    watched.search()
