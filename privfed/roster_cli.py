@@ -158,7 +158,7 @@ def _read_party(path: Path) -> "Party":
 
 
 def _print_roster(roster: "Roster") -> None:
-    from privfed.identity.keys import grouped_hex
+    from privfed.identity.encoding import grouped_hex
 
     _say(f"federation: {roster.federation}")
     _print_parties(roster.parties)

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privfed.errors import EncryptionError, IdentityError
-from privfed.identity.keys import KEY_BYTES, Identity, Party
+from privfed.identity.keys import Identity, Party
+from privfed.identity.points import KEY_BYTES
 
 OVERHEAD_BYTES: Final = KEY_BYTES + 16
 """How much longer the wrapped form is: the ephemeral public key and the tag."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from privfed.errors import MessageError
-from privfed.identity.keys import Role, from_hex
+from privfed.identity.encoding import from_hex
+from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
 from privfed.identity.signing import require_signature
 from privfed.messages import (

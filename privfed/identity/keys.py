@@ -12,26 +12,27 @@ Reference:
 
 import enum
 import hashlib
-import json
 import os
-import re
 import struct
-import unicodedata
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, Self, SupportsIndex
+from typing import Final, NoReturn, Self, SupportsIndex
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from privfed.errors import IdentityError, MessageError
+from privfed.identity.encoding import (
+    check_name,
+    fold,
+    from_hex,
+    grouped_hex,
+    parse_canonical,
+    short,
+)
+from privfed.identity.points import KEY_BYTES, PRIME, check_signing_key
 from privfed.identity.private_files import read_private, write_private
 from privfed.messages import canonical_json
 
-KEY_BYTES: Final = 32
-"""Length of every public key and every secret key."""
-
-_MAX_NAME_CHARACTERS = 120
-_MAX_NAME_BYTES = 240
 _MAX_PARTY_BYTES = 4096
 _PARTY_KEYS: Final = {"name", "role", "signing_key", "wrapping_key"}
 _FINGERPRINT_LABEL = b"privfed party 1\n"
@@ -122,7 +123,7 @@ class Party:
             raise MessageError("every value of a party must be text; ask for a new file")
         if value["role"] not in tuple(Role):
             raise MessageError(
-                f"a role must be one of {', '.join(Role)}, got {_short(value['role'])}"
+                f"a role must be one of {', '.join(Role)}, got {short(value['role'])}"
             )
         try:
             return cls(
@@ -285,167 +286,10 @@ def _parse_file(content: bytes) -> tuple[bytes, bytes, Party]:
     return signing, wrapping, Party.from_bytes(body[_HEADER.size :] + b"\n")
 
 
-def check_name(name: str, what: str) -> None:
-    """Refuse a name that could be mistaken for another, or harm where it is printed or stored.
-
-    Args:
-        name: of a party or a federation.
-        what: what it names, for the message.
-
-    Raises:
-        IdentityError: unless it has 1 to 120 printable characters (240 bytes of UTF-8) in normal
-            form C, no space at either end, no "/" and no "." at its beginning.
-    """
-    reason = _name_problem(name)
-    if reason is not None:
-        raise IdentityError(f"{what} must {reason}, got {_short(name)}; choose another name")
-
-
-def _name_problem(name: object) -> str | None:
-    if not isinstance(name, str):
-        return "be text"
-    if not 1 <= len(name) <= _MAX_NAME_CHARACTERS:
-        return f"have 1 to {_MAX_NAME_CHARACTERS} characters"
-    if not name.isprintable():
-        return "have printable characters only"
-    if len(name.encode()) > _MAX_NAME_BYTES:
-        return f"have at most {_MAX_NAME_BYTES} bytes in UTF-8"
-    if name != name.strip():
-        return "neither begin nor end with a space"
-    if "/" in name or name.startswith("."):
-        return "contain no '/' and not begin with '.'"
-    if not unicodedata.is_normalized("NFC", name):
-        return "be in Unicode's normal form C"
-    return None
-
-
-def fold(name: str) -> str:
-    """What two names have in common if only case or form of their letters differs."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-
-
-def grouped_hex(content: bytes) -> str:
-    """Hex digits in groups of four, to be read aloud."""
-    return content.hex(" ", -2)
-
-
-def from_hex(text: object, length: int) -> bytes:
-    """Exactly `length` bytes from lower-case hex digits.
-
-    Raises:
-        MessageError: if anything else came.
-    """
-    if not isinstance(text, str) or not re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text):
-        raise MessageError(
-            f"{length} bytes must come as {2 * length} lower-case hex digits, got {_short(text)}"
-        )
-    return bytes.fromhex(text)
-
-
-def parse_canonical(content: bytes, what: str, *, most: int) -> object:
-    """JSON that is byte for byte what `canonical_json` writes, and a newline; no floats.
-
-    Duplicate keys, other orders, spaces and escapes are all refused by this one comparison, so
-    that what was signed and what is read cannot differ.
-
-    Raises:
-        MessageError: if it is longer than `most` bytes or anything else.
-    """
-    if len(content) > most:
-        raise MessageError(f"{what} must have at most {most} bytes, {len(content)} came")
-    try:
-        value: object = json.loads(
-            content.decode("ascii"), parse_float=_no_float, parse_constant=_no_float
-        )
-        canonical = canonical_json(value) + b"\n"
-    except (ValueError, RecursionError) as error:
-        raise MessageError(f"{what} must be JSON, but: {error}; ask for the file again") from error
-    if canonical != content:
-        raise MessageError(
-            f"{what} must be exactly as privfed wrote it, this one was edited or reformatted; "
-            "ask for the file again"
-        )
-    return value
-
-
-def _no_float(text: str) -> NoReturn:
-    raise ValueError(f"the number {text[:20]} is not allowed")
-
-
-def _short(value: Any) -> str:
-    """At most 80 characters that show a value that somebody else chose."""
-    text = ascii(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-# Edwards curve of RFC 8032, section 5.1; points are (X, Y, Z, T) as in its section 5.1.4.
-_PRIME = 2**255 - 19
-_CURVE_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
-_GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
-_SQRT_MINUS_ONE = pow(2, (_PRIME - 1) // 4, _PRIME)
-_Point = tuple[int, int, int, int]
-
-
-def check_signing_key(key: bytes) -> None:
-    """Refuse what is not the one encoding of a point of Ed25519's prime-order group.
-
-    Under a key of small order, anybody can make signatures that verify, and OpenSSL loads such
-    keys (Chalkias, Garillot & Nikolaenko 2020, eprint 2020/1244).
-
-    Raises:
-        IdentityError: if `key` is another length, not canonical, or not in that group.
-    """
-    point = _decoded(key) if isinstance(key, bytes) and len(key) == KEY_BYTES else None
-    if point is None or not _is_neutral(_multiplied(_GROUP_ORDER, point)):
-        raise IdentityError(
-            "an Ed25519 public key must be 32 bytes that encode a point of the prime-order group, "
-            f"got {_short(key.hex() if isinstance(key, bytes) else key)}; make a new identity"
-        )
-
-
-def _decoded(key: bytes) -> _Point | None:
-    """RFC 8032, section 5.1.3, up to the sign of x, which does not change the order of a point.
-
-    None for y >= p, points off the curve, and x = 0 (order 1 or 2).
-    """
-    y = int.from_bytes(key, "little") & (2**255 - 1)
-    x_squared = (y * y - 1) * pow(_CURVE_D * y * y + 1, -1, _PRIME) % _PRIME
-    x = pow(x_squared, (_PRIME + 3) // 8, _PRIME)
-    if x * x % _PRIME != x_squared:
-        x = x * _SQRT_MINUS_ONE % _PRIME
-    if y >= _PRIME or x == 0 or x * x % _PRIME != x_squared:
-        return None
-    return x, y, 1, x * y % _PRIME
-
-
-def _added(left: _Point, right: _Point) -> _Point:
-    """RFC 8032, section 5.1.4; complete, so it doubles too."""
-    a = (left[1] - left[0]) * (right[1] - right[0]) % _PRIME
-    b = (left[1] + left[0]) * (right[1] + right[0]) % _PRIME
-    c = 2 * left[3] * right[3] * _CURVE_D % _PRIME
-    d = 2 * left[2] * right[2] % _PRIME
-    e, f, g, h = b - a, d - c, d + c, b + a
-    return e * f % _PRIME, g * h % _PRIME, f * g % _PRIME, e * h % _PRIME
-
-
-def _multiplied(scalar: int, point: _Point) -> _Point:
-    """Scalar and point are public: the time may depend on them."""
-    product: _Point = (0, 1, 1, 0)
-    for bit in bin(scalar)[2:]:
-        product = _added(product, product)
-        if bit == "1":
-            product = _added(product, point)
-    return product
-
-
-def _is_neutral(point: _Point) -> bool:
-    return point[0] == 0 and point[1] == point[2]
-
-
 def _check_wrapping_key(key: bytes) -> None:
     """Refuse another length, a second encoding of a key (RFC 7748, section 5), and low order."""
     usable = isinstance(key, bytes) and len(key) == KEY_BYTES
-    if usable and int.from_bytes(key, "little") < _PRIME:
+    if usable and int.from_bytes(key, "little") < PRIME:
         try:
             _ANY_X25519.exchange(X25519PublicKey.from_public_bytes(key))
             return
@@ -453,7 +297,7 @@ def _check_wrapping_key(key: bytes) -> None:
             pass
     raise IdentityError(
         "an X25519 public key must be 32 bytes below 2^255 - 19 and not of low order, got "
-        f"{_short(key.hex() if isinstance(key, bytes) else key)}; make a new identity"
+        f"{short(key.hex() if isinstance(key, bytes) else key)}; make a new identity"
     )
 
 

@@ -18,17 +18,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from privfed.errors import IdentityError, MessageError
-from privfed.identity.keys import (
-    KEY_BYTES,
-    Identity,
-    Party,
-    Role,
-    check_name,
-    check_signing_key,
-    fold,
-    from_hex,
-    parse_canonical,
-)
+from privfed.identity.encoding import check_name, fold, from_hex, parse_canonical
+from privfed.identity.keys import Identity, Party, Role
+from privfed.identity.points import KEY_BYTES, check_signing_key
 from privfed.identity.private_files import write_new
 from privfed.messages import canonical_json
 

@@ -15,16 +15,9 @@ from hypothesis import strategies as st
 
 from privfed.errors import IdentityError, MessageError
 from privfed.identity import keys, private_files
-from privfed.identity.keys import (
-    Identity,
-    Party,
-    Role,
-    check_name,
-    check_signing_key,
-    from_hex,
-    grouped_hex,
-    parse_canonical,
-)
+from privfed.identity.encoding import check_name, from_hex, grouped_hex, parse_canonical
+from privfed.identity.keys import Identity, Party, Role
+from privfed.identity.points import check_signing_key
 from privfed.identity.private_files import read_private, write_new, write_private
 from privfed.identity.roster import Roster
 
