@@ -14,7 +14,7 @@ from privfed.encryption import frames
 from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import own_values, verified
+from privfed.identity.signing import exact_values, verified
 from privfed.messages import Blob, Terms, canonical_json, envelope_bytes
 
 KEY_KIND: Final = "shared-key"
@@ -76,12 +76,14 @@ def receive_secret(
     sender = envelope.statement.sender
     if sender != maker:
         raise MessageError(f"keys of this run are made by {maker!r}, these come from {sender!r}")
-    stated = own_values(envelope.statement, terms)
-    require_same_software(stated.get("software"), sender)
+    stated = exact_values(
+        envelope, terms, states={"key_id", "software"}, blobs=list(envelope.blobs)
+    )
+    require_same_software(stated["software"], sender)
     name = identity.party.name
     if name not in envelope.blobs:
         raise MessageError(f"{sender!r} wrapped no key to {name!r}")
-    key_id = str(stated.get("key_id"))
+    key_id = str(stated["key_id"])
     bound = _wrapping_context(terms, key_id, roster.party(maker), identity.party)
     content = unwrap(bytes(envelope.blobs[name]), identity, bound)
     secret = SharedSecret.from_bytes(content, context, shape)

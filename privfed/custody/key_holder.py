@@ -52,7 +52,13 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.contributions import CONTRIBUTIONS, Contribution, require_contributions
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import own_values, require_signature, require_terms, verified
+from privfed.identity.signing import (
+    exact_values,
+    require_signature,
+    require_terms,
+    require_values,
+    verified,
+)
 from privfed.messages import Blob, Envelope, Terms, envelope_bytes
 
 OPEN_ROUND: Final = "open-round"
@@ -60,6 +66,7 @@ SUM_KIND: Final = "sum"
 ANSWERS: Final = "answers"
 MIN_CLIENTS: Final = 3
 _AT_ONCE: Final = 8
+_MOST_ROUNDS: Final = 64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,6 +147,7 @@ class KeyHolder:
     def _open(self, envelope: Envelope) -> bytes:
         statement = envelope.statement
         agreed = Terms(run=statement.run, round=statement.round, manifest=statement.manifest)
+        exact_values(envelope, agreed, states=())
         parameters = self._agreed_parameters(agreed)
         finished = self._finished(agreed)
         if finished is not None:
@@ -148,7 +156,8 @@ class KeyHolder:
         if open_round is not None:
             if agreed.round < open_round.agreed.round:
                 raise MessageError(f"round {agreed.round} of run {agreed.run!r} is over")
-            open_round.key.destroy()
+            self._rounds.pop(agreed.run).key.destroy()
+        self._make_room()
         key = RoundKey.generate(parameters)
         named = {"key_id": key.key_id, "software": software()}
         terms = Terms(run=agreed.run, round=agreed.round, manifest={**agreed.manifest, **named})
@@ -156,6 +165,11 @@ class KeyHolder:
             agreed=agreed, terms=terms, parameters=parameters, key=key
         )
         return self._signed(terms, ROUND_KEY, blobs={PUBLIC_KEY: key.public_bytes()})
+
+    def _make_room(self) -> None:
+        """Give up the round that was opened first, where very many runs have one open."""
+        while len(self._rounds) >= _MOST_ROUNDS:
+            self._rounds.pop(next(iter(self._rounds))).key.destroy()
 
     def _agreed_parameters(self, agreed: Terms) -> BFVParameters:
         if agreed.manifest.get("roster") != self._roster.digest().hex():
@@ -185,8 +199,6 @@ class KeyHolder:
             raise EncryptionError(
                 f"after {MOST_CHALLENGES} sums nobody answered for, the round must be opened anew"
             )
-        if set(envelope.blobs) != {CIPHERTEXTS}:
-            raise MessageError(f"a sum must hold ciphertexts alone, got {sorted(envelope.blobs)}")
         count, bits = parameters.num_ciphertexts, parameters.sum_bits
         rows = residues.rows_of(envelope.blobs[CIPHERTEXTS], count, bits)
         polynomials = residues.from_rows(rows, bits)
@@ -209,9 +221,7 @@ class KeyHolder:
 
     def _contributions(self, envelope: Envelope, current: _Round) -> list[Contribution]:
         require_terms(envelope.statement, kind=SUM_KIND, terms=current.terms)
-        stated = own_values(envelope.statement, current.terms)
-        if set(stated) != {CONTRIBUTIONS}:
-            raise MessageError(f"a sum must state its contributions, got {sorted(stated)}")
+        stated = exact_values(envelope, current.terms, states={CONTRIBUTIONS}, blobs={CIPHERTEXTS})
         return require_contributions(
             stated[CONTRIBUTIONS],
             self._roster,
@@ -222,13 +232,11 @@ class KeyHolder:
 
     def _result(self, envelope: Envelope, current: _Round) -> bytes:
         """Steps 3 and 4: all contributors have answered; decrypt once if their answers add up."""
+        require_terms(envelope.statement, kind=ANSWERS, terms=current.terms)
         committed = current.committed
         if committed is None:
             raise MessageError("answers came before a sum was committed")
-        if sorted(envelope.blobs) != committed.contributors:
-            raise MessageError(
-                f"answers must come from {committed.contributors}, got {sorted(envelope.blobs)}"
-            )
+        exact_values(envelope, current.terms, states=(), blobs=committed.contributors)
         answers = [
             self._answer(name, envelope.blobs[name], current, committed)
             for name in committed.contributors
@@ -244,13 +252,11 @@ class KeyHolder:
     def _answer(
         self, name: str, message: Blob, current: _Round, committed: _Committed
     ) -> tuple[int, ...]:
-        answer = verified(
-            message, self._roster, role=Role.CLIENT, kind=ANSWER, terms=current.terms
-        ).statement
-        values = own_values(answer, current.terms)
-        if answer.sender != name or values.get("challenge") != committed.challenge:
+        answer = verified(message, self._roster, role=Role.CLIENT, kind=ANSWER, terms=current.terms)
+        values = exact_values(answer, current.terms, states={"challenge", "values"})
+        if answer.statement.sender != name or values["challenge"] != committed.challenge:
             raise MessageError(f"the answer for {name!r} is not its answer to this challenge")
-        numbers = values.get("values")
+        numbers = values["values"]
         if not isinstance(numbers, list) or len(numbers) != EQUATIONS:
             raise MessageError(f"the answer of {name!r} must have {EQUATIONS} values")
         if not all(isinstance(number, str) and number.isdecimal() for number in numbers):
@@ -302,8 +308,10 @@ class KeyHolder:
             return None
         if agreed.round < last.round:
             raise MessageError(f"round {agreed.round} of run {agreed.run!r} is over")
+        after = ("key_id", "software", "contributors")
+        before = {key: value for key, value in last.manifest.items() if key not in after}
         try:
-            require_terms(last, kind=RESULT, terms=agreed)
+            require_values("the aggregator", agreed.manifest, before)
         except MessageError as error:
             raise EncryptionError(
                 f"round {agreed.round} of run {agreed.run!r} was decrypted under other terms; a "

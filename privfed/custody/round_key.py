@@ -27,9 +27,9 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import own_values, verified
+from privfed.identity.signing import exact_values, verified
 from privfed.interfaces import OpenedSum
-from privfed.messages import Blob, Statement, Terms, envelope_bytes
+from privfed.messages import LEDGER, Blob, Statement, Terms, envelope_bytes
 
 ROUND_KEY: Final = "round-key"
 CHALLENGE: Final = "challenge"
@@ -81,9 +81,7 @@ class RoundKeyCipher:
         envelope = verified(
             message, self._roster, role=Role.KEY_HOLDER, kind=ROUND_KEY, terms=agreed
         )
-        stated = own_values(envelope.statement, agreed)
-        if set(stated) != {"key_id", "software"} or set(envelope.blobs) != {PUBLIC_KEY}:
-            raise MessageError("a round key must come with its name, software and public key")
+        stated = exact_values(envelope, agreed, states={"key_id", "software"}, blobs={PUBLIC_KEY})
         require_same_software(stated["software"], envelope.statement.sender)
         key = PublicKey.from_bytes(bytes(envelope.blobs[PUBLIC_KEY]), self._parameters)
         terms = Terms(run=agreed.run, round=agreed.round, manifest=envelope.statement.manifest)
@@ -128,10 +126,12 @@ class RoundKeyCipher:
         """
         self._key_of(terms)
         asked = verified(challenge, self._roster, role=Role.KEY_HOLDER, kind=CHALLENGE, terms=terms)
+        stated = exact_values(asked, terms, states={"seed", "sum", "contributors"})
         own = verified(sent, self._roster, role=Role.CLIENT, kind=UPDATE, terms=terms)
+        exact_values(own, terms, states={LEDGER}, blobs={CIPHERTEXTS})
         if own.statement.sender != self._identity.party.name:
             raise MessageError("a client answers for its own update only")
-        self._contributors(own_values(asked.statement, terms), own.statement.sender)
+        self._contributors(stated, own.statement.sender)
         self._count_answer(statement_digest(asked.statement))
         bits = self._parameters.upload_bits
         count = self._parameters.num_ciphertexts
@@ -160,9 +160,9 @@ class RoundKeyCipher:
                 contributors or sums out of range.
         """
         envelope = verified(message, self._roster, role=Role.KEY_HOLDER, kind=RESULT, terms=terms)
-        names = self._contributors(own_values(envelope.statement, terms))
-        if set(envelope.blobs) != {SUMS}:
-            raise MessageError(f"a result must hold sums alone, got {sorted(envelope.blobs)}")
+        # A result that is sent again, after a crash, also names the key that it was made with.
+        states = {"contributors", "key_id", "software"} - set(terms.manifest)
+        names = self._contributors(exact_values(envelope, terms, states=states, blobs={SUMS}))
         values = read_sums(envelope.blobs[SUMS], self._parameters)
         return OpenedSum(values=values, contributors=tuple(names))
 

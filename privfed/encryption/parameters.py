@@ -31,6 +31,7 @@ from privfed.errors import ConfigError, EncryptionError, MessageError
 COEFF_BITS: Final = 60
 SEED_BYTES: Final = 64
 MAX_CLIENTS: Final = 1000
+MAX_PARAMS: Final = 1 << 36
 _TAG_BITS: Final = 80
 _SCHEMA: Final = 2
 
@@ -322,5 +323,6 @@ def _radix(num_clients: int, bits: int) -> int:
 
 
 def _check_num_params(num_params: int) -> None:
-    if isinstance(num_params, bool) or not isinstance(num_params, int) or num_params < 1:
-        raise ConfigError(f"num_params must be a whole number above 0, got {num_params!r}")
+    whole = isinstance(num_params, int) and not isinstance(num_params, bool)
+    if not whole or not 1 <= num_params <= MAX_PARAMS:
+        raise ConfigError(f"num_params must be a whole number in 1..2^36, got {num_params!r:.40}")

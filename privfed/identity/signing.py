@@ -1,6 +1,6 @@
 """Whose message this is: signatures are checked against the roster before anything else is read."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from privfed.errors import MessageError
 from privfed.identity.keys import Role
@@ -80,3 +80,26 @@ def require_values(sender: str, stated: object, expected: object, name: str = ""
 def own_values(statement: Statement, terms: Terms) -> dict[str, object]:
     """What a statement says beyond its terms."""
     return {key: value for key, value in statement.manifest.items() if key not in terms.manifest}
+
+
+def exact_values(
+    envelope: Envelope, terms: Terms, *, states: Collection[str], blobs: Collection[str] = ()
+) -> dict[str, object]:
+    """What a message says beyond its terms, which must be these entries and these blobs, no other.
+
+    Raises:
+        MessageError: with the sender and what came instead.
+    """
+    statement = envelope.statement
+    stated = own_values(statement, terms)
+    if set(stated) != set(states):
+        raise MessageError(
+            f"{statement.sender!r} must state {sorted(states)} in its {statement.kind!r}, got "
+            f"{sorted(stated)!r:.200}"
+        )
+    if set(envelope.blobs) != set(blobs):
+        raise MessageError(
+            f"{statement.sender!r} must send the blobs {sorted(blobs)} in its {statement.kind!r}, "
+            f"got {sorted(envelope.blobs)!r:.200}"
+        )
+    return stated

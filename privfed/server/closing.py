@@ -13,8 +13,8 @@ from typing import Final, Protocol
 from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import require_signature, require_terms
-from privfed.messages import Envelope, Statement, Terms, envelope_bytes
+from privfed.identity.signing import exact_values, require_signature, require_terms
+from privfed.messages import Envelope, Terms, envelope_bytes
 
 _ROUND_KEY: Final = "round-key"
 _CHALLENGE: Final = "challenge"
@@ -112,11 +112,14 @@ class HolderOpens:
             MessageError: if it is not the key holder that answers, or not to this.
         """
         self.bytes_asked = 0
-        reply, statement = self._ask(self._message(terms, "open-round"))
+        reply, envelope = self._ask(self._message(terms, "open-round"))
+        statement = envelope.statement
         kind = _RESULT if statement.kind == _RESULT else _ROUND_KEY
         require_terms(statement, kind=kind, terms=terms)
         if kind == _RESULT:
+            exact_values(envelope, terms, states={"contributors", *_named(terms)}, blobs={"sums"})
             return Opening(agreed=terms, terms=terms, result=reply)
+        exact_values(envelope, terms, states=_named(terms), blobs={"public_key"})
         named = Terms(run=terms.run, round=terms.round, manifest=statement.manifest)
         return Opening(agreed=terms, terms=named, key=reply)
 
@@ -129,18 +132,20 @@ class HolderOpens:
             EncryptionError: if the key holder refuses.
             MessageError: if it is not the key holder that answers, or not to this.
         """
-        challenge, statement = self._ask(total)
-        require_terms(statement, kind=_CHALLENGE, terms=terms)
+        challenge, envelope = self._ask(total)
+        require_terms(envelope.statement, kind=_CHALLENGE, terms=terms)
+        exact_values(envelope, terms, states={"seed", "sum", "contributors"})
         answers = ask(challenge)
-        result, statement = self._ask(self._message(terms, "answers", answers))
-        require_terms(statement, kind=_RESULT, terms=terms)
+        result, envelope = self._ask(self._message(terms, "answers", answers))
+        require_terms(envelope.statement, kind=_RESULT, terms=terms)
+        exact_values(envelope, terms, states={"contributors"}, blobs={"sums"})
         return result
 
     def _message(self, terms: Terms, kind: str, blobs: Mapping[str, bytes] | None = None) -> bytes:
         name = self._identity.party.name
         return envelope_bytes(self._identity.sign, terms, sender=name, kind=kind, blobs=blobs)
 
-    def _ask(self, message: bytes) -> tuple[bytes, Statement]:
+    def _ask(self, message: bytes) -> tuple[bytes, Envelope]:
         reply = self._link.ask(message)
         self.bytes_asked += len(message) + len(reply)
         envelope = Envelope.from_bytes(reply)
@@ -150,4 +155,9 @@ class HolderOpens:
             if statement.manifest.get("of") != hashlib.sha256(message).hexdigest():
                 raise MessageError("the key holder refused another message")
             raise EncryptionError(f"the key holder refuses: {statement.manifest.get('reason')}")
-        return reply, statement
+        return reply, envelope
+
+
+def _named(agreed: Terms) -> set[str]:
+    """What a key holder adds to the terms when it makes a key."""
+    return {"key_id", "software"} - set(agreed.manifest)

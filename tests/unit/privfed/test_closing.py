@@ -12,6 +12,12 @@ from privfed.messages import Terms
 from privfed.server.closing import ClientsOpen, HolderOpens, Opening
 
 TOTAL = b"the message of a sum"
+SAID = {
+    "round-key": ({}, {"public_key": b"pk"}),
+    "challenge": ({"seed": "00", "sum": "11", "contributors": ["a"]}, {}),
+    "result": ({"contributors": ["a"]}, {"sums": b"5"}),
+}
+"""What the key holder states beyond terms that name the key already, and the blobs it sends."""
 
 
 class Answers:
@@ -41,6 +47,8 @@ def say(company, round_terms):
     """A message of the key holder, of this round unless told otherwise."""
 
     def say(kind, *, sender="key_holder", key=None, terms=round_terms, **content):
+        manifest, blobs = SAID.get(kind, ({}, {}))
+        content = {"manifest": manifest, "blobs": blobs, **content}
         return company.message(sender, kind, terms, key=key, **content)
 
     return say
@@ -75,12 +83,13 @@ def test_clients_that_hold_the_key_open_the_sum_themselves(round_terms):
 
 def test_a_round_begins_with_the_name_of_its_key(company, round_terms, custodian):
     agreed = replace(round_terms, manifest={"base": "00"})
+    stated = {"key_id": "k9", "software": "s"}
     key = company.message(
-        "key_holder", "round-key", agreed, manifest={"key_id": "k9"}, blobs={"public_key": b"pk"}
+        "key_holder", "round-key", agreed, manifest=stated, blobs={"public_key": b"pk"}
     )
     holder, link = custodian(key)
     opening = holder.begin(agreed)
-    named = replace(agreed, manifest={"base": "00", "key_id": "k9"})
+    named = replace(agreed, manifest={"base": "00", **stated})
     assert opening == Opening(agreed=agreed, terms=named, key=key)
     (asked,) = link.asked
     question = verified(
@@ -97,7 +106,7 @@ def test_a_round_that_is_over_begins_with_its_result(round_terms, custodian, say
 
 
 def test_a_round_is_closed_by_challenge_and_answers(company, round_terms, custodian, say):
-    challenge, result = say("challenge", manifest={"seed": "00"}), say("result")
+    challenge, result = say("challenge"), say("result")
     holder, link = custodian(challenge, result)
     asked = []
     answers = {"a": b"answer of a", "b": b"answer of b"}
@@ -228,3 +237,28 @@ def test_an_error_of_the_link_is_passed_on(custodian, round_terms):
 
     with pytest.raises(EncryptionError, match="gone"):
         custodian(broken)[0].begin(round_terms)
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [("challenge", "challenge"), ("result", "result")], indirect=["step"]
+)
+def test_answers_that_say_more_or_less_are_refused(step, say, kind):
+    manifest, blobs = SAID[kind]
+    for changed in ({**manifest, "more": 1}, {}):
+        with pytest.raises(MessageError, match="'key_holder' must state"):
+            step(say(kind, manifest=changed))
+    with pytest.raises(MessageError, match="'key_holder' must send the blobs"):
+        step(say(kind, blobs={**blobs, "more": b""}))
+
+
+def test_keys_that_come_with_more_or_less_are_refused(company, custodian):
+    agreed = Terms(run="r", round=1, manifest={"base": "00"})
+    named, blobs = {"key_id": "k9", "software": "s"}, {"public_key": b"pk"}
+    for manifest in ({}, {"key_id": "k9"}, {**named, "more": 1}):
+        key = company.message("key_holder", "round-key", agreed, manifest=manifest, blobs=blobs)
+        with pytest.raises(MessageError, match="'key_holder' must state"):
+            custodian(key)[0].begin(agreed)
+    for other in ({}, {**blobs, "more": b""}):
+        key = company.message("key_holder", "round-key", agreed, manifest=named, blobs=other)
+        with pytest.raises(MessageError, match="'key_holder' must send the blobs"):
+            custodian(key)[0].begin(agreed)

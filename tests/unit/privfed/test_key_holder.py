@@ -198,8 +198,8 @@ def test_blobs_of_other_forms(played, decryptions):
         ({CIPHERTEXTS: ciphertexts[:half]}, "bytes"),
         ({CIPHERTEXTS: ciphertexts * 2}, "bytes"),
         ({CIPHERTEXTS: b"\xff" * len(ciphertexts)}, "below the coefficient modulus"),
-        ({}, "ciphertexts alone"),
-        ({CIPHERTEXTS: ciphertexts, "more": b""}, "ciphertexts alone"),
+        ({}, "must send the blobs"),
+        ({CIPHERTEXTS: ciphertexts, "more": b""}, "must send the blobs"),
     ):
         with pytest.raises(MessageError, match=reason):
             played.receive(played.federation.changed(played.terms, played.total, blobs=blobs))
@@ -274,16 +274,16 @@ def test_a_contribution_of_its_own(played, name, reason, decryptions):
 def test_a_missing_answer(played, decryptions, missing):
     answers = played.answers(played.receive(played.total))
     del answers[missing]
-    with pytest.raises(MessageError, match="answers must come from"):
+    with pytest.raises(MessageError, match="must send the blobs"):
         played.receive(played.answered(answers))
-    with pytest.raises(MessageError, match="answers must come from"):
+    with pytest.raises(MessageError, match="must send the blobs"):
         played.receive(played.answered({}))
     assert decryptions == []
 
 
 def test_an_answer_too_many(played):
     answers = played.answers(played.receive(played.total))
-    with pytest.raises(MessageError, match="answers must come from"):
+    with pytest.raises(MessageError, match="must send the blobs"):
         played.receive(played.answered({**answers, "c4": answers["c1"]}))
 
 

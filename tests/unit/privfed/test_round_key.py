@@ -90,7 +90,7 @@ def test_a_key_of_another_round_run_or_parameters(federation, opening):
 def test_a_key_message_with_more_or_less(federation):
     terms, holder = federation.terms(), federation.parties.key_holder
     message = round_key(federation, terms, holder, more=1)
-    with pytest.raises(MessageError, match="its name, software and public key"):
+    with pytest.raises(MessageError, match="must (state|send)"):
         federation.ciphers["c1"].accept_key(terms, message)
     for blobs in ({}, {"public_key": b"", "more": b""}):
         message = federation.signed(
@@ -100,7 +100,7 @@ def test_a_key_message_with_more_or_less(federation):
             manifest={"key_id": "x", "software": software()},
             blobs=blobs,
         )
-        with pytest.raises(MessageError, match="its name, software and public key"):
+        with pytest.raises(MessageError, match="must (state|send)"):
             federation.ciphers["c1"].accept_key(terms, message)
 
 
@@ -302,7 +302,7 @@ def test_a_result_without_enough_contributors(federation, opening, names):
 def test_a_result_of_another_form(federation, opening):
     sums = bytes(16 * federation.parameters.value_bits // 8)
     for blobs in ({}, {"other": sums}, {"sums": sums, "more": b""}):
-        with pytest.raises(MessageError, match="sums alone"):
+        with pytest.raises(MessageError, match="must send the blobs"):
             federation.ciphers["c1"].open(opening.terms, result(federation, opening, blobs=blobs))
     for wrong in (sums[:-1], sums + b"\0", b""):
         with pytest.raises(MessageError, match="bytes"):
