@@ -46,6 +46,8 @@ class Public:
         num_params: length of an update.
         base_model: SHA-256 (hex) of the frozen parameters.
         layout: SHA-256 (hex) of names and shapes of the trainable ones.
+        settings: SHA-256 (hex) of all public settings, as each party has them in its own
+            configuration: nobody can be talked into other rates or weights than the rest.
         weights: public weight per client.
         min_clients: fewest contributions of a sum.
     """
@@ -54,6 +56,7 @@ class Public:
     num_params: int
     base_model: str
     layout: str
+    settings: str
     weights: Mapping[str, float]
     min_clients: int
 
@@ -325,6 +328,7 @@ def _run_manifest(
     return {
         "base_model": public.base_model,
         "layout": public.layout,
+        "settings": public.settings,
         "encryption": dict(parameters),
         "roster": parties.roster.digest().hex(),
     }

@@ -5,6 +5,7 @@ hides its update and commits; the aggregator adds what it cannot read; whoever h
 decrypts one sum; the strategy moves the global adapter; a checkpoint makes the round durable.
 """
 
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from privfed.client.dpsgd import PrivateModel
 from privfed.client.evaluation import held_out_figure
 from privfed.client.node import ClientNode
 from privfed.errors import RunFolderError, TooFewClientsError
-from privfed.messages import RoundPlan
+from privfed.messages import RoundPlan, canonical_json
 from privfed.models.tasks import Batch
 from privfed.models.vector import (
     frozen_digest,
@@ -275,7 +276,6 @@ class _Running:
             run=self.run,
             round=number,
             base_digest=vector_digest(self.checkpoint.state),
-            learning_rate=self.settings.training.learning_rate_of(number, self.settings.rounds),
         )
 
     def _abandoned(self, plan: RoundPlan, error: TooFewClientsError) -> TooFewClientsError:
@@ -348,7 +348,7 @@ def _first_checkpoint(
     record = {
         "run": secrets.token_hex(8),
         "settings": settings.describe(),
-        "notes": list(notes),
+        "notes": [*notes, *preparation.weight_notes(_weights(settings))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
         "public_range": largest,
@@ -363,13 +363,20 @@ def _first_checkpoint(
 def _channel(
     settings: FederationSettings, model: PrivateModel, record: Mapping[str, Any], parties: Parties
 ) -> SumChannel:
-    sizes = {client.id: client.public_size for client in settings.clients}
+    weights = _weights(settings)
+    agreed = canonical_json({"settings": settings.describe(), "weights": weights})
     public = Public(
         run=record["run"],
         num_params=num_trainable(model.adapter),
         base_model=frozen_digest(model.adapter),
         layout=layout_digest(model.adapter),
-        weights=settings.strategy.weights(sizes),
+        settings=hashlib.sha256(agreed).hexdigest(),
+        weights=weights,
         min_clients=settings.min_clients,
     )
     return open_channel(public, settings.encryption, parties, settings.state)
+
+
+def _weights(settings: FederationSettings) -> dict[str, float]:
+    sizes = {client.id: client.public_size for client in settings.clients}
+    return settings.strategy.weights(sizes)

@@ -46,19 +46,20 @@ def canonical_json(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
-    """What every client is told before it trains a round; all of it is public.
+    """Which round is to be trained; all of it is public.
+
+    How it is trained each client takes from its own configuration: an aggregator that told it could
+    quieten all clients but one.
 
     Attributes:
         run: identifier of the run.
         round: counted from 1.
         base_digest: SHA-256 (hex) of the global adapter that training starts from.
-        learning_rate: step size of the local optimiser in this round.
     """
 
     run: str
     round: int
     base_digest: str
-    learning_rate: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -157,6 +157,25 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
     return notes
 
 
+def weight_notes(weights: Mapping[str, float]) -> list[str]:
+    """A warning for the report where one client's weight leaves it little cover in the sum.
+
+    A weight scales an update with its noise, so a client that outweighs all others together stands
+    out in every sum: encryption hides little of it, epsilon holds as before.
+    """
+    heaviest = max(weights, key=lambda client: weights[client])
+    others = sum(weight for client, weight in weights.items() if client != heaviest)
+    if weights[heaviest] <= others:
+        return []
+    note = (
+        f"client {heaviest!r} weighs more than all others together: sums show mostly its update, "
+        "so that encryption hides little of it. Uniform weights do not have this; epsilon does not "
+        "depend on it"
+    )
+    warnings.warn(note, UserWarning, stacklevel=2)
+    return [note]
+
+
 def build_nodes(
     clients: Sequence[Client],
     ledgers: Mapping[str, Ledger],
@@ -187,6 +206,8 @@ def build_nodes(
                 momentum=training.momentum,
                 physical_batch_size=training.physical_batch_size,
             ),
+            training=training,
+            rounds=rounds,
             ledger=ledgers[client.id],
             filter=ScheduleFilter(
                 budget=budget_of(client, privacy),

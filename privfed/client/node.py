@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from accountants import Budget, Ledger, PoissonGaussian, ScheduleFilter, epsilon
 from privfed.client.dpsgd import DPSGDConfig, PrivateModel, train_round
 from privfed.client.randomness import Coins
+from privfed.config import TrainingConfig
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE
@@ -93,6 +94,8 @@ class ClientNode:
         model: shared in one process; overwritten with the global state in every round.
         encoded: the records as tensors.
         config: of the private step, without the round's learning rate.
+        training: from which the client takes that rate.
+        rounds: planned.
         ledger: of this client and data set.
         filter: admits a release or refuses it.
         coins: where the secret streams come from.
@@ -104,6 +107,8 @@ class ClientNode:
     model: PrivateModel
     encoded: Batch = field(repr=False)
     config: DPSGDConfig
+    training: TrainingConfig
+    rounds: int
     ledger: Ledger
     filter: ScheduleFilter
     coins: Coins
@@ -189,7 +194,7 @@ class ClientNode:
         train_round(
             self.model,
             self.encoded,
-            self.config.with_learning_rate(plan.learning_rate),
+            self.config.with_learning_rate(self.training.learning_rate_of(plan.round, self.rounds)),
             sampling=self.coins.stream(self.id, "sampling"),
             noise=self.coins.stream(self.id, "noise"),
         )

@@ -345,10 +345,10 @@ def _decrypted(current: _Round, committed: _Committed) -> NDArray[np.int64]:
     parts = []
     for start in range(0, len(c0), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        slots = bfv.decrypt_full(current.key, c0[part], c1[part], parameters)
-        tags.check(slots)
-        parts.append(packing.unpack(slots, parameters))
-    return packing.without_padding(np.concatenate(parts), parameters)
+        parts.append(bfv.decrypt_full(current.key, c0[part], c1[part], parameters))
+    slots = np.concatenate(parts)  # checked whole, so that the time to a refusal says nothing more
+    tags.check(slots)
+    return packing.without_padding(packing.unpack(slots, parameters), parameters)
 
 
 def _shifted(sums: NDArray[np.int64], parameters: BFVParameters) -> bytes:

@@ -78,15 +78,15 @@ class SharedKeyCipher:
         return OpenedSum(values=values, contributors=received.contributors)
 
     def _decrypted(self, received: SeededSum, tags: Tags) -> NDArray[np.int64]:
-        sums = []
+        parts = []
         for start in range(0, len(received.rows), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             (c0,) = residues.from_rows(received.rows[part], self._parameters.sum_bits)
             seeds = received.seeds[:, part]
-            slots = bfv.decrypt_seeded(self._secret, c0, seeds, self._parameters)
-            tags.check(slots)
-            sums.append(packing.unpack(slots, self._parameters))
-        return packing.without_padding(np.concatenate(sums), self._parameters)
+            parts.append(bfv.decrypt_seeded(self._secret, c0, seeds, self._parameters))
+        slots = np.concatenate(parts)  # checked whole, so that the time to a refusal says no more
+        tags.check(slots)
+        return packing.without_padding(packing.unpack(slots, self._parameters), self._parameters)
 
     def _tags(self, terms: Terms) -> Tags:
         context = tag_context(terms.run, terms.round, self._secret.key_id)

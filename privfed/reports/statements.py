@@ -61,8 +61,13 @@ def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[s
         f"single updates: 128-bit encryption, among at least {min_clients} contributions; "
         "the rest: the client's epsilon"
     )
+    deviating = (
+        "whether it follows the protocol or not"
+        if custody == "key_holder"
+        else "as long as it sends all clients the same sums"
+    )
     aggregator = (
-        "an aggregator without a client on its side, whether it follows the protocol or not",
+        f"an aggregator without a client on its side, {deviating}",
         "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
         "adapter that is given back to it",
         hidden,
@@ -110,7 +115,9 @@ _SHARED_KEY: Final = (
     "Any one client that colludes with the aggregator opens every update. Without such a client, "
     "an aggregator that changes, repeats, leaves out or adds contributions is refused: every "
     "contribution is signed by an enrolled client for its round, and decrypted sums carry tags "
-    "that only the clients can make. None of this matters for epsilon."
+    "that only the clients can make. One that sends different sums of a round to different clients "
+    "and gets their results back learns single updates; clients notice in the next round. None of "
+    "this matters for epsilon."
 )
 _KEY_HOLDER: Final = (
     "Clients cannot decrypt. The key holder makes a new key for every round, verifies by a random "
@@ -193,8 +200,8 @@ def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ..
         "a person are protected much less than one (not simply k times epsilon).",
         "The same record at two clients: their epsilons compose. That clients hold different "
         "records is assumed, and cannot be checked without showing them.",
-        "The public size of each client, who took part in which round, timing, and drop-outs "
-        "that the data caused.",
+        "The public size of each client, who took part in which round, timing (the seconds in this "
+        "report included), and drop-outs that the data caused.",
         f"Held-out text ({held_out_source}): it is evaluated in clear and has no guarantee.",
         "Releases counted elsewhere: the names of client and data set and the state folder decide "
         "which ledger is used. Under a new name or folder, or after a ledger was deleted, counting "

@@ -669,3 +669,28 @@ def test_the_enrolment_of_a_federation_is_what_the_configuration_says(enrolled, 
         authority=enrolled.authority.hex(),
         identities=tmp_path / "identities",
     )
+
+
+def test_every_message_names_the_settings_that_its_sender_trains_under(
+    make_federation, tmp_path, monkeypatch
+):
+    """A client with another learning rate or weight than the rest states other terms."""
+    stated = []
+    real = Aggregator.receive
+
+    def receive(self, message):
+        stated.append(Envelope.from_bytes(message).statement.manifest["settings"])
+        real(self, message)
+
+    monkeypatch.setattr(Aggregator, "receive", receive)
+    federation = make_federation(rounds=1, encryption=BFV())
+    training = replace(federation.training, learning_rate=federation.training.learning_rate / 2)
+    for name, other in (
+        ("a", federation),
+        ("b", replace(federation, state_folder=tmp_path / "again")),
+        ("c", replace(federation, training=training, state_folder=tmp_path / "c")),
+    ):
+        other.run(tmp_path / name)
+    assert len(stated) == 3 * len(federation.clients)
+    per_run = [stated[start] for start in range(0, len(stated), len(federation.clients))]
+    assert per_run[0] == per_run[1] != per_run[2]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from privfed import Plain
 from privfed.channel import Public, SumChannel
 from privfed.errors import ConfigError
+from privfed.preparation import weight_notes
 from privfed.server.closing import ClientsOpen
 from privfed.strategies.averaging import FedAvg, FFALoRA
 
@@ -20,7 +21,13 @@ STRATEGIES = pytest.mark.parametrize("strategy", [FedAvg, FFALoRA])
 def channel(weights):
     """What `mean_update` needs of a channel: the public weights."""
     public = Public(
-        run="00ff", num_params=2, base_model="", layout="", weights=weights, min_clients=3
+        settings="00",
+        run="00ff",
+        num_params=2,
+        base_model="",
+        layout="",
+        weights=weights,
+        min_clients=3,
     )
     return SumChannel(
         public=public,
@@ -207,3 +214,14 @@ class TestProducts:
         expected = self.mean_of_products(FFALoRA(weighting="public_size"), products)
         assert np.abs(delta(state) - expected).max() <= 1e-7
         assert delta(state).shape == (7, 5)
+
+
+class TestWeightNotes:
+    def test_a_client_that_outweighs_all_others_is_named(self):
+        with pytest.warns(UserWarning, match="client 'a' weighs more than all others together"):
+            (note,) = weight_notes({"a": 1.0, "b": 0.49, "c": 0.5})
+        assert "encryption hides little of it" in note
+
+    def test_others_are_not(self):
+        assert weight_notes({"a": 1.0, "b": 0.5, "c": 0.5}) == []
+        assert weight_notes({"a": 1.0, "b": 1.0, "c": 1.0}) == []

@@ -3,6 +3,7 @@
 Numbers on the wire here are written out by hand, so that reader and writer cannot err together.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.messages import (
     Envelope,
+    RoundPlan,
     Statement,
     Terms,
     blob_entries,
@@ -478,3 +480,12 @@ def test_plain_json_may_be_nested_32_levels_deep():
 def test_what_is_not_plain_json_is_refused(value):
     with pytest.raises(MessageError, match="plain JSON"):
         require_plain_json(value)
+
+
+def test_a_plan_tells_nobody_how_to_train():
+    """A learning rate of its own for each client would let an aggregator silence all but one."""
+    assert [field.name for field in dataclasses.fields(RoundPlan)] == [
+        "run",
+        "round",
+        "base_digest",
+    ]
