@@ -88,8 +88,8 @@ def serve_address(
 ) -> ThreadingTCPServer:
     """A server of one message at a time; call `serve_forever` on it.
 
-    A connection is given little until it has shown a message that the key holder accepts: a stranger
-    that recorded none can neither keep the aggregator out nor make the key holder read much.
+    A connection is given little until it has shown a message that the key holder accepts: who
+    recorded none can neither keep the aggregator out nor make the key holder read much.
 
     Raises:
         OSError: if the address cannot be bound.

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from privfed.errors import EncryptionError, MessageError
+from privfed.messages import Terms
 from tests.fuzz import hostile_messages as fuzz
+from tests.fuzz.target import MOST_SECONDS
+from tests.fuzz.worlds import HolderRound, World
 
 MESSAGES = 20_000
+MOST_GROWTH = 200 << 20
 CORPUS = json.loads(fuzz.CORPUS.read_text())
 NO_CHANGE_IS_HARMLESS = {
     "client/answer",
@@ -54,8 +58,8 @@ def test_no_random_message_does_harm(summary):
     assert summary["defects"] == []
     assert summary["messages"] == MESSAGES + len(CORPUS)
     assert summary["forgeries accepted"] == 0
-    assert summary["slowest_s"] < fuzz.MOST_SECONDS
-    assert summary["memory growth"] < fuzz.MOST_GROWTH
+    assert summary["slowest_s"] < MOST_SECONDS
+    assert summary["memory growth"] < MOST_GROWTH
 
 
 def test_every_target_refused_and_accepted_something(summary):
@@ -87,9 +91,9 @@ def test_a_native_crash_is_a_failure_that_names_its_recipe():
 
 def test_a_key_holder_does_not_grow_with_every_run_that_is_opened(tmp_path):
     """Key pairs of 250 KB each were kept for all of them, without a limit."""
-    made = fuzz.HolderRound(fuzz.World(tmp_path))
+    made = HolderRound(World(tmp_path))
     for number in range(300):
-        terms = fuzz.Terms(run=f"run {number}", round=1, manifest=made.agreed.manifest)
+        terms = Terms(run=f"run {number}", round=1, manifest=made.agreed.manifest)
         with contextlib.suppress(MessageError, EncryptionError):
             made.holder.receive(made.by_server(terms, "open-round"))
         if number == 50:
