@@ -311,8 +311,12 @@ def _link(
 ) -> ProcessLink | AddressLink:
     if summation.key_holder is not None:
         return AddressLink(summation.key_holder)
-    if parties.key_holder_file is None:
-        raise IdentityError("a key holder on this machine needs an identity file, there is none")
+    if parties.key_holder_file is None or not parties.key_holder_file.is_file():
+        raise IdentityError(
+            "a key holder that is started here needs its identity file, there is none at "
+            f"{parties.key_holder_file}; put it there, or name the address where it runs "
+            "(key_holder)"
+        )
     return ProcessLink(
         identity=parties.key_holder_file,
         roster=parties.roster_file,

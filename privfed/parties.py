@@ -85,7 +85,10 @@ def open_parties(
     if key_holder:
         holders = roster.of_role(Role.KEY_HOLDER)
         if not holders:
-            raise IdentityError("the roster must name a key holder for this custody, it names none")
+            raise IdentityError(
+                "the roster must name a key holder for custody key_holder, it names none; sign one "
+                "that does, or use custody shared_key"
+            )
         holder_file = folder / f"{holders[0].name}.identity"
     return Parties(
         roster=roster,
@@ -117,7 +120,10 @@ def _hex_key(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError as error:
-        raise IdentityError("the authority must be given as 64 hexadecimal digits") from error
+        raise IdentityError(
+            "[parties] authority must be 64 hexadecimal digits, the public key that `privfed "
+            "roster sign` prints; a fingerprint or a file name is not enough"
+        ) from error
 
 
 def _simulated(clients: Sequence[str], state: Path, *, key_holder: bool) -> Parties:

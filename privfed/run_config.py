@@ -236,6 +236,8 @@ def _encryption(section: Section) -> Summation:
     limit = section.take("public_range", float, None)
     follow = section.take("follow_released", bool, False)
     encryption: Summation
+    if kind != "bfv" and section.take("custody", str, None) is not None:
+        raise ConfigError(f"[encryption] custody is for kind 'bfv' only, leave it out of {kind!r}")
     if kind == "ckks":
         encryption = CKKS(public_range=limit, follow_released=follow)
     elif kind == "plain":

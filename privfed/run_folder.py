@@ -41,10 +41,14 @@ class RunFolder:
         Raises:
             RunFolderError: if anything is in it.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        # A run that failed before it began leaves its lock file and nothing else.
+        taken = self.path.exists() and (
+            not self.path.is_dir() or any(p.name != _LOCK for p in self.path.iterdir())
+        )
+        if taken:
             raise RunFolderError(
                 f"the output folder {self.path} is not empty: choose another one, or resume the "
-                "run in it"
+                "run in it (--resume)"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()

@@ -83,6 +83,12 @@ class FederationSettings:
             raise DataError("held_out must hold at least one record to evaluate on")
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be a whole number in [0, 2^63), got {self.seed!r}")
+        encryption = self.encryption
+        if isinstance(encryption, BFV) and encryption.key_holder and self.enrolment is None:
+            raise ConfigError(
+                "a key holder at an address has keys of its own, so that key_holder needs a roster "
+                "and identities ([parties]); leave key_holder out to start one here"
+            )
         if not self.held_out_source.strip() or not self.public_size_source.strip():
             raise ConfigError("held_out_source and public_size_source must say what they are")
 

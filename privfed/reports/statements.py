@@ -61,6 +61,12 @@ def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[s
         f"single updates: 128-bit encryption, among at least {min_clients} contributions; "
         "the rest: the client's epsilon"
     )
+    seen = (
+        "ciphertexts, their sizes and times, who took part; and every sum, which it relays in clear"
+        if custody == "key_holder"
+        else "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
+        "adapter that is given back to it"
+    )
     deviating = (
         "whether it follows the protocol or not"
         if custody == "key_holder"
@@ -68,8 +74,7 @@ def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[s
     )
     aggregator = (
         f"an aggregator without a client on its side, {deviating}",
-        "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
-        "adapter that is given back to it",
+        seen,
         hidden,
     )
     if approximate:
@@ -101,7 +106,7 @@ def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[s
             "the sums, and what is left of a sum without those clients' own updates",
             hidden,
         ),
-        ("the clients, the public", public[1], single),
+        ("the clients, the key holder, the public", public[1], single),
         (
             "the key holder together with the aggregator, or an aggregator together with a client "
             "that deviates (it answers falsely, or cancels others' ciphertexts)",

@@ -620,9 +620,9 @@ class TestMistakes:
             ({"custody": "key_holder", "key_holder": ":7000"}, "key_holder: .*host:port"),
             ({"custody": "key_holder", "key_holder": ""}, "key_holder: .*host:port"),
             ({"key_holder": "here:7000"}, "custody KEY_HOLDER only"),
-            ({"kind": "ckks", "custody": "shared_key"}, r"unknown key\(s\) \['custody'\]"),
+            ({"kind": "ckks", "custody": "shared_key"}, r"custody is for kind 'bfv' only"),
             ({"kind": "ckks", "bits": 12}, r"unknown key\(s\) \['bits'\]"),
-            ({"kind": "plain", "custody": "key_holder"}, r"unknown key\(s\) \['custody'\]"),
+            ({"kind": "plain", "custody": "key_holder"}, r"custody is for kind 'bfv' only"),
             ({"kind": "plain", "key_holder": "here:1"}, r"unknown key\(s\) \['key_holder'\]"),
         ],
     )
@@ -796,3 +796,11 @@ class TestTheExample:
         files = run_config._enrolment(root.optional("parties"), Path("there"))
         assert files.roster == Path("there/letters.roster")
         root.end()
+
+
+def test_a_key_holder_at_an_address_needs_parties(load, settings):
+    """It has keys of its own, which no simulated roster can name."""
+    settings.pop("parties", None)
+    settings["encryption"] = {"custody": "key_holder", "key_holder": "localhost:7000"}
+    with pytest.raises(ConfigError, match=r"needs a roster and identities \(\[parties\]\)"):
+        load(settings)
