@@ -430,7 +430,15 @@ class TestThePublicRange:
             logs = [p.read_text() for p in (tmp_path / f"state-{name}").rglob("*.log")]
             assert not any(logs)
         assert keys["all"] == keys["none"]
-        expected = {"base", "base_model", "encryption", "layout", "ledger", "public_range"}
+        expected = {
+            "base",
+            "base_model",
+            "encryption",
+            "layout",
+            "ledger",
+            "public_range",
+            "settings",
+        }
         for statement in messages:
             assert set(statement.manifest) == expected | {"roster", "key_id", "software"}
 
