@@ -50,7 +50,7 @@ from privfed.identity.roster import Roster
 from privfed.interfaces import Cipher
 from privfed.messages import LEDGER, Terms, write_envelope
 from privfed.server.aggregate import Aggregator
-from privfed.server.closing import ClientsOpen, HolderOpens
+from privfed.server.closing import ClientsAgree, HolderOpens
 
 MILLION = 1_000_000
 SCALE = 1e-3
@@ -131,7 +131,7 @@ class Federation:
         context, shape = shared_context(parameters), frames.ciphertext_shape(parameters)
         made = SharedSecret.generate(context, shape)
         message = key_exchange.share_secret(made, identities[0], roster, terms)
-        ciphers = [SharedKeyCipher(parameters, made, roster, 3)]
+        ciphers = [SharedKeyCipher(parameters, made, roster, 3, None, identities[0])]
         for identity in identities[1:]:
             secret = key_exchange.receive_secret(
                 message,
@@ -142,7 +142,7 @@ class Federation:
                 context=context,
                 shape=shape,
             )
-            ciphers.append(SharedKeyCipher(parameters, secret, roster, 3))
+            ciphers.append(SharedKeyCipher(parameters, secret, roster, 3, None, identity))
         return cls(custody, parameters, identities, ciphers, aggregator, roster, first, None)
 
     def write_update(
@@ -191,7 +191,7 @@ def play(
         custody, num_params=num_params, clients=clients, bits=bits, folder=folder
     )
     custodian = (
-        ClientsOpen()
+        ClientsAgree(federation.aggregator, federation.roster)
         if federation.link is None
         else HolderOpens(federation.link, federation.aggregator, federation.roster)
     )
@@ -215,23 +215,24 @@ def play(
         messages[identity.party.name] = message
     total, total_s = timed(aggregator.total)
     answer_s: list[float] = []
-    challenge_bytes = 0
+    challenge_bytes = answer_bytes = 0
 
     def ask(challenge: bytes) -> dict[str, bytes]:
-        nonlocal challenge_bytes
+        nonlocal challenge_bytes, answer_bytes
         challenge_bytes = len(challenge)
         answers = {}
         for index, (name, sent) in enumerate(messages.items()):
             cipher = federation.ciphers[index]
             answers[name], seconds = timed(cipher.answer, opening.terms, challenge, sent)
             answer_s.append(seconds)
+            answer_bytes = len(answers[name])
         return answers
 
     end = custodian.close(opening.terms, total, ask)
     opened, open_s = timed(federation.ciphers[0].open, opening.terms, end)
     down = len(end) + len(opening.key or b"") + challenge_bytes
     figures: dict[str, Any] = {
-        "upload_bytes_per_param": len(message) / num_params,
+        "upload_bytes_per_param": (len(message) + answer_bytes) / num_params,
         "download_bytes_per_param": down / num_params,
         "client_s_per_million": per_million(client_s, num_params),
         "server_s_per_million": per_million(server_s, num_params),

@@ -31,7 +31,7 @@ from privfed.errors import ConfigError, IdentityError
 from privfed.interfaces import Adder, Cipher, Encoding
 from privfed.messages import RoundPlan, Terms
 from privfed.parties import Parties
-from privfed.server.closing import ClientsOpen, Custodian, HolderOpens
+from privfed.server.closing import ClientsAgree, ClientsOpen, Custodian, HolderOpens
 
 _HEADROOM: Final = 1.5
 _DEVIATIONS: Final = 6.0
@@ -213,7 +213,7 @@ def _bfv(public: Public, summation: BFV, parties: Parties, state: Path) -> SumCh
     opened = OpenedRounds(opened_path(state, public.run))
     roster, least = parties.roster, public.min_clients
     ciphers: dict[str, Cipher] = {
-        client: SharedKeyCipher(parameters, secret, roster, least, opened)
+        client: SharedKeyCipher(parameters, secret, roster, least, opened, parties.clients[client])
         for client, secret in secrets.items()
     }
     return _shared(public, summation, parties, parameters, ciphers, secrets, message, opened)
@@ -226,7 +226,7 @@ def _ckks(public: Public, summation: CKKS, parties: Parties, state: Path) -> Sum
     opened = OpenedRounds(opened_path(state, public.run))
     roster, least = parties.roster, public.min_clients
     ciphers: dict[str, Cipher] = {
-        client: CKKSCipher(parameters, secret, roster, least, opened)
+        client: CKKSCipher(parameters, secret, roster, least, opened, parties.clients[client])
         for client, secret in secrets.items()
     }
     return _shared(public, summation, parties, parameters, ciphers, secrets, message, opened)
@@ -275,7 +275,7 @@ def _shared(
         summation=summation,
         parties=parties,
         ciphers=ciphers,
-        custodian=ClientsOpen(),
+        custodian=ClientsAgree(parties.aggregator, parties.roster),
         parameters=parameters.to_json(),
         encryption=parameters,
         key={"key_id": secrets[parties.key_maker].key_id, "software": software()},

@@ -70,7 +70,20 @@ class Cipher(Protocol):
 
 
 @runtime_checkable
-class KeyedCipher(Cipher, Protocol):
+class AnsweringCipher(Cipher, Protocol):
+    """A client's side where contributors are asked something before a sum is opened."""
+
+    def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
+        """Answer about the sum that holds the message `sent`.
+
+        Raises:
+            MessageError: if question or message are not of this round.
+        """
+        ...
+
+
+@runtime_checkable
+class KeyedCipher(AnsweringCipher, Protocol):
     """A client's side where every round has a public key of its own."""
 
     def accept_key(self, agreed: Terms, message: Blob) -> Terms:
@@ -78,14 +91,6 @@ class KeyedCipher(Cipher, Protocol):
 
         Raises:
             MessageError: if the key holder did not sign it for this round.
-        """
-        ...
-
-    def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
-        """Help the key holder to verify the sum that holds the message `sent`.
-
-        Raises:
-            MessageError: if challenge or message are not of this round.
         """
         ...
 

@@ -23,7 +23,7 @@ from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity
-from privfed.interfaces import Cipher, Encoding, KeyedCipher
+from privfed.interfaces import AnsweringCipher, Cipher, Encoding, KeyedCipher
 from privfed.messages import LEDGER, RoundPlan, Terms, write_envelope
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, vector_digest, write_vector
@@ -164,8 +164,10 @@ class ClientNode:
         return sink.getvalue()
 
     def answer(self, terms: Terms, challenge: bytes, sent: bytes, codec: Codec) -> bytes:
-        """Answer the key holder's challenge about the message that this client sent."""
-        return _keyed(codec.cipher).answer(terms, challenge, sent)
+        """Answer what is asked, before a sum is opened, about the message that this client sent."""
+        if not isinstance(codec.cipher, AnsweringCipher):
+            raise EncryptionError("this client has nothing to answer")
+        return codec.cipher.answer(terms, challenge, sent)
 
     def release(self) -> PoissonGaussian:
         """What one round of this client releases."""

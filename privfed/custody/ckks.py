@@ -40,6 +40,7 @@ from privfed.encryption.ckks import PARAMS_PER_CIPHERTEXT, CKKSParameters, ckks_
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import SEED_BYTES
 from privfed.errors import EncryptionError
+from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.interfaces import OpenedSum
 from privfed.messages import Blob, Terms, canonical_json
@@ -59,6 +60,8 @@ class CKKSCipher:
         roster: who is enrolled.
         min_clients: fewest contributors of a sum that is opened.
         opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+        identity: this client's; with it, sums are opened only if all contributors agreed to the
+            list of contributions.
     """
 
     def __init__(
@@ -68,11 +71,12 @@ class CKKSCipher:
         roster: Roster,
         min_clients: int,
         opened: OpenedRounds | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._parameters = parameters
         self._secret = secret
         self._shape = ckks_shape(parameters)
-        self._sums = SeededSums(parameters, roster, min_clients, opened)
+        self._sums = SeededSums(parameters, roster, min_clients, opened, identity)
 
     def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
         """The blobs of an update: ciphertexts, then their seeds.
@@ -95,6 +99,10 @@ class CKKSCipher:
             )
             seeds.append(residues.seeds_to_bytes(fresh))
             yield residues.to_rows([c0], self._parameters.upload_bits).tobytes()
+
+    def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
+        """Agree to the aggregator's list of contributions; see `SeededSums.agree`."""
+        return self._sums.agree(terms, challenge, sent)
 
     def open(self, terms: Terms, message: Blob) -> OpenedSum:
         """The flooded sum of the contributors' numbers, shape (params,), float64.

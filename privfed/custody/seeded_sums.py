@@ -15,11 +15,20 @@ from privfed.custody.opened_rounds import OpenedRounds
 from privfed.encryption import residues
 from privfed.encryption.adding import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.errors import EncryptionError, MessageError
-from privfed.identity.contributions import CONTRIBUTIONS, Contribution, require_contributions
-from privfed.identity.keys import Role
+from privfed.identity.contributions import (
+    AGREED,
+    CONTRIBUTIONS,
+    LISTING,
+    UPDATE,
+    Contribution,
+    agreement,
+    require_agreement,
+    require_contributions,
+)
+from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import own_values, verified
-from privfed.messages import Blob, Blobs, Envelope, Terms
+from privfed.identity.signing import exact_values, own_values, verified
+from privfed.messages import Blob, Blobs, Envelope, Terms, envelope_bytes
 
 SUM_KIND: Final = "sum"
 
@@ -66,6 +75,8 @@ class SeededSums:
         roster: who is enrolled.
         min_clients: fewest contributors of a sum that is opened.
         opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+        identity: this client's, with which it agrees to a list of contributions; with it, sums are
+            read only if all contributors agreed. None for a reader that contributes nothing.
     """
 
     def __init__(
@@ -74,6 +85,7 @@ class SeededSums:
         roster: Roster,
         min_clients: int,
         opened: OpenedRounds | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._parameters = parameters
         self._roster = roster
@@ -81,6 +93,46 @@ class SeededSums:
         self._earlier_seeds: frozenset[bytes] = frozenset()
         self._last_round = 0
         self._opened = opened
+        self._identity = identity
+        self._agreed: dict[int, str] = {}
+
+    def agree(self, terms: Terms, listing: Blob, sent: Blob) -> bytes:
+        """Sign, once in a round, that these are the contributions of its sum.
+
+        Args:
+            terms: of the round.
+            listing: the aggregator's message with all contributions.
+            sent: this client's own update message.
+
+        Raises:
+            MessageError: if the listing is malformed, or lacks this client's own contribution.
+            EncryptionError: if another list was agreed to in this round, or a later round began.
+        """
+        if self._identity is None:
+            raise EncryptionError("a reader without an identity agrees to nothing")
+        envelope = verified(listing, self._roster, role=Role.AGGREGATOR, kind=LISTING, terms=terms)
+        listed = exact_values(envelope, terms, states={CONTRIBUTIONS})[CONTRIBUTIONS]
+        contributions = self._required(listed, terms)
+        own = verified(sent, self._roster, role=Role.CLIENT, kind=UPDATE, terms=terms)
+        name = self._identity.party.name
+        if own.statement.sender != name or Contribution.of(own) not in contributions:
+            raise MessageError(f"the listing does not hold what {name!r} sent in this round")
+        statement = agreement(name, terms, listed)
+        digest = statement.manifest[LISTING]
+        if self._agreed.setdefault(terms.round, digest) != digest:
+            raise EncryptionError(
+                f"another list of contributions was agreed to in round {terms.round}; two sums of "
+                "one round would show by their difference what single clients sent"
+            )
+        if self._opened is not None:
+            self._opened.require(terms.round, tuple(c.client for c in contributions))
+        return envelope_bytes(
+            self._identity.sign,
+            terms,
+            sender=name,
+            kind=AGREED,
+            manifest={LISTING: digest},
+        )
 
     def read(self, terms: Terms, message: Blob) -> SeededSum:
         """Check a message and take the sum out of it. A round whose sum was read is over.
@@ -117,10 +169,17 @@ class SeededSums:
 
     def _contributions(self, envelope: Envelope, terms: Terms) -> list[Contribution]:
         stated = own_values(envelope.statement, terms)
-        if set(stated) != {CONTRIBUTIONS}:
+        agreeing = self._identity is not None
+        if set(stated) != ({CONTRIBUTIONS, AGREED} if agreeing else {CONTRIBUTIONS}):
             raise MessageError(f"a sum must state its contributions, got {sorted(stated)}")
+        contributions = self._required(stated[CONTRIBUTIONS], terms)
+        if agreeing:
+            require_agreement(contributions, stated[AGREED], self._roster, terms)
+        return contributions
+
+    def _required(self, listed: object, terms: Terms) -> list[Contribution]:
         return require_contributions(
-            stated[CONTRIBUTIONS],
+            listed,
             self._roster,
             terms,
             min_clients=self._min_clients,

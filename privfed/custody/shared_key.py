@@ -19,6 +19,7 @@ from privfed.encryption import packing, residues
 from privfed.encryption.adding import CIPHERTEXTS, SEEDS
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.tags import Tags, tag_context
+from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.interfaces import OpenedSum
 from privfed.messages import Blob, Terms
@@ -35,6 +36,8 @@ class SharedKeyCipher:
         roster: who is enrolled.
         min_clients: fewest contributors of a sum that is opened.
         opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+        identity: this client's; with it, sums are opened only if all contributors agreed to the
+            list of contributions.
     """
 
     def __init__(
@@ -44,10 +47,11 @@ class SharedKeyCipher:
         roster: Roster,
         min_clients: int,
         opened: OpenedRounds | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._parameters = parameters
         self._secret = secret
-        self._sums = SeededSums(parameters, roster, min_clients, opened)
+        self._sums = SeededSums(parameters, roster, min_clients, opened, identity)
 
     def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
         """The blobs of an update: ciphertexts, then their seeds."""
@@ -65,6 +69,10 @@ class SharedKeyCipher:
             c0, fresh = bfv.encrypt_seeded(self._secret, slots, self._parameters)
             seeds.append(residues.seeds_to_bytes(fresh))
             yield residues.to_rows([c0], self._parameters.upload_bits).tobytes()
+
+    def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
+        """Agree to the aggregator's list of contributions; see `SeededSums.agree`."""
+        return self._sums.agree(terms, challenge, sent)
 
     def open(self, terms: Terms, message: Blob) -> OpenedSum:
         """The sum of the contributors' numbers.

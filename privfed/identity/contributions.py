@@ -5,6 +5,7 @@ client's ledger is common to the round. So a receiver who knows the round's term
 statement from this short record and check the signature, and then any blob it holds.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,11 +22,14 @@ from privfed.messages import (
     Statement,
     Terms,
     blob_entries,
+    canonical_json,
     require_plain_json,
 )
 
 CONTRIBUTIONS: Final = "contributions"
 UPDATE: Final = "update"
+LISTING: Final = "listing"
+AGREED: Final = "agreed"
 _KEYS: Final = {"client", LEDGER, "blobs", "signature"}
 
 
@@ -134,3 +138,49 @@ def contributions_json(contributions: Iterable[Contribution]) -> list[Mapping[st
     """Contributions as a sum lists them: sorted by client."""
     ordered = sorted(contributions, key=lambda contribution: contribution.client)
     return [contribution.to_json() for contribution in ordered]
+
+
+def agreement(client: str, terms: Terms, listed: object) -> Statement:
+    """What a contributor signs once in a round: that these are the contributions of its sum.
+
+    Clients that open a sum for themselves open only one that all its contributors agreed to.
+    Otherwise an aggregator could send different sums of a round to different clients, and learn
+    from two results what one contributor sent.
+
+    Args:
+        client: who signs.
+        terms: of the round.
+        listed: the contributions as a sum lists them.
+    """
+    digest = hashlib.sha256(canonical_json(listed)).hexdigest()
+    return Statement(
+        run=terms.run,
+        round=terms.round,
+        sender=client,
+        kind=AGREED,
+        manifest={**terms.manifest, LISTING: digest},
+    )
+
+
+def require_agreement(
+    contributions: Iterable[Contribution], signatures: object, roster: Roster, terms: Terms
+) -> None:
+    """Refuse a sum that not all its contributors agreed to.
+
+    Args:
+        contributions: of the sum, already checked.
+        signatures: hex by contributor, as the sum states them.
+        roster: who is enrolled.
+        terms: of the round.
+
+    Raises:
+        MessageError: with the contributor whose agreement is missing or wrong.
+    """
+    contributors = list(contributions)
+    names = [contribution.client for contribution in contributors]
+    if not isinstance(signatures, dict) or sorted(signatures) != names:
+        raise MessageError("a sum must carry the agreement of each of its contributors, no other's")
+    listed = contributions_json(contributors)
+    for name in names:
+        signature = from_hex(signatures[name], 64)
+        require_signature(agreement(name, terms, listed), signature, roster, role=Role.CLIENT)

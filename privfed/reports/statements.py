@@ -67,13 +67,8 @@ def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[s
         else "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
         "adapter that is given back to it"
     )
-    deviating = (
-        "whether it follows the protocol or not"
-        if custody == "key_holder"
-        else "as long as it sends all clients the same sums"
-    )
     aggregator = (
-        f"an aggregator without a client on its side, {deviating}",
+        "an aggregator without a client on its side, whether it follows the protocol or not",
         seen,
         hidden,
     )
@@ -120,9 +115,8 @@ _SHARED_KEY: Final = (
     "Any one client that colludes with the aggregator opens every update. Without such a client, "
     "an aggregator that changes, repeats, leaves out or adds contributions is refused: every "
     "contribution is signed by an enrolled client for its round, and decrypted sums carry tags "
-    "that only the clients can make. One that sends different sums of a round to different clients "
-    "and gets their results back learns single updates; clients notice in the next round. None of "
-    "this matters for epsilon."
+    "that only the clients can make. No client opens a sum before all its contributors have signed "
+    "its list of contributions, one in a round. None of this matters for epsilon."
 )
 _KEY_HOLDER: Final = (
     "Clients cannot decrypt. The key holder makes a new key for every round, verifies by a random "

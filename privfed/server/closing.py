@@ -1,8 +1,9 @@
 """How the aggregator opens and closes a round under each custody. It relays; it decrypts nothing.
 
-Under `shared_key` (and without encryption) the clients open the sum themselves. Under `key_holder`
-a round begins with the key holder's public key and ends with its result: the aggregator commits to
-its sum, passes the challenge on, and hands the answers back.
+Under `shared_key` the clients open the sum themselves, once all contributors have agreed to the
+list of contributions; without encryption there is nothing to agree to. Under `key_holder` a round
+begins with the key holder's public key and ends with its result: the aggregator commits to its sum,
+passes the challenge on, and hands the answers back.
 """
 
 import hashlib
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from privfed.errors import EncryptionError, MessageError
+from privfed.identity.contributions import AGREED, CONTRIBUTIONS, LISTING
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, require_signature, require_terms
-from privfed.messages import Envelope, Terms, envelope_bytes
+from privfed.identity.signing import exact_values, require_signature, require_terms, verified
+from privfed.messages import Blobs, Envelope, Terms, envelope_bytes
 
 _ROUND_KEY: Final = "round-key"
 _CHALLENGE: Final = "challenge"
@@ -87,6 +89,64 @@ class ClientsOpen:
         """The sum as it is."""
         del terms, ask
         return total
+
+
+class ClientsAgree(ClientsOpen):
+    """The clients hold the key, and open only a sum that all its contributors agreed to.
+
+    Args:
+        identity: of the aggregator.
+        roster: who is enrolled.
+    """
+
+    def __init__(self, identity: Identity, roster: Roster) -> None:
+        self._identity = identity
+        self._roster = roster
+
+    def close(
+        self, terms: Terms, total: bytes, ask: Callable[[bytes], Mapping[str, bytes]]
+    ) -> bytes:
+        """The sum with the contributors' agreement to its list of contributions.
+
+        Raises:
+            EncryptionError: if a contributor does not agree.
+            MessageError: if what it sends is no agreement.
+        """
+        envelope = Envelope.from_bytes(total)
+        listed = envelope.statement.manifest[CONTRIBUTIONS]
+        listing = self._message(terms, LISTING, {CONTRIBUTIONS: listed})
+        answers = ask(listing)
+        signatures = {}
+        for entry in listed:
+            client = entry["client"]
+            if client not in answers:
+                raise EncryptionError(f"{client!r} did not agree to the contributions of the sum")
+            signatures[client] = self._agreement(answers[client], client, terms)
+        manifest = {CONTRIBUTIONS: listed, AGREED: signatures}
+        return self._message(terms, envelope.statement.kind, manifest, envelope.blobs)
+
+    def _agreement(self, message: bytes, client: str, terms: Terms) -> str:
+        answer = verified(message, self._roster, role=Role.CLIENT, kind=AGREED, terms=terms)
+        if answer.statement.sender != client:
+            raise MessageError(f"the agreement of {client!r} is somebody else's")
+        exact_values(answer, terms, states={LISTING})
+        return answer.signature.hex()
+
+    def _message(
+        self,
+        terms: Terms,
+        kind: str,
+        manifest: Mapping[str, object],
+        blobs: Blobs | None = None,
+    ) -> bytes:
+        return envelope_bytes(
+            self._identity.sign,
+            terms,
+            sender=self._identity.party.name,
+            kind=kind,
+            manifest=manifest,
+            blobs=blobs,
+        )
 
 
 class HolderOpens:

@@ -30,7 +30,7 @@ from privfed.custody.shared_key import SharedKeyCipher
 from privfed.run_folder import RunFolder
 from privfed.server import checkpoint
 from privfed.server.aggregate import Aggregator
-from privfed.server.closing import ClientsOpen, HolderOpens
+from privfed.server.closing import ClientsAgree, HolderOpens
 
 POINTS = [
     (Ledger, "reserve"),
@@ -48,7 +48,11 @@ POINTS = [
     (ClientNode, "hide"),
 ]
 CUSTODY_POINTS = {
-    Custody.SHARED_KEY: [(ClientsOpen, "close"), (SharedKeyCipher, "open")],
+    Custody.SHARED_KEY: [
+        (ClientNode, "answer"),
+        (ClientsAgree, "close"),
+        (SharedKeyCipher, "open"),
+    ],
     Custody.KEY_HOLDER: [
         (HolderOpens, "begin"),
         (RoundKeyCipher, "accept_key"),
