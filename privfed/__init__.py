@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from privfed.client.node import Client as Client
     from privfed.config import BFV as BFV
     from privfed.config import CKKS as CKKS
+    from privfed.config import SGD as SGD
+    from privfed.config import AdamW as AdamW
+    from privfed.config import AutomaticClipping as AutomaticClipping
+    from privfed.config import Checkpointing as Checkpointing
+    from privfed.config import Computation as Computation
     from privfed.config import Custody as Custody
+    from privfed.config import FlatClipping as FlatClipping
+    from privfed.config import GradientMethod as GradientMethod
+    from privfed.config import PerLayerClipping as PerLayerClipping
     from privfed.config import Plain as Plain
+    from privfed.config import Precision as Precision
     from privfed.config import PrivacyConfig as PrivacyConfig
+    from privfed.config import QuantileClipping as QuantileClipping
     from privfed.config import TrainingConfig as TrainingConfig
     from privfed.data.records import Record as Record
     from privfed.federation import Callback as Callback
@@ -24,6 +34,8 @@ if TYPE_CHECKING:
     from privfed.federation import FederationResult as FederationResult
     from privfed.models.adapters import LoRA as LoRA
     from privfed.models.adapters import PeftAdapter as PeftAdapter
+    from privfed.models.in_place import InPlace as InPlace
+    from privfed.models.in_place import InPlaceModel as InPlaceModel
     from privfed.models.tasks import CausalLanguageModel as CausalLanguageModel
     from privfed.models.tasks import Classification as Classification
     from privfed.models.tasks import load_task as load_task
@@ -36,10 +48,28 @@ __version__ = "0.1.0"
 _HOMES = {
     "accountants": ("Budget", "Neighbouring"),
     "privfed.client.node": ("Client",),
-    "privfed.config": ("BFV", "CKKS", "Custody", "Plain", "PrivacyConfig", "TrainingConfig"),
+    "privfed.config": (
+        "BFV",
+        "CKKS",
+        "SGD",
+        "AdamW",
+        "AutomaticClipping",
+        "Checkpointing",
+        "Computation",
+        "Custody",
+        "FlatClipping",
+        "GradientMethod",
+        "PerLayerClipping",
+        "Plain",
+        "Precision",
+        "PrivacyConfig",
+        "QuantileClipping",
+        "TrainingConfig",
+    ),
     "privfed.data.records": ("Record",),
     "privfed.federation": ("Callback", "Federation", "FederationResult"),
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),
+    "privfed.models.in_place": ("InPlace", "InPlaceModel"),
     "privfed.models.tasks": ("CausalLanguageModel", "Classification", "load_task"),
     "privfed.parties": ("Enrolment",),
     "privfed.strategies.averaging": ("FFALoRA", "FedAvg"),

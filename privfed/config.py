@@ -5,7 +5,7 @@ stands in `PrivacyConfig`, and epsilon, delta, the unit and the neighbouring rel
 defaults.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from accountants import Budget, Neighbouring
@@ -27,6 +27,86 @@ def require_count(**values: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlatClipping:
+    """Scale a record by min(1, C / norm) over all parameters (Abadi et al. 2016, 1607.00133)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerLayerClipping:
+    """Scale each layer of a record to C / sqrt(layers), so that all together stay within C.
+
+    Reference:
+        McMahan et al. 2018, arXiv:1710.06963, section 2.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutomaticClipping:
+    """Scale every record to just below C, also the small ones: C / (norm + stability).
+
+    Attributes:
+        stability: keeps directions of very small gradients from being blown up; > 0 (gamma).
+
+    Reference:
+        Bu et al. 2023 (AUTO-S), arXiv:2206.07136.
+    """
+
+    stability: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        require_positive(stability=self.stability)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantileClipping:
+    """Flat clipping with a C that follows a quantile of the norms, step by step.
+
+    In each step a client also takes a noised count of the records within C. Count and gradients
+    come from one draw and cost together exactly what the step is charged for: the gradients get a
+    little more noise instead. The followed C belongs to the client and a run; a resumed run starts
+    at the configured one again.
+
+    Attributes:
+        quantile: share of records that are to stay unclipped, in (0, 1).
+        learning_rate: of log C per step, > 0.
+        count_noise: standard deviation of the count's noise, in records.
+
+    Reference:
+        Andrew et al. 2021, arXiv:1905.03871.
+    """
+
+    count_noise: float
+    quantile: float = 0.5
+    learning_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require_positive(count_noise=self.count_noise, learning_rate=self.learning_rate)
+        if not 0 < self.quantile < 1:
+            raise ConfigError(f"quantile must be in (0, 1), got {self.quantile!r}")
+
+    def gradient_noise_multiplier(self, noise_multiplier: float) -> float:
+        """Noise multiplier of the gradients, so that they and the count cost `noise_multiplier`.
+
+        A record moves the count by 1/2, the clipped sum by C: 1 / z^2 = 1 / z_g^2 + (1/2)^2 / s^2.
+
+        Raises:
+            ConfigError: if the count alone would cost as much.
+        """
+        left = noise_multiplier**-2 - (2 * self.count_noise) ** -2
+        if not left > 0:
+            raise ConfigError(
+                f"count_noise must be above half of the noise multiplier {noise_multiplier:.4g}, "
+                f"got {self.count_noise!r}: the count alone would cost more than the whole step"
+            )
+        return float(left**-0.5)
+
+
+Clipping = FlatClipping | PerLayerClipping | AutomaticClipping | QuantileClipping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyConfig:
     """What is guaranteed to each record, and the private step that pays for it.
 
@@ -40,6 +120,9 @@ class PrivacyConfig:
         clipping_norm: C; bound on the L2 norm of one record's gradient over all trainable
             parameters together.
         steps_per_round: DP-SGD steps between two encrypted sums.
+        clipping: how a record's gradients are scaled to at most C.
+        secure_noise: noise from a cryptographic stream that resists reconstruction from its
+            floating-point numbers; without it, from a statistical generator with a secret key.
     """
 
     budget: Budget
@@ -48,6 +131,8 @@ class PrivacyConfig:
     expected_batch_size: int
     clipping_norm: float = 1.0
     steps_per_round: int = 1
+    clipping: Clipping = field(default_factory=FlatClipping)
+    secure_noise: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -65,21 +150,78 @@ class PrivacyConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent.
+
+    Attributes:
+        momentum: within one round, in [0, 1).
+    """
+
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must be in [0, 1), got {self.momentum!r}")
+
+    def largest_move(self, steps: int, largest_gradient: float) -> float:
+        """How far one coordinate can move in a round at learning rate 1."""
+        return steps * largest_gradient / (1 - self.momentum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101).
+
+    Attributes:
+        beta1: decay of the first moment, in [0, 1).
+        beta2: decay of the second moment, in [0, 1).
+        epsilon: added to the root of the second moment, > 0.
+        weight_decay: >= 0.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require_positive(epsilon=self.epsilon)
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
+
+    def largest_move(self, steps: int, largest_gradient: float) -> float:  # noqa: ARG002
+        """How far one coordinate typically moves in a round at learning rate 1, at most.
+
+        A step of Adam moves a coordinate by about the learning rate, whatever the gradient is.
+        """
+        return float(steps)
+
+
+Optimizer = SGD | AdamW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
     """How the local optimiser moves. Nothing here changes epsilon.
 
     Attributes:
-        learning_rate: of local SGD in the first round.
+        learning_rate: in the first round.
         final_learning_rate: in the last round; rounds between are interpolated linearly.
             None keeps the rate constant.
-        momentum: of local SGD within one round; its state does not outlive the round.
+        optimizer: of each client; its state does not outlive a round.
         physical_batch_size: records that pass through the model at once (memory, not privacy).
+            Batches are filled up to a multiple of it.
     """
 
     learning_rate: float
     final_learning_rate: float | None = None
-    momentum: float = 0.0
-    physical_batch_size: int = 32
+    optimizer: Optimizer = field(default_factory=SGD)
+    physical_batch_size: int = 16
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -87,8 +229,6 @@ class TrainingConfig:
         if self.final_learning_rate is not None:
             require_positive(final_learning_rate=self.final_learning_rate)
         require_count(physical_batch_size=self.physical_batch_size)
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum must be in [0, 1), got {self.momentum!r}")
 
     def learning_rate_of(self, round_number: int, rounds: int) -> float:
         """Learning rate of a round, counted from 1."""
@@ -96,6 +236,71 @@ class TrainingConfig:
             return self.learning_rate
         share = (round_number - 1) / (rounds - 1)
         return (1 - share) * self.learning_rate + share * self.final_learning_rate
+
+
+class Precision(StrEnum):
+    """Of matrix products. Parameters, per-example gradients, norms and noise stay float32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Checkpointing(StrEnum):
+    """Whether activations are computed again in the backward pass, to save memory."""
+
+    NONE = "none"
+    REENTRANT = "reentrant"
+    NON_REENTRANT = "non_reentrant"
+
+
+class GradientMethod(StrEnum):
+    """Where per-example gradients come from."""
+
+    EXPANDED_LEAVES = "expanded_leaves"
+    OPACUS_HOOKS = "opacus_hooks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computation:
+    """How the model is computed. Speed and memory; nothing here changes a guarantee.
+
+    Attributes:
+        precision: of matrix products (autocast).
+        checkpointing: of activations.
+        compile: whether torch.compile builds the forward and backward pass.
+        gradients: where per-example gradients come from.
+        stacked_clients: clients whose adapters are trained in one pass over the shared base model;
+            1 trains one after the other.
+    """
+
+    precision: Precision = Precision.FP32
+    checkpointing: Checkpointing = Checkpointing.NONE
+    compile: bool = False
+    gradients: GradientMethod = GradientMethod.EXPANDED_LEAVES
+    stacked_clients: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require_count(stacked_clients=self.stacked_clients)
+        kinds = {
+            "precision": Precision,
+            "checkpointing": Checkpointing,
+            "gradients": GradientMethod,
+        }
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(
+                    f"{name} must be one of {[member.value for member in kind]}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        if self.gradients is GradientMethod.OPACUS_HOOKS and (
+            self.compile or self.stacked_clients > 1
+        ):
+            raise ConfigError(
+                "Opacus' hooks can neither be compiled nor tell stacked clients apart; take "
+                "expanded leaves"
+            )
 
 
 class Custody(StrEnum):

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from accountants import Anchor, Ledger, anchor_from_json
 from privfed import preparation, results
 from privfed.channel import Public, SumChannel, open_channel
-from privfed.client.dpsgd import PrivateModel
 from privfed.client.evaluation import held_out_figure
 from privfed.client.node import ClientNode
+from privfed.client.private_model import PrivateModel
 from privfed.errors import RunFolderError, TooFewClientsError
 from privfed.messages import RoundPlan, canonical_json
 from privfed.models.tasks import Batch
@@ -153,6 +153,7 @@ class _Running:
             settings.model,
             settings.adapter,
             settings.strategy,
+            settings.computation,
             seed=settings.seed,
             device=settings.device,
         )
@@ -226,6 +227,7 @@ class _Running:
                 public_range=self.checkpoint.record["public_range"],
                 anchors=self._anchors(),
                 on_client=done,
+                stacked_clients=self.settings.computation.stacked_clients,
             )
         except TooFewClientsError as error:
             raise self._abandoned(plan, error) from None

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +16,14 @@ from accountants import (
     epsilon,
     noise_multiplier,
 )
-from privfed.client.dpsgd import DPSGDConfig, PrivateModel
+from privfed.client.clipping import AdaptiveBound
+from privfed.client.dpsgd import DPSGDConfig
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.node import Client, ClientNode
+from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins
 from privfed.client.state import ledger_path, local_logger, make_private_folder
-from privfed.config import PrivacyConfig, TrainingConfig
+from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
 from privfed.interfaces import Strategy
@@ -33,14 +36,27 @@ _SMALLEST_SHARE: Final = 0.01
 
 
 def build_private_model(
-    task: Task, adapter: Adapter, strategy: Strategy, *, seed: int, device: str | None
+    task: Task,
+    adapter: Adapter,
+    strategy: Strategy,
+    computation: Computation,
+    *,
+    seed: int,
+    device: str | None,
 ) -> PrivateModel:
-    """The base model with its adapter, passed through the gate; all initial values are public."""
+    """The base model with its adapter, passed through the gate; all initial values are public.
+
+    Low precision hides small errors, so the gate sees such a model in full precision first.
+    """
     base = task.build()
     model = adapter.attach(base, task.modules_to_save, seed)
     if strategy.freeze_lora_a:
         freeze_orthonormal_a(model, seed)
-    private = PrivateModel(model, task, choose_device(device))
+    where = choose_device(device)
+    if computation.precision is not Precision.FP32:
+        full = replace(computation, precision=Precision.FP32)
+        check_per_example_gradients(PrivateModel(model, task, where, full), seed)
+    private = PrivateModel(model, task, where, computation)
     check_per_example_gradients(private, seed)
     return private
 
@@ -203,10 +219,12 @@ def build_nodes(
                 expected_batch_size=privacy.expected_batch_size,
                 steps=privacy.steps_per_round,
                 learning_rate=training.learning_rate,
-                momentum=training.momentum,
+                clipping=privacy.clipping,
+                optimizer=training.optimizer,
                 physical_batch_size=training.physical_batch_size,
             ),
             training=training,
+            secure_noise=privacy.secure_noise,
             rounds=rounds,
             ledger=ledgers[client.id],
             filter=ScheduleFilter(
@@ -222,6 +240,7 @@ def build_nodes(
             ),
             coins=coins,
             log=local_logger(state, client.id, client.dataset),
+            bound=AdaptiveBound.starting(privacy.clipping_norm),
         )
         for client in clients
     ]
@@ -244,11 +263,11 @@ def range_from_public_settings(
 ) -> float:
     """A bound on one coordinate of an update, from public numbers only.
 
-    A step moves a coordinate by at most learning rate * (clipped sum + noise) / B. Twice the
+    The noised mean of a step is at most (clipped sum + noise) / B in a coordinate. Twice the
     expected batch, every gradient along this coordinate, and noise at six standard deviations
     are allowed for; what lies beyond is clipped, which is post-processing.
     """
     largest = max(sigmas.values())
-    per_step = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
+    gradient = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
     rate = max(training.learning_rate, training.final_learning_rate or 0.0)
-    return rate * privacy.steps_per_round * per_step / (1 - training.momentum)
+    return rate * training.optimizer.largest_move(privacy.steps_per_round, gradient)

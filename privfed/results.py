@@ -7,8 +7,9 @@ from typing import Any, Final
 from accountants import PoissonGaussian
 from privfed import preparation
 from privfed.channel import SumChannel
-from privfed.client.dpsgd import PrivateModel
+from privfed.client.private_model import PrivateModel
 from privfed.config import FixedPoint
+from privfed.models.in_place import InPlaceModel
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import accounting_section, build_report, client_guarantee
@@ -19,11 +20,11 @@ from privfed.settings import FederationSettings
 
 _ADAPTER_README: Final = """# Adapter trained by privfed
 
-    from peft import PeftModel
+    from {package} import {loader}
     from privfed import load_task
 
     task = load_task("adapter")
-    model = PeftModel.from_pretrained(task.build(), "adapter")
+    model = {loader}.from_pretrained(task.build(), "adapter")
     tokenizer = task.tokenizer()
 
 `privfed.json` names the base model, which is not in this folder. What was guaranteed to whose
@@ -66,7 +67,9 @@ def _save_adapter(folder: RunFolder, model: PrivateModel) -> None:
     (folder.adapter / "README.md").unlink(missing_ok=True)  # PEFT would complete an earlier one
     model.save_adapter(folder.adapter)
     folder.write_json("adapter/privfed.json", model.task.describe())
-    folder.write_text("adapter/README.md", _ADAPTER_README)
+    in_place = isinstance(model.adapter, InPlaceModel)
+    package, loader = ("privfed", "InPlaceModel") if in_place else ("peft", "PeftModel")
+    folder.write_text("adapter/README.md", _ADAPTER_README.format(package=package, loader=loader))
 
 
 def _report(

@@ -8,6 +8,7 @@ sum; a client reads the result. All that passes between parties is signed bytes.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from accountants import Anchor
 from privfed.channel import SumChannel
 from privfed.client.node import ClientNode, Codec
 from privfed.engines.inprocess import collect_answers, collect_updates
+from privfed.engines.stacked import collect_stacked
 from privfed.messages import RoundPlan
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import Opening
@@ -56,6 +58,7 @@ def play(
     public_range: float,
     anchors: Mapping[str, Anchor],
     on_client: Callable[[str], None],
+    stacked_clients: int,
 ) -> Outcome:
     """Play one round with all clients in this process.
 
@@ -67,6 +70,7 @@ def play(
         public_range: to which updates are clipped.
         anchors: the last known anchor of every client's ledger.
         on_client: called when a client is done.
+        stacked_clients: how many clients train in one pass; 1 trains one after the other.
 
     Raises:
         TooFewClientsError: with fewer contributions than `min_clients`.
@@ -87,7 +91,9 @@ def play(
         min_clients=channel.public.min_clients,
     )
     cohort = [node for node in nodes if channel.may_contribute(node.id, plan.round)]
-    collected = collect_updates(cohort, plan, opening, state, codecs, aggregator, on_client)
+    one_by_one = stacked_clients == 1
+    collect = collect_updates if one_by_one else partial(collect_stacked, size=stacked_clients)
+    collected = collect(cohort, plan, opening, state, codecs, aggregator, on_client)
     begun = time.perf_counter()
     total = aggregator.total()
     costs = _Costs(

@@ -5,17 +5,30 @@ See `docs/run.toml` in the repository for a commented example.
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accountants import AccountingError, Budget, Neighbouring
 from privfed.client.node import Client
 from privfed.config import (
     BFV,
     CKKS,
+    SGD,
+    AdamW,
+    AutomaticClipping,
+    Checkpointing,
+    Clipping,
+    Computation,
     Custody,
+    FlatClipping,
+    GradientMethod,
+    Optimizer,
+    PerLayerClipping,
     Plain,
+    Precision,
     PrivacyConfig,
+    QuantileClipping,
     Summation,
     TrainingConfig,
 )
@@ -26,9 +39,12 @@ from privfed.engines.links import parse_address
 from privfed.errors import ConfigError, DataError
 from privfed.federation import Federation
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
+from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.parties import Enrolment
 from privfed.strategies.averaging import FedAvg, FFALoRA
+
+Choice = TypeVar("Choice", bound=StrEnum)
 
 SIZE_ROUNDING = 10
 """Public sizes that are not given are true counts rounded down to a multiple of this."""
@@ -104,6 +120,7 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         adapter=_adapter(root.section("adapter")),
         privacy=privacy,
         training=_training(root.section("training")),
+        computation=_computation(root.section("computation", {})),
         encryption=_encryption(root.section("encryption", {})),
         enrolment=_enrolment(root.optional("parties"), path.parent),
         strategy=_strategy(root.section("strategy", {})),
@@ -163,6 +180,8 @@ def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
         expected_batch_size=section.take("expected_batch_size", int),
         clipping_norm=section.take("clipping_norm", float, 1.0),
         steps_per_round=section.take("steps_per_round", int, 1),
+        clipping=_clipping(section),
+        secure_noise=section.take("secure_noise", bool, True),
     )
     section.end()
     budgets = {}
@@ -205,28 +224,96 @@ def _adapter(section: Section) -> Adapter:
             target_modules=tuple(section.take("target_modules", list)),
             layers=None if layers is None else tuple(layers),
             alpha=section.take("alpha", float, None),
+            dropout=section.take("dropout", float, 0.0),
+            rank_stabilized=section.take("rank_stabilized", bool, False),
         )
     elif kind == "prompt-tuning":
         adapter = PeftAdapter.prompt_tuning(section.take("num_virtual_tokens", int))
     elif kind == "prefix-tuning":
         adapter = PeftAdapter.prefix_tuning(section.take("num_virtual_tokens", int))
+    elif kind == "p-tuning":
+        adapter = PeftAdapter.p_tuning(
+            section.take("num_virtual_tokens", int), section.take("width", int)
+        )
+    elif kind == "ia3":
+        adapter = PeftAdapter.ia3(
+            tuple(section.take("target_modules", list)),
+            tuple(section.take("feedforward_modules", list, [])),
+        )
+    elif kind == "bias":
+        adapter = InPlace.biases()
+    elif kind == "last-layers":
+        adapter = InPlace(last_layers=section.take("count", int))
     else:
         raise ConfigError(
-            f"[adapter] kind must be 'lora', 'prefix-tuning' or 'prompt-tuning', got {kind!r}"
+            "[adapter] kind must be 'lora', 'prefix-tuning', 'prompt-tuning', 'p-tuning', 'ia3', "
+            f"'bias' or 'last-layers', got {kind!r}"
         )
     section.end()
     return adapter
 
 
 def _training(section: Section) -> TrainingConfig:
+    kind = section.take("optimizer", str, "sgd")
+    optimizer: Optimizer
+    if kind == "sgd":
+        optimizer = SGD(momentum=section.take("momentum", float, 0.0))
+    elif kind == "adamw":
+        optimizer = AdamW(
+            beta1=section.take("beta1", float, 0.9),
+            beta2=section.take("beta2", float, 0.999),
+            epsilon=section.take("epsilon", float, 1e-8),
+            weight_decay=section.take("weight_decay", float, 0.0),
+        )
+    else:
+        raise ConfigError(f"[training] optimizer must be 'sgd' or 'adamw', got {kind!r}")
     config = TrainingConfig(
         learning_rate=section.take("learning_rate", float),
         final_learning_rate=section.take("final_learning_rate", float, None),
-        momentum=section.take("momentum", float, 0.0),
-        physical_batch_size=section.take("physical_batch_size", int, 32),
+        optimizer=optimizer,
+        physical_batch_size=section.take("physical_batch_size", int, 16),
     )
     section.end()
     return config
+
+
+def _computation(section: Section) -> Computation:
+    computation = Computation(
+        precision=_choice(section, "precision", Precision, Precision.FP32),
+        checkpointing=_choice(section, "checkpointing", Checkpointing, Checkpointing.NONE),
+        compile=section.take("compile", bool, False),
+        gradients=_choice(section, "gradients", GradientMethod, GradientMethod.EXPANDED_LEAVES),
+        stacked_clients=section.take("stacked_clients", int, 1),
+    )
+    section.end()
+    return computation
+
+
+def _choice(section: Section, key: str, kind: type[Choice], default: Choice) -> Choice:
+    name = section.take(key, str, default.value)
+    known = [member.value for member in kind]
+    if name not in known:
+        raise ConfigError(f"[computation] {key} must be one of {known}, got {name!r}")
+    return kind(name)
+
+
+def _clipping(section: Section) -> Clipping:
+    kind = section.take("clipping", str, "flat")
+    if kind == "quantile":
+        return QuantileClipping(
+            count_noise=section.take("count_noise", float),
+            quantile=section.take("quantile", float, 0.5),
+            learning_rate=section.take("quantile_learning_rate", float, 0.2),
+        )
+    if kind == "automatic":
+        return AutomaticClipping(stability=section.take("stability", float, 0.01))
+    simple: dict[str, Clipping] = {"flat": FlatClipping(), "per-layer": PerLayerClipping()}
+    if kind not in simple:
+        raise ConfigError(
+            "[privacy] clipping must be 'flat', 'per-layer', 'automatic' or 'quantile', "
+            f"got {kind!r}"
+        )
+    return simple[kind]
 
 
 def _encryption(section: Section) -> Summation:

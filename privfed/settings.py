@@ -11,6 +11,7 @@ from privfed.client.randomness import Coins, SystemCoins
 from privfed.client.state import default_state_folder
 from privfed.config import (
     BFV,
+    Computation,
     Custody,
     PrivacyConfig,
     Summation,
@@ -35,6 +36,7 @@ class FederationSettings:
         adapter: the part that is trained.
         privacy: what is guaranteed to each record.
         training: how the local optimiser moves.
+        computation: how the model is computed; speed and memory.
         encryption: how updates are summed; BFV with a shared key by default.
         strategy: from the mean update to the next global adapter.
         rounds: how many.
@@ -70,6 +72,7 @@ class FederationSettings:
     state_folder: Path | None = None
     coins: Coins = field(default_factory=SystemCoins)
     enrolment: Enrolment | None = None
+    computation: Computation = field(default_factory=Computation)
     fresh_ledgers: bool = False
     held_out_source: str = "given by the caller"
     public_size_source: str = "declared by each client before training"
@@ -100,6 +103,7 @@ class FederationSettings:
             "strategy": self.strategy.describe(),
             "privacy": _privacy_settings(self.privacy),
             "training": asdict(self.training),
+            "computation": asdict(self.computation),
             "encryption": _encryption_settings(self.encryption),
             "authority": "this simulation" if self.enrolment is None else self.enrolment.authority,
             "rounds": self.rounds,

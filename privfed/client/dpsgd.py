@@ -1,35 +1,41 @@
-"""The private step: per-example gradients, clipping, noise. Opacus does it, held right here.
+"""The private step: per-example gradients, clipping, noise.
 
 One step draws a Poisson batch, computes one gradient per record, scales each to at most C over
 all trainable parameters together, adds N(0, sigma^2 C^2) to the sum and divides by the public
 constant B (Abadi et al. 2016, arXiv:1607.00133, Algorithm 1). An empty draw is a step of noise.
-
-Three silent failures of the parts are closed here: a gradient whose leading dimension is not the
-batch is refused at every step; a record with a non-finite gradient contributes zero over all
-parameters; noise comes from a secret stream, not from torch's global generator.
 """
 
-import math
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from privfed.client.randomness import RandomStream
+from privfed.client.batches import num_rows, physical_batches
+from privfed.client.clipping import (
+    AdaptiveBound,
+    clip_factors,
+    gradient_noise_multiplier,
+    scaled_sum,
+    squared_norms,
+)
+from privfed.client.private_model import PrivateModel
+from privfed.client.randomness import NoiseStream, RandomStream
 from privfed.client.sampling import poisson_sample
-from privfed.config import require_count, require_positive
-from privfed.errors import ConfigError, GateError, ModelError
-from privfed.models.tasks import Batch, Task
-from privfed.models.vector import trainable
-
-_CLIP_MARGIN: Final = 1e-5
-"""Gradients are clipped to C (1 - margin), so that rounding of the scaled ones stays below C."""
+from privfed.config import (
+    SGD,
+    AdamW,
+    Clipping,
+    FlatClipping,
+    Optimizer,
+    QuantileClipping,
+    require_count,
+    require_positive,
+)
+from privfed.errors import ConfigError, GateError
+from privfed.models.tasks import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +46,11 @@ class DPSGDConfig:
         noise_multiplier: noise standard deviation over the clipping norm (sigma); > 0.
         sample_rate: chance that a record joins a step (Poisson, q), in (0, 1].
         clipping_norm: C, > 0.
+        clipping: how a record's gradients are scaled to at most C.
         expected_batch_size: B, the public divisor of the noised sum.
         steps: steps in the round.
-        learning_rate: of SGD, > 0.
-        momentum: of SGD within the round, in [0, 1).
+        learning_rate: > 0.
+        optimizer: what moves the parameters by the noised mean.
         physical_batch_size: records per forward pass.
     """
 
@@ -53,7 +60,8 @@ class DPSGDConfig:
     expected_batch_size: int
     steps: int
     learning_rate: float
-    momentum: float = 0.0
+    clipping: Clipping = field(default_factory=FlatClipping)
+    optimizer: Optimizer = field(default_factory=SGD)
     physical_batch_size: int = 32
 
     def __post_init__(self) -> None:
@@ -73,116 +81,11 @@ class DPSGDConfig:
                 f"sample_rate must be in (0, 1], got {self.sample_rate!r}; "
                 "it is a probability per step, not a batch size"
             )
+        gradient_noise_multiplier(self.clipping, self.noise_multiplier)
 
     def with_learning_rate(self, learning_rate: float) -> "DPSGDConfig":
         """The same step with another learning rate; epsilon does not depend on it."""
         return replace(self, learning_rate=learning_rate)
-
-
-class PrivateModel:
-    """A model whose backward pass leaves one gradient per record in `p.grad_sample`.
-
-    Args:
-        model: base model with an adapter attached; what requires a gradient is trained.
-        task: computes one loss per record.
-        device: where the model lives.
-
-    Raises:
-        GateError: if Opacus cannot compute per-example gradients of a trainable module.
-    """
-
-    def __init__(self, model: nn.Module, task: Task, device: torch.device) -> None:
-        for name, parameter in trainable(model):
-            if parameter.dtype != torch.float32:
-                raise ModelError(
-                    f"the trainable parameter {name!r} must be float32, got {parameter.dtype}: "
-                    "norms and noise lose their meaning in lower precision"
-                )
-        self.task = task
-        self.device = device
-        self.adapter = model.to(device)
-        try:
-            self._hooked = GradSampleModule(self.adapter, batch_first=True, loss_reduction="sum")
-        except NotImplementedError as error:
-            raise GateError(
-                f"a trainable module has no per-example gradients in Opacus: {error}"
-            ) from error
-        self._hooked.train()
-
-    def parameters(self) -> list[tuple[str, Any]]:
-        """Trainable parameters by name; Opacus hangs `grad_sample` and `summed_grad` on them."""
-        return list(trainable(self.adapter))
-
-    def per_example_gradients(self, batch: Batch) -> None:
-        """Fill `p.grad_sample`, shape (batch, *p.shape), of every trainable parameter.
-
-        Raises:
-            ModelError: if the task returned something else than one loss per record.
-            GateError: if a parameter got no gradient, or not one per record.
-        """
-        count = len(next(iter(batch.values())))
-        losses = self.losses(batch)
-        _backward(losses)
-        for name, parameter in self.parameters():
-            _require_rows(name, parameter, count)
-        self._zero_non_finite()
-
-    def single_gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Ordinary gradients of the summed losses by name, without any hook: the reference."""
-        self._hooked.disable_hooks()
-        try:
-            for _, parameter in self.parameters():
-                parameter.grad = None
-            _backward(self.losses(batch))
-            return {
-                name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                for name, parameter in self.parameters()
-            }
-        finally:
-            for _, parameter in self.parameters():
-                parameter.grad = None
-            self._hooked.enable_hooks()
-
-    def losses(self, batch: Batch) -> Tensor:
-        """One loss per record, shape (batch,)."""
-        count = len(next(iter(batch.values())))
-        moved = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        losses = self.task.losses(self._hooked, moved)
-        if losses.shape != (count,):
-            raise ModelError(
-                f"the loss must have shape ({count},), one value per record, got "
-                f"{tuple(losses.shape)}: a mean over the batch breaks the sensitivity bound"
-            )
-        return losses
-
-    def forget(self) -> None:
-        """Drop all that an earlier pass left, also one that failed half-way.
-
-        Clients of one process share the model. Opacus keeps activations and counts forward
-        passes until the backward pass; what a failed client left there must neither stop the
-        next one nor flow into its gradients.
-        """
-        for module in self._hooked.modules():
-            if hasattr(module, "activations"):
-                module.activations = []
-            if hasattr(module, "max_batch_len"):
-                del module.max_batch_len
-        for _, parameter in self.parameters():
-            parameter._forward_counter = 0
-            parameter.grad = parameter.grad_sample = parameter.summed_grad = None
-            if hasattr(parameter, "_current_grad_sample"):
-                del parameter._current_grad_sample
-
-    def save_adapter(self, folder: Path) -> None:
-        """Write the trained parameters in PEFT format; the base model is not written."""
-        adapter: Any = self.adapter
-        adapter.save_pretrained(folder, save_embedding_layers=False)
-
-    def _zero_non_finite(self) -> None:
-        samples = [parameter.grad_sample for _, parameter in self.parameters()]
-        finite = torch.stack([g.flatten(1).isfinite().all(dim=1) for g in samples]).all(dim=0)
-        for sample in samples:
-            sample.masked_fill_(~finite.view(-1, *[1] * (sample.dim() - 1)), 0.0)
 
 
 class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -192,43 +95,150 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         optimizer: what moves the parameters.
         config: of the private step.
         noise: secret stream.
+        layers: number of the layer of each parameter, from 0; None: each is a layer.
+        bound: C of the client, where it follows a quantile; None starts at the configured one.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, config: DPSGDConfig, noise: RandomStream
+        self,
+        optimizer: torch.optim.Optimizer,
+        config: DPSGDConfig,
+        noise: NoiseStream,
+        layers: Sequence[int] | None = None,
+        bound: AdaptiveBound | None = None,
     ) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=config.noise_multiplier,
-            max_grad_norm=config.clipping_norm * (1 - _CLIP_MARGIN),
+            max_grad_norm=config.clipping_norm,
             expected_batch_size=config.expected_batch_size,
         )
-        self._noise_std = config.noise_multiplier * config.clipping_norm
+        self._config = config
         self._noise = noise
+        self._layers = range(len(self.params)) if layers is None else layers
+        self._bound = bound or AdaptiveBound.starting(config.clipping_norm)
+        self._present: Tensor | None = None
+        self._count = 0.0
+
+    def set_present(self, present: Tensor | None) -> None:
+        """Which rows of the next physical batch are records, shape (records,); None: all."""
+        self._present = present
 
     def clip_and_accumulate(self) -> None:
         """Scale every record's gradient to at most C and add it to `p.summed_grad`.
 
-        Norms are taken in float64: over millions of entries, a float32 norm falls short by more
-        than any margin.
+        Raises:
+            GateError: if a gradient has not one row for every record of the physical batch.
         """
         samples = [parameter.grad_sample for parameter in self.params]
-        flat = [g.reshape(len(g), math.prod(g.shape[1:])) for g in samples]
-        norms = torch.stack([torch.linalg.vector_norm(g, dim=1, dtype=torch.float64) for g in flat])
-        norms = norms.square().sum(dim=0).sqrt()
-        factors = (self.max_grad_norm / norms.clamp(min=1e-30)).clamp(max=1.0)
-        for parameter, sample in zip(self.params, samples, strict=True):
-            total = torch.einsum("i,i...->...", factors.to(sample.dtype), sample)
+        self._require_rows(samples)
+        squared = squared_norms(samples)
+        factors = clip_factors(self._config.clipping, squared, self._layers, self._bound.current)
+        if self._present is not None:
+            factors = factors * self._present.to(factors.device)
+        for parameter, sample, factor in zip(self.params, samples, factors, strict=True):
+            total = scaled_sum(sample, factor)
             summed = parameter.summed_grad
             parameter.summed_grad = total if summed is None else summed + total
+        if isinstance(self._config.clipping, QuantileClipping):
+            votes = half_votes(squared.sum(dim=0).sqrt(), self._bound.current, self._present)
+            self._count += float(votes.sum())
 
     def add_noise(self) -> None:
         """Put the noised sum of clipped gradients into `p.grad`."""
-        for parameter in self.params:
+        sizes = [parameter.summed_grad.numel() for parameter in self.params]
+        device = self.params[0].summed_grad.device
+        drawn = noise_of_sum(self._config, self._bound, self._noise, sum(sizes), device)
+        for parameter, part in zip(self.params, torch.split(drawn, sizes), strict=True):
             total = parameter.summed_grad
-            normal = torch.from_numpy(self._noise.normal(total.numel())).reshape(total.shape)
-            noise = (self._noise_std * normal).to(device=total.device, dtype=total.dtype)
+            noise = part.to(total.dtype).reshape(total.shape)
             parameter.grad = (total + noise).view_as(parameter)
+        follow_quantile(self._config, self._bound, self._noise, self._count)
+        self._count = 0.0
+
+    def _require_rows(self, samples: Sequence[Any]) -> None:
+        """Opacus accepts one row for a whole batch, and lists that it divides by."""
+        expected = None if self._present is None else len(self._present)
+        for parameter, sample in zip(self.params, samples, strict=True):
+            rows = len(samples[0]) if expected is None else expected
+            if not isinstance(sample, Tensor) or sample.shape != (rows, *parameter.shape):
+                shape = tuple(sample.shape) if isinstance(sample, Tensor) else type(sample).__name__
+                raise GateError(
+                    f"grad_sample must have shape {(rows, *parameter.shape)}, one row for every "
+                    f"record of the physical batch, got {shape}: several records would be clipped "
+                    "as one"
+                )
+
+
+def noise_of_sum(
+    config: DPSGDConfig, bound: AdaptiveBound, noise: NoiseStream, count: int, device: torch.device
+) -> Tensor:
+    """What is added to one step's clipped sum, N(0, sigma^2 C^2), float64, shape (count,)."""
+    multiplier = gradient_noise_multiplier(config.clipping, config.noise_multiplier)
+    return multiplier * bound.current * noise.normal(count, device)
+
+
+def half_votes(norms: Tensor, bound: float | Tensor, present: Tensor | None) -> Tensor:
+    """For each record, +1/2 for a norm within C and -1/2 beyond it; 0 for a row that fills up."""
+    votes = (norms <= bound).double() - 0.5
+    return votes if present is None else votes * present.to(votes.device)
+
+
+def follow_quantile(
+    config: DPSGDConfig, bound: AdaptiveBound, noise: NoiseStream, votes: float
+) -> None:
+    """Let C follow the noised sum of the votes, where it follows a quantile; after the sum's noise.
+
+    Args:
+        config: of the private step.
+        bound: moved.
+        noise: secret stream.
+        votes: sum of `half_votes` over all records of the step.
+    """
+    if isinstance(config.clipping, QuantileClipping):
+        one = float(noise.normal(1, torch.device("cpu")))
+        noised = votes + config.clipping.count_noise * one
+        bound.follow(config.clipping, noised, config.expected_batch_size)
+
+
+def layer_numbers(names: Sequence[str]) -> list[int]:
+    """The number of the layer, from 0, that each named parameter lies in."""
+    layers = [name.rpartition(".")[0] for name in names]
+    numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
+    return [numbers[layer] for layer in layers]
+
+
+def private_optimizer(
+    model: PrivateModel,
+    config: DPSGDConfig,
+    noise: NoiseStream,
+    bound: AdaptiveBound | None = None,
+) -> HiddenNoiseOptimizer:
+    """The optimiser of a private model, fresh: its state does not outlive a round."""
+    named = model.parameters()
+    return HiddenNoiseOptimizer(
+        plain_optimizer([parameter for _, parameter in named], config),
+        config,
+        noise,
+        layers=layer_numbers([name for name, _ in named]),
+        bound=bound,
+    )
+
+
+def plain_optimizer(
+    parameters: Sequence[torch.nn.Parameter], config: DPSGDConfig
+) -> torch.optim.Optimizer:
+    """What moves parameters by their `grad`, as configured."""
+    chosen = config.optimizer
+    if isinstance(chosen, AdamW):
+        return torch.optim.AdamW(
+            parameters,
+            lr=config.learning_rate,
+            betas=(chosen.beta1, chosen.beta2),
+            eps=chosen.epsilon,
+            weight_decay=chosen.weight_decay,
+        )
+    return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=chosen.momentum)
 
 
 def train_round(
@@ -237,7 +247,8 @@ def train_round(
     config: DPSGDConfig,
     *,
     sampling: RandomStream,
-    noise: RandomStream,
+    noise: NoiseStream,
+    bound: AdaptiveBound | None = None,
 ) -> None:
     """Train the model in place for one round of private steps.
 
@@ -247,20 +258,18 @@ def train_round(
         config: of the private step.
         sampling: secret stream that draws the batches.
         noise: secret stream of the noise, another one.
+        bound: C of the client, where it follows a quantile; moved.
     """
     model.forget()
-    parameters = [parameter for _, parameter in model.parameters()]
-    sgd = torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum)
-    optimizer = HiddenNoiseOptimizer(sgd, config, noise)
-    num_records = len(next(iter(encoded.values())))
+    optimizer = private_optimizer(model, config, noise, bound)
     for _ in range(config.steps):
-        drawn = torch.from_numpy(poisson_sample(sampling, num_records, config.sample_rate))
+        drawn = torch.from_numpy(poisson_sample(sampling, num_rows(encoded), config.sample_rate))
         private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
 
 
 def private_step(
     model: PrivateModel,
-    optimizer: DPOptimizer,
+    optimizer: HiddenNoiseOptimizer,
     encoded: Batch,
     drawn: Tensor,
     physical_batch_size: int,
@@ -274,51 +283,17 @@ def private_step(
         drawn: indices of the batch, shape (batch,); may be empty.
         physical_batch_size: records per forward pass.
     """
-    parts = _split(drawn, physical_batch_size)
-    for position, part in enumerate(parts):
-        optimizer.zero_grad()
-        if len(part):
-            model.per_example_gradients(rows(encoded, part))
-        else:
-            for _, parameter in model.parameters():
-                parameter.grad_sample = torch.zeros((0, *parameter.shape), device=parameter.device)
-        optimizer.signal_skip_step(do_skip=position < len(parts) - 1)
-        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def rows(encoded: Batch, indices: Tensor) -> dict[str, Tensor]:
-    """The chosen rows; never cut to the longest of them, which would couple records."""
-    return {name: tensor[indices] for name, tensor in encoded.items()}
-
-
-def physical_batches(encoded: Batch, size: int) -> Iterator[dict[str, Tensor]]:
-    """All rows in order, `size` at a time."""
-    num_records = len(next(iter(encoded.values())))
-    for part in _split(torch.arange(num_records), size):
-        yield rows(encoded, part)
-
-
-def _split(indices: Tensor, size: int) -> list[Tensor]:
-    """Parts of at most `size` indices; one empty part of none."""
-    return list(torch.split(indices, size)) if len(indices) else [indices]
-
-
-def _backward(losses: Tensor) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Full backward hook is firing")
-        torch.autograd.backward(losses.sum())
-
-
-def _require_rows(name: str, parameter: nn.Parameter, count: int) -> None:
-    sample = getattr(parameter, "grad_sample", None)
-    if not isinstance(sample, Tensor):
-        raise GateError(
-            f"the trainable parameter {name!r} got no per-example gradient; it cannot be trained "
-            "privately with this adapter"
-        )
-    if sample.shape != (count, *parameter.shape):
-        raise GateError(
-            f"the per-example gradient of {name!r} has shape {tuple(sample.shape)} for a batch of "
-            f"{count}: several records would be clipped as one"
-        )
+    batches = list(physical_batches(encoded, drawn, physical_batch_size))
+    if not batches:
+        for parameter in optimizer.params:
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+        optimizer.set_present(None)
+        optimizer.step()
+    for position, batch in enumerate(batches):
+        model.per_example_gradients(batch.tensors, batch.present)
+        optimizer.set_present(batch.present)
+        optimizer.signal_skip_step(do_skip=position < len(batches) - 1)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)

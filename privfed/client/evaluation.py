@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from privfed.client.dpsgd import PrivateModel, physical_batches
+from privfed.client.batches import num_rows, rows
+from privfed.client.private_model import PrivateModel
 from privfed.models.tasks import Batch
 
 
@@ -16,12 +17,14 @@ def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> flo
         batch_size: records per forward pass.
     """
     numerator = denominator = 0.0
-    with torch.inference_mode():
-        for batch in physical_batches(encoded, batch_size):
-            cut = _without_padding(batch)
+    model.adapter.eval()
+    with torch.inference_mode(), model.autocast():
+        for part in torch.split(torch.arange(num_rows(encoded)), batch_size):
+            cut = _without_padding(rows(encoded, part))
             moved = {name: tensor.to(model.device) for name, tensor in cut.items()}
             parts = model.task.figure_parts(model.adapter, moved)
             numerator, denominator = numerator + parts[0], denominator + parts[1]
+    model.adapter.train()
     return model.task.figure(numerator, denominator)
 
 

@@ -1,44 +1,61 @@
 """The gate before training: are the per-example gradients of this very model exact?
 
 It runs on made-up texts of different lengths, up to the longest that will be read, with random
-values in every trainable parameter (LoRA starts with B = 0, so every gradient of A is zero in a
-right and in a broken implementation alike), and refuses by the name of the parameter. It is what
-catches PEFT's prompt tuning, whose prompt is embedded once for the whole batch, so that Opacus
-clips the batch as one record.
+numbers added to every trainable parameter (LoRA starts with B = 0, so every gradient of A is zero
+in a right and in a broken implementation alike), with dropout and noise off, and refuses by the
+name of the parameter. It is what catches an adapter that runs once for a whole batch, whose batch
+would be clipped as one record.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from privfed.client.dpsgd import PrivateModel, rows
-from privfed.errors import GateError
+from privfed.client.batches import rows
+from privfed.client.dpsgd import DPSGDConfig, private_optimizer, private_step
+from privfed.client.private_model import PrivateModel
+from privfed.errors import GateError, PrivfedError
+from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, write_vector
 
 _EXAMPLES: Final = 4
 _TOLERANCE: Final = 1e-4
 """Largest accepted error relative to the parameter's largest single gradient."""
+_LOW_PRECISION_TOLERANCE: Final = 0.05
+"""The same where products are rounded to 8 or 11 bits, in another order for another batch."""
+
+_ZERO: Final = 1e-6
+"""Below this share of the model's largest gradient there is nothing but rounding."""
 
 
 def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
     """Refuse a model whose per-example gradients are not those of single backward passes.
 
-    Trainable parameters are overwritten with random values during the check and restored.
+    Random numbers are added to trainable parameters during the check, and taken off again.
 
     Args:
         model: as it will be trained.
-        seed: public; of the random values and the made-up text.
+        seed: public; of the random numbers and the made-up text.
 
     Raises:
         GateError: naming the parameter, if a gradient is missing, zero in the reference, wrong,
-            or changes with another record of the batch.
+            or changes with another record of the batch; or if a step does not move it.
     """
     before = read_vector(model.adapter)
+    generator = torch.Generator().manual_seed(seed)
+    shift = (0.05 * torch.randn(before.size, generator=generator)).numpy()
     try:
-        generator = torch.Generator().manual_seed(seed)
-        write_vector(model.adapter, (0.05 * torch.randn(before.size, generator=generator)).numpy())
-        _compare(model, seed)
+        with _dropout_off(model.adapter):
+            write_vector(model.adapter, before + shift)
+            batch, changed = _made_up(model, seed)
+            _require_repeatable(model, batch)
+            _compare(model, batch, changed)
+            _require_moves(model, batch)
+    except PrivfedError:
+        raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
         raise GateError(
             "the model cannot be run with per-example gradients; on made-up text it failed with "
@@ -49,40 +66,102 @@ def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
         model.forget()
 
 
-def _compare(model: PrivateModel, seed: int) -> None:
+def _made_up(model: PrivateModel, seed: int) -> tuple[Batch, Batch]:
+    """Two batches that differ in their last record alone."""
     records = model.task.synthetic(_EXAMPLES, seed)
     other = model.task.synthetic(_EXAMPLES, seed + 1)
     tokenizer = model.task.tokenizer()
-    batch = model.task.collate(tokenizer, records)
+    collate = model.task.collate
+    return collate(tokenizer, records), collate(tokenizer, [*records[:-1], other[0]])
+
+
+def _require_repeatable(model: PrivateModel, batch: Batch) -> None:
+    """Refuse a model that draws from torch's generator, whose seed anyone may know."""
+    found = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            found.append(model.record_losses(model.adapter, batch))
+    if not torch.equal(*found):
+        raise GateError(
+            "the model draws random numbers of its own (dropout inside a function?); switch that "
+            "off: such numbers are neither secret nor independent from record to record"
+        )
+
+
+def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
     claimed = _gradients(model, batch)
     single = [
         model.single_gradients(rows(batch, torch.tensor([index]))) for index in range(_EXAMPLES)
     ]
-    changed = _gradients(model, model.task.collate(tokenizer, [*records[:-1], other[0]]))
+    beside = _gradients(model, changed)
+    tolerance = _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
+    references = {name: torch.stack([each[name] for each in single]) for name in claimed}
+    largest = max(float(reference.abs().max()) for reference in references.values())
     for name, samples in claimed.items():
-        reference = torch.stack([gradients[name] for gradients in single])
+        reference = references[name]
         scale = float(reference.abs().max())
-        if not scale > 0:
+        if not scale > _ZERO * largest:
             raise GateError(
                 f"the trainable parameter {name!r} does not influence any loss; "
                 "freeze it or leave it out of the adapter"
             )
-        _require_close(name, samples, reference, scale, "differs from a single backward pass")
-        _require_close(
-            name, changed[name][:-1], samples[:-1], scale, "depends on another record's text"
-        )
+        error = float((samples - reference).abs().max()) / scale
+        _require_close(name, error, tolerance, "differs from a single backward pass")
+        error = float((beside[name][:-1] - samples[:-1]).abs().max()) / scale
+        _require_close(name, error, tolerance, "depends on another record's text")
 
 
-def _gradients(model: PrivateModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _require_moves(model: PrivateModel, batch: Batch) -> None:
+    """Refuse a model of which a step with noise off leaves a parameter where it was."""
+    before = {name: parameter.detach().clone() for name, parameter in model.parameters()}
+    config = DPSGDConfig(
+        noise_multiplier=1.0,
+        sample_rate=1.0,
+        clipping_norm=1e3,
+        expected_batch_size=1,
+        steps=1,
+        learning_rate=1.0,
+        physical_batch_size=_EXAMPLES - 1,
+    )
+    model.forget()
+    optimizer = private_optimizer(model, config, _Silence())
+    private_step(model, optimizer, batch, torch.arange(_EXAMPLES), config.physical_batch_size)
+    for name, parameter in model.parameters():
+        if torch.equal(parameter, before[name]):
+            raise GateError(f"a training step does not move the trainable parameter {name!r}")
+
+
+class _Silence:
+    """Noise that is off."""
+
+    def normal(self, count: int, device: torch.device) -> Tensor:
+        """Zeros, shape (count,)."""
+        return torch.zeros(count, dtype=torch.float64, device=device)
+
+
+@contextmanager
+def _dropout_off(model: nn.Module) -> Iterator[None]:
+    layers = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    shares = [layer.p for layer in layers]
+    try:
+        for layer in layers:
+            layer.p = 0.0
+        yield
+    finally:
+        for layer, share in zip(layers, shares, strict=True):
+            layer.p = share
+
+
+def _gradients(model: PrivateModel, batch: Batch) -> dict[str, Tensor]:
     model.forget()
     model.per_example_gradients(batch)
     return {name: parameter.grad_sample.clone() for name, parameter in model.parameters()}
 
 
-def _require_close(name: str, found: Tensor, expected: Tensor, scale: float, what: str) -> None:
-    error = float((found - expected).abs().max()) / scale
-    if not error <= _TOLERANCE:
+def _require_close(name: str, error: float, tolerance: float, what: str) -> None:
+    if not error <= tolerance:
         raise GateError(
             f"the per-example gradient of {name!r} {what} (relative error {error:.1e}, at most "
-            f"{_TOLERANCE:.0e} is accepted); training it would not be private"
+            f"{tolerance:.0e} is accepted); training it would not be private"
         )

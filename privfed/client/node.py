@@ -15,9 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Budget, Ledger, PoissonGaussian, ScheduleFilter, epsilon
-from privfed.client.dpsgd import DPSGDConfig, PrivateModel, train_round
-from privfed.client.randomness import Coins
+from accountants import Budget, Ledger, PoissonGaussian, Reservation, ScheduleFilter, epsilon
+from privfed.client.clipping import AdaptiveBound
+from privfed.client.dpsgd import DPSGDConfig, train_round
+from privfed.client.private_model import PrivateModel
+from privfed.client.randomness import Coins, FastNoise, NoiseStream, SecureNoise
+from privfed.client.stacked import LocalRound
 from privfed.config import TrainingConfig
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
@@ -95,11 +98,13 @@ class ClientNode:
         encoded: the records as tensors.
         config: of the private step, without the round's learning rate.
         training: from which the client takes that rate.
+        secure_noise: whether noise comes from a cryptographic stream, number by number.
         rounds: planned.
         ledger: of this client and data set.
         filter: admits a release or refuses it.
         coins: where the secret streams come from.
         log: local; causes of failures go here and nowhere else.
+        bound: clipping norm, where it follows a quantile from step to step.
     """
 
     id: str
@@ -108,11 +113,13 @@ class ClientNode:
     encoded: Batch = field(repr=False)
     config: DPSGDConfig
     training: TrainingConfig
+    secure_noise: bool
     rounds: int
     ledger: Ledger
     filter: ScheduleFilter
     coins: Coins
     log: Logger
+    bound: AdaptiveBound
 
     def train(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> None:
         """Train one round and commit its numbers, unless that was done before a crash.
@@ -127,15 +134,56 @@ class ClientNode:
             accountants.BudgetExceededError: if the round would exceed the budget; nothing was
                 drawn or spent.
         """
+        reservation = self.reserve(plan)
+        if reservation is not None:
+            self.commit(reservation, self._update(plan, state), codec)
+
+    def reserve(self, plan: RoundPlan) -> Reservation | None:
+        """Set the round's budget aside, durably; this comes before any coin is drawn.
+
+        Returns:
+            What `commit` takes; None if the round was committed before a crash.
+
+        Raises:
+            RoundLostError, accountants.BudgetExceededError: as for `train`.
+        """
         status = self.ledger.status(plan.run, plan.round)
         if status == "committed":
-            return
+            return None
         if status == "reserved":
             raise RoundLostError(f"round {plan.round} was begun before a crash; it is counted")
-        release = [self.release()]
-        reservation = self.ledger.reserve(plan.run, plan.round, release, self.filter.admit)
-        update = self._numbers(plan, state, codec).tobytes()
-        self.ledger.commit(reservation.id, release, os.urandom(_SALT_BYTES) + update)
+        return self.ledger.reserve(plan.run, plan.round, [self.release()], self.filter.admit)
+
+    def local_round(self, plan: RoundPlan, state: NDArray[np.float32]) -> LocalRound:
+        """What this client brings to the private steps of a round: fresh secret streams.
+
+        Args:
+            plan: of the round, which must be reserved.
+            state: global adapter, shape (params,).
+        """
+        if vector_digest(state) != plan.base_digest:
+            raise PrivfedError("the global state is not the one that the round plan names")
+        rate = self.training.learning_rate_of(plan.round, self.rounds)
+        return LocalRound(
+            encoded=self.encoded,
+            config=self.config.with_learning_rate(rate),
+            sampling=self.coins.stream(self.id, "sampling"),
+            noise=self._noise(),
+            bound=self.bound,
+        )
+
+    def commit(self, reservation: Reservation, update: NDArray[np.float64], codec: Codec) -> None:
+        """Round an update to the numbers that will be summed, and commit them.
+
+        Args:
+            reservation: of the round.
+            update: trained minus received parameters, shape (params,).
+            codec: how the update becomes numbers.
+        """
+        rounding = self.coins.stream(self.id, "rounding")
+        numbers = codec.encoding.encode(codec.weight * update, rounding.uniform).tobytes()
+        outgoing = os.urandom(_SALT_BYTES) + numbers
+        self.ledger.commit(reservation.id, [self.release()], outgoing)
 
     def hide(self, agreed: Terms, key: bytes | None, codec: Codec) -> bytes:
         """The message that may leave: the committed numbers of a round, encrypted and signed.
@@ -183,24 +231,23 @@ class ClientNode:
             raise RoundLostError(f"round {terms.round} was sent and is closed")
         return np.frombuffer(committed, dtype=codec.encoding.dtype, offset=_SALT_BYTES)
 
-    def _numbers(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> NDArray[Any]:
-        if vector_digest(state) != plan.base_digest:
-            raise PrivfedError("the global state is not the one that the round plan names")
-        update = self._update(plan, state)
-        rounding = self.coins.stream(self.id, "rounding")
-        return codec.encoding.encode(codec.weight * update, rounding.uniform)
-
     def _update(self, plan: RoundPlan, state: NDArray[np.float32]) -> NDArray[np.float64]:
         """Trained minus received parameters, shape (params,)."""
+        mine = self.local_round(plan, state)
         write_vector(self.model.adapter, state)
         train_round(
             self.model,
-            self.encoded,
-            self.config.with_learning_rate(self.training.learning_rate_of(plan.round, self.rounds)),
-            sampling=self.coins.stream(self.id, "sampling"),
-            noise=self.coins.stream(self.id, "noise"),
+            mine.encoded,
+            mine.config,
+            sampling=mine.sampling,
+            noise=mine.noise,
+            bound=mine.bound,
         )
         return read_vector(self.model.adapter).astype(np.float64) - state.astype(np.float64)
+
+    def _noise(self) -> NoiseStream:
+        stream = self.coins.stream(self.id, "noise")
+        return SecureNoise(stream) if self.secure_noise else FastNoise(stream)
 
     def epsilon_spent(self) -> float:
         """Epsilon of everything in the ledger, at the budget's delta."""

@@ -56,17 +56,36 @@ def collect_updates(
     for node in nodes:
         try:
             node.train(plan, state, codecs[node.id])
-            begun = time.perf_counter()
-            message = node.hide(opening.agreed, opening.key, codecs[node.id])
-            hidden = time.perf_counter()
-            aggregator.receive(message)
-            collected.messages[node.id] = message
-            collected.client_seconds += hidden - begun
-            collected.aggregator_seconds += time.perf_counter() - hidden
+            send_update(node, opening, codecs[node.id], aggregator, collected)
         except Exception:
             node.log.exception("round %d: did not take part", plan.round)
         on_client(node.id)
     return collected
+
+
+def send_update(
+    node: ClientNode,
+    opening: Opening,
+    codec: Codec,
+    aggregator: Aggregator,
+    collected: Collected,
+) -> None:
+    """Let a client hide what it committed, and hand its message to the aggregator.
+
+    Args:
+        node: the client.
+        opening: terms of the round, and its public key where there is one.
+        codec: how its update is hidden.
+        aggregator: receives bytes.
+        collected: where message and seconds are noted.
+    """
+    begun = time.perf_counter()
+    message = node.hide(opening.agreed, opening.key, codec)
+    hidden = time.perf_counter()
+    aggregator.receive(message)
+    collected.messages[node.id] = message
+    collected.client_seconds += hidden - begun
+    collected.aggregator_seconds += time.perf_counter() - hidden
 
 
 def collect_answers(

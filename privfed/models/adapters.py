@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 import torch
 from peft import (
+    IA3Config,
     LoraConfig,
     PeftConfig,
     PeftModel,
     PrefixTuningConfig,
+    PromptEncoderConfig,
     PromptTuningConfig,
     TaskType,
     get_peft_model,
@@ -20,12 +22,13 @@ from torch import nn
 
 from privfed.config import require_count, require_positive
 from privfed.errors import ConfigError, ModelError
+from privfed.models.prompt import embed_prompt_for_every_record
 
 
 class Adapter(Protocol):
     """What is trained on top of the frozen base model."""
 
-    def attach(self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int) -> PeftModel:
+    def attach(self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int) -> nn.Module:
         """Wrap `model`; new weights come from the public seed. Everything else is frozen."""
         ...
 
@@ -43,6 +46,8 @@ class LoRA:
         target_modules: names of the linear modules, e.g. ("query", "value").
         layers: indices of the blocks that are adapted; None adapts all.
         alpha: scale of the product; None means alpha = r, a scale of one.
+        dropout: share of the inputs of A that is dropped in training, in [0, 1).
+        rank_stabilized: scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732).
 
     Reference:
         Hu et al. 2021, arXiv:2106.09685.
@@ -52,10 +57,14 @@ class LoRA:
     target_modules: tuple[str, ...]
     layers: tuple[int, ...] | None = None
     alpha: float | None = None
+    dropout: float = 0.0
+    rank_stabilized: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
         require_count(rank=self.rank)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}")
         if not self.target_modules:
             raise ConfigError("target_modules must name at least one module, e.g. ('query',)")
         if self.layers is not None and not self.layers:
@@ -68,7 +77,8 @@ class LoRA:
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self._alpha,
-            lora_dropout=0.0,
+            lora_dropout=self.dropout,
+            use_rslora=self.rank_stabilized,
             target_modules=list(self.target_modules),
             layers_to_transform=None if self.layers is None else list(self.layers),
             modules_to_save=list(modules_to_save) or None,
@@ -84,6 +94,8 @@ class LoRA:
             "alpha": self._alpha,
             "target_modules": list(self.target_modules),
             "layers": "all" if self.layers is None else list(self.layers),
+            "dropout": self.dropout,
+            "rank_stabilized": self.rank_stabilized,
         }
 
     @property
@@ -113,11 +125,39 @@ class PeftAdapter:
 
     @classmethod
     def prompt_tuning(cls, num_virtual_tokens: int) -> "PeftAdapter":
-        """PEFT's prompt tuning (Lester et al. 2021, arXiv:2104.08691); the gate refuses it."""
+        """Trained embeddings in front of every text (Lester et al. 2021, arXiv:2104.08691)."""
         require_count(num_virtual_tokens=num_virtual_tokens)
         return cls(
             config=PromptTuningConfig(
                 task_type=TaskType.CAUSAL_LM, num_virtual_tokens=num_virtual_tokens
+            )
+        )
+
+    @classmethod
+    def p_tuning(cls, num_virtual_tokens: int, width: int) -> "PeftAdapter":
+        """A soft prompt from a trained network of the given width (Liu et al. 2021, 2103.10385)."""
+        require_count(num_virtual_tokens=num_virtual_tokens, width=width)
+        return cls(
+            config=PromptEncoderConfig(
+                task_type=TaskType.CAUSAL_LM,
+                num_virtual_tokens=num_virtual_tokens,
+                encoder_hidden_size=width,
+            )
+        )
+
+    @classmethod
+    def ia3(
+        cls, target_modules: tuple[str, ...], feedforward_modules: tuple[str, ...] = ()
+    ) -> "PeftAdapter":
+        """Trained scales of activations (Liu et al. 2022, arXiv:2205.05638).
+
+        Args:
+            target_modules: linear modules whose outputs are scaled.
+            feedforward_modules: those among them whose inputs are scaled instead.
+        """
+        return cls(
+            config=IA3Config(
+                target_modules=list(target_modules), feedforward_modules=list(feedforward_modules)
             )
         )
 
@@ -186,6 +226,7 @@ def _attach(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
                 f"the adapter (target_modules = {getattr(config, 'target_modules', None)}) does "
                 f"not fit this model: {error}"
             ) from error
+    embed_prompt_for_every_record(wrapped)
     if not any(parameter.requires_grad for parameter in wrapped.parameters()):
         raise ModelError("the adapter leaves nothing to train; check target_modules and layers")
     return wrapped

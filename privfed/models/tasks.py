@@ -23,6 +23,13 @@ from privfed.models.load import load_pretrained, load_tokenizer
 
 Batch = Mapping[str, Tensor]
 
+EXAMPLE_WEIGHT = "example_weight"
+"""Where a record has several examples: their weights in its loss, shape (records, examples).
+
+The other tensors then have shape (records, examples, ...). Weights of a record add up to one, and
+an example that only fills up has weight zero.
+"""
+
 
 class Task(Protocol):
     """What a federation needs to know about its model."""
@@ -129,7 +136,8 @@ class SentenceClassifier(nn.Module):
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        logits: Tensor = self.head(self.logit_scale * F.normalize(mean, dim=-1))
+        unit = self.logit_scale * F.normalize(mean, dim=-1)
+        logits: Tensor = self.head(unit.to(self.head.weight.dtype))
         return logits
 
 
@@ -188,7 +196,7 @@ class Classification:
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy of each record, shape (batch,)."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return F.cross_entropy(logits, batch["labels"], reduction="none")
+        return F.cross_entropy(logits.float(), batch["labels"], reduction="none")
 
     def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
         """Right answers and records."""

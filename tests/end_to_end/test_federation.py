@@ -478,14 +478,17 @@ class TestRefusedBeforeAnyBudgetIsSpent:
         with pytest.raises(DataError, match="holds no records"):
             Client(id="a", records=(), public_size=10, dataset="d")
 
-    def test_prompt_tuning(self, make_federation, llama_folder, tmp_path):
+    def test_an_adapter_without_exact_gradients(self, make_federation, llama_folder, tmp_path):
+        from peft import LoraConfig
+
         from privfed import CausalLanguageModel
 
+        config = LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
         federation = make_federation(
             model=CausalLanguageModel(base=llama_folder, max_length=16),
-            adapter=PeftAdapter.prompt_tuning(4),
+            adapter=PeftAdapter(config=config),
         )
-        with pytest.raises(GateError, match="prompt_encoder"):
+        with pytest.raises(GateError, match=r"lora_magnitude_vector.*DoRA"):
             federation.run(tmp_path / "run")
 
     def test_a_budget_too_small_for_one_round(self, make_federation, tmp_path):

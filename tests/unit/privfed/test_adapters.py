@@ -129,6 +129,8 @@ class TestLoRA:
             "alpha": 2.0,
             "target_modules": ["q", "v"],
             "layers": [1],
+            "dropout": 0.0,
+            "rank_stabilized": False,
         }
         assert QV.describe()["layers"] == "all"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accountants import Budget, Neighbouring
-from privfed import BFV, Plain, PrivacyConfig, TrainingConfig
+from privfed import BFV, SGD, Plain, PrivacyConfig, TrainingConfig
 from privfed.config import Custody, FixedPoint, Summation, require_count, require_positive
 from privfed.errors import ConfigError
 
@@ -43,7 +43,7 @@ class TestChecks:
 
 class TestPrivacyConfig:
     def test_what_a_guarantee_depends_on_has_no_default(self):
-        optional = {"clipping_norm", "steps_per_round"}
+        optional = {"clipping_norm", "steps_per_round", "clipping", "secure_noise"}
         without = {field.name for field in fields(PrivacyConfig)} - optional
         assert without == {"budget", "neighbouring", "record", "expected_batch_size"}
         for name in without:
@@ -121,7 +121,7 @@ class TestTrainingConfig:
     @pytest.mark.parametrize("value", [-0.1, 1.0, 2.0, float("nan")])
     def test_momentum(self, value):
         with pytest.raises(ConfigError, match="momentum"):
-            TrainingConfig(learning_rate=1.0, momentum=value)
+            SGD(momentum=value)
 
     @pytest.mark.parametrize("value", NO_COUNT)
     def test_physical_batch_size(self, value):

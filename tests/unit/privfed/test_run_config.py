@@ -15,6 +15,7 @@ from accountants import Budget
 from privfed import (
     BFV,
     CKKS,
+    SGD,
     CausalLanguageModel,
     Classification,
     FedAvg,
@@ -157,7 +158,10 @@ class TestAWholeConfiguration:
             rank=2, target_modules=("query", "value"), layers=(1,), alpha=5.0
         )
         assert federation.training == TrainingConfig(
-            learning_rate=0.5, final_learning_rate=0.25, momentum=0.5, physical_batch_size=8
+            learning_rate=0.5,
+            final_learning_rate=0.25,
+            optimizer=SGD(momentum=0.5),
+            physical_batch_size=8,
         )
         assert federation.encryption == Plain(bits=10, public_range=2.0, follow_released=True)
         assert type(federation.encryption) is Plain
@@ -375,7 +379,7 @@ class TestOtherChoices:
         assert federation.held_out[0].label is None
         assert type(federation.strategy) is FedAvg
 
-    def test_prompt_tuning_is_read_for_the_gate_to_refuse(self, load, settings):
+    def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
         assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
 
@@ -533,7 +537,7 @@ WRONG_VALUE = [
     ("privacy/steps_per_round", 0, "steps_per_round"),
     ("privacy/clients/south/epsilon", 0, "epsilon"),
     ("privacy/clients/moon", {"epsilon": 1, "delta": 1e-3}, "moon"),
-    ("adapter/kind", "ia3", "'lora', 'prefix-tuning' or 'prompt-tuning'"),
+    ("adapter/kind", "dora", "'lora', 'prefix-tuning', 'prompt-tuning'"),
     ("adapter/rank", 0, "rank"),
     ("adapter/target_modules", [], "target_modules"),
     ("adapter/layers", [], "layers"),
