@@ -18,7 +18,6 @@ cancel them. `min_clients` counts enrolled identities.
 """
 
 import hashlib
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from privfed.custody.round_key import (
     public_tags,
     statement_digest,
 )
+from privfed.durable import write_durably
 from privfed.encryption import packing, residues
 from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.bitpacking import pack_rows
@@ -322,18 +322,7 @@ class KeyHolder:
     def _keep(self, run: str, message: bytes) -> None:
         """Keep a result durably before it is sent."""
         self._results.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._result_path(run)
-        half_made = path.with_suffix(".part")
-        with half_made.open("wb") as file:
-            file.write(message)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half_made, path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_durably(self._result_path(run), message)
 
     def _result_path(self, run: str) -> Path:
         return self._results / f"{hashlib.sha256(run.encode()).hexdigest()}.result"
