@@ -1,8 +1,9 @@
 """How the updates of a run are summed: keys, ciphers and parameters, seen from all sides."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.engines.links import AddressLink, ProcessLink
 from privfed.errors import ConfigError, IdentityError
+from privfed.identity.keys import Identity
+from privfed.identity.roster import Roster
 from privfed.interfaces import Adder, Cipher, Encoding
 from privfed.messages import RoundPlan, Terms
 from privfed.parties import Parties
@@ -209,27 +212,46 @@ def _bfv(public: Public, summation: BFV, parties: Parties, state: Path) -> SumCh
     if summation.custody is Custody.KEY_HOLDER:
         return _held(public, summation, parties, parameters, state)
     context, shape = shared_context(parameters), frames.ciphertext_shape(parameters)
-    secrets, message = _shared_secrets(public, parties, parameters.to_json(), context, shape)
-    opened = OpenedRounds(opened_path(state, public.run))
-    roster, least = parties.roster, public.min_clients
-    ciphers: dict[str, Cipher] = {
-        client: SharedKeyCipher(parameters, secret, roster, least, opened, parties.clients[client])
-        for client, secret in secrets.items()
-    }
-    return _shared(public, summation, parties, parameters, ciphers, secrets, message, opened)
+    cipher = partial(SharedKeyCipher, parameters)
+    return _shared(public, summation, parties, state, parameters, context, shape, cipher)
 
 
 def _ckks(public: Public, summation: CKKS, parties: Parties, state: Path) -> SumChannel:
     parameters = derive_ckks(num_clients=len(public.weights), num_params=public.num_params)
     context, shape = ckks_context(COEFF_MODULUS), ckks_shape(parameters)
+    cipher = partial(CKKSCipher, parameters)
+    return _shared(public, summation, parties, state, parameters, context, shape, cipher)
+
+
+def _shared(
+    public: Public,
+    summation: Summation,
+    parties: Parties,
+    state: Path,
+    parameters: BFVParameters | CKKSParameters,
+    context: Any,
+    shape: frames.Shape,
+    cipher: Callable[[SharedSecret, Roster, int, OpenedRounds, Identity], Cipher],
+) -> SumChannel:
+    """Clients that share one key; `cipher` makes the side of one of them."""
     secrets, message = _shared_secrets(public, parties, parameters.to_json(), context, shape)
     opened = OpenedRounds(opened_path(state, public.run))
     roster, least = parties.roster, public.min_clients
-    ciphers: dict[str, Cipher] = {
-        client: CKKSCipher(parameters, secret, roster, least, opened, parties.clients[client])
-        for client, secret in secrets.items()
-    }
-    return _shared(public, summation, parties, parameters, ciphers, secrets, message, opened)
+    return SumChannel(
+        public=public,
+        summation=summation,
+        parties=parties,
+        ciphers={
+            client: cipher(secret, roster, least, opened, parties.clients[client])
+            for client, secret in secrets.items()
+        },
+        custodian=ClientsAgree(parties.aggregator, roster),
+        parameters=parameters.to_json(),
+        encryption=parameters,
+        key={"key_id": secrets[parties.key_maker].key_id, "software": software()},
+        setup_bytes=len(message),
+        opened=opened,
+    )
 
 
 def _shared_secrets(
@@ -258,30 +280,6 @@ def _shared_secrets(
                 shape=shape,
             )
     return secrets, message
-
-
-def _shared(
-    public: Public,
-    summation: Summation,
-    parties: Parties,
-    parameters: BFVParameters | CKKSParameters,
-    ciphers: Mapping[str, Cipher],
-    secrets: Mapping[str, SharedSecret],
-    message: bytes,
-    opened: OpenedRounds,
-) -> SumChannel:
-    return SumChannel(
-        public=public,
-        summation=summation,
-        parties=parties,
-        ciphers=ciphers,
-        custodian=ClientsAgree(parties.aggregator, parties.roster),
-        parameters=parameters.to_json(),
-        encryption=parameters,
-        key={"key_id": secrets[parties.key_maker].key_id, "software": software()},
-        setup_bytes=len(message),
-        opened=opened,
-    )
 
 
 def _held(

@@ -38,6 +38,42 @@ State = Annotated[
     typer.Option("--state", help="Where clients keep their ledgers (default: user state folder)."),
 ]
 
+HolderIdentity = Annotated[
+    Path, typer.Option("--identity", help="Private identity file of the key holder.")
+]
+SignedRoster = Annotated[Path, typer.Option("--roster", help="Signed roster of the federation.")]
+AuthorityKey = Annotated[
+    str,
+    typer.Option(
+        "--authority",
+        help="Public file of the authority that signed the roster, or its public key as 64 "
+        "hex digits; not from whoever sent the roster.",
+    ),
+]
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "--results",
+        help="Folder for the last result of each run, so that no round is decrypted twice "
+        "(default: in the user state folder).",
+    ),
+]
+MinClients = Annotated[
+    int,
+    typer.Option(
+        "--min-clients",
+        help="Fewest contributions of a sum that is decrypted, whatever the aggregator asks.",
+    ),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="HOST:PORT",
+        help="Where to listen; without it, messages come on standard input.",
+    ),
+]
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -95,41 +131,12 @@ def run(
 
 @app.command(name="key-holder")
 def key_holder(
-    identity: Annotated[
-        Path, typer.Option("--identity", help="Private identity file of the key holder.")
-    ],
-    roster: Annotated[Path, typer.Option("--roster", help="Signed roster of the federation.")],
-    authority: Annotated[
-        str,
-        typer.Option(
-            "--authority",
-            help="Public file of the authority that signed the roster, or its public key as 64 "
-            "hex digits; not from whoever sent the roster.",
-        ),
-    ],
-    results: Annotated[
-        Path | None,
-        typer.Option(
-            "--results",
-            help="Folder for the last result of each run, so that no round is decrypted twice "
-            "(default: in the user state folder).",
-        ),
-    ] = None,
-    min_clients: Annotated[
-        int,
-        typer.Option(
-            "--min-clients",
-            help="Fewest contributions of a sum that is decrypted, whatever the aggregator asks.",
-        ),
-    ] = 3,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            "--listen",
-            metavar="HOST:PORT",
-            help="Where to listen; without it, messages come on standard input.",
-        ),
-    ] = None,
+    identity: HolderIdentity,
+    roster: SignedRoster,
+    authority: AuthorityKey,
+    results: Results = None,
+    min_clients: MinClients = 3,
+    listen: Listen = None,
 ) -> None:
     """Hold the key of a federation: a new one each round, and one verified sum decrypted with it.
 

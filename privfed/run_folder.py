@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
+from privfed.durable import write_durably
 from privfed.errors import RunFolderError
 from privfed.reports.build import software_versions
-from privfed.server.checkpoint import Checkpoint, load_latest, save_checkpoint, write_durably
+from privfed.server.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 SCHEMA: Final = 1
 _LOCK: Final = ".lock"

@@ -14,8 +14,8 @@ from privfed.encryption import frames
 from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, verified
-from privfed.messages import Blob, Terms, canonical_json, envelope_bytes
+from privfed.identity.signing import exact_values, signed_message, verified
+from privfed.messages import Blob, Terms, canonical_json
 
 KEY_KIND: Final = "shared-key"
 
@@ -37,11 +37,10 @@ def share_secret(secret: SharedSecret, maker: Identity, roster: Roster, terms: T
         )
         for party in clients
     }
-    return envelope_bytes(
-        maker.sign,
+    return signed_message(
+        maker,
         terms,
-        sender=maker.party.name,
-        kind=KEY_KIND,
+        KEY_KIND,
         manifest={"key_id": secret.key_id, "software": software()},
         blobs=blobs,
     )

@@ -18,7 +18,6 @@ cancel them. `min_clients` counts enrolled identities.
 """
 
 import hashlib
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from privfed.custody.round_key import (
     public_tags,
     statement_digest,
 )
+from privfed.durable import write_durably
 from privfed.encryption import packing, residues
 from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.bitpacking import pack_rows
@@ -57,9 +57,10 @@ from privfed.identity.signing import (
     require_signature,
     require_terms,
     require_values,
+    signed_message,
     verified,
 )
-from privfed.messages import Blob, Envelope, Terms, envelope_bytes
+from privfed.messages import Blob, Envelope, Terms
 
 OPEN_ROUND: Final = "open-round"
 SUM_KIND: Final = "sum"
@@ -164,7 +165,9 @@ class KeyHolder:
         self._rounds[agreed.run] = _Round(
             agreed=agreed, terms=terms, parameters=parameters, key=key
         )
-        return self._signed(terms, ROUND_KEY, blobs={PUBLIC_KEY: key.public_bytes()})
+        return signed_message(
+            self._identity, terms, ROUND_KEY, blobs={PUBLIC_KEY: key.public_bytes()}
+        )
 
     def _make_room(self) -> None:
         """Give up the round that was opened first, where very many runs have one open."""
@@ -210,7 +213,7 @@ class KeyHolder:
             "sum": statement_digest(envelope.statement),
             "contributors": names,
         }
-        message = self._signed(terms, CHALLENGE, manifest=stated)
+        message = signed_message(self._identity, terms, CHALLENGE, manifest=stated)
         current.committed = _Committed(
             contributors=names,
             polynomials=polynomials,
@@ -271,7 +274,8 @@ class KeyHolder:
             sums = _decrypted(current, committed)
         finally:
             current.key.destroy()
-        message = self._signed(
+        message = signed_message(
+            self._identity,
             current.terms,
             RESULT,
             manifest={"contributors": committed.contributors},
@@ -279,23 +283,6 @@ class KeyHolder:
         )
         self._keep(current.agreed.run, message)
         return message
-
-    def _signed(
-        self,
-        terms: Terms,
-        kind: str,
-        *,
-        manifest: dict[str, object] | None = None,
-        blobs: dict[str, bytes] | None = None,
-    ) -> bytes:
-        return envelope_bytes(
-            self._identity.sign,
-            terms,
-            sender=self._identity.party.name,
-            kind=kind,
-            manifest=manifest,
-            blobs=blobs,
-        )
 
     def _finished(self, agreed: Terms) -> bytes | None:
         """The result of this round if it is over; a round before the last is refused."""
@@ -322,18 +309,7 @@ class KeyHolder:
     def _keep(self, run: str, message: bytes) -> None:
         """Keep a result durably before it is sent."""
         self._results.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._result_path(run)
-        half_made = path.with_suffix(".part")
-        with half_made.open("wb") as file:
-            file.write(message)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half_made, path)
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_durably(self._result_path(run), message)
 
     def _result_path(self, run: str) -> Path:
         return self._results / f"{hashlib.sha256(run.encode()).hexdigest()}.result"

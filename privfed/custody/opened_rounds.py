@@ -7,9 +7,9 @@ again, and the same sum comes out.
 """
 
 import json
-import os
 from pathlib import Path
 
+from privfed.durable import write_durably
 from privfed.errors import EncryptionError
 
 
@@ -60,14 +60,4 @@ class OpenedRounds:
 
     def _write(self, values: dict[str, object]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        half_made = self._path.with_suffix(".part")
-        with half_made.open("w", encoding="utf-8") as file:
-            json.dump(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half_made, self._path)
-        descriptor = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_durably(self._path, json.dumps(values).encode())

@@ -27,9 +27,9 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, verified
+from privfed.identity.signing import exact_values, signed_message, verified
 from privfed.interfaces import OpenedSum
-from privfed.messages import LEDGER, Blob, Statement, Terms, envelope_bytes
+from privfed.messages import LEDGER, Blob, Statement, Terms
 
 ROUND_KEY: Final = "round-key"
 CHALLENGE: Final = "challenge"
@@ -141,11 +141,10 @@ class RoundKeyCipher:
             residues.from_rows(rows[start : start + _AT_ONCE], bits)
             for start in range(0, count, _AT_ONCE)
         )
-        return envelope_bytes(
-            self._identity.sign,
+        return signed_message(
+            self._identity,
             terms,
-            sender=self._identity.party.name,
-            kind=ANSWER,
+            ANSWER,
             manifest={
                 "challenge": statement_digest(asked.statement),
                 "values": [str(value) for value in values],

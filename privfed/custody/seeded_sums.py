@@ -27,8 +27,8 @@ from privfed.identity.contributions import (
 )
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, own_values, verified
-from privfed.messages import Blob, Blobs, Envelope, Terms, envelope_bytes
+from privfed.identity.signing import exact_values, own_values, signed_message, verified
+from privfed.messages import Blob, Blobs, Envelope, Terms
 
 SUM_KIND: Final = "sum"
 
@@ -126,13 +126,7 @@ class SeededSums:
             )
         if self._opened is not None:
             self._opened.require(terms.round, tuple(c.client for c in contributions))
-        return envelope_bytes(
-            self._identity.sign,
-            terms,
-            sender=name,
-            kind=AGREED,
-            manifest={LISTING: digest},
-        )
+        return signed_message(self._identity, terms, AGREED, manifest={LISTING: digest})
 
     def read(self, terms: Terms, message: Blob) -> SeededSum:
         """Check a message and take the sum out of it. A round whose sum was read is over.

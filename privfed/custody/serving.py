@@ -20,7 +20,8 @@ from privfed import framing
 from privfed.custody.key_holder import KeyHolder
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
-from privfed.messages import Terms, envelope_bytes
+from privfed.identity.signing import signed_message
+from privfed.messages import Terms
 
 REFUSAL: Final = "refusal"
 LOG: Final = logging.getLogger("privfed.key_holder")
@@ -123,10 +124,4 @@ def serve_address(
 
 def _refusal(identity: Identity, message: bytes, reason: str) -> bytes:
     terms = Terms(run="", round=0, manifest={"of": hashlib.sha256(message).hexdigest()})
-    return envelope_bytes(
-        identity.sign,
-        terms,
-        sender=identity.party.name,
-        kind=REFUSAL,
-        manifest={"reason": reason},
-    )
+    return signed_message(identity, terms, REFUSAL, manifest={"reason": reason})

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from privfed.config import Custody, require_count, require_positive
 from privfed.encryption import frames
 from privfed.encryption.noise import COEFF_MODULUS, Rule, fresh_noise
-from privfed.encryption.parameters import COEFF_BITS, MAX_CLIENTS, SEED_BYTES
+from privfed.encryption.parameters import COEFF_BITS, MAX_CLIENTS, SEED_BYTES, differing_fields
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.encryption.residues import ciphertext_bytes
 from privfed.errors import ConfigError, EncryptionError, MessageError
@@ -163,14 +163,7 @@ class CKKSParameters:
         if not isinstance(values, Mapping):
             raise MessageError(f"parameters must be a JSON object, got {type(values).__name__}")
         derived = _derived_from(values)
-        expected = derived.to_json()
-        wrong = sorted(
-            str(name)
-            for name in expected.keys() | values.keys()
-            if name not in expected
-            or type(values.get(name)) not in (int, str)
-            or values[name] != expected[name]
-        )
+        wrong = differing_fields(values, derived.to_json())
         if wrong:
             raise MessageError(
                 "parameters must equal the ones derived from their num_clients and num_params, "

@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from privfed.config import Custody
 from privfed.encryption import noise
@@ -191,15 +191,7 @@ class BFVParameters:
         if not isinstance(values, Mapping):
             raise MessageError(f"parameters must be a JSON object, got {type(values).__name__}")
         derived = _derived_from(values)
-        expected = derived.to_json()
-        wrong = sorted(
-            str(name)
-            for name in expected.keys() | values.keys()
-            if name not in expected
-            or name not in values
-            or type(values[name]) not in (int, str)
-            or values[name] != expected[name]
-        )
+        wrong = differing_fields(values, derived.to_json())
         if wrong:
             raise MessageError(
                 f"parameters must equal the ones derived from {_asked(values)}, these fields "
@@ -248,6 +240,18 @@ def derive(*, num_clients: int, bits: int, num_params: int, custody: Custody) ->
             "bits"
         )
     return min(candidates, key=_cost)
+
+
+def differing_fields(stated: Mapping[Any, object], derived: Mapping[str, object]) -> list[str]:
+    """Names of fields that are missing, unknown, or of another type or value than derived."""
+    return sorted(
+        str(name)
+        for name in derived.keys() | stated.keys()
+        if name not in derived
+        or name not in stated
+        or type(stated[name]) not in (int, str)
+        or stated[name] != derived[name]
+    )
 
 
 def _cost(parameters: BFVParameters) -> tuple[int, int]:

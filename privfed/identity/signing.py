@@ -1,11 +1,49 @@
-"""Whose message this is: signatures are checked against the roster before anything else is read."""
+"""Whose message this is: parties sign what they send.
+
+Signatures are checked against the roster before anything else is read.
+"""
 
 from collections.abc import Collection, Mapping
 
 from privfed.errors import MessageError
-from privfed.identity.keys import Role
+from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.messages import Blob, Envelope, Statement, Terms, canonical_json
+from privfed.messages import (
+    Blob,
+    Blobs,
+    Envelope,
+    Statement,
+    Terms,
+    canonical_json,
+    envelope_bytes,
+)
+
+
+def signed_message(
+    identity: Identity,
+    terms: Terms,
+    kind: str,
+    *,
+    manifest: Mapping[str, object] | None = None,
+    blobs: Blobs | None = None,
+) -> bytes:
+    """A whole message of a round, sent and signed by the party with this identity.
+
+    Args:
+        identity: of the sender.
+        terms: of the round.
+        kind: of the message.
+        manifest: what it states beyond the terms.
+        blobs: what it carries.
+    """
+    return envelope_bytes(
+        identity.sign,
+        terms,
+        sender=identity.party.name,
+        kind=kind,
+        manifest=manifest,
+        blobs=blobs,
+    )
 
 
 def verified(message: Blob, roster: Roster, *, role: Role, kind: str, terms: Terms) -> Envelope:

@@ -11,6 +11,15 @@ _SIMULATION = (
     "the protocol, not of this run. Epsilon does not depend on it."
 )
 
+_SINGLE: Final = "the client's epsilon"
+_RELEASED: Final = "the sums and the global adapter, every round"
+_TRAFFIC: Final = "ciphertexts, their sizes and times, who took part"
+_ALONE: Final = "an aggregator without a client on its side, whether it follows the protocol or not"
+_KEY_SHARERS: Final = "the clients (they hold the key), the public"
+
+View = tuple[str, str, str]
+"""Who looks, what they see, what protects a record."""
+
 
 def headline(*, epsilon: float, delta: float, private: bool) -> str:
     """The guarantee in one sentence."""
@@ -38,7 +47,7 @@ def how_to_read(*, epsilon: float, delta: float) -> str:
     )
 
 
-def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[str, str, str], ...]:
+def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[View, ...]:
     """Who looks, what they see, what protects a record.
 
     Args:
@@ -46,67 +55,69 @@ def views(*, custody: str, approximate: bool, min_clients: int) -> tuple[tuple[s
         approximate: whether sums are those of CKKS.
         min_clients: fewest contributions of a sum.
     """
-    single = "the client's epsilon"
-    public = ("co-clients, public", "the sums and the global adapter, every round", single)
     if custody == "none":
-        return (
-            (
-                "the aggregator, and anyone who reads its traffic",
-                "every single update in clear (no encryption was used), and who took part",
-                single,
-            ),
-            public,
-        )
+        return _views_in_clear()
     hidden = (
         f"single updates: 128-bit encryption, among at least {min_clients} contributions; "
         "the rest: the client's epsilon"
     )
-    seen = (
-        "ciphertexts, their sizes and times, who took part; and every sum, which it relays in clear"
-        if custody == "key_holder"
-        else "ciphertexts, their sizes and times, who took part; and every decrypted sum or global "
-        "adapter that is given back to it"
-    )
-    aggregator = (
-        "an aggregator without a client on its side, whether it follows the protocol or not",
-        seen,
-        hidden,
-    )
     if approximate:
-        return (
-            (
-                "an aggregator without a client on its side that follows the protocol and is shown "
-                "neither sums nor global adapter",
-                "ciphertexts, their sizes and times, who took part",
-                hidden,
-            ),
-            ("the clients (they hold the key), the public", public[1], single),
-            (
-                "an aggregator that is shown decrypted sums or global adapters, that deviates, or "
-                "that colludes with any one client",
-                "every single update; no protection is claimed",
-                single,
-            ),
-        )
-    if custody == "shared_key":
-        return (
-            aggregator,
-            ("the clients (they hold the key), the public", public[1], single),
-            ("an aggregator that colludes with any one client", "every single update", single),
-        )
+        return _views_approximate(hidden)
+    return _views_shared_key(hidden) if custody == "shared_key" else _views_key_holder(hidden)
+
+
+def _views_in_clear() -> tuple[View, ...]:
     return (
-        aggregator,
+        (
+            "the aggregator, and anyone who reads its traffic",
+            "every single update in clear (no encryption was used), and who took part",
+            _SINGLE,
+        ),
+        ("co-clients, public", _RELEASED, _SINGLE),
+    )
+
+
+def _views_approximate(hidden: str) -> tuple[View, ...]:
+    return (
+        (
+            "an aggregator without a client on its side that follows the protocol and is shown "
+            "neither sums nor global adapter",
+            _TRAFFIC,
+            hidden,
+        ),
+        (_KEY_SHARERS, _RELEASED, _SINGLE),
+        (
+            "an aggregator that is shown decrypted sums or global adapters, that deviates, or "
+            "that colludes with any one client",
+            "every single update; no protection is claimed",
+            _SINGLE,
+        ),
+    )
+
+
+def _views_shared_key(hidden: str) -> tuple[View, ...]:
+    seen = f"{_TRAFFIC}; and every decrypted sum or global adapter that is given back to it"
+    return (
+        (_ALONE, seen, hidden),
+        (_KEY_SHARERS, _RELEASED, _SINGLE),
+        ("an aggregator that colludes with any one client", "every single update", _SINGLE),
+    )
+
+
+def _views_key_holder(hidden: str) -> tuple[View, ...]:
+    return (
+        (_ALONE, f"{_TRAFFIC}; and every sum, which it relays in clear", hidden),
         (
             "an aggregator that follows the protocol and pools what it saw with clients",
             "the sums, and what is left of a sum without those clients' own updates",
             hidden,
         ),
-        ("the clients, the key holder, the public", public[1], single),
+        ("the clients, the key holder, the public", _RELEASED, _SINGLE),
         (
             "the key holder together with the aggregator, or an aggregator together with a client "
             "that deviates (it answers falsely, or cancels others' ciphertexts)",
             "single updates",
-            single,
+            _SINGLE,
         ),
     )
 

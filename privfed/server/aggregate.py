@@ -12,9 +12,9 @@ from privfed.identity.contributions import (
 )
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import own_values, verified
+from privfed.identity.signing import own_values, signed_message, verified
 from privfed.interfaces import Adder
-from privfed.messages import LEDGER, Blob, Statement, Terms, envelope_bytes
+from privfed.messages import LEDGER, Blob, Statement, Terms
 
 
 class Aggregator:
@@ -90,11 +90,10 @@ class Aggregator:
                 f"round {self._terms.round} has {len(self._bytes)} contribution(s), at least "
                 f"{self._min_clients} must be summed; nothing is decrypted"
             )
-        return envelope_bytes(
-            self._identity.sign,
+        return signed_message(
+            self._identity,
             self._terms,
-            sender=self._identity.party.name,
-            kind="sum",
+            "sum",
             manifest={CONTRIBUTIONS: contributions_json(self._contributions.values())},
             blobs=self._adder.total(),
         )

@@ -6,7 +6,6 @@ beside its final name, flushed to the disk and renamed, so a kill leaves the old
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from privfed.durable import replace_durably
 from privfed.errors import RunFolderError
 
 SCHEMA = 1
@@ -75,22 +75,3 @@ def load_latest(folder: Path) -> Checkpoint | None:
     if schema != SCHEMA:
         raise RunFolderError(f"checkpoint schema must be {SCHEMA}, got {schema}")
     return Checkpoint(round=round_number, state=state, record=record)
-
-
-def replace_durably(source: Path, target: Path) -> None:
-    """Rename `source` to `target` so that a crash leaves one of the two whole."""
-    with source.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(source, target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    half_made = path.with_name(path.name + ".part")
-    half_made.write_bytes(content)
-    replace_durably(half_made, path)

@@ -15,8 +15,14 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.contributions import AGREED, CONTRIBUTIONS, LISTING
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, require_signature, require_terms, verified
-from privfed.messages import Blobs, Envelope, Terms, envelope_bytes
+from privfed.identity.signing import (
+    exact_values,
+    require_signature,
+    require_terms,
+    signed_message,
+    verified,
+)
+from privfed.messages import Envelope, Terms
 
 _ROUND_KEY: Final = "round-key"
 _CHALLENGE: Final = "challenge"
@@ -114,7 +120,7 @@ class ClientsAgree(ClientsOpen):
         """
         envelope = Envelope.from_bytes(total)
         listed = envelope.statement.manifest[CONTRIBUTIONS]
-        listing = self._message(terms, LISTING, {CONTRIBUTIONS: listed})
+        listing = signed_message(self._identity, terms, LISTING, manifest={CONTRIBUTIONS: listed})
         answers = ask(listing)
         signatures = {}
         for entry in listed:
@@ -122,8 +128,13 @@ class ClientsAgree(ClientsOpen):
             if client not in answers:
                 raise EncryptionError(f"{client!r} did not agree to the contributions of the sum")
             signatures[client] = self._agreement(answers[client], client, terms)
-        manifest = {CONTRIBUTIONS: listed, AGREED: signatures}
-        return self._message(terms, envelope.statement.kind, manifest, envelope.blobs)
+        return signed_message(
+            self._identity,
+            terms,
+            envelope.statement.kind,
+            manifest={CONTRIBUTIONS: listed, AGREED: signatures},
+            blobs=envelope.blobs,
+        )
 
     def _agreement(self, message: bytes, client: str, terms: Terms) -> str:
         answer = verified(message, self._roster, role=Role.CLIENT, kind=AGREED, terms=terms)
@@ -131,22 +142,6 @@ class ClientsAgree(ClientsOpen):
             raise MessageError(f"the agreement of {client!r} is somebody else's")
         exact_values(answer, terms, states={LISTING})
         return answer.signature.hex()
-
-    def _message(
-        self,
-        terms: Terms,
-        kind: str,
-        manifest: Mapping[str, object],
-        blobs: Blobs | None = None,
-    ) -> bytes:
-        return envelope_bytes(
-            self._identity.sign,
-            terms,
-            sender=self._identity.party.name,
-            kind=kind,
-            manifest=manifest,
-            blobs=blobs,
-        )
 
 
 class HolderOpens:
@@ -172,7 +167,7 @@ class HolderOpens:
             MessageError: if it is not the key holder that answers, or not to this.
         """
         self.bytes_asked = 0
-        reply, envelope = self._ask(self._message(terms, "open-round"))
+        reply, envelope = self._ask(signed_message(self._identity, terms, "open-round"))
         statement = envelope.statement
         kind = _RESULT if statement.kind == _RESULT else _ROUND_KEY
         require_terms(statement, kind=kind, terms=terms)
@@ -196,14 +191,12 @@ class HolderOpens:
         require_terms(envelope.statement, kind=_CHALLENGE, terms=terms)
         exact_values(envelope, terms, states={"seed", "sum", "contributors"})
         answers = ask(challenge)
-        result, envelope = self._ask(self._message(terms, "answers", answers))
+        result, envelope = self._ask(
+            signed_message(self._identity, terms, "answers", blobs=answers)
+        )
         require_terms(envelope.statement, kind=_RESULT, terms=terms)
         exact_values(envelope, terms, states={"contributors"}, blobs={"sums"})
         return result
-
-    def _message(self, terms: Terms, kind: str, blobs: Mapping[str, bytes] | None = None) -> bytes:
-        name = self._identity.party.name
-        return envelope_bytes(self._identity.sign, terms, sender=name, kind=kind, blobs=blobs)
 
     def _ask(self, message: bytes) -> tuple[bytes, Envelope]:
         reply = self._link.ask(message)

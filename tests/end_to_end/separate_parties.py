@@ -17,7 +17,7 @@ from accountants import Anchor
 from privfed import framing
 from privfed.config import Custody
 from privfed.encryption.parameters import derive
-from privfed.identity.contributions import UPDATE
+from privfed.identity.contributions import LISTING, UPDATE
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.messages import LEDGER, Envelope, Terms, write_envelope
@@ -58,7 +58,8 @@ def play_clients(folder, custody, roster, port):
     """All clients, in one process: keys, updates, answers, and the sum they read."""
     from privfed.custody import key_exchange
     from privfed.custody.keys import SharedSecret, shared_context
-    from privfed.custody.round_key import RoundKeyCipher
+    from privfed.custody.opened_rounds import OpenedRounds
+    from privfed.custody.round_key import CHALLENGE, RoundKeyCipher
     from privfed.custody.shared_key import SharedKeyCipher
     from privfed.encryption import frames
 
@@ -73,12 +74,15 @@ def play_clients(folder, custody, roster, port):
         made = SharedSecret.generate(context, shape)
         relayed = exchange(stream, key_exchange.share_secret(made, identities["east"], roster, run))
         known = {"tag key": made.tag_key.hex(), "secret key": native_bytes(made, shape).hex()}
-        ciphers = {"east": SharedKeyCipher(chosen, made, roster, 3)}
+        secrets = {"east": made}
         for name in CLIENTS[1:]:
-            secret = key_exchange.receive_secret(
+            secrets[name] = key_exchange.receive_secret(
                 relayed, identities[name], roster, run, maker="east", context=context, shape=shape
             )
-            ciphers[name] = SharedKeyCipher(chosen, secret, roster, 3)
+        ciphers = {}
+        for name, secret in secrets.items():
+            opened = OpenedRounds(folder / f"opened-by-{name}.json")
+            ciphers[name] = SharedKeyCipher(chosen, secret, roster, 3, opened, identities[name])
     else:
         ciphers = {n: RoundKeyCipher(chosen, i, roster, 3) for n, i in identities.items()}
         key = exchange(stream, b"key?")
@@ -105,7 +109,7 @@ def play_clients(folder, custody, roster, port):
     (folder / "known-by-clients.json").write_text(json.dumps(known))
     for message in messages.values():
         end = exchange(stream, message)
-    while Envelope.from_bytes(end).statement.kind == "challenge":
+    while Envelope.from_bytes(end).statement.kind in (CHALLENGE, LISTING):
         for name, message in messages.items():
             reply = exchange(stream, ciphers[name].answer(terms, end, message))
         end = reply
@@ -120,13 +124,13 @@ def play_aggregator(folder, custody, roster, port, holder):
     from privfed.encryption.adding import BFVAdder
     from privfed.engines.links import AddressLink
     from privfed.server.aggregate import Aggregator
-    from privfed.server.closing import ClientsOpen, HolderOpens
+    from privfed.server.closing import ClientsAgree, HolderOpens
 
     identity = Identity.load(folder / "aggregator.identity")
     with socket.create_server(("127.0.0.1", port)) as server:
         print("ready", flush=True)
         stream = server.accept()[0].makefile("rwb")
-    custodian = ClientsOpen()
+    custodian = ClientsAgree(identity, roster)
     if custody is Custody.KEY_HOLDER:
         custodian = HolderOpens(AddressLink(f"127.0.0.1:{holder}"), identity, roster)
     opening = custodian.begin(terms_of(custody, roster, 1))

@@ -93,7 +93,8 @@ class KeyTarget(Target):
         """SEAL must bear any key that was accepted."""
         world, terms = self.world, self.world.terms(self.kind)
         kinds = {"shared": SharedKeyCipher, "ckks": CKKSCipher}
-        cipher = kinds[self.kind](world.parameters[self.kind], secret, world.roster, MIN_CLIENTS)
+        north, parameters = world.identities["north"], world.parameters[self.kind]
+        cipher = kinds[self.kind](parameters, secret, world.roster, MIN_CLIENTS, identity=north)
         try:
             cipher.open(terms, self.message(f"{self.kind}/sum"))
         except (MessageError, EncryptionError):

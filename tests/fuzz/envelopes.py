@@ -138,6 +138,20 @@ def signed(raw, sign):
     return raw[:-64] + sign(DOMAIN + hashlib.sha256(text).digest())
 
 
+def to_sign(terms, sender, kind, own, blobs):
+    """What a sender signs of a message that states `own` beside the terms of its round."""
+    statement = {
+        "schema": 2, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
+        "manifest": {**terms.manifest, **own}, "blobs": blobs,
+    }  # fmt: skip
+    return DOMAIN + hashlib.sha256(canonical(statement)).digest()
+
+
+def agreement_to(listed):
+    """What an agreement states of the contributions that it is for."""
+    return {"listing": hashlib.sha256(canonical(listed)).hexdigest()}
+
+
 def stated_sender(raw):
     """The sender that a message names, if it can still be found."""
     try:

@@ -7,7 +7,15 @@ message, and shares no code with what it judges.
 import hashlib
 import re
 
-from tests.fuzz.envelopes import DOMAIN, Draft, canonical, signed_by, well_formed
+from tests.fuzz.envelopes import (
+    DOMAIN,
+    Draft,
+    agreement_to,
+    canonical,
+    signed_by,
+    to_sign,
+    well_formed,
+)
 from tests.fuzz.worlds import ABSENT, CLIENTS, MIN_CLIENTS, PARAMS
 
 
@@ -76,11 +84,21 @@ class Judge:
 
     def sum(self, kind, raw, terms):
         """The names of the contributors if it may be accepted, otherwise the reason."""
-        own = {"contributions"}
+        seeded = kind in ("shared", "ckks")
+        own = {"contributions", "agreed"} if seeded else {"contributions"}
         parsed = self.message(raw, senders=("server",), kind="sum", terms=terms, own=own)
         if isinstance(parsed, str):
             return parsed
-        listed = parsed.value["manifest"]["contributions"]
+        stated = parsed.value["manifest"]
+        listed = stated["contributions"]
+        names = self._listed(listed, terms)
+        if isinstance(names, str):
+            return names
+        if seeded and (reason := self._agreement(stated["agreed"], listed, names, terms)):
+            return reason
+        return self._sum_blobs(kind, parsed, listed, names)
+
+    def _listed(self, listed, terms):
         if not isinstance(listed, list) or not MIN_CLIENTS <= len(listed) <= len(CLIENTS):
             return "it has too few or too many contributions"
         for entry in listed:
@@ -91,9 +109,15 @@ class Judge:
             if reason := self._contribution(entry, terms):
                 return reason
         names = [entry["client"] for entry in listed]
-        if names != sorted(set(names)):
-            return "contributors repeat or are not sorted"
-        return self._sum_blobs(kind, parsed, listed, names)
+        return names if names == sorted(set(names)) else "contributors repeat or are not sorted"
+
+    def _agreement(self, signatures, listed, names, terms):
+        if not isinstance(signatures, dict) or sorted(signatures) != names:
+            return "others than its contributors agreed to it"
+        own = agreement_to(listed)
+        if all(self._signed(n, terms, "agreed", own, [], signatures[n]) for n in names):
+            return None
+        return "forged: a contributor did not agree to it"
 
     def _sum_blobs(self, kind, parsed, listed, names):
         seeded = kind in ("shared", "ckks")
@@ -111,16 +135,16 @@ class Judge:
         name = entry["client"]
         if name not in (*CLIENTS, ABSENT):
             return "a contributor is no enrolled client"
-        statement = {
-            "schema": 2, "run": terms.run, "round": terms.round, "sender": name, "kind": "update",
-            "manifest": {**terms.manifest, "ledger": entry["ledger"]}, "blobs": entry["blobs"],
-        }  # fmt: skip
-        digest = DOMAIN + hashlib.sha256(canonical(statement)).digest()
-        if not isinstance(entry["signature"], str) or len(entry["signature"]) != 128:
-            return "forged: a contribution without a signature"
-        if not signed_by(self.world.keys[name], digest, bytes.fromhex(entry["signature"])):
-            return "forged: its client did not sign a contribution"
-        return None
+        own = {"ledger": entry["ledger"]}
+        if self._signed(name, terms, "update", own, entry["blobs"], entry["signature"]):
+            return None
+        return "forged: its client did not sign a contribution"
+
+    def _signed(self, name, terms, kind, own, blobs, signature):
+        if not isinstance(signature, str) or len(signature) != 128:
+            return False
+        message = to_sign(terms, name, kind, own, blobs)
+        return signed_by(self.world.keys[name], message, bytes.fromhex(signature))
 
     def genuine_contributions(self, raw, original):
         """Whether all contributions of a sum are the round's own, so that its value is known."""

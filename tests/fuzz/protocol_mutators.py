@@ -15,15 +15,16 @@ from privfed.encryption import residues
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import ConfigError
+from privfed.messages import Terms
 from tests.fuzz.byte_mutators import flip, flips, other_message, swap_halves
-from tests.fuzz.envelopes import DOMAIN, GROUP_ORDER, Draft, canonical
+from tests.fuzz.envelopes import GROUP_ORDER, Draft, agreement_to, to_sign
 from tests.fuzz.json_mutators import FORM_STEPS, document, nested, replaced, within
 from tests.fuzz.worlds import ABSENT, BITS, CLIENTS
 
 FIELDS = {
     ("round",): (0, 2, 3, 10**30), ("run",): ("other run", "", "FUZZED"),
     ("kind",): ("update", "sum", "answers", "open-round", "result", "challenge", "round-key",
-                "answer", "shared-key", "refusal", "nothing"),
+                "answer", "shared-key", "refusal", "listing", "agreed", "nothing"),
     ("sender",): (*CLIENTS, ABSENT, "server", "holder", "stranger", "East", "e\u0430st"),
     ("schema",): (1, 3, 2.0, "2", True),
     ("manifest", "base"): ("11" * 32, "00" * 31, None), ("manifest", "roster"): ("11" * 32,),
@@ -39,6 +40,8 @@ FIELDS = {
     ("manifest", "seed"): ("", "00" * 31, "00" * 33, "zz" * 32, 5, "\u0660" * 64),
     ("manifest", "values"): ([], ["1"], ["-1", "1"], [1, 2], ["9" * 5000, "1"], ["\u0661", "2"]),
     ("manifest", "challenge"): ("00" * 32, None), ("manifest", "of"): ("00" * 32,),
+    ("manifest", "agreed"): ({}, [], dict.fromkeys(CLIENTS, "00" * 64), {"east": "00" * 64}),
+    ("manifest", "listing"): ("00" * 32, "", None),
 }  # fmt: skip
 HUGE = (10**4300 - 1, 10**4299, 10**30, 1 << 36, 10**9)
 
@@ -230,7 +233,7 @@ def seeds_repeat(data, chance, world):
 
 
 def contributions(data, chance, world, how=None, client=None, other=None):
-    """What a hostile aggregator, or an aggregator with a hostile client, would list."""
+    """What a hostile aggregator, or one with hostile clients, would list; all agree to it."""
     draft = Draft.of(data)
     listed = draft.value["manifest"].get("contributions")
     if not isinstance(listed, list) or not listed:
@@ -268,7 +271,23 @@ def contributions(data, chance, world, how=None, client=None, other=None):
     else:
         _resigned(draft, entry, chance, world, ABSENT if how == "zeta" else entry["client"])
     listed.sort(key=lambda e: str(e["client"])) if how == "zeta" else None
+    if "agreed" in draft.value["manifest"]:
+        draft.value["manifest"]["agreed"] = _agreements(draft, listed, world)
     return draft.to_bytes()
+
+
+def _agreements(draft, listed, world):
+    own, terms = agreement_to(listed), _terms_of(draft)
+    names = [entry["client"] for entry in listed if entry["client"] in world.identities]
+    messages = {name: to_sign(terms, name, "agreed", own, []) for name in names}
+    return {name: world.identities[name].sign(messages[name]).hex() for name in names}
+
+
+def _terms_of(draft):
+    """The terms that a sum or a listing states."""
+    own = ("contributions", "agreed")
+    manifest = {key: new for key, new in draft.value["manifest"].items() if key not in own}
+    return Terms(run=draft.value["run"], round=draft.value["round"], manifest=manifest)
 
 
 def malleated(entry):
@@ -281,20 +300,15 @@ def _resigned(draft, entry, chance, world, name):
     """A contribution that its client signed anew, with seeds of its choice."""
     old = f"seeds/{entry['client']}"
     block = dict(draft.blobs).get(old)
-    manifest = {k: v for k, v in draft.value["manifest"].items() if k != "contributions"}
     entry["client"] = name
     if block is not None:
         block = chance.choice([block, chance.randbytes(len(block)), b"", bytes(len(block))])
         draft.blobs = sorted([b for b in draft.blobs if b[0] != old] + [(f"seeds/{name}", block)])
         entry["blobs"][-1] = ["seeds", len(block), hashlib.sha256(block).hexdigest()]
     entry["ledger"] = chance.choice([entry["ledger"], None, nested(20), {"length": 9}])
-    statement = {
-        "schema": 2, "run": draft.value["run"], "round": draft.value["round"], "sender": name,
-        "kind": "update", "manifest": {**manifest, "ledger": entry["ledger"]},
-        "blobs": entry["blobs"],
-    }  # fmt: skip
-    digest = hashlib.sha256(canonical(statement)).digest()
-    entry["signature"] = world.identities[name].sign(DOMAIN + digest).hex()
+    own = {"ledger": entry["ledger"]}
+    message = to_sign(_terms_of(draft), name, "update", own, entry["blobs"])
+    entry["signature"] = world.identities[name].sign(message).hex()
 
 
 JSON_STEPS = (*FORM_STEPS, field_lie, derived)

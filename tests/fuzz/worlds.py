@@ -30,6 +30,7 @@ from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.messages import Terms, envelope_bytes, write_envelope
 from privfed.server.aggregate import Aggregator
+from privfed.server.closing import ClientsAgree
 from tests.fuzz.envelopes import Draft, canonical
 
 CLIENTS = ("east", "north", "south", "west")
@@ -89,11 +90,12 @@ class World:
     def cipher(self, kind, name="west"):
         if kind == "plain":
             return PlainCipher(PARAMS, len(CLIENTS), self.roster, MIN_CLIENTS)
+        identity = self.identities[name]
         if kind == "holder":
-            identity = self.identities[name]
             return RoundKeyCipher(self.parameters[kind], identity, self.roster, MIN_CLIENTS)
         cipher = CKKSCipher if kind == "ckks" else SharedKeyCipher
-        return cipher(self.parameters[kind], self.secrets[kind], self.roster, MIN_CLIENTS)
+        parameters, secret = self.parameters[kind], self.secrets[kind]
+        return cipher(parameters, secret, self.roster, MIN_CLIENTS, identity=identity)
 
     def aggregator(self, kind, terms):
         plain = kind == "plain"
@@ -132,16 +134,33 @@ class World:
         for kind, (where, (run, number)) in itertools.product(
             ("shared", "ckks", "plain"), rounds.items()
         ):
-            terms, cipher = self.terms(kind, run, number), self.cipher(kind)
-            aggregator = self.aggregator(kind, terms)
-            for name in CLIENTS:
-                message = self.update(kind, name, terms, cipher)
-                aggregator.receive(message)
-                self.messages[f"{kind}{where}/update/{name}"] = message
-            self.messages[f"{kind}{where}/sum"] = aggregator.total()
+            made = self._round(kind, self.terms(kind, run, number))
+            self.messages |= {f"{kind}{where}/{name}": raw for name, raw in made.items()}
         for where, (run, number) in rounds.items():
             made = HolderRound(self, run, number).played("finished")
             self.messages |= {f"holder{where}/{name}": raw for name, raw in made.messages.items()}
+
+    def _round(self, kind, terms):
+        """The messages of a round whose sum the clients open themselves."""
+        sent, aggregator = {}, self.aggregator(kind, terms)
+        ciphers = {name: self.cipher(kind, name) for name in CLIENTS}
+        for name, cipher in ciphers.items():
+            sent[f"update/{name}"] = self.update(kind, name, terms, cipher)
+            aggregator.receive(sent[f"update/{name}"])
+        sent["sum"] = aggregator.total()
+        if kind == "plain":
+            return sent
+
+        def ask(listing):
+            sent["listing"] = listing
+            for name, cipher in ciphers.items():
+                sent[f"agreed/{name}"] = cipher.answer(terms, listing, sent[f"update/{name}"])
+            return {name: sent[f"agreed/{name}"] for name in CLIENTS}
+
+        sent["total"] = sent["sum"]
+        closing = ClientsAgree(self.identities["server"], self.roster)
+        sent["sum"] = closing.close(terms, sent["total"], ask)
+        return sent
 
     def _add_keys(self):
         maker = self.identities["east"]

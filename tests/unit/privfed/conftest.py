@@ -1,5 +1,7 @@
 """A small federation: an aggregator, a key holder, four clients, and the roster of all."""
 
+import os
+import stat
 from dataclasses import dataclass
 
 import pytest
@@ -55,3 +57,23 @@ def round_terms(company):
         "nothing": None,
     }
     return Terms(run="run-1", round=3, manifest=manifest)
+
+
+@pytest.fixture
+def disk_steps(monkeypatch):
+    """What was flushed and renamed so far, in order; a file with its size when it was flushed."""
+    steps = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor):
+        status = os.fstat(descriptor)
+        steps.append("folder" if stat.S_ISDIR(status.st_mode) else ("file", status.st_size))
+        fsync(descriptor)
+
+    def watched_replace(source, target):
+        steps.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    return steps

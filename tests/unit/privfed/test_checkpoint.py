@@ -9,13 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from privfed.errors import RunFolderError
 from privfed.server import checkpoint as checkpoints
-from privfed.server.checkpoint import (
-    Checkpoint,
-    load_latest,
-    replace_durably,
-    save_checkpoint,
-    write_durably,
-)
+from privfed.server.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 
 def after(number, **record):
@@ -123,24 +117,10 @@ def test_older_ones_go_only_after_the_new_one_is_durable(tmp_path, monkeypatch):
     assert seen == [["round-00001.safetensors", "round-00002.safetensors", "round-00003.part"]]
 
 
-def test_content_and_name_are_flushed_to_the_disk(tmp_path, monkeypatch):
-    """The file before the rename, the folder after it."""
-    order = []
-    fsync, replace = os.fsync, os.replace
-
-    def watched_fsync(descriptor):
-        kind = "folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file"
-        order.append(kind)
-        fsync(descriptor)
-
-    def watched_replace(source, target):
-        order.append("rename")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "replace", watched_replace)
+def test_content_and_name_are_flushed_to_the_disk(tmp_path, disk_steps):
     save_checkpoint(tmp_path, after(1))
-    assert order == ["file", "rename", "folder"]
+    size = (tmp_path / "round-00001.safetensors").stat().st_size
+    assert disk_steps == [("file", size), "rename", "folder"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -205,29 +185,3 @@ class TestADamagedFileIsRefused:
         assert "remove it to go on from the one before" in self.refused(path)
         path.unlink()
         assert_same(load_latest(path.parent), after(1))
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    target = tmp_path / "report.json"
-    write_durably(target, b"old")
-    write_durably(target, b"new")
-    assert target.read_bytes() == b"new"
-    assert names(tmp_path) == ["report.json"]
-
-
-def test_a_kill_leaves_the_old_file(tmp_path, monkeypatch):
-    target = tmp_path / "report.json"
-    write_durably(target, b"old")
-
-    def killed(source, goal):
-        raise Killed
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(Killed):
-        write_durably(target, b"new")
-    assert target.read_bytes() == b"old"
-
-
-def test_a_missing_source_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        replace_durably(tmp_path / "absent", tmp_path / "target")

@@ -591,6 +591,11 @@ def test_nothing_is_sent_that_was_not_kept(played, monkeypatch):
     assert len(os.listdir(played.federation.results)) == 1
 
 
+def test_a_result_is_on_the_disk_before_it_is_sent(played, disk_steps):
+    result = played.verified(played.total)
+    assert disk_steps == [("file", len(result)), "rename", "folder"]
+
+
 def test_a_crash_between_decryption_and_keeping_leaves_no_trace(played, monkeypatch, decryptions):
     """A half-written result is not taken for one."""
 

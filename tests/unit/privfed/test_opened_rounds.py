@@ -32,6 +32,15 @@ def test_an_earlier_round_is_over(opened):
         opened.require(3, ("a", "b", "c"))
 
 
+def test_the_record_is_on_the_disk_before_the_sum_is_opened(opened, tmp_path, disk_steps):
+    opened.require(4, ("a", "b", "c"))
+    path = tmp_path / "opened" / "run.json"
+    assert disk_steps == [("file", path.stat().st_size), "rename", "folder"]
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    opened.require(4, ("a", "b", "c"))
+    assert len(disk_steps) == 3
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"round": 1}', '{"round": "x"}'])
 def test_a_damaged_record_is_refused(opened, tmp_path, damage):
     opened.require(1, ("a", "b", "c"))
