@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from privfed.config import QuantileClipping as QuantileClipping
     from privfed.config import TrainingConfig as TrainingConfig
     from privfed.data.records import Record as Record
+    from privfed.data.records import RecordGroup as RecordGroup
     from privfed.federation import Callback as Callback
     from privfed.federation import Federation as Federation
     from privfed.federation import FederationResult as FederationResult
@@ -66,7 +67,7 @@ _HOMES = {
         "QuantileClipping",
         "TrainingConfig",
     ),
-    "privfed.data.records": ("Record",),
+    "privfed.data.records": ("Record", "RecordGroup"),
     "privfed.federation": ("Callback", "Federation", "FederationResult"),
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),
     "privfed.models.in_place": ("InPlace", "InPlaceModel"),

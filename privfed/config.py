@@ -120,6 +120,8 @@ class PrivacyConfig:
         clipping_norm: C; bound on the L2 norm of one record's gradient over all trainable
             parameters together.
         steps_per_round: DP-SGD steps between two encrypted sums.
+        examples_per_record: most examples of one record that are read, where a record is a group
+            of examples (of one person, of one document); they are clipped as one. A public number.
         clipping: how a record's gradients are scaled to at most C.
         secure_noise: noise from a cryptographic stream that resists reconstruction from its
             floating-point numbers; without it, from a statistical generator with a secret key.
@@ -131,13 +133,16 @@ class PrivacyConfig:
     expected_batch_size: int
     clipping_norm: float = 1.0
     steps_per_round: int = 1
+    examples_per_record: int = 1
     clipping: Clipping = field(default_factory=FlatClipping)
     secure_noise: bool = True
 
     def __post_init__(self) -> None:
         """Check every field."""
         require_count(
-            expected_batch_size=self.expected_batch_size, steps_per_round=self.steps_per_round
+            expected_batch_size=self.expected_batch_size,
+            steps_per_round=self.steps_per_round,
+            examples_per_record=self.examples_per_record,
         )
         require_positive(clipping_norm=self.clipping_norm)
         if self.neighbouring is not Neighbouring.ADD_REMOVE:

@@ -154,6 +154,7 @@ class _Running:
             settings.adapter,
             settings.strategy,
             settings.computation,
+            examples_per_record=settings.privacy.examples_per_record,
             seed=settings.seed,
             device=settings.device,
         )

@@ -24,10 +24,12 @@ from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins
 from privfed.client.state import ledger_path, local_logger, make_private_folder
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
+from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
 from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
+from privfed.models.examples import encode_records
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
 
@@ -41,6 +43,7 @@ def build_private_model(
     strategy: Strategy,
     computation: Computation,
     *,
+    examples_per_record: int,
     seed: int,
     device: str | None,
 ) -> PrivateModel:
@@ -55,9 +58,11 @@ def build_private_model(
     where = choose_device(device)
     if computation.precision is not Precision.FP32:
         full = replace(computation, precision=Precision.FP32)
-        check_per_example_gradients(PrivateModel(model, task, where, full), seed)
+        check_per_example_gradients(
+            PrivateModel(model, task, where, full), seed, examples_per_record
+        )
     private = PrivateModel(model, task, where, computation)
-    check_per_example_gradients(private, seed)
+    check_per_example_gradients(private, seed, examples_per_record)
     return private
 
 
@@ -156,6 +161,13 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
         raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
     notes = []
     for client in clients:
+        if privacy.examples_per_record == 1 and any(
+            isinstance(record, RecordGroup) for record in client.records
+        ):
+            raise ConfigError(
+                f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
+                "to say how many of a group are read"
+            )
         if client.public_size < privacy.expected_batch_size:
             raise ConfigError(
                 f"the public size {client.public_size} of client {client.id!r} is smaller than "
@@ -211,7 +223,7 @@ def build_nodes(
             id=client.id,
             identity=identities[client.id],
             model=model,
-            encoded=_encoded(client, model.task, state),
+            encoded=_encoded(client, model.task, privacy.examples_per_record, state),
             config=DPSGDConfig(
                 noise_multiplier=sigmas[client.id],
                 sample_rate=sample_rate_of(client, privacy),
@@ -246,10 +258,10 @@ def build_nodes(
     ]
 
 
-def _encoded(client: Client, task: Task, state: Path) -> Batch:
+def _encoded(client: Client, task: Task, examples_per_record: int, state: Path) -> Batch:
     """A client's records as tensors; why they cannot be read stays in the client's own log."""
     try:
-        return task.collate(task.tokenizer(), client.records)
+        return encode_records(task, task.tokenizer(), client.records, examples_per_record)
     except Exception:  # noqa: BLE001 - any cause may quote private text, so none is shown
         local_logger(state, client.id, client.dataset).exception("records cannot be prepared")
         raise DataError(

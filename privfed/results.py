@@ -8,7 +8,7 @@ from accountants import PoissonGaussian
 from privfed import preparation
 from privfed.channel import SumChannel
 from privfed.client.private_model import PrivateModel
-from privfed.config import FixedPoint
+from privfed.config import FixedPoint, PrivacyConfig
 from privfed.models.in_place import InPlaceModel
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
@@ -109,9 +109,15 @@ def _report(
         accounting=accounting_section(settings.privacy.neighbouring.value),
         encryption=_encryption(channel, record, rounds),
         training=_training(settings, channel),
-        randomness=statements.randomness(secret=settings.secret_coins, seed=settings.seed),
+        randomness=statements.randomness(
+            secret=settings.secret_coins,
+            seed=settings.seed,
+            secure_noise=settings.privacy.secure_noise,
+        ),
         not_covered=statements.not_covered(
-            earlier_ignored=settings.fresh_ledgers, held_out_source=settings.held_out_source
+            earlier_ignored=settings.fresh_ledgers,
+            held_out_source=settings.held_out_source,
+            secure_noise=settings.privacy.secure_noise,
         ),
         warnings=tuple(notes),
         baseline={settings.model.metric: record["baseline"]},
@@ -141,7 +147,7 @@ def _guarantees(
 
 def _guarantee(settings: FederationSettings, largest: float, delta: float) -> dict[str, Any]:
     return {
-        "unit": f"one record: {settings.privacy.record}",
+        "unit": _unit(settings.privacy),
         "neighbouring relation": "add or remove one record of one client",
         "covers": "every update that a client released, in all rounds and all runs that its "
         "ledger counts",
@@ -153,11 +159,17 @@ def _guarantee(settings: FederationSettings, largest: float, delta: float) -> di
     }
 
 
+def _unit(privacy: PrivacyConfig) -> str:
+    most = privacy.examples_per_record
+    group = f" (at most {most} examples of it are read, and clipped as one)" if most > 1 else ""
+    return f"one record: {privacy.record}{group}"
+
+
 def _mechanism(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:
     privacy = settings.privacy
     return {
-        "mechanism": "DP-SGD: one gradient per record, clipped over all trainable parameters "
-        "together, Gaussian noise added by the client itself",
+        "mechanism": "DP-SGD: one gradient per record, Gaussian noise added by the client itself",
+        "clipping": statements.clipping(privacy.clipping),
         "clipping norm C": privacy.clipping_norm,
         "expected batch B (public divisor)": privacy.expected_batch_size,
         "steps per round": privacy.steps_per_round,

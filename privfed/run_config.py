@@ -34,7 +34,7 @@ from privfed.config import (
 )
 from privfed.data import partition
 from privfed.data.datasets import TextTable, load_table
-from privfed.data.records import Record, hold_out
+from privfed.data.records import Record, RecordGroup, group_by_person, hold_out
 from privfed.engines.links import parse_address
 from privfed.errors import ConfigError, DataError
 from privfed.federation import Federation
@@ -180,6 +180,7 @@ def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
         expected_batch_size=section.take("expected_batch_size", int),
         clipping_norm=section.take("clipping_norm", float, 1.0),
         steps_per_round=section.take("steps_per_round", int, 1),
+        examples_per_record=section.take("examples_per_record", int, 1),
         clipping=_clipping(section),
         secure_noise=section.take("secure_noise", bool, True),
     )
@@ -392,7 +393,15 @@ def _data(
     kind = rule.take("rule", str)
     owner = rule.take("column", str) if kind == "column" else None
     source = section.take("source", str)
-    table = load_table(_relative(source, folder), text=text, label=label, owner=owner)
+    person = section.take("person", str, None)
+    if person is not None and kind != "column":
+        raise ConfigError(
+            "[data] person needs [data.partition] rule 'column': a split by chance would give one "
+            "person's rows to several clients"
+        )
+    table = load_table(
+        _relative(source, folder), text=text, label=label, owner=owner, person=person
+    )
     dataset = section.take("dataset", str, Path(source).stem)
     sizes = section.take("public_sizes", dict, {})
     other = section.take("held_out_source", str, None)
@@ -414,17 +423,30 @@ def _data(
     if unknown:
         raise ConfigError(f"[data.public_sizes] names unknown client(s) {unknown}")
     description = f"{source}, {kind}, {len(parts)} clients, seed {seed}"
-    clients = [
-        Client(
-            id=client,
-            records=table.records([kept[row] for row in rows], labels),
-            public_size=sizes[client] if client in sizes else _rounded_size(client, len(rows)),
-            dataset=dataset,
-            description=description,
+    clients = []
+    for client, rows in parts.items():
+        records = _records(table, [kept[row] for row in rows], labels)
+        size = sizes[client] if client in sizes else _rounded_size(client, len(records))
+        clients.append(
+            Client(
+                id=client,
+                records=records,
+                public_size=size,
+                dataset=dataset,
+                description=description,
+            )
         )
-        for client, rows in parts.items()
-    ]
     return clients, held_records, described
+
+
+def _records(
+    table: TextTable, rows: Sequence[int], labels: Sequence[str] | None
+) -> tuple[Record | RecordGroup, ...]:
+    """Rows as records, or one group per person where a column says whom a row is about."""
+    records = table.records(rows, labels)
+    if table.persons is None:
+        return records
+    return group_by_person(records, [table.persons[row] for row in rows])
 
 
 def _unseen(table: TextTable, kept: Sequence[int], held: Sequence[int]) -> list[int]:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from privfed.client.batches import rows
 from privfed.client.dpsgd import DPSGDConfig, private_optimizer, private_step
 from privfed.client.private_model import PrivateModel
+from privfed.data.records import RecordGroup
 from privfed.errors import GateError, PrivfedError
+from privfed.models.examples import encode_records
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, write_vector
 
@@ -31,7 +33,9 @@ _ZERO: Final = 1e-6
 """Below this share of the model's largest gradient there is nothing but rounding."""
 
 
-def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
+def check_per_example_gradients(
+    model: PrivateModel, seed: int = 0, examples_per_record: int = 1
+) -> None:
     """Refuse a model whose per-example gradients are not those of single backward passes.
 
     Random numbers are added to trainable parameters during the check, and taken off again.
@@ -39,6 +43,7 @@ def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
     Args:
         model: as it will be trained.
         seed: public; of the random numbers and the made-up text.
+        examples_per_record: as in training.
 
     Raises:
         GateError: naming the parameter, if a gradient is missing, zero in the reference, wrong,
@@ -50,7 +55,7 @@ def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
     try:
         with _dropout_off(model.adapter):
             write_vector(model.adapter, before + shift)
-            batch, changed = _made_up(model, seed)
+            batch, changed = _made_up(model, seed, examples_per_record)
             _require_repeatable(model, batch)
             _compare(model, batch, changed)
             _require_moves(model, batch)
@@ -66,13 +71,20 @@ def check_per_example_gradients(model: PrivateModel, seed: int = 0) -> None:
         model.forget()
 
 
-def _made_up(model: PrivateModel, seed: int) -> tuple[Batch, Batch]:
-    """Two batches that differ in their last record alone."""
-    records = model.task.synthetic(_EXAMPLES, seed)
-    other = model.task.synthetic(_EXAMPLES, seed + 1)
+def _made_up(model: PrivateModel, seed: int, examples: int) -> tuple[Batch, Batch]:
+    """Two batches that differ in their last record alone; records grow, the first is the least."""
+    made_up = model.task.synthetic(_EXAMPLES * examples, seed)
+    other = model.task.synthetic(_EXAMPLES * examples, seed + 1)
+    records = [
+        RecordGroup(tuple(made_up[position::_EXAMPLES][: 1 + position]))
+        for position in range(_EXAMPLES)
+    ]
+    changed = [*records[:-1], RecordGroup((other[0],))]
     tokenizer = model.task.tokenizer()
-    collate = model.task.collate
-    return collate(tokenizer, records), collate(tokenizer, [*records[:-1], other[0]])
+    return (
+        encode_records(model.task, tokenizer, records, examples),
+        encode_records(model.task, tokenizer, changed, examples),
+    )
 
 
 def _require_repeatable(model: PrivateModel, batch: Batch) -> None:

@@ -22,7 +22,7 @@ from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins, FastNoise, NoiseStream, SecureNoise
 from privfed.client.stacked import LocalRound
 from privfed.config import TrainingConfig
-from privfed.data.records import Record
+from privfed.data.records import Record, RecordGroup
 from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity
@@ -45,7 +45,7 @@ class Client:
 
     Attributes:
         id: public name.
-        records: private; they never leave.
+        records: private; they never leave. Each may be a group of examples.
         public_size: declared once, before training, and independent of any one record. Sampling
             rate, weight and delta check use it, never the true number.
         dataset: public name of the data set; the budget belongs to it, over all runs.
@@ -55,7 +55,7 @@ class Client:
     """
 
     id: str
-    records: tuple[Record, ...] = field(repr=False)
+    records: tuple[Record | RecordGroup, ...] = field(repr=False)
     public_size: int
     dataset: str
     description: str = "the client's own data"

@@ -27,11 +27,13 @@ class TextTable:
         texts: one per row.
         labels: class name per row, or None without a label column.
         owners: client per row, or None without a client column.
+        persons: whom a row is about, or None without such a column.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] | None = None
     owners: tuple[str, ...] | None = None
+    persons: tuple[str, ...] | None = None
 
     def records(self, rows: Sequence[int], label_set: Sequence[str] | None) -> tuple[Record, ...]:
         """The chosen rows as records; labels become indices into the public label set."""
@@ -48,7 +50,12 @@ class TextTable:
 
 
 def load_table(
-    source: str, *, text: str, label: str | None = None, owner: str | None = None
+    source: str,
+    *,
+    text: str,
+    label: str | None = None,
+    owner: str | None = None,
+    person: str | None = None,
 ) -> TextTable:
     """Read a data set and remove copies of the same text.
 
@@ -59,11 +66,12 @@ def load_table(
         label: column with the class, if any.
         owner: column that says which client a row belongs to, if any. Copies are then removed
             within each client, since an organisation cannot know what another one holds.
+        person: column that says whom a row is about, if any.
 
     Raises:
         DataError: unknown file, format or column, or no text at all.
     """
-    columns = {"text": text, "label": label, "client": owner}
+    columns = {"text": text, "label": label, "client": owner, "person": person}
     named = [column for column in columns.values() if column is not None]
     if len(set(named)) < len(named):
         raise DataError(f"text, label and client must be different columns, got {named}")
@@ -85,6 +93,7 @@ def load_table(
         texts=tuple(str(row[text]) for row in kept),
         labels=tuple(str(row[label]) for row in kept) if label else None,
         owners=tuple(str(row[owner]) for row in kept) if owner else None,
+        persons=tuple(str(row[person]) for row in kept) if person else None,
     )
 
 

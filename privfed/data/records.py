@@ -21,6 +21,38 @@ class Record:
     label: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordGroup:
+    """Several examples that are one record: of one person, or chunks of one document.
+
+    Their gradients are averaged and clipped as one, so that the guarantee is for all of them
+    together. Of more than the public number of examples per record, the first ones are taken.
+
+    Attributes:
+        examples: at least one.
+    """
+
+    examples: tuple[Record, ...]
+
+    def __post_init__(self) -> None:
+        """Check the field."""
+        if not self.examples:
+            raise DataError("a group must hold at least one example")
+
+
+def group_by_person(records: Sequence[Record], persons: Sequence[str]) -> tuple[RecordGroup, ...]:
+    """One group for every person, in the order in which persons first appear.
+
+    Args:
+        records: of one client.
+        persons: whose record each is; as many.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record, person in zip(records, persons, strict=True):
+        groups.setdefault(person, []).append(record)
+    return tuple(RecordGroup(tuple(examples)) for examples in groups.values())
+
+
 def deduplicate(texts: Iterable[str]) -> list[int]:
     """Positions of the first copy of every text, white space folded.
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any, Final
 
+from privfed.config import AutomaticClipping, Clipping, PerLayerClipping, QuantileClipping
 from privfed.reports.figures import rounded_up
 
 _SIMULATION = (
@@ -201,7 +202,9 @@ _CORRECTNESS: Final = {
 }
 
 
-def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ...]:
+def not_covered(
+    *, earlier_ignored: bool, held_out_source: str, secure_noise: bool
+) -> tuple[str, ...]:
     """What the numbers do not say."""
     items = [
         "Hyper-parameters (learning rate, adapter, rounds, clipping norm) that someone tuned on "
@@ -217,9 +220,14 @@ def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ..
         "which ledger is used. Under a new name or folder, or after a ledger was deleted, counting "
         "starts at zero.",
         "The base model, its tokenizer and what they were trained on.",
-        "Finite precision: the sum of four draws makes the noise resist known reconstruction from "
-        "its floating-point form, and rounding in a gradient may depend on which records share a "
-        "forward pass; the analysis is of exact numbers.",
+        "Finite precision: "
+        + (
+            "the sum of four draws makes the noise resist known reconstruction from its "
+            "floating-point form"
+            if secure_noise
+            else "single draws of noise do NOT resist reconstruction from their floating-point form"
+        )
+        + ", and physical batches have one size, but the analysis is of exact numbers.",
         "Noise of a later run set after looking at results of an earlier one: composition is "
         "proved for schedules that were fixed without looking.",
     ]
@@ -232,7 +240,23 @@ def not_covered(*, earlier_ignored: bool, held_out_source: str) -> tuple[str, ..
     return tuple(items)
 
 
-def randomness(*, secret: bool, seed: int) -> dict[str, Any]:
+def clipping(rule: Clipping) -> str:
+    """How one record's gradients are bounded."""
+    if isinstance(rule, PerLayerClipping):
+        return "each layer to C / sqrt(layers), so that all together stay within C"
+    if isinstance(rule, AutomaticClipping):
+        return f"all parameters together to just below C: C / (norm + {rule.stability:g})"
+    if isinstance(rule, QuantileClipping):
+        return (
+            f"all parameters together to a C that follows the {rule.quantile:g} quantile of the "
+            f"norms, by counts with noise of {rule.count_noise:g} records; count and gradients "
+            "together are one Gaussian release of the stated noise multiplier, so that the "
+            "gradients get a little more noise"
+        )
+    return "all parameters together to C"
+
+
+def randomness(*, secret: bool, seed: int, secure_noise: bool) -> dict[str, Any]:
     """Where coins came from."""
     source = (
         "ChaCha20 streams under fresh 256-bit keys from the operating system; never saved, "
@@ -240,8 +264,14 @@ def randomness(*, secret: bool, seed: int) -> dict[str, Any]:
         if secret
         else "NOT SECRET: streams injected by the caller; anyone who has the seed can repeat them"
     )
+    noise = (
+        source
+        if secure_noise
+        else f"a statistical generator, NOT a cryptographic one, under a key from: {source}"
+    )
     return {
-        "noise and rounding": source,
+        "noise": noise,
+        "rounding": source,
         "batch sampling": source + "; separate from the noise",
         "public seed": f"{seed}: fixes the split of the data, initial weights and frozen factors, "
         "nothing else",

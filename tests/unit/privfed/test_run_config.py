@@ -735,7 +735,12 @@ class TestTheExample:
         loaded = load_federation(EXAMPLE)
         assert asked == {
             "source": str(EXAMPLE.parent / "letters.jsonl"),
-            "columns": {"text": "text", "label": "department", "owner": "hospital"},
+            "columns": {
+                "text": "text",
+                "label": "department",
+                "owner": "hospital",
+                "person": None,
+            },
         }
         return loaded
 
