@@ -23,6 +23,9 @@ from privfed.config import (
 MARGIN: Final = 1e-5
 """Gradients are clipped to C (1 - margin), so that rounding of the scaled ones stays below C."""
 
+_SMALLEST_FACTOR: Final = 1e-30
+"""Below float32's normal numbers rounding is no longer relative, and a record could pass C."""
+
 _LIMIT: Final = 10.0
 """An adaptive bound stays within this factor of the configured one, either way."""
 
@@ -59,8 +62,12 @@ def clip_factors(rule: Clipping, squared: Tensor, layers: Sequence[int], bound: 
 
 
 def scaled_sum(sample: Tensor, factors: Tensor) -> Tensor:
-    """Sum over records of factor times gradient: (records, *shape), (records,) to (*shape,)."""
-    return torch.einsum("i,i...->...", factors.to(sample.dtype), sample)
+    """Sum over records of factor times gradient: (records, *shape), (records,) to (*shape,).
+
+    A factor too small to be a precise float32 number is rounded down to zero.
+    """
+    precise = torch.where(factors < _SMALLEST_FACTOR, 0.0, factors)
+    return torch.einsum("i,i...->...", precise.to(sample.dtype), sample)
 
 
 @dataclass(slots=True)

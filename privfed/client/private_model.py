@@ -152,6 +152,8 @@ class PrivateModel:
     def single_gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Ordinary gradients of the summed losses by name: the reference."""
         named = self.parameters()
+        for _, parameter in named:
+            parameter.grad = None
         try:
             self._gradients.plain(lambda model: self._loss_scale * self._total(model, batch, None))
             return {

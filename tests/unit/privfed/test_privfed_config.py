@@ -43,7 +43,13 @@ class TestChecks:
 
 class TestPrivacyConfig:
     def test_what_a_guarantee_depends_on_has_no_default(self):
-        optional = {"clipping_norm", "steps_per_round", "clipping", "secure_noise"}
+        optional = {
+            "clipping_norm",
+            "steps_per_round",
+            "examples_per_record",
+            "clipping",
+            "secure_noise",
+        }
         without = {field.name for field in fields(PrivacyConfig)} - optional
         assert without == {"budget", "neighbouring", "record", "expected_batch_size"}
         for name in without:

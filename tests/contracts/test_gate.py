@@ -1,0 +1,252 @@
+"""The gate: accepts what is exact, refuses the rest by name, and leaves the model as it was."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PromptEncoderConfig, VeraConfig
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from privfed import CausalLanguageModel, Classification, LoRA
+from privfed.client.dpsgd import HiddenNoiseOptimizer
+from privfed.client.gate import check_per_example_gradients
+from privfed.client.private_model import PrivateModel
+from privfed.config import Checkpointing, Computation, GradientMethod, Precision
+from privfed.errors import GateError
+from privfed.models.in_place import InPlace
+from privfed.models.vector import read_vector
+from tests.contracts.private_steps import (
+    CASES,
+    CPU,
+    LENGTH,
+    Case,
+    check_sensitivity,
+    lora,
+    made_up,
+    peft,
+    private_model,
+)
+
+QV = "bert lora q,v"
+
+
+def test_what_is_exact_is_accepted_and_left_alone(accepted):
+    before = read_vector(accepted.adapter)
+    check_per_example_gradients(accepted)
+    assert np.array_equal(before, read_vector(accepted.adapter))
+    for _, parameter in accepted.parameters():
+        assert parameter.grad is None
+        assert parameter.grad_sample is None
+
+
+COMPUTATIONS = {
+    "bf16": Computation(precision=Precision.BF16),
+    "fp16": Computation(precision=Precision.FP16),
+    "reentrant": Computation(checkpointing=Checkpointing.REENTRANT),
+    "non-reentrant bf16": Computation(
+        checkpointing=Checkpointing.NON_REENTRANT, precision=Precision.BF16
+    ),
+    "opacus hooks": Computation(gradients=GradientMethod.OPACUS_HOOKS),
+}
+
+
+@pytest.mark.parametrize("how", list(COMPUTATIONS))
+@pytest.mark.parametrize("name", [QV, "llama lora all", "gpt2 p-tuning"])
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+def test_other_ways_to_compute_are_accepted(name, how, folders):
+    check_per_example_gradients(private_model(CASES[name], folders, COMPUTATIONS[how]))
+
+
+def test_an_adapter_that_starts_at_zero_is_checked_with_numbers(folders):
+    """LoRA starts with B = 0, where every gradient of A is zero, right or wrong."""
+    task = CASES[QV].task(folders)
+    model = CASES[QV].adapter.attach(task.build(), task.modules_to_save, 0)
+    check_per_example_gradients(PrivateModel(model, task, CPU))
+
+
+def test_dropout_is_off_within_the_gate_and_on_after_it(folders):
+    private = private_model(Case("bert", lora("query", dropout=0.4)), folders)
+    check_per_example_gradients(private)
+    shares = {m.p for m in private.adapter.modules() if isinstance(m, nn.Dropout)}
+    assert 0.4 in shares
+
+
+# --- Adapters without exact gradients
+
+REFUSED = {
+    "dora": (
+        peft(LoraConfig, r=2, target_modules=["q_proj"], use_dora=True),
+        "lora_magnitude_vector.*DoRA",
+    ),
+    "embedding lora": (
+        peft(LoraConfig, r=2, target_modules=["embed_tokens"]),
+        "lora_embedding_A.*outside of any layer",
+    ),
+    "trainable tokens": (
+        peft(LoraConfig, r=2, target_modules=["q_proj"], trainable_token_indices=[1, 2]),
+        "trainable_tokens_delta",
+    ),
+    "vera": (peft(VeraConfig, r=4, target_modules=["q_proj"]), "vera_lambda_b"),
+    "lstm prompt encoder": (
+        peft(
+            PromptEncoderConfig,
+            num_virtual_tokens=4,
+            encoder_hidden_size=8,
+            encoder_reparameterization_type="LSTM",
+        ),
+        "prompt_encoder.*LSTM",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+@pytest.mark.filterwarnings("ignore:for LSTM, the `encoder_num_layers`")
+def test_adapters_without_exact_gradients_are_refused_by_name(name, folders):
+    adapter, expected = REFUSED[name]
+    with pytest.raises(GateError, match=expected):
+        private_model(Case("llama", adapter), folders)
+
+
+@pytest.fixture(scope="module")
+def experts_folder(tokenizer_folder, tmp_path_factory):
+    from tests.conftest import _save
+
+    settings = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=64,
+    )
+    folder = tmp_path_factory.mktemp("experts")
+    return _save(MixtralForCausalLM, settings, tokenizer_folder, folder)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        (
+            peft(
+                LoraConfig, r=2, target_modules=["q_proj"], target_parameters=["experts.down_proj"]
+            ),
+            "experts.*lora_",
+        ),
+        (InPlace(patterns=("*experts*",)), "experts"),
+        (InPlace(patterns=("*mlp.gate.weight",)), "gate"),
+    ],
+    ids=["lora", "in place", "router"],
+)
+def test_experts_which_pick_tokens_are_refused_by_name(adapter, expected, experts_folder):
+    task = CausalLanguageModel(base=experts_folder, max_length=LENGTH)
+    with pytest.raises(GateError, match=expected):
+        check_per_example_gradients(PrivateModel(adapter.attach(task.build(), (), 0), task, CPU))
+
+
+def test_attention_beside_frozen_experts_is_accepted(experts_folder):
+    task = CausalLanguageModel(base=experts_folder, max_length=LENGTH)
+    model = lora("q_proj", "v_proj").attach(task.build(), (), 0)
+    check_per_example_gradients(PrivateModel(model, task, CPU))
+
+
+# --- Models and tasks that are wrong
+
+
+def test_dropout_inside_a_function_is_refused(folders, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    real = private.adapter.forward
+
+    def dropped(*arguments, **keywords):
+        return nn.functional.dropout(real(*arguments, **keywords), 0.5, training=True)
+
+    monkeypatch.setattr(private.adapter, "forward", dropped)
+    with pytest.raises(GateError, match="random numbers of its own"):
+        check_per_example_gradients(private)
+
+
+def test_noise_on_a_loss_is_refused(folders, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    real = private.task.losses
+    monkeypatch.setattr(
+        private.task,
+        "losses",
+        lambda *a: (1 + 1e-6 * torch.randn(())) * real(*a),
+        raising=False,
+    )
+    with pytest.raises(GateError, match="random numbers of its own"):
+        check_per_example_gradients(private)
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        lambda losses: losses - losses.mean(),
+        lambda losses: losses * losses.softmax(dim=0).detach(),
+        lambda losses: losses / len(losses),
+        lambda losses: losses.roll(1) * losses,
+    ],
+    ids=["centred", "weighted", "averaged", "neighbours"],
+)
+def test_a_loss_that_mixes_records_is_refused(folders, mixed, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    real = private.task.losses
+    monkeypatch.setattr(private.task, "losses", lambda *a: mixed(real(*a)), raising=False)
+    with pytest.raises(GateError, match="relative error|does not influence any loss"):
+        check_per_example_gradients(private)
+
+
+def test_a_parameter_that_no_loss_depends_on_is_refused(folders):
+    adapter = InPlace(patterns=("*pooler.dense.weight",), excluded=())
+    with pytest.raises(GateError, match="pooler"):
+        check_per_example_gradients(private_model(Case("bert", adapter), folders))
+
+
+def test_a_gradient_that_is_zero_for_ever_is_refused(folders):
+    """The softmax takes biases of attention keys out again."""
+    adapter = InPlace(patterns=("*.key.bias",), excluded=())
+    with pytest.raises(GateError, match=r"key\.bias.*does not influence"):
+        check_per_example_gradients(private_model(Case("bert", adapter), folders))
+
+
+def test_a_step_that_leaves_a_parameter_is_refused(folders, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    name, parameter = private.parameters()[0]
+    real = HiddenNoiseOptimizer.add_noise
+
+    def but_one(self):
+        real(self)
+        parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(HiddenNoiseOptimizer, "add_noise", but_one)
+    with pytest.raises(GateError, match=name.replace(".", r"\.")):
+        check_per_example_gradients(private)
+
+
+def test_a_window_longer_than_the_model_reads_is_refused(bert_folder):
+    task = Classification(base=bert_folder, labels=("a", "b"), max_length=100)
+    model = LoRA(rank=2, target_modules=("query",)).attach(task.build(), task.modules_to_save, 0)
+    with pytest.raises(GateError, match="made-up text"):
+        check_per_example_gradients(PrivateModel(model, task, CPU))
+
+
+def test_a_longer_record_beside_it_changes_nothing_for_a_record(
+    llama_folder, tokenizer_folder, tmp_path
+):
+    """LongRoPE switches its frequencies by the length of the batch: 13 C were measured when
+    batches were cut to their longest record. At one public length nothing couples records."""
+    from tests.conftest import _save
+
+    settings = LlamaConfig.from_pretrained(llama_folder)
+    settings.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+        "original_max_position_embeddings": LENGTH // 2,
+    }
+    settings.max_position_embeddings = 64
+    folder = _save(LlamaForCausalLM, settings, tokenizer_folder, tmp_path)
+    private = private_model(Case("llama", lora("q_proj", "v_proj")), {"llama": folder})
+    check_sensitivity(private, made_up(private, count=4), clipping_norm=1e-3)

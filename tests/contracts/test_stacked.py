@@ -1,0 +1,559 @@
+"""Clients trained in one pass are the clients trained one after the other."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from accountants import BudgetExceededError
+from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter, Plain
+from privfed.client import stacked
+from privfed.client.clipping import AdaptiveBound
+from privfed.client.dpsgd import DPSGDConfig, train_round
+from privfed.client.node import ClientNode
+from privfed.client.private_model import PrivateModel
+from privfed.client.randomness import RandomStream, SecureNoise
+from privfed.client.stacked import LocalRound, stacked_batches, train_stacked
+from privfed.config import (
+    SGD,
+    AdamW,
+    AutomaticClipping,
+    Checkpointing,
+    Computation,
+    FlatClipping,
+    GradientMethod,
+    PerLayerClipping,
+    Precision,
+    QuantileClipping,
+)
+from privfed.errors import GateError, TooFewClientsError
+from privfed.models.tasks import EXAMPLE_WEIGHT
+from privfed.models.vector import read_vector, write_vector
+from privfed.server.checkpoint import load_latest
+
+CPU = torch.device("cpu")
+QV = LoRA(rank=2, target_modules=("query", "value"))
+CLIPPINGS = [
+    FlatClipping(),
+    PerLayerClipping(),
+    AutomaticClipping(),
+    QuantileClipping(count_noise=2.0),
+]
+
+
+class Silence:
+    """A stream whose normal numbers are zero."""
+
+    def normal(self, count, device):
+        return torch.zeros(count, dtype=torch.float64, device=device)
+
+
+def bert_model(folder, computation=None):
+    task = Classification(base=folder, labels=("a", "b", "c"), max_length=24)
+    return prepared(task, QV, computation)
+
+
+def prepared(task, adapter, computation=None):
+    model = PrivateModel(
+        adapter.attach(task.build(), task.modules_to_save, 0), task, CPU, computation
+    )
+    generator = np.random.default_rng(5)
+    size = read_vector(model.adapter).size
+    write_vector(model.adapter, (0.1 * generator.standard_normal(size)).astype(np.float32))
+    return model
+
+
+@pytest.fixture(params=["bert", "llama", "llama-prefix", "gpt2"])
+def case(request, bert_folder, llama_folder, gpt2_folder):
+    if request.param == "bert":
+        return bert_model(bert_folder)
+    if request.param == "gpt2":
+        task = CausalLanguageModel(base=gpt2_folder, max_length=24)
+        return prepared(task, LoRA(rank=2, target_modules=("c_attn",)))
+    task = CausalLanguageModel(base=llama_folder, max_length=24)
+    if request.param == "llama-prefix":
+        return prepared(task, PeftAdapter.prefix_tuning(3))
+    return prepared(task, LoRA(rank=2, target_modules=("q_proj", "v_proj"), alpha=8.0))
+
+
+@pytest.fixture
+def bert(bert_folder):
+    return bert_model(bert_folder)
+
+
+def config(**changes):
+    settings = {
+        "noise_multiplier": 1.0,
+        "sample_rate": 0.6,
+        "clipping_norm": 0.5,
+        "expected_batch_size": 3,
+        "steps": 4,
+        "learning_rate": 0.1,
+        "physical_batch_size": 3,
+    }
+    return DPSGDConfig(**{**settings, **changes})
+
+
+UNEQUAL = (
+    {"sample_rate": 0.9, "clipping_norm": 0.2, "noise_multiplier": 0.7},
+    {"sample_rate": 0.3, "expected_batch_size": 5, "steps": 2},
+    {"sample_rate": 1.0, "clipping_norm": 1e-2, "noise_multiplier": 2.0},
+    {"sample_rate": 1e-12, "learning_rate": 0.03},
+)
+"""Four clients with nothing in common; the last one draws nobody, ever."""
+
+SIZES = (7, 5, 2, 4)
+
+
+def encoded(model, client, size=None):
+    size = SIZES[client] if size is None else size
+    task = model.task
+    return task.collate(task.tokenizer(), task.synthetic(size, 10 + client))
+
+
+def stream(number):
+    return RandomStream(bytes([number]) * 32, bytes(16))
+
+
+def secret_noise(client):
+    return SecureNoise(stream(100 + client))
+
+
+def silent_noise(client):
+    return Silence()
+
+
+def joined(data, configs, noise=silent_noise):
+    """Rounds of clients that draw from streams of their own; call it again to draw again."""
+    return [
+        LocalRound(
+            encoded=own,
+            config=settings,
+            sampling=stream(1 + client),
+            noise=noise(client),
+            bound=AdaptiveBound.starting(settings.clipping_norm),
+        )
+        for client, (own, settings) in enumerate(zip(data, configs, strict=True))
+    ]
+
+
+def one_by_one(model, rounds):
+    state = read_vector(model.adapter)
+    trained = []
+    for mine in rounds:
+        write_vector(model.adapter, state)
+        train_round(
+            model,
+            mine.encoded,
+            mine.config,
+            sampling=mine.sampling,
+            noise=mine.noise,
+            bound=mine.bound,
+        )
+        trained.append(read_vector(model.adapter))
+    write_vector(model.adapter, state)
+    return np.stack(trained)
+
+
+def both(model, data, configs, noise=silent_noise):
+    """Trained adapters, and the bounds where they end, of the two engines at equal streams."""
+    alone, together = (joined(data, configs, noise) for _ in range(2))
+    expected = one_by_one(model, alone)
+    found = train_stacked(model, together, read_vector(model.adapter))
+    ends = [[mine.bound.current for mine in rounds] for rounds in (alone, together)]
+    return expected, found, ends
+
+
+def require_equal(expected, found, start, tolerance=1e-6):
+    moved = np.abs(expected - start).max(axis=1)
+    assert np.all(moved[: len(SIZES) - 1] > 1e-4), "a client that stands still shows nothing"
+    assert np.abs(expected - found).max() <= tolerance
+
+
+@pytest.mark.parametrize("noise", [silent_noise, secret_noise])
+def test_every_client_moves_as_it_would_alone(case, noise):
+    """Sizes, rates, bounds, divisors, steps and learning rates differ; nothing is shared."""
+    data = [encoded(case, client) for client in range(4)]
+    configs = [config(**changes) for changes in UNEQUAL]
+    start = read_vector(case.adapter)
+    expected, found, _ = both(case, data, configs, noise)
+    require_equal(expected, found, start)
+    assert np.array_equal(read_vector(case.adapter), start), "the model is shared and stays"
+
+
+@pytest.mark.parametrize("clipping", CLIPPINGS, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize(
+    "optimizer", [SGD(momentum=0.9), AdamW(weight_decay=0.1, epsilon=1e-3)], ids=["sgd", "adamw"]
+)
+@pytest.mark.parametrize("noise", [silent_noise, secret_noise])
+def test_every_rule_and_optimiser(bert, clipping, optimizer, noise):
+    data = [encoded(bert, client) for client in range(4)]
+    configs = [config(**changes, clipping=clipping, optimizer=optimizer) for changes in UNEQUAL]
+    start = read_vector(bert.adapter)
+    expected, found, ends = both(bert, data, configs, noise)
+    require_equal(expected, found, start)
+    assert ends[0] == pytest.approx(ends[1], rel=1e-12)
+    if isinstance(clipping, QuantileClipping):
+        starts = [settings.clipping_norm for settings in configs]
+        assert all(end != start for end, start in zip(ends[1][:3], starts[:3], strict=True))
+
+
+def test_rules_and_optimisers_may_differ_within_a_stack(bert):
+    data = [encoded(bert, client) for client in range(4)]
+    optimizers = [SGD(), AdamW(epsilon=1e-3), AdamW(epsilon=1e-3), SGD(momentum=0.5)]
+    configs = [
+        config(clipping=clipping, optimizer=optimizer, steps=steps)
+        for clipping, optimizer, steps in zip(CLIPPINGS, optimizers, (1, 3, 2, 4), strict=True)
+    ]
+    start = read_vector(bert.adapter)
+    require_equal(*both(bert, data, configs, secret_noise)[:2], start)
+
+
+def test_a_client_with_fewer_steps_stands_still_and_draws_nothing(bert):
+    """Neighbours with equal settings but for the steps share no optimiser."""
+    data = [encoded(bert, client) for client in range(2)]
+    configs = [config(steps=1, optimizer=SGD(momentum=0.9)), config(optimizer=SGD(momentum=0.9))]
+    rounds = joined(data, configs, secret_noise)
+    found = train_stacked(bert, rounds, read_vector(bert.adapter))
+    expected = one_by_one(bert, joined(data, configs, secret_noise))
+    assert np.abs(found - expected).max() <= 1e-6
+    fresh = joined(data, configs)[0].sampling
+    fresh.raw(len(data[0]["labels"]))  # a byte for every record in the only step
+    assert rounds[0].sampling.raw(16) == fresh.raw(16)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+@pytest.mark.parametrize("kind", [Checkpointing.REENTRANT, Checkpointing.NON_REENTRANT])
+def test_with_gradient_checkpointing(bert_folder, kind):
+    model = bert_model(bert_folder, Computation(checkpointing=kind))
+    data = [encoded(model, client) for client in range(4)]
+    configs = [config(**changes) for changes in UNEQUAL]
+    require_equal(*both(model, data, configs)[:2], read_vector(model.adapter))
+
+
+def test_in_low_precision_up_to_its_rounding(bert_folder):
+    model = bert_model(bert_folder, Computation(precision=Precision.BF16))
+    data = [encoded(model, client) for client in range(4)]
+    configs = [config(**changes) for changes in UNEQUAL]
+    require_equal(*both(model, data, configs)[:2], read_vector(model.adapter), tolerance=2e-3)
+
+
+def test_records_of_several_examples(bert):
+    """Weights of examples differ from record to record; the last example only fills up."""
+    data = []
+    for client in range(3):
+        flat = encoded(bert, client, size=3 * SIZES[client])
+        grouped = {name: t.reshape(-1, 3, *t.shape[1:]) for name, t in flat.items()}
+        share = torch.linspace(0.1, 0.9, SIZES[client])
+        grouped[EXAMPLE_WEIGHT] = torch.stack([share, 1 - share, 0 * share], dim=1)
+        data.append(grouped)
+    configs = [config(**changes) for changes in UNEQUAL[:3]]
+    require_equal(*both(bert, data, configs, secret_noise)[:2], read_vector(bert.adapter))
+
+
+def test_one_client_alone_is_a_stack(bert):
+    expected, found, _ = both(bert, [encoded(bert, 0)], [config()], secret_noise)
+    assert np.abs(expected - found).max() <= 1e-6
+
+
+def test_a_record_with_a_non_finite_gradient_contributes_nothing(bert, monkeypatch):
+    """It is left out of its client's sum, and nobody else notices."""
+    data = [encoded(bert, client) for client in range(3)]
+    everybody = config(sample_rate=1.0, steps=2)
+    mended = [*data]
+    keep = torch.tensor([index for index in range(SIZES[1]) if index != 2])
+    mended[1] = {name: tensor[keep] for name, tensor in data[1].items()}
+    start = read_vector(bert.adapter)
+    expected = train_stacked(bert, joined(mended, [everybody] * 3), start)
+    data[1]["labels"][2] = 77  # found below, before the cross-entropy refuses it
+    real = Classification.losses
+
+    def losses(self, model, batch):
+        broken = batch["labels"] == 77
+        batch = {**batch, "labels": batch["labels"].masked_fill(broken, 0)}
+        return torch.where(broken, float("nan"), 1.0) * real(self, model, batch)
+
+    monkeypatch.setattr(Classification, "losses", losses)
+    found = train_stacked(bert, joined(data, [everybody] * 3), start)
+    assert np.isfinite(found).all()
+    assert np.abs(found - expected).max() <= 1e-6
+
+
+class TestNobodyInfluencesAnother:
+    @pytest.mark.parametrize("changed", range(4))
+    def test_other_data_leave_the_others_as_they_were(self, bert, changed):
+        data = [encoded(bert, client) for client in range(4)]
+        configs = [config(**changes) for changes in UNEQUAL[:3]] + [config()]
+        start = read_vector(bert.adapter)
+        before = train_stacked(bert, joined(data, configs, secret_noise), start)
+        data[changed] = encoded(bert, 9, size=SIZES[changed] + 6)
+        after = train_stacked(bert, joined(data, configs, secret_noise), start)
+        moved = np.abs(after - before).max(axis=1)
+        assert moved[changed] > 1e-4
+        assert np.delete(moved, changed).max() <= 1e-6
+
+    @pytest.mark.parametrize("rule", CLIPPINGS, ids=lambda rule: type(rule).__name__)
+    def test_one_record_moves_its_clients_sum_by_at_most_c(self, bert, rule):
+        data = [encoded(bert, client) for client in range(3)]
+        bounds = (0.01, 0.3, 0.02)
+        settings = [
+            config(clipping=rule, clipping_norm=c, sample_rate=1.0, steps=1, learning_rate=1.0)
+            for c in bounds
+        ]
+        start = read_vector(bert.adapter)
+        everyone = train_stacked(bert, joined(data, settings), start).astype(np.float64)
+        for client, bound in enumerate(bounds):
+            for left_out in range(SIZES[client]):
+                kept = torch.tensor([i for i in range(SIZES[client]) if i != left_out])
+                rest = [*data]
+                rest[client] = {name: tensor[kept] for name, tensor in data[client].items()}
+                found = train_stacked(bert, joined(rest, settings), start)
+                moved = np.linalg.norm(3 * (everyone - found), axis=1)  # B = 3, rate 1
+                assert moved[client] <= bound * (1 + 1e-3)
+                assert np.delete(moved, client).max() <= 3e-6
+
+    def test_what_a_failed_stack_left_does_not_reach_the_next(self, bert, monkeypatch):
+        data = [encoded(bert, client) for client in range(3)]
+        start = read_vector(bert.adapter)
+        expected = train_stacked(bert, joined(data, [config()] * 3), start)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.autograd, "backward", lambda *a: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                train_stacked(bert, joined(data[::-1], [config()] * 3), start)
+        assert np.array_equal(train_stacked(bert, joined(data, [config()] * 3), start), expected)
+
+
+class TestPasses:
+    def test_a_row_belongs_to_one_client_and_none_is_lost(self):
+        drawn = [torch.tensor([0, 3]), torch.tensor([], dtype=torch.long), torch.arange(8, 13)]
+        passes = list(stacked_batches(drawn, [0, 5, 8], 2))
+        assert [part.tolist() for part, _ in passes] == [
+            [[0, 3], [5, 5], [8, 9]],
+            [[0, 0], [5, 5], [10, 11]],
+            [[0, 0], [5, 5], [12, 8]],
+        ]
+        assert [part.int().tolist() for _, part in passes] == [
+            [[1, 1], [0, 0], [1, 1]],
+            [[0, 0], [0, 0], [1, 1]],
+            [[0, 0], [0, 0], [1, 0]],
+        ]
+
+    def test_without_records_there_is_none(self):
+        nobody = torch.tensor([], dtype=torch.long)
+        assert list(stacked_batches([nobody, nobody], [0, 5], 4)) == []
+
+    def test_what_fills_up_counts_for_nothing_whatever_its_gradient(self, bert, monkeypatch):
+        """Its loss has weight zero; were that forgotten, its factor is zero still."""
+        data = [encoded(bert, client) for client in range(4)]
+        start, configs = read_vector(bert.adapter), [config(**changes) for changes in UNEQUAL]
+        expected = train_stacked(bert, joined(data, configs), start)
+        real = PrivateModel.stacked_gradients
+        monkeypatch.setattr(
+            PrivateModel,
+            "stacked_gradients",
+            lambda self, batch, values, present: real(self, batch, values, present | True),
+        )
+        found = train_stacked(bert, joined(data, configs), start)
+        assert np.abs(found - expected).max() <= 1e-6
+
+    def test_all_have_one_shape(self, bert, monkeypatch):
+        shapes = set()
+        real = PrivateModel.stacked_gradients
+
+        def stacked_gradients(self, batch, values, present):
+            shapes.add((tuple(batch["input_ids"].shape), tuple(values.shape)))
+            return real(self, batch, values, present)
+
+        monkeypatch.setattr(PrivateModel, "stacked_gradients", stacked_gradients)
+        start = read_vector(bert.adapter)
+        data = [encoded(bert, client) for client in range(4)]
+        train_stacked(bert, joined(data, [config(**changes) for changes in UNEQUAL]), start)
+        assert shapes == {((12, 24), (12, start.size))}
+
+
+def test_hooks_refuse_a_stack(bert_folder):
+    model = bert_model(bert_folder, Computation(gradients=GradientMethod.OPACUS_HOOKS))
+    with pytest.raises(GateError, match="stacked_clients = 1"):
+        train_stacked(model, joined([encoded(model, 0)], [config()]), read_vector(model.adapter))
+
+
+class KeyedCoins:
+    """Repeatable streams that depend on the client and its own earlier draws, not on the order."""
+
+    secret = False
+
+    def __init__(self):
+        self.drawn = Counter()
+        self.order = {}
+
+    def stream(self, client, purpose):
+        self.drawn[client, purpose] += 1
+        self.order.setdefault(client, []).append(purpose)
+        text = f"{client}/{purpose}/{self.drawn[client, purpose]}"
+        return RandomStream(hashlib.sha256(text.encode()).digest(), bytes(16))
+
+
+STEP = 2.0**-11
+"""Of the twelve bits in which an update is summed, as a share of its range."""
+
+
+def log_in(folder):
+    return "".join(path.read_text() for path in folder.rglob("client.log"))
+
+
+class TestAFederation:
+    @pytest.fixture
+    def run(self, make_federation, tmp_path):
+        def run(stacked_clients, name=None, **changes):
+            name = name or f"stack-{stacked_clients}"
+            federation = make_federation(
+                **{
+                    "coins": KeyedCoins(),
+                    "encryption": Plain(),
+                    "computation": Computation(stacked_clients=stacked_clients),
+                    "state_folder": tmp_path / "state" / name,
+                    **changes,
+                }
+            )
+            federation = replace(
+                federation,
+                privacy=replace(federation.privacy, steps_per_round=2),
+                training=replace(federation.training, optimizer=SGD(momentum=0.5)),
+            )
+            return federation, federation.run(tmp_path / name)
+
+        return run
+
+    @pytest.mark.parametrize("stacked_clients", [2, 3, 8])
+    def test_its_rounds_are_those_of_one_client_after_the_other(
+        self, run, tmp_path, stacked_clients
+    ):
+        (first, alone), (second, together) = run(1), run(stacked_clients)
+        assert second.coins.order == first.coins.order
+        assert first.coins.order["client-0"] == 3 * ["sampling", "noise", "rounding"]
+        folders = [tmp_path / "stack-1", tmp_path / f"stack-{stacked_clients}"]
+        one, other = (load_latest(folder / "checkpoints") for folder in folders)
+        # Rounding differs in the last bits of a float32 only; where it meets the border between
+        # two numbers of the grid, an update differs by a step of the grid, once in thousands.
+        step = one.record["largest_range"] * STEP
+        apart = np.abs(one.state.astype(np.float64) - other.state)
+        assert apart.max() <= 3 * step
+        assert np.mean(apart > 1e-5) < 0.01
+        assert [row.clients for row in alone.rounds] == [row.clients for row in together.rounds]
+        spent = [[client.epsilon_spent for client in r.report.clients] for r in (alone, together)]
+        assert spent[0] == spent[1]
+
+    def test_a_client_over_its_budget_drops_alone(self, run, tmp_path, monkeypatch):
+        real = ClientNode.reserve
+
+        def reserve(self, plan):
+            if (self.id, plan.round) == ("client-1", 2):
+                raise BudgetExceededError("over", epsilon=5.0, allowed=4.0)
+            return real(self, plan)
+
+        monkeypatch.setattr(ClientNode, "reserve", reserve)
+        federation, result = run(2)
+        assert [row.absent for row in result.rounds] == [(), ("client-1",), ()]
+        assert federation.coins.drawn["client-1", "noise"] == 2
+        assert "BudgetExceededError" in log_in(tmp_path / "state/stack-2/clients/client-1")
+        assert "BudgetExceededError" not in log_in(tmp_path / "state/stack-2/clients/client-0")
+
+    def test_all_reserve_before_anybody_draws(self, run, monkeypatch):
+        seen = []
+        reserve, train = ClientNode.reserve, stacked.train_stacked
+        monkeypatch.setattr(
+            ClientNode,
+            "reserve",
+            lambda self, plan: (seen.append("reserve"), reserve(self, plan))[1],
+        )
+        from privfed.engines import stacked as engine
+
+        def noted(model, clients, state):
+            seen.append(len(clients))
+            return train(model, clients, state)
+
+        monkeypatch.setattr(engine, "train_stacked", noted)
+        run(3, rounds=1)
+        assert seen == [*4 * ["reserve"], 3, 1]
+
+    def test_what_fails_in_a_pass_drops_the_clients_of_that_pass(self, run, tmp_path, monkeypatch):
+        from privfed.engines import stacked as engine
+
+        real = engine.train_stacked
+
+        def fail(model, clients, state):
+            if len(clients) == 1:
+                raise RuntimeError("secret cause")
+            return real(model, clients, state)
+
+        monkeypatch.setattr(engine, "train_stacked", fail)
+        _, result = run(3)
+        assert all(row.absent == ("client-3",) for row in result.rounds)
+        logs = tmp_path / "state/stack-3/clients"
+        told = [
+            folder.name for folder in sorted(logs.iterdir()) if "secret cause" in log_in(folder)
+        ]
+        assert told == ["client-3"]
+        lost = next(client for client in result.report.clients if client.id == "client-3")
+        assert lost.unresolved == 3
+        run_folder = (tmp_path / "stack-3").rglob("*.*")
+        assert "secret cause" not in "".join(p.read_text(errors="replace") for p in run_folder)
+
+    def test_an_update_that_is_not_finite_drops_its_client_alone(self, run, monkeypatch):
+        from privfed.engines import stacked as engine
+
+        real = engine.train_stacked
+
+        def diverge(model, clients, state):
+            trained = real(model, clients, state)
+            trained[1] = math.nan
+            return trained
+
+        monkeypatch.setattr(engine, "train_stacked", diverge)
+        _, result = run(4, rounds=1)
+        assert [row.absent for row in result.rounds] == [("client-1",)]
+
+    def test_after_a_crash_what_was_committed_is_sent_and_the_rest_is_lost(
+        self, run, make_federation, tmp_path, monkeypatch
+    ):
+        """Killed at the third commit of round 2: two are sent afresh, two rounds are lost."""
+        real = ClientNode.commit
+        commits = []
+
+        def commit(self, *arguments):
+            commits.append(self.id)
+            if len(commits) == 7:
+                raise KeyboardInterrupt
+            real(self, *arguments)
+
+        coins = KeyedCoins()
+        with monkeypatch.context() as patch:
+            patch.setattr(ClientNode, "commit", commit)
+            with pytest.raises(KeyboardInterrupt):
+                run(4, name="crash", coins=coins)
+        federation = make_federation(
+            coins=coins,
+            encryption=Plain(),
+            computation=Computation(stacked_clients=4),
+            state_folder=tmp_path / "state/crash",
+        )
+        federation = replace(
+            federation,
+            privacy=replace(federation.privacy, steps_per_round=2),
+            training=replace(federation.training, optimizer=SGD(momentum=0.5)),
+        )
+        with pytest.raises(TooFewClientsError, match="2 contribution"):
+            federation.run(tmp_path / "crash", resume=True)
+        result = federation.run(tmp_path / "crash", resume=True)
+        assert [row.round for row in result.rounds] == [1, 3]
+        unresolved = {client.id: client.unresolved for client in result.report.clients}
+        assert unresolved == {"client-0": 0, "client-1": 0, "client-2": 1, "client-3": 1}
+        exports = sorted((tmp_path / "crash/ledgers").iterdir())
+        kinds = [[e["kind"] for e in json.loads(p.read_text())["entries"]] for p in exports]
+        assert [entries.count("reserve") for entries in kinds] == [3, 3, 3, 3]
+        assert [entries.count("commit") for entries in kinds] == [3, 3, 2, 2]
