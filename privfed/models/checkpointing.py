@@ -31,6 +31,7 @@ def checkpoint_layers(model: nn.Module, kind: Checkpointing) -> None:
         )
     reentrant = kind is Checkpointing.REENTRANT
     base.config.use_cache = False
-    base.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    current = getattr(base, "activation_checkpointing_enable", None)  # its name from 5.23 on
+    (current or base.gradient_checkpointing_enable)({"use_reentrant": reentrant})
     if reentrant:
         base.enable_input_require_grads()
