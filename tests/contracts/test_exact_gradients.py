@@ -1,5 +1,6 @@
 """Per-example gradients are those of single backward passes, for every accepted adapter."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -158,11 +159,13 @@ def test_with_dropout_they_add_up_to_the_gradient_of_the_batch(
 ):
     """With the same keys. A layer that runs again in the backward pass finds the same mask."""
     case = Case(architecture, DROPOUTS[architecture])
-    monkeypatch.setattr("privfed.client.dropout.os.urandom", lambda count: bytes([7] * count))
+    keys = itertools.count()
+    monkeypatch.setattr("privfed.client.dropout.os.urandom", lambda _: bytes([next(keys)]) * 32)
     private = private_model(case, folders, Computation(checkpointing=checkpointing))
     plain = private_model(case, folders)
     batch = made_up(private)
     summed = {name: part.sum(dim=0) for name, part in claimed_gradients(private, batch).items()}
+    keys = itertools.count()
     new_keys(plain._dropouts)
     plain.record_losses(plain.adapter, batch).sum().backward()
     for name, parameter in plain.parameters():
