@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from privfed.federation import FederationResult as FederationResult
     from privfed.models.adapters import LoRA as LoRA
     from privfed.models.adapters import PeftAdapter as PeftAdapter
+    from privfed.models.custom_loss import CustomLoss as CustomLoss
     from privfed.models.in_place import InPlace as InPlace
     from privfed.models.in_place import InPlaceModel as InPlaceModel
     from privfed.models.tasks import CausalLanguageModel as CausalLanguageModel
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from privfed.parties import Enrolment as Enrolment
     from privfed.strategies.averaging import FedAvg as FedAvg
     from privfed.strategies.averaging import FFALoRA as FFALoRA
+    from privfed.strategies.tail_averaging import TailAveraging as TailAveraging
 
 __version__ = "0.1.0"
 
@@ -70,10 +72,12 @@ _HOMES = {
     "privfed.data.records": ("Record", "RecordGroup"),
     "privfed.federation": ("Callback", "Federation", "FederationResult"),
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),
+    "privfed.models.custom_loss": ("CustomLoss",),
     "privfed.models.in_place": ("InPlace", "InPlaceModel"),
     "privfed.models.tasks": ("CausalLanguageModel", "Classification", "load_task"),
     "privfed.parties": ("Enrolment",),
     "privfed.strategies.averaging": ("FFALoRA", "FedAvg"),
+    "privfed.strategies.tail_averaging": ("TailAveraging",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

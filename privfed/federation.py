@@ -233,7 +233,10 @@ class _Running:
         except TooFewClientsError as error:
             raise self._abandoned(plan, error) from None
         state = self.settings.strategy.next_state(state, outcome.mean_update)
-        self._save(plan.round, state, outcome, self._figures(plan, state, outcome, started))
+        average = self._averaged(plan.round, state)
+        left = state if average is None else average
+        figures = self._figures(plan, left, outcome, started)
+        self._save(plan.round, state, average, outcome, figures)
         for callback in callbacks:
             callback.on_round(self.rounds[-1])
 
@@ -255,7 +258,7 @@ class _Running:
 
     def write_report(self, status: str) -> tuple[BudgetReport, dict[str, dict[str, Any]]]:
         """Write adapter, ledger exports and report as things stand."""
-        write_vector(self.model.adapter, self.checkpoint.state)
+        write_vector(self.model.adapter, self.checkpoint.released)
         exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
         report = results.write_results(
             self.folder,
@@ -285,17 +288,30 @@ class _Running:
         """Close a round with too few contributions, before the run stops."""
         record = self.checkpoint.record
         abandoned = [*record["abandoned"], plan.round]
-        self._checkpoint(plan.round, self.checkpoint.state, {**record, "abandoned": abandoned})
+        self._checkpoint(
+            plan.round,
+            self.checkpoint.state,
+            self.checkpoint.average,
+            {**record, "abandoned": abandoned},
+        )
         self.write_report(f"stopped: {error}")
         return TooFewClientsError(
             f"{error}. The cause is in each client's own log under "
             f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
         )
 
+    def _averaged(self, number: int, state: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """The average with the adapter after a round, where the round counts."""
+        rule, average = self.settings.averaging, self.checkpoint.average
+        if rule is None or not rule.counts(number):
+            return average
+        counted = sum(rule.counts(figures.round) for figures in self.rounds)
+        return rule.with_next(state if average is None else average, counted, state)
+
     def _figures(
-        self, plan: RoundPlan, state: NDArray[np.float32], outcome: Outcome, started: float
+        self, plan: RoundPlan, left: NDArray[np.float32], outcome: Outcome, started: float
     ) -> RoundFigures:
-        write_vector(self.model.adapter, state)
+        write_vector(self.model.adapter, left)
         value = held_out_figure(
             self.model, self.held_out, self.settings.training.physical_batch_size
         )
@@ -320,6 +336,7 @@ class _Running:
         self,
         number: int,
         state: NDArray[np.float32],
+        average: NDArray[np.float32] | None,
         outcome: Outcome,
         figures: RoundFigures,
     ) -> None:
@@ -328,12 +345,19 @@ class _Running:
             outcome.mean_update, len(outcome.contributors), record["largest_range"]
         )
         rows = [*record["rounds"], figures.to_json()]
-        self._checkpoint(number, state, {**record, "rounds": rows, "public_range": narrowed})
+        record = {**record, "rounds": rows, "public_range": narrowed}
+        self._checkpoint(number, state, average, record)
 
-    def _checkpoint(self, number: int, state: NDArray[np.float32], record: dict[str, Any]) -> None:
+    def _checkpoint(
+        self,
+        number: int,
+        state: NDArray[np.float32],
+        average: NDArray[np.float32] | None,
+        record: dict[str, Any],
+    ) -> None:
         anchors = {client: ledger.anchor().to_json() for client, ledger in self.ledgers.items()}
         self.checkpoint = Checkpoint(
-            round=number, state=state, record={**record, "anchors": anchors}
+            round=number, state=state, average=average, record={**record, "anchors": anchors}
         )
         self.folder.save(self.checkpoint)
 

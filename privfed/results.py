@@ -232,6 +232,7 @@ def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, An
         "model": settings.model.describe(),
         "adapter": settings.adapter.describe(),
         "strategy": settings.strategy.describe(),
+        "adapter left and evaluated": statements.adapter_left(settings.averaging),
         "local optimiser": {
             name: value for name, value in asdict(settings.training).items() if value is not None
         },

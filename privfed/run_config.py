@@ -4,8 +4,9 @@ See `docs/run.toml` in the repository for a commented example.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,10 +40,12 @@ from privfed.engines.links import parse_address
 from privfed.errors import ConfigError, DataError
 from privfed.federation import Federation
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
+from privfed.models.examples import chunks
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.parties import Enrolment
 from privfed.strategies.averaging import FedAvg, FFALoRA
+from privfed.strategies.tail_averaging import TailAveraging
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -124,6 +127,7 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         encryption=_encryption(root.section("encryption", {})),
         enrolment=_enrolment(root.optional("parties"), path.parent),
         strategy=_strategy(root.section("strategy", {})),
+        averaging=_averaging(root.optional("averaging")),
         rounds=federation.take("rounds", int),
         min_clients=federation.take("min_clients", int, 3),
         device=federation.take("device", str, None),
@@ -383,6 +387,16 @@ def _strategy(section: Section) -> FedAvg:
     return kinds[kind](weighting=weighting, server_learning_rate=rate)
 
 
+def _averaging(section: Section | None) -> TailAveraging | None:
+    if section is None:
+        return None
+    rule = TailAveraging(
+        first_round=section.take("first_round", int), decay=section.take("decay", float, 1.0)
+    )
+    section.end()
+    return rule
+
+
 def _data(
     section: Section, task: Task, seed: int, folder: Path
 ) -> tuple[list[Client], tuple[Record, ...], str]:
@@ -399,6 +413,7 @@ def _data(
             "[data] person needs [data.partition] rule 'column': a split by chance would give one "
             "person's rows to several clients"
         )
+    cut = _cutter(section, task, person)
     table = load_table(
         _relative(source, folder), text=text, label=label, owner=owner, person=person
     )
@@ -425,7 +440,7 @@ def _data(
     description = f"{source}, {kind}, {len(parts)} clients, seed {seed}"
     clients = []
     for client, rows in parts.items():
-        records = _records(table, [kept[row] for row in rows], labels)
+        records = _records(table, [kept[row] for row in rows], labels, cut)
         size = sizes[client] if client in sizes else _rounded_size(client, len(records))
         clients.append(
             Client(
@@ -439,10 +454,32 @@ def _data(
     return clients, held_records, described
 
 
+def _cutter(
+    section: Section, task: Task, person: str | None
+) -> Callable[[str], RecordGroup] | None:
+    """What cuts documents into chunks, where the configuration says so."""
+    tokens = section.take("chunk_tokens", int, None)
+    if tokens is None:
+        return None
+    if tokens < 1:
+        raise ConfigError(f"[data] chunk_tokens must be at least 1, got {tokens}")
+    if not isinstance(task, CausalLanguageModel) or person is not None:
+        raise ConfigError(
+            "[data] chunk_tokens cuts documents for task 'causal-lm'; leave it out of a "
+            "classification, and beside person"
+        )
+    return partial(chunks, task.tokenizer(), tokens=tokens)
+
+
 def _records(
-    table: TextTable, rows: Sequence[int], labels: Sequence[str] | None
+    table: TextTable,
+    rows: Sequence[int],
+    labels: Sequence[str] | None,
+    cut: Callable[[str], RecordGroup] | None,
 ) -> tuple[Record | RecordGroup, ...]:
-    """Rows as records, or one group per person where a column says whom a row is about."""
+    """Rows as records; or cut into chunks; or one group per person where a column names one."""
+    if cut is not None:
+        return tuple(cut(table.texts[row]) for row in rows)
     records = table.records(rows, labels)
     if table.persons is None:
         return records

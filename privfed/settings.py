@@ -24,6 +24,7 @@ from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
 from privfed.parties import Enrolment
+from privfed.strategies.tail_averaging import TailAveraging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class FederationSettings:
         computation: how the model is computed; speed and memory.
         encryption: how updates are summed; BFV with a shared key by default.
         strategy: from the mean update to the next global adapter.
+        averaging: of the adapters of past rounds into the one that the run leaves and evaluates;
+            None leaves the newest. It costs no epsilon.
         rounds: how many.
         held_out: public text for the figure of each round.
         seed: public; fixes initial weights and frozen factors, never noise or batches.
@@ -73,6 +76,7 @@ class FederationSettings:
     coins: Coins = field(default_factory=SystemCoins)
     enrolment: Enrolment | None = None
     computation: Computation = field(default_factory=Computation)
+    averaging: TailAveraging | None = None
     fresh_ledgers: bool = False
     held_out_source: str = "given by the caller"
     public_size_source: str = "declared by each client before training"
@@ -80,6 +84,11 @@ class FederationSettings:
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
         require_count(rounds=self.rounds)
+        if self.averaging is not None and self.averaging.first_round > self.rounds:
+            raise ConfigError(
+                f"averaging begins in round {self.averaging.first_round}, but rounds is "
+                f"{self.rounds}"
+            )
         if not self.title.strip():
             raise ConfigError("title must say what is trained on what, for the report")
         if not self.held_out:
@@ -101,6 +110,7 @@ class FederationSettings:
             "model": self.model.describe(),
             "adapter": self.adapter.describe(),
             "strategy": self.strategy.describe(),
+            "averaging": None if self.averaging is None else self.averaging.describe(),
             "privacy": _privacy_settings(self.privacy),
             "training": asdict(self.training),
             "computation": asdict(self.computation),

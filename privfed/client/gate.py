@@ -47,7 +47,8 @@ def check_per_example_gradients(
 
     Raises:
         GateError: naming the parameter, if a gradient is missing, zero in the reference, wrong,
-            or changes with another record of the batch; or if a step does not move it.
+            or changes with another record of the batch; or if a step does not move it. Also if a
+            loss changes with another record, or the model draws random numbers of its own.
     """
     before = read_vector(model.adapter)
     generator = torch.Generator().manual_seed(seed)
@@ -57,6 +58,7 @@ def check_per_example_gradients(
             write_vector(model.adapter, before + shift)
             batch, changed = _made_up(model, seed, examples_per_record)
             _require_repeatable(model, batch)
+            _require_own_losses(model, batch, changed)
             _compare(model, batch, changed)
             _require_moves(model, batch)
     except PrivfedError:
@@ -101,13 +103,30 @@ def _require_repeatable(model: PrivateModel, batch: Batch) -> None:
         )
 
 
+def _require_own_losses(model: PrivateModel, batch: Batch, changed: Batch) -> None:
+    """Refuse a task whose losses mix records; summed, they might still give the right gradients."""
+    losses, beside = (
+        model.record_losses(model.adapter, each).detach() for each in (batch, changed)
+    )
+    error = float((losses - beside)[:-1].abs().max() / losses.abs().max().clamp(min=_ZERO))
+    if not error <= _tolerance(model):
+        raise GateError(
+            f"the loss of a record depends on another record's text (relative difference "
+            f"{error:.1e}): a task must compute each loss from its own example alone"
+        )
+
+
+def _tolerance(model: PrivateModel) -> float:
+    return _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
+
+
 def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
     claimed = _gradients(model, batch)
     single = [
         model.single_gradients(rows(batch, torch.tensor([index]))) for index in range(_EXAMPLES)
     ]
     beside = _gradients(model, changed)
-    tolerance = _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
+    tolerance = _tolerance(model)
     references = {name: torch.stack([each[name] for each in single]) for name in claimed}
     largest = max(float(reference.abs().max()) for reference in references.values())
     for name, samples in claimed.items():

@@ -299,6 +299,7 @@ def load_task(adapter: str | Path) -> Task:
     path = Path(adapter) / "privfed.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        values.pop("loss", None)  # of training; the model and its figures do not need it
         kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[
             values.pop("task")
         ]

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from privfed.config import AutomaticClipping, Clipping, PerLayerClipping, QuantileClipping
 from privfed.reports.figures import rounded_up
+from privfed.strategies.tail_averaging import TailAveraging
 
 _SIMULATION = (
     "All clients and the aggregator ran in one process on one machine: this was a simulation. "
@@ -254,6 +255,17 @@ def clipping(rule: Clipping) -> str:
             "gradients get a little more noise"
         )
     return "all parameters together to C"
+
+
+def adapter_left(averaging: TailAveraging | None) -> str:
+    """Which adapter the run leaves, and takes the held-out figures of."""
+    if averaging is None:
+        return "the newest"
+    weights = "evenly" if averaging.decay == 1 else f"each weighs {averaging.decay:g} of the next"
+    return (
+        f"the average of those after each round from round {averaging.first_round} on, {weights}: "
+        "post-processing of what is released anyway, so that it costs no epsilon"
+    )
 
 
 def randomness(*, secret: bool, seed: int, secure_noise: bool) -> dict[str, Any]:

@@ -28,12 +28,19 @@ class Checkpoint:
     Attributes:
         round: last complete round; 0 before the first.
         state: the global adapter, shape (params,).
+        average: of the adapters of past rounds, shape (params,); None where none is kept.
         record: JSON values: settings, noise multipliers, figures of past rounds, ledger anchors.
     """
 
     round: int
     state: NDArray[np.float32]
     record: dict[str, Any]
+    average: NDArray[np.float32] | None = None
+
+    @property
+    def released(self) -> NDArray[np.float32]:
+        """What the run leaves if it ends here, shape (params,)."""
+        return self.state if self.average is None else self.average
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -46,7 +53,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "round": str(checkpoint.round),
         "record": json.dumps(checkpoint.record, allow_nan=False),
     }
-    save_file({"state": checkpoint.state}, half_made, metadata=metadata)
+    tensors = {"state": checkpoint.state}
+    if checkpoint.average is not None:
+        tensors["average"] = checkpoint.average
+    save_file(tensors, half_made, metadata=metadata)
     replace_durably(half_made, final)
     for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
         old.unlink()
@@ -65,6 +75,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         with safe_open(paths[-1], framework="numpy") as file:
             metadata = file.metadata()
             state = file.get_tensor("state")
+            average = file.get_tensor("average") if "average" in file.keys() else None  # noqa: SIM118
         record = json.loads(metadata["record"])
         schema, round_number = int(metadata["schema"]), int(metadata["round"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -74,4 +85,4 @@ def load_latest(folder: Path) -> Checkpoint | None:
         ) from error
     if schema != SCHEMA:
         raise RunFolderError(f"checkpoint schema must be {SCHEMA}, got {schema}")
-    return Checkpoint(round=round_number, state=state, record=record)
+    return Checkpoint(round=round_number, state=state, average=average, record=record)

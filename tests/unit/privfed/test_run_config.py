@@ -23,6 +23,8 @@ from privfed import (
     LoRA,
     PeftAdapter,
     Plain,
+    RecordGroup,
+    TailAveraging,
     TrainingConfig,
     preparation,
     run_config,
@@ -117,6 +119,7 @@ def settings(bert_folder):
             "weighting": "public_size",
             "server_learning_rate": 0.5,
         },
+        "averaging": {"first_round": 2, "decay": 0.5},
         "federation": {"rounds": 2, "min_clients": 4, "device": "cpu"},
     }
 
@@ -167,6 +170,7 @@ class TestAWholeConfiguration:
         assert type(federation.encryption) is Plain
         assert federation.strategy == FFALoRA(weighting="public_size", server_learning_rate=0.5)
         assert type(federation.strategy) is FFALoRA
+        assert federation.averaging == TailAveraging(first_round=2, decay=0.5)
         assert (federation.rounds, federation.min_clients) == (2, 4)
         assert federation.device == "cpu"
         assert federation.state_folder == tmp_path / "ledgers"
@@ -253,6 +257,7 @@ OPTIONAL = [
     "encryption",
     "parties",
     "strategy",
+    "averaging",
     "federation/min_clients",
     "federation/device",
 ]
@@ -272,6 +277,7 @@ def test_without_the_optional_keys_there_are_defaults(load, settings):
     assert federation.enrolment is None
     assert federation.strategy == FedAvg()
     assert type(federation.strategy) is FedAvg
+    assert federation.averaging is None
     assert (federation.min_clients, federation.device) == (3, None)
     assert {client.dataset for client in federation.clients} == {"notes"}
     assert {client.budget for client in federation.clients} == {None}
@@ -378,6 +384,27 @@ class TestOtherChoices:
         assert federation.adapter.config.num_virtual_tokens == 3
         assert federation.held_out[0].label is None
         assert type(federation.strategy) is FedAvg
+
+    def test_documents_are_cut_into_chunks_that_are_one_record(self, load, settings, llama_folder):
+        settings["model"] = {"task": "causal-lm", "base": llama_folder, "max_length": 12}
+        settings["data"]["chunk_tokens"] = 2
+        del settings["data"]["label"]
+        federation = load(settings)
+        whole = load(changed(settings, "data/chunk_tokens", MISSING))
+        for client, other in zip(federation.clients, whole.clients, strict=True):
+            assert len(client.records) == len(other.records)
+            for group, document in zip(client.records, other.records, strict=True):
+                assert isinstance(group, RecordGroup)
+                assert " ".join(e.text for e in group.examples) == document.text
+                assert {len(e.text.split()) for e in group.examples[:-1]} <= {2}
+
+    def test_chunks_are_for_documents_of_a_language_model(self, load, settings):
+        settings["data"]["chunk_tokens"] = 2
+        with pytest.raises(ConfigError, match="chunk_tokens cuts documents for task 'causal-lm'"):
+            load(settings)
+        settings["data"]["chunk_tokens"] = 0
+        with pytest.raises(ConfigError, match="chunk_tokens must be at least 1"):
+            load(settings)
 
     def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
@@ -702,6 +729,7 @@ def test_a_language_model_trains_from_its_configuration(load, settings, llama_fo
     settings["adapter"] = {"kind": "prefix-tuning", "num_virtual_tokens": 2}
     settings["strategy"]["kind"] = "fedavg"
     settings["federation"]["rounds"] = 1
+    settings["averaging"]["first_round"] = 1
     settings["data"]["public_sizes"] = dict.fromkeys(["east", "north", "south", "west"], 25)
     del settings["data"]["label"]
     del settings["parties"]
