@@ -273,7 +273,8 @@ class Computation:
     Attributes:
         precision: of matrix products (autocast).
         checkpointing: of activations.
-        compile: whether torch.compile builds the forward and backward pass.
+        compile: whether torch.compile builds the forward and backward pass, as one graph; not with
+            dropout or reentrant checkpointing.
         gradients: where per-example gradients come from.
         stacked_clients: clients whose adapters are trained in one pass over the shared base model;
             1 trains one after the other.
@@ -299,6 +300,8 @@ class Computation:
                     f"{name} must be one of {[member.value for member in kind]}, "
                     f"got {getattr(self, name)!r}"
                 )
+        if self.compile and self.checkpointing is Checkpointing.REENTRANT:
+            raise ConfigError("reentrant checkpointing cannot be compiled; take 'non_reentrant'")
         if self.gradients is GradientMethod.OPACUS_HOOKS and (
             self.compile or self.stacked_clients > 1
         ):

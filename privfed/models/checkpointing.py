@@ -33,5 +33,6 @@ def checkpoint_layers(model: nn.Module, kind: Checkpointing) -> None:
     base.config.use_cache = False
     current = getattr(base, "activation_checkpointing_enable", None)  # its name from 5.23 on
     (current or base.gradient_checkpointing_enable)({"use_reentrant": reentrant})
+    base.disable_input_require_grads()  # transformers asked for them, whatever the kind
     if reentrant:
         base.enable_input_require_grads()
