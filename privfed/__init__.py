@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from privfed.config import SGD as SGD
     from privfed.config import AdamW as AdamW
     from privfed.config import AutomaticClipping as AutomaticClipping
+    from privfed.config import BaseWeights as BaseWeights
     from privfed.config import Checkpointing as Checkpointing
     from privfed.config import Computation as Computation
     from privfed.config import Custody as Custody
@@ -57,6 +58,7 @@ _HOMES = {
         "SGD",
         "AdamW",
         "AutomaticClipping",
+        "BaseWeights",
         "Checkpointing",
         "Computation",
         "Custody",

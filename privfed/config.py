@@ -251,6 +251,18 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+class BaseWeights(StrEnum):
+    """How the frozen weights of the base model are held. What is trained stays float32.
+
+    NF4 holds them in 4 bits, quantised twice (Dettmers et al. 2023, QLoRA, arXiv:2305.14314), and
+    multiplies in bfloat16; it needs bitsandbytes.
+    """
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    NF4 = "nf4"
+
+
 class Checkpointing(StrEnum):
     """Whether activations are computed again in the backward pass, to save memory."""
 

@@ -18,6 +18,7 @@ from privfed.config import (
     SGD,
     AdamW,
     AutomaticClipping,
+    BaseWeights,
     Checkpointing,
     Clipping,
     Computation,
@@ -62,7 +63,7 @@ class Section:
     """
 
     def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self._name = name
+        self.name = name
         self._left = dict(values)
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
@@ -74,19 +75,17 @@ class Section:
         if key not in self._left:
             if default:
                 return default[0]
-            raise ConfigError(f"[{self._name}] needs the key {key!r}")
+            raise ConfigError(f"[{self.name}] needs the key {key!r}")
         value = self._left.pop(key)
         if kind is float and type(value) is int:
             return float(value)
         if type(value) is not kind:
-            raise ConfigError(
-                f"[{self._name}] {key} must be of type {kind.__name__}, got {value!r}"
-            )
+            raise ConfigError(f"[{self.name}] {key} must be of type {kind.__name__}, got {value!r}")
         return value
 
     def section(self, key: str, *default: Mapping[str, Any]) -> "Section":
         """A table inside this one."""
-        return Section(f"{self._name}.{key}" if self._name else key, self.take(key, dict, *default))
+        return Section(f"{self.name}.{key}" if self.name else key, self.take(key, dict, *default))
 
     def optional(self, key: str) -> "Section | None":
         """A table inside this one, if it is there."""
@@ -95,7 +94,7 @@ class Section:
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:
-            raise ConfigError(f"[{self._name}] has unknown key(s) {sorted(self._left)}")
+            raise ConfigError(f"[{self.name}] has unknown key(s) {sorted(self._left)}")
 
 
 def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
@@ -158,13 +157,16 @@ def _parse(path: Path) -> dict[str, Any]:
 def _task(section: Section) -> Task:
     kind = section.take("task", str)
     base, length = section.take("base", str), section.take("max_length", int, 128)
+    weights = _choice(section, "weights", BaseWeights, BaseWeights.FLOAT32)
     task: Task
     if kind == "classification":
         labels = tuple(section.take("labels", list))
         scale = section.take("logit_scale", float, 1.0)
-        task = Classification(base=base, labels=labels, max_length=length, logit_scale=scale)
+        task = Classification(
+            base=base, labels=labels, max_length=length, logit_scale=scale, weights=weights
+        )
     elif kind == "causal-lm":
-        task = CausalLanguageModel(base=base, max_length=length)
+        task = CausalLanguageModel(base=base, max_length=length, weights=weights)
     else:
         raise ConfigError(f"[model] task must be 'classification' or 'causal-lm', got {kind!r}")
     section.end()
@@ -298,7 +300,7 @@ def _choice(section: Section, key: str, kind: type[Choice], default: Choice) -> 
     name = section.take(key, str, default.value)
     known = [member.value for member in kind]
     if name not in known:
-        raise ConfigError(f"[computation] {key} must be one of {known}, got {name!r}")
+        raise ConfigError(f"[{section.name}] {key} must be one of {known}, got {name!r}")
     return kind(name)
 
 

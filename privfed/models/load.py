@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
+from transformers.utils import is_bitsandbytes_available
 
+from privfed.config import BaseWeights
 from privfed.errors import ConfigError, ModelError
 
 
@@ -44,18 +46,21 @@ def _named_device(name: str) -> torch.device:
     return device
 
 
-def load_pretrained(loader: Callable[..., Any], base: str) -> nn.Module:
-    """Load a model in float32 through transformers, with dropout off and finite weights.
+def load_pretrained(loader: Callable[..., Any], base: str, weights: BaseWeights) -> nn.Module:
+    """Load a model through transformers, with dropout off and finite weights.
 
     Args:
         loader: a `from_pretrained` of transformers.
         base: Hugging Face model name or folder.
+        weights: how they are held.
 
     Raises:
+        ConfigError: if bitsandbytes is needed and not installed.
         ModelError: unknown model, or a weight that is not finite (named).
     """
+    options = _loading_options(weights)
     try:
-        model: nn.Module = loader(base, dtype=torch.float32)
+        model: nn.Module = loader(base, **options)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"the base model {base!r} cannot be loaded: it is neither a folder with a model nor "
@@ -65,6 +70,23 @@ def load_pretrained(loader: Callable[..., Any], base: str) -> nn.Module:
     require_finite(model)
     switch_off_dropout(model)
     return model
+
+
+def _loading_options(weights: BaseWeights) -> dict[str, Any]:
+    if weights is not BaseWeights.NF4:
+        return {"dtype": getattr(torch, weights.value)}
+    if not is_bitsandbytes_available():
+        raise ConfigError(
+            "weights 'nf4' needs bitsandbytes: pip install 'privfed[quantized]', or take 'bfloat16'"
+        )
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    place = choose_device()  # quantised where it will run; moved by the caller if elsewhere
+    return {"quantization_config": quantised, "dtype": torch.bfloat16, "device_map": {"": place}}
 
 
 def load_tokenizer(base: str) -> Any:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
+from privfed.config import BaseWeights
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
 from privfed.models.load import load_pretrained, load_tokenizer
@@ -150,12 +151,14 @@ class Classification:
         labels: the public label set, the same at every client, in a fixed order.
         max_length: tokens read of each text.
         logit_scale: constant factor on the unit-length embedding before the head.
+        weights: how the frozen weights of the encoder are held.
     """
 
     base: str
     labels: tuple[str, ...]
     max_length: int = 128
     logit_scale: float = 1.0
+    weights: BaseWeights = BaseWeights.FLOAT32
 
     metric: ClassVar[str] = "accuracy"
     modules_to_save: ClassVar[tuple[str, ...]] = ("head",)
@@ -166,12 +169,13 @@ class Classification:
         if not texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ConfigError(f"labels must be two or more different names, got {self.labels!r}")
         _check_length(self.max_length)
+        _check_weights(self.weights)
         if not 0 < self.logit_scale < math.inf:
             raise ConfigError(f"logit_scale must be finite and above 0, got {self.logit_scale!r}")
 
     def build(self) -> nn.Module:
         """The classifier on its pretrained encoder."""
-        encoder = load_pretrained(AutoModel.from_pretrained, self.base)
+        encoder = load_pretrained(AutoModel.from_pretrained, self.base, self.weights)
         if not hasattr(encoder.config, "hidden_size"):
             raise ModelError(f"{self.base!r} is no encoder with a hidden_size")
         return SentenceClassifier(encoder, len(self.labels), self.logit_scale)
@@ -221,6 +225,7 @@ class Classification:
             "labels": list(self.labels),
             "max_length": self.max_length,
             "logit_scale": self.logit_scale,
+            "weights": self.weights.value,
         }
 
 
@@ -231,10 +236,12 @@ class CausalLanguageModel:
     Attributes:
         base: Hugging Face name or folder of a causal language model.
         max_length: tokens read of each text, the end-of-text token included.
+        weights: how the frozen weights of the base model are held.
     """
 
     base: str
     max_length: int = 128
+    weights: BaseWeights = BaseWeights.FLOAT32
 
     metric: ClassVar[str] = "perplexity"
     modules_to_save: ClassVar[tuple[str, ...]] = ()
@@ -242,10 +249,11 @@ class CausalLanguageModel:
     def __post_init__(self) -> None:
         """Check every field."""
         _check_length(self.max_length)
+        _check_weights(self.weights)
 
     def build(self) -> nn.Module:
         """The pretrained language model."""
-        return load_pretrained(AutoModelForCausalLM.from_pretrained, self.base)
+        return load_pretrained(AutoModelForCausalLM.from_pretrained, self.base, self.weights)
 
     def tokenizer(self) -> Any:
         """The tokenizer of the base model."""
@@ -278,7 +286,12 @@ class CausalLanguageModel:
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
-        return {"task": "causal-lm", "base": self.base, "max_length": self.max_length}
+        return {
+            "task": "causal-lm",
+            "base": self.base,
+            "max_length": self.max_length,
+            "weights": self.weights.value,
+        }
 
     def _token_losses(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Summed token losses and token counts, each of shape (batch,)."""
@@ -305,10 +318,17 @@ def load_task(adapter: str | Path) -> Task:
         ]
         if "labels" in values:
             values["labels"] = tuple(values["labels"])
+        values["weights"] = BaseWeights(values.get("weights", BaseWeights.FLOAT32))
         task: Task = kind(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} names no task that can be loaded: {error}") from error
     return task
+
+
+def _check_weights(weights: object) -> None:
+    if not isinstance(weights, BaseWeights):
+        known = [kind.value for kind in BaseWeights]
+        raise ConfigError(f"weights must be one of {known}, got {weights!r}")
 
 
 def _check_length(max_length: int) -> None:

@@ -52,12 +52,22 @@ def vector_digest(vector: NDArray[np.float32]) -> str:
 def frozen_digest(model: nn.Module) -> str:
     """SHA-256 (hex) of all frozen parameters and buffers: names, types, shapes and values."""
     digest = hashlib.sha256()
-    frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
-    for name, tensor in sorted([*frozen, *model.named_buffers()], key=lambda pair: pair[0]):
+    for name, tensor in sorted(_frozen_tensors(model), key=lambda pair: pair[0]):
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
         values = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         digest.update(values.cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _frozen_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_buffers()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            yield name, parameter
+            quantised = getattr(parameter, "quant_state", None)  # of bitsandbytes: its scales
+            if quantised is not None:
+                for part, tensor in quantised.as_dict(packed=True).items():
+                    yield f"{name}.{part}", tensor
 
 
 def layout_digest(model: nn.Module) -> str:
