@@ -41,7 +41,7 @@ def bbc_topics(
     texts, topics = packaged.bbc_news()
     labels = tuple(sorted(set(topics)))
     records = [Record(t, labels.index(topic)) for t, topic in zip(texts, topics, strict=True)]
-    kept, held = hold_out(topics, 0.2, SEED)
+    kept, held = hold_out(texts, 0.2, SEED)
     parts = dirichlet(
         [labels.index(topics[row]) for row in kept], 8, alpha=1.0, minimum=160, seed=SEED
     )

@@ -424,7 +424,7 @@ def _data(
     other = section.take("held_out_source", str, None)
     if other is None:
         fraction = section.take("held_out", float)
-        kept, held = hold_out(table.labels or [None] * len(table.texts), fraction, seed)
+        kept, held = hold_out(table.persons or table.texts, fraction, seed)
         held = _unseen(table, kept, held)
         held_records = table.records(held, labels)
         described = f"{fraction:g} of {source}, taken out before the split"

@@ -1,8 +1,9 @@
 """Clipping: how much one record may contribute to the sum of a step.
 
 Every rule scales the gradients of a record so that their norm over all parameters together is at
-most C, whatever the record is. Norms are taken in float64 from the very tensors that are summed:
-over millions of entries a float32 norm falls short by more than any margin.
+most C, whatever the record is. Norms are taken in float64 from the very tensors that are summed,
+and the sums are float64 too: over millions of entries a float32 norm falls short by more than any
+margin, and over thousands of records a float32 sum moves by more than the record that is removed.
 """
 
 import math
@@ -20,11 +21,11 @@ from privfed.config import (
     QuantileClipping,
 )
 
-MARGIN: Final = 1e-5
-"""Gradients are clipped to C (1 - margin), so that rounding of the scaled ones stays below C."""
+MARGIN: Final = 1e-9
+"""Gradients are clipped to C (1 - margin), so that float64 rounding stays below C."""
 
-_SMALLEST_FACTOR: Final = 1e-30
-"""Below float32's normal numbers rounding is no longer relative, and a record could pass C."""
+_BLOCK: Final = 2**22
+"""Gradients that are held in float64 at once, at most: 32 MiB."""
 
 _LIMIT: Final = 10.0
 """An adaptive bound stays within this factor of the configured one, either way."""
@@ -61,13 +62,21 @@ def clip_factors(rule: Clipping, squared: Tensor, layers: Sequence[int], bound: 
     return _capped(norms, limit).expand_as(squared)
 
 
-def scaled_sum(sample: Tensor, factors: Tensor) -> Tensor:
-    """Sum over records of factor times gradient: (records, *shape), (records,) to (*shape,).
+def scaled_sums(sample: Tensor, factors: Tensor) -> Tensor:
+    """Factor times gradient, added over the records of each client.
 
-    A factor too small to be a precise float32 number is rounded down to zero.
+    Args:
+        sample: one parameter's gradients, shape (clients * records, *parameter shape).
+        factors: float64, shape (clients, records).
+
+    Returns:
+        float64, shape (clients, entries of the parameter).
     """
-    precise = torch.where(factors < _SMALLEST_FACTOR, 0.0, factors)
-    return torch.einsum("i,i...->...", precise.to(sample.dtype), sample)
+    clients, records = factors.shape
+    gradients = sample.reshape(clients, records, math.prod(sample.shape[1:]))
+    parts = torch.split(gradients, max(1, _BLOCK // max(1, clients * records)), dim=2)
+    weights = factors.unsqueeze(1)
+    return torch.cat([torch.bmm(weights, part.double()) for part in parts], dim=2).squeeze(1)
 
 
 @dataclass(slots=True)

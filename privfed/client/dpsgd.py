@@ -18,7 +18,7 @@ from privfed.client.clipping import (
     AdaptiveBound,
     clip_factors,
     gradient_noise_multiplier,
-    scaled_sum,
+    scaled_sums,
     squared_norms,
 )
 from privfed.client.private_model import PrivateModel
@@ -125,7 +125,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         self._present = present
 
     def clip_and_accumulate(self) -> None:
-        """Scale every record's gradient to at most C and add it to `p.summed_grad`.
+        """Scale every record's gradient to at most C and add it to `p.summed_grad`, in float64.
 
         Raises:
             GateError: if a gradient has not one row for every record of the physical batch.
@@ -137,7 +137,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         if self._present is not None:
             factors = factors * self._present.to(factors.device)
         for parameter, sample, factor in zip(self.params, samples, factors, strict=True):
-            total = scaled_sum(sample, factor)
+            total = scaled_sums(sample, factor.unsqueeze(0))
             summed = parameter.summed_grad
             parameter.summed_grad = total if summed is None else summed + total
         if isinstance(self._config.clipping, QuantileClipping):
@@ -145,14 +145,17 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
             self._count += float(votes.sum())
 
     def add_noise(self) -> None:
-        """Put the noised sum of clipped gradients into `p.grad`."""
+        """Put the noised sum of clipped gradients into `p.grad`.
+
+        It is rounded to float32 once, after the noise: rounded apart, sum and noise would leave
+        traces of each other in the last bits.
+        """
         sizes = [parameter.summed_grad.numel() for parameter in self.params]
         device = self.params[0].summed_grad.device
         drawn = noise_of_sum(self._config, self._bound, self._noise, sum(sizes), device)
         for parameter, part in zip(self.params, torch.split(drawn, sizes), strict=True):
-            total = parameter.summed_grad
-            noise = part.to(total.dtype).reshape(total.shape)
-            parameter.grad = (total + noise).view_as(parameter)
+            noised = parameter.summed_grad.flatten() + part
+            parameter.grad = noised.to(parameter.dtype).view_as(parameter)
         follow_quantile(self._config, self._bound, self._noise, self._count)
         self._count = 0.0
 

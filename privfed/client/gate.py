@@ -7,10 +7,12 @@ name of the parameter. It is what catches an adapter that runs once for a whole 
 would be clipped as one record.
 """
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ _EXAMPLES: Final = 4
 _TOLERANCE: Final = 1e-4
 """Largest accepted error relative to the parameter's largest single gradient."""
 _LOW_PRECISION_TOLERANCE: Final = 0.05
-"""The same where products are rounded to 8 or 11 bits, in another order for another batch."""
+"""The same where products are rounded to 8 or 11 bits, in another order for another batch size."""
 
 _ZERO: Final = 1e-6
 """Below this share of the model's largest gradient there is nothing but rounding."""
@@ -48,7 +50,8 @@ def check_per_example_gradients(
     Raises:
         GateError: naming the parameter, if a gradient is missing, zero in the reference, wrong,
             or changes with another record of the batch; or if a step does not move it. Also if a
-            loss changes with another record, or the model draws random numbers of its own.
+            loss changes with another record, or the model draws random numbers of its own, or
+            keeps something of what it saw.
     """
     before = read_vector(model.adapter)
     generator = torch.Generator().manual_seed(seed)
@@ -57,10 +60,13 @@ def check_per_example_gradients(
         with _dropout_off(model.adapter):
             write_vector(model.adapter, before + shift)
             batch, changed = _made_up(model, seed, examples_per_record)
-            _require_repeatable(model, batch)
+            _require_no_coins(model, batch)
+            buffers = _buffers(model)
             _require_own_losses(model, batch, changed)
             _compare(model, batch, changed)
+            _require_own_arithmetic(model, seed, examples_per_record)
             _require_moves(model, batch)
+            _require_no_memory(model, buffers)
     except PrivfedError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
@@ -89,18 +95,38 @@ def _made_up(model: PrivateModel, seed: int, examples: int) -> tuple[Batch, Batc
     )
 
 
-def _require_repeatable(model: PrivateModel, batch: Batch) -> None:
-    """Refuse a model that draws from torch's generator, whose seed anyone may know."""
-    found = []
-    for seed in (0, 1):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            found.append(model.record_losses(model.adapter, batch).detach())
-    if not torch.equal(*found):
+def _require_no_coins(model: PrivateModel, batch: Batch) -> None:
+    """Refuse a model that draws from a generator of the process, whose seed anyone may know."""
+    before = _generators(model.device)
+    _gradients(model, batch)
+    if _generators(model.device) != before:
         raise GateError(
-            "the model draws random numbers of its own (dropout inside a function?); switch that "
-            "off: such numbers are neither secret nor independent from record to record"
+            "the model draws random numbers of its own (dropout inside a function, layer drop?); "
+            "switch that off: such numbers are neither secret nor independent from record to record"
         )
+
+
+def _generators(device: torch.device) -> list[Any]:
+    """Where the generators of the process stand."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    numbers = [bytes(state.numpy()) for state in states]
+    return [*numbers, random.getstate(), str(np.random.get_state())]
+
+
+def _buffers(model: PrivateModel) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.adapter.named_buffers()}
+
+
+def _require_no_memory(model: PrivateModel, before: dict[str, Tensor]) -> None:
+    """Refuse a model that keeps something of the texts it saw, which would leave with no noise."""
+    for name, buffer in model.adapter.named_buffers():
+        if name not in before or not torch.equal(buffer, before[name]):
+            raise GateError(
+                f"the buffer {name!r} changes with the texts that the model sees: what it keeps of "
+                "private text would be in every later result, without noise"
+            )
 
 
 def _require_own_losses(model: PrivateModel, batch: Batch, changed: Batch) -> None:
@@ -109,15 +135,29 @@ def _require_own_losses(model: PrivateModel, batch: Batch, changed: Batch) -> No
         model.record_losses(model.adapter, each).detach() for each in (batch, changed)
     )
     error = float((losses - beside)[:-1].abs().max() / losses.abs().max().clamp(min=_ZERO))
-    if not error <= _tolerance(model):
+    if not error <= _TOLERANCE:
         raise GateError(
             f"the loss of a record depends on another record's text (relative difference "
             f"{error:.1e}): a task must compute each loss from its own example alone"
         )
 
 
-def _tolerance(model: PrivateModel) -> float:
-    return _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
+def _require_own_arithmetic(model: PrivateModel, seed: int, examples: int) -> None:
+    """Refuse a model that computes all records otherwise as soon as one of them is short.
+
+    Some attention does, where no place of a batch is empty. Rounding is then no record's own.
+    """
+    drawn = [model.task.synthetic(_EXAMPLES * examples, seed + draw) for draw in range(_EXAMPLES)]
+    longest = [RecordGroup(tuple(texts[-1:] * examples)) for texts in drawn]
+    shortened = [*longest[:-1], RecordGroup(tuple(drawn[-1][:1] * examples))]
+    tokenizer = model.task.tokenizer()
+    samples, beside = (
+        _gradients(model, encode_records(model.task, tokenizer, records, examples))
+        for records in (longest, shortened)
+    )
+    for name, sample in samples.items():
+        error = _difference(beside[name][:-1], sample[:-1], float(sample.abs().max()))
+        _require_close(name, error, _TOLERANCE, "depends on the length of another record's text")
 
 
 def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
@@ -126,7 +166,7 @@ def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
         model.single_gradients(rows(batch, torch.tensor([index]))) for index in range(_EXAMPLES)
     ]
     beside = _gradients(model, changed)
-    tolerance = _tolerance(model)
+    tolerance = _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
     references = {name: torch.stack([each[name] for each in single]) for name in claimed}
     largest = max(float(reference.abs().max()) for reference in references.values())
     for name, samples in claimed.items():
@@ -137,10 +177,10 @@ def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
                 f"the trainable parameter {name!r} does not influence any loss; "
                 "freeze it or leave it out of the adapter"
             )
-        error = float((samples - reference).abs().max()) / scale
+        error = _difference(samples, reference, scale)
         _require_close(name, error, tolerance, "differs from a single backward pass")
-        error = float((beside[name][:-1] - samples[:-1]).abs().max()) / scale
-        _require_close(name, error, tolerance, "depends on another record's text")
+        error = _difference(beside[name][:-1], samples[:-1], scale)
+        _require_close(name, error, _TOLERANCE, "depends on another record's text")
 
 
 def _require_moves(model: PrivateModel, batch: Batch) -> None:
@@ -188,6 +228,10 @@ def _gradients(model: PrivateModel, batch: Batch) -> dict[str, Tensor]:
     model.forget()
     model.per_example_gradients(batch)
     return {name: parameter.grad_sample.clone() for name, parameter in model.parameters()}
+
+
+def _difference(one: Tensor, other: Tensor, scale: float) -> float:
+    return float((one - other).abs().max()) / scale if scale else 0.0
 
 
 def _require_close(name: str, error: float, tolerance: float, what: str) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from privfed.client.batches import num_rows, rows
-from privfed.client.clipping import AdaptiveBound, clip_factors, squared_norms
+from privfed.client.clipping import AdaptiveBound, clip_factors, scaled_sums, squared_norms
 from privfed.client.dpsgd import (
     DPSGDConfig,
     follow_quantile,
@@ -161,17 +161,18 @@ class _Stack:
         drawn = [
             self._draw(client) if goes_on else _NOBODY for client, goes_on in enumerate(going_on)
         ]
-        sums = torch.zeros_like(self.adapters)
-        votes = sums.new_zeros(len(sums), dtype=torch.float64)
+        sums = torch.zeros_like(self.adapters, dtype=torch.float64)
+        votes = sums.new_zeros(len(sums))
         for indices, present in stacked_batches(drawn, self._first, self._rows):
             clipped, inside = self._clipped_sums(indices, present)
             sums += clipped
             votes += inside
         for client in compress(range(len(sums)), going_on):
             _make_private(self._clients[client], sums[client], float(votes[client]))
+        gradients = sums.to(self.adapters.dtype)  # rounded once, after the noise
         for mover in self._movers:
             if number < mover.steps:
-                mover.adapters.grad = sums[mover.members]
+                mover.adapters.grad = gradients[mover.members]
                 mover.optimizer.step()
 
     def _draw(self, index: int) -> Tensor:
@@ -196,7 +197,7 @@ class _Stack:
         squared = squared_norms(samples).view(-1, *indices.shape)
         present = present.to(squared.device)
         factors = self._factors(squared) * present
-        sums = [_sums_of_clients(*pair) for pair in zip(samples, factors, strict=True)]
+        sums = [scaled_sums(*pair) for pair in zip(samples, factors, strict=True)]
         return torch.cat(sums, dim=1), self._votes(squared, present)
 
     def _factors(self, squared: Tensor) -> Tensor:
@@ -243,24 +244,9 @@ def _movers(clients: Sequence[LocalRound], adapters: Tensor) -> Iterator[_Mover]
         first = members.stop
 
 
-def _sums_of_clients(sample: Tensor, factors: Tensor) -> Tensor:
-    """Factor times gradient, added over the records of each client.
-
-    Args:
-        sample: one parameter's gradients, shape (clients * rows, *parameter shape).
-        factors: shape (clients, rows).
-
-    Returns:
-        Shape (clients, entries of the parameter).
-    """
-    clients, size = factors.shape
-    gradients = sample.reshape(clients, size, sample[0].numel())
-    return torch.bmm(factors.to(sample.dtype).unsqueeze(1), gradients).squeeze(1)
-
-
 def _make_private(client: LocalRound, total: Tensor, votes: float) -> None:
-    """Turn a client's clipped sum, shape (params,), into its noised mean, in place."""
+    """Turn a client's clipped sum, float64, shape (params,), into its noised mean, in place."""
     config = client.config
     noise = noise_of_sum(config, client.bound, client.noise, total.numel(), total.device)
-    total.add_(noise.to(total.dtype)).div_(config.expected_batch_size)
+    total.add_(noise).div_(config.expected_batch_size)
     follow_quantile(config, client.bound, client.noise, votes)

@@ -66,7 +66,8 @@ def load_table(
         label: column with the class, if any.
         owner: column that says which client a row belongs to, if any. Copies are then removed
             within each client, since an organisation cannot know what another one holds.
-        person: column that says whom a row is about, if any.
+        person: column that says whom a row is about, if any. Copies are then removed within each
+            person: what one of them brings must not depend on another.
 
     Raises:
         DataError: unknown file, format or column, or no text at all.
@@ -81,11 +82,8 @@ def load_table(
         if column is not None and column not in found:
             raise DataError(f"{source} has no column {column!r} for the {role}; it has {found}")
     rows = [row for row in rows if all(row.get(column) is not None for column in named)]
-    keys = [" ".join(str(row[text]).split()) for row in rows]
-    if owner:
-        keys = [
-            f"{row[owner]}\x00 {key}" if key else "" for row, key in zip(rows, keys, strict=True)
-        ]
+    parties = [column for column in (owner, person) if column]
+    keys = [_key(row, text, parties) for row in rows]
     kept = [rows[position] for position in deduplicate(keys)]
     if not kept:
         raise DataError(f"{source} holds no text in column {text!r}")
@@ -95,6 +93,12 @@ def load_table(
         owners=tuple(str(row[owner]) for row in kept) if owner else None,
         persons=tuple(str(row[person]) for row in kept) if person else None,
     )
+
+
+def _key(row: Row, text: str, parties: Sequence[str]) -> str:
+    """Equal for the copies of a text within the same parties; empty for no text."""
+    folded = " ".join(str(row[text]).split())
+    return json.dumps([str(row[column]) for column in parties] + [folded]) if folded else ""
 
 
 def _read(source: str) -> list[Row]:

@@ -1,9 +1,8 @@
 """A record: the thing that may be added or removed; and the removal of copies."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from privfed.errors import DataError
 
@@ -69,27 +68,30 @@ def deduplicate(texts: Iterable[str]) -> list[int]:
     return kept
 
 
-def hold_out(
-    strata: Sequence[str | int | None], fraction: float, seed: int
-) -> tuple[list[int], list[int]]:
-    """Split positions into (kept, held out), the same fraction of every stratum.
+def hold_out(keys: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split positions into (kept, held out), about the same fraction of any kind of record.
+
+    Each key is drawn by its own hash, so that a record that comes or goes moves no other one from
+    one side to the other. Equal keys lie on one side.
 
     Args:
-        strata: label of every position (any values; None counts as one stratum).
+        keys: what decides, one for each record: its text, or whom it is about; white space folded.
         fraction: share that is held out, in (0, 1).
         seed: public.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction must be in (0, 1), got {fraction!r}")
-    random = np.random.default_rng(seed)
-    held: set[int] = set()
-    for stratum in sorted(set(strata), key=str):
-        members = [position for position, value in enumerate(strata) if value == stratum]
-        order = random.permutation(len(members))
-        held.update(members[index] for index in order[: round(fraction * len(members))])
+    limit = int(fraction * 2**64)
+    held = [i for i, key in enumerate(keys) if _hashed(seed, " ".join(key.split())) < limit]
     if not held:
         raise DataError(
-            f"holding out {fraction:g} of {len(strata)} records leaves none to evaluate on; "
+            f"holding out {fraction:g} of {len(keys)} records leaves none to evaluate on; "
             "raise held_out or give a held_out_source"
         )
-    return [i for i in range(len(strata)) if i not in held], sorted(held)
+    taken = set(held)
+    return [i for i in range(len(keys)) if i not in taken], held
+
+
+def _hashed(seed: int, key: str) -> int:
+    """64 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8], "little")

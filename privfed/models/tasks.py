@@ -57,7 +57,7 @@ class Task(Protocol):
         """Tensors with leading dimension (batch,), all padded to one public length.
 
         Were a batch padded to its longest record, that record would change the rounding, or more,
-        of every other record's gradient.
+        of every other record's gradient. For the same reason no example may fill the length.
         """
         ...
 
@@ -102,15 +102,21 @@ def _synthetic_texts(count: int, seed: int, max_length: int) -> list[str]:
 def _tokenize(
     tokenizer: Any, texts: Sequence[str], max_length: int, *, add_special_tokens: bool = True
 ) -> dict[str, Tensor]:
+    """Token ids and mask, shape (batch, max_length); the last place is empty in every example.
+
+    Attention takes another path where no place of a whole batch is empty. Then one short record
+    would change the rounding of all others, in low precision by more than its own gradient.
+    """
     encoded = tokenizer(
         list(texts),
         truncation=True,
-        max_length=max_length,
+        max_length=max_length - 1,
         padding="max_length",
         add_special_tokens=add_special_tokens,
         return_tensors="pt",
     )
-    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    return {"input_ids": F.pad(ids, (0, 1)), "attention_mask": F.pad(mask, (0, 1))}
 
 
 class SentenceClassifier(nn.Module):
@@ -149,7 +155,7 @@ class Classification:
     Attributes:
         base: Hugging Face name or folder of an encoder.
         labels: the public label set, the same at every client, in a fixed order.
-        max_length: tokens read of each text.
+        max_length: places of each example; at most max_length - 1 tokens of a text are read.
         logit_scale: constant factor on the unit-length embedding before the head.
         weights: how the frozen weights of the encoder are held.
     """
@@ -235,7 +241,8 @@ class CausalLanguageModel:
 
     Attributes:
         base: Hugging Face name or folder of a causal language model.
-        max_length: tokens read of each text, the end-of-text token included.
+        max_length: places of each example; at most max_length - 1 tokens of a text are read, the
+            marks of its beginning and end included.
         weights: how the frozen weights of the base model are held.
     """
 
@@ -332,5 +339,5 @@ def _check_weights(weights: object) -> None:
 
 
 def _check_length(max_length: int) -> None:
-    if type(max_length) is not int or max_length < 2:
-        raise ConfigError(f"max_length must be a whole number of at least 2, got {max_length!r}")
+    if type(max_length) is not int or max_length < 3:
+        raise ConfigError(f"max_length must be a whole number of at least 3, got {max_length!r}")

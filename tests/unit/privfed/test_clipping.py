@@ -11,7 +11,7 @@ from privfed.client.clipping import (
     AdaptiveBound,
     clip_factors,
     gradient_noise_multiplier,
-    scaled_sum,
+    scaled_sums,
     squared_norms,
 )
 from privfed.config import (
@@ -32,7 +32,7 @@ def clipped(rule, samples, layers, bound):
     rows = []
     for record in range(len(samples[0])):
         parts = [
-            scaled_sum(sample[record : record + 1], factor[record : record + 1]).flatten()
+            scaled_sums(sample[record : record + 1], factor[None, record : record + 1]).flatten()
             for sample, factor in zip(samples, factors, strict=True)
         ]
         rows.append(torch.cat(parts))
@@ -80,11 +80,32 @@ def test_automatic_factors_by_hand():
     assert factors[0].tolist() == pytest.approx([2 * (1 - MARGIN) / 5.5, 2 * (1 - MARGIN) / 0.5])
 
 
-def test_the_scaled_sum_by_hand():
-    sample = torch.tensor([[[1.0, 2.0]], [[10.0, 20.0]]])
-    total = scaled_sum(sample, torch.tensor([2.0, 0.5], dtype=torch.float64))
-    assert total.tolist() == [[7.0, 14.0]]
-    assert total.dtype == torch.float32
+def test_the_scaled_sums_of_two_clients_by_hand():
+    sample = torch.tensor([[[1.0, 2.0]], [[10.0, 20.0]], [[5.0, 6.0]], [[7.0, 8.0]]])
+    factors = torch.tensor([[2.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    total = scaled_sums(sample, factors)
+    assert total.tolist() == [[7.0, 14.0], [5.0, 6.0]]
+    assert total.dtype == torch.float64
+
+
+def test_scaled_sums_do_not_depend_on_the_blocks_they_are_taken_in(monkeypatch):
+    sample, factors = torch.randn(6, 5, 7), torch.rand(2, 3, dtype=torch.float64)
+    whole = scaled_sums(sample, factors)
+    monkeypatch.setattr("privfed.client.clipping._BLOCK", 30)
+    torch.testing.assert_close(scaled_sums(sample, factors), whole, rtol=1e-14, atol=0)
+
+
+def test_the_scaled_sum_of_no_records_is_zero():
+    total = scaled_sums(torch.zeros(0, 2, 3), torch.zeros(1, 0, dtype=torch.float64))
+    assert total.tolist() == [[0.0] * 6]
+
+
+def test_among_thousands_of_equal_records_one_moves_the_sum_by_its_norm_alone():
+    """Summed in float32, it moved by 1.00003 C."""
+    sample = torch.randn(1, 400).expand(4096, 400)
+    factors = torch.full((1, 4096), 1 / float(sample[0].double().norm()), dtype=torch.float64)
+    moved = scaled_sums(sample, factors) - scaled_sums(sample[1:], factors[:, 1:])
+    assert float(moved.norm()) == pytest.approx(1.0, rel=1e-9)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
