@@ -137,7 +137,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         if self._present is not None:
             factors = factors * self._present.to(factors.device)
         for parameter, sample, factor in zip(self.params, samples, factors, strict=True):
-            total = scaled_sums(sample, factor.unsqueeze(0))
+            total = scaled_sums(sample, factor.unsqueeze(0)).view(parameter.shape)
             summed = parameter.summed_grad
             parameter.summed_grad = total if summed is None else summed + total
         if isinstance(self._config.clipping, QuantileClipping):
