@@ -119,6 +119,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         self._bound = bound or AdaptiveBound.starting(config.clipping_norm)
         self._present: Tensor | None = None
         self._count = 0.0
+        self._used: Sequence[Any] = ()
 
     def set_present(self, present: Tensor | None) -> None:
         """Which rows of the next physical batch are records, shape (records,); None: all."""
@@ -143,6 +144,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         if isinstance(self._config.clipping, QuantileClipping):
             votes = half_votes(squared.sum(dim=0).sqrt(), self._bound.current, self._present)
             self._count += float(votes.sum())
+        self._used = samples
 
     def add_noise(self) -> None:
         """Put the noised sum of clipped gradients into `p.grad`.
@@ -161,6 +163,11 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def _require_rows(self, samples: Sequence[Any]) -> None:
         """Opacus accepts one row for a whole batch, and lists that it divides by."""
+        if any(new is old for new, old in zip(samples, self._used, strict=False)):
+            raise GateError(
+                "these gradients were used by an earlier step: a record would count twice; run "
+                "per_example_gradients before every step"
+            )
         expected = None if self._present is None else len(self._present)
         for parameter, sample in zip(self.params, samples, strict=True):
             rows = len(samples[0]) if expected is None else expected

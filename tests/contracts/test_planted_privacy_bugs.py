@@ -87,7 +87,7 @@ def test_noise_on_one_factor_only(private, encoded, monkeypatch):
         real(self)
         for parameter in self.params:
             if parameter.dim() == 2 and parameter.shape[0] == 2:
-                parameter.grad = parameter.summed_grad.view_as(parameter)
+                parameter.grad = parameter.summed_grad.float()
 
     monkeypatch.setattr(HiddenNoiseOptimizer, "add_noise", on_b_only)
     noticed(check_noise, private, encoded, lambda: SecureNoise(stream(2)))
@@ -99,7 +99,8 @@ def test_noise_of_the_wrong_size_on_one_parameter(private, encoded, monkeypatch)
     def smaller(self):
         real(self)
         first = self.params[0]
-        first.grad = first.summed_grad + 0.5 * (first.grad - first.summed_grad)
+        total = first.summed_grad.float()
+        first.grad = total + 0.5 * (first.grad - total)
 
     monkeypatch.setattr(HiddenNoiseOptimizer, "add_noise", smaller)
     noticed(check_noise, private, encoded, lambda: SecureNoise(stream(2)))

@@ -347,6 +347,33 @@ def test_one_row_for_a_batch_of_several_is_refused():
         optimizer.clip_and_accumulate()
 
 
+def test_a_second_step_on_the_same_gradients_is_refused():
+    """It would add every record once more, at the same noise."""
+    optimizer = optimizer_with(torch.ones(2, 3))
+    optimizer.step()
+    with pytest.raises(GateError, match="used by an earlier step"):
+        optimizer.step()
+
+
+def test_the_noised_sum_is_rounded_once():
+    """Rounded to float32 apart, sum and noise leave traces of each other in the last bits."""
+    drawn = torch.randn(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    class Fixed:
+        def normal(self, count, device):
+            return drawn[:count].to(device)
+
+    parameter = nn.Parameter(torch.zeros(1000))
+    parameter.grad_sample = torch.linspace(-1e-3, 1e-3, 1000).unsqueeze(0)
+    optimizer = HiddenNoiseOptimizer(torch.optim.SGD([parameter], lr=0.1), config(), Fixed())
+    optimizer.clip_and_accumulate()
+    total = parameter.summed_grad
+    optimizer.add_noise()
+    noise = config().noise_multiplier * config().clipping_norm * drawn
+    assert torch.equal(parameter.grad, (total + noise).float())
+    assert not torch.equal(parameter.grad, total.float() + noise.float())
+
+
 def test_norms_of_millions_of_entries_are_not_underestimated():
     """A float32 norm of 4M equal entries falls short; the clipped row must not exceed C."""
     parameter = nn.Parameter(torch.zeros(4_000_000))
