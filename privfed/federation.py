@@ -155,6 +155,8 @@ class _Running:
             settings.strategy,
             settings.computation,
             examples_per_record=settings.privacy.examples_per_record,
+            physical_batch_size=settings.training.physical_batch_size,
+            num_clients=len(settings.clients),
             seed=settings.seed,
             device=settings.device,
         )

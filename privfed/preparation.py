@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,8 @@ def build_private_model(
     computation: Computation,
     *,
     examples_per_record: int,
+    physical_batch_size: int,
+    num_clients: int,
     seed: int,
     device: str | None,
 ) -> PrivateModel:
@@ -51,6 +54,13 @@ def build_private_model(
 
     Low precision hides small errors, so the gate sees such a model in full precision first.
     """
+    check = partial(
+        check_per_example_gradients,
+        seed=seed,
+        examples_per_record=examples_per_record,
+        physical_batch_size=physical_batch_size,
+        stacked_clients=min(computation.stacked_clients, num_clients),
+    )
     base = task.build()
     model = adapter.attach(base, task.modules_to_save, seed)
     if strategy.freeze_lora_a:
@@ -58,11 +68,9 @@ def build_private_model(
     where = choose_device(device)
     if computation.precision is not Precision.FP32:
         full = replace(computation, precision=Precision.FP32)
-        check_per_example_gradients(
-            PrivateModel(model, task, where, full), seed, examples_per_record
-        )
+        check(PrivateModel(model, task, where, full))
     private = PrivateModel(model, task, where, computation)
-    check_per_example_gradients(private, seed, examples_per_record)
+    check(private)
     return private
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privfed.client.batches import rows
+from privfed.client.batches import num_rows, rows
 from privfed.client.dpsgd import DPSGDConfig, private_optimizer, private_step
 from privfed.client.private_model import PrivateModel
 from privfed.data.records import RecordGroup
@@ -36,7 +36,12 @@ _ZERO: Final = 1e-6
 
 
 def check_per_example_gradients(
-    model: PrivateModel, seed: int = 0, examples_per_record: int = 1
+    model: PrivateModel,
+    seed: int = 0,
+    *,
+    examples_per_record: int = 1,
+    physical_batch_size: int = _EXAMPLES,
+    stacked_clients: int = 1,
 ) -> None:
     """Refuse a model whose per-example gradients are not those of single backward passes.
 
@@ -46,6 +51,8 @@ def check_per_example_gradients(
         model: as it will be trained.
         seed: public; of the random numbers and the made-up text.
         examples_per_record: as in training.
+        physical_batch_size: as in training: what does not fit the memory is to fail here.
+        stacked_clients: as in training.
 
     Raises:
         GateError: naming the parameter, if a gradient is missing, zero in the reference, wrong,
@@ -53,29 +60,34 @@ def check_per_example_gradients(
             loss changes with another record, or the model draws random numbers of its own, or
             keeps something of what it saw.
     """
-    before = read_vector(model.adapter)
+    before = [(parameter, parameter.detach().clone()) for _, parameter in model.parameters()]
+    vector = read_vector(model.adapter)
     generator = torch.Generator().manual_seed(seed)
-    shift = (0.05 * torch.randn(before.size, generator=generator)).numpy()
+    shift = (0.05 * torch.randn(vector.size, generator=generator)).numpy()
     try:
         with _dropout_off(model.adapter):
-            write_vector(model.adapter, before + shift)
+            write_vector(model.adapter, vector + shift)
             batch, changed = _made_up(model, seed, examples_per_record)
+            _require_finite_losses(model, batch)
             _require_no_coins(model, batch)
             buffers = _buffers(model)
             _require_own_losses(model, batch, changed)
             _compare(model, batch, changed)
             _require_own_arithmetic(model, seed, examples_per_record)
+            _require_real_size(model, batch, physical_batch_size, stacked_clients)
             _require_moves(model, batch)
             _require_no_memory(model, buffers)
     except PrivfedError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+    except Exception as error:
         raise GateError(
             "the model cannot be run with per-example gradients; on made-up text it failed with "
             f"{type(error).__name__}: {error}"
         ) from error
     finally:
-        write_vector(model.adapter, before)
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
         model.forget()
 
 
@@ -93,6 +105,15 @@ def _made_up(model: PrivateModel, seed: int, examples: int) -> tuple[Batch, Batc
         encode_records(model.task, tokenizer, records, examples),
         encode_records(model.task, tokenizer, changed, examples),
     )
+
+
+def _require_finite_losses(model: PrivateModel, batch: Batch) -> None:
+    losses = model.record_losses(model.adapter, batch)
+    if not bool(losses.isfinite().all()):
+        raise GateError(
+            "losses of made-up text are not finite: records like these would add nothing. Check "
+            "the loss; in fp16, take bf16 or smaller scales"
+        )
 
 
 def _require_no_coins(model: PrivateModel, batch: Batch) -> None:
@@ -166,6 +187,8 @@ def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
         model.single_gradients(rows(batch, torch.tensor([index]))) for index in range(_EXAMPLES)
     ]
     beside = _gradients(model, changed)
+    present = torch.arange(_EXAMPLES) < _EXAMPLES - 1
+    filled = _gradients(model, batch, present)
     tolerance = _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
     references = {name: torch.stack([each[name] for each in single]) for name in claimed}
     largest = max(float(reference.abs().max()) for reference in references.values())
@@ -181,6 +204,27 @@ def _compare(model: PrivateModel, batch: Batch, changed: Batch) -> None:
         _require_close(name, error, tolerance, "differs from a single backward pass")
         error = _difference(beside[name][:-1], samples[:-1], scale)
         _require_close(name, error, _TOLERANCE, "depends on another record's text")
+        error = _difference(filled[name], samples * _as_rows(present, samples), scale)
+        _require_close(name, error, _TOLERANCE, "depends on how many records the batch holds")
+
+
+def _require_real_size(model: PrivateModel, batch: Batch, size: int, clients: int) -> None:
+    """One pass of the size of training, against the small one."""
+    small = _gradients(model, batch)
+    many = rows(batch, torch.arange(max(size * clients, _EXAMPLES)) % _EXAMPLES)
+    if clients == 1:
+        large = _gradients(model, many)
+    else:
+        values = torch.from_numpy(read_vector(model.adapter)).to(model.device)
+        count = num_rows(many)
+        samples = model.stacked_gradients(
+            many, values.repeat(count, 1), torch.ones(count, dtype=torch.bool)
+        )
+        large = dict(zip(small, samples, strict=True))
+    tolerance = _LOW_PRECISION_TOLERANCE if model.low_precision else _TOLERANCE
+    for name, sample in small.items():
+        error = _difference(large[name][:_EXAMPLES], sample, float(sample.abs().max()))
+        _require_close(name, error, tolerance, "depends on the size of the batch")
 
 
 def _require_moves(model: PrivateModel, batch: Batch) -> None:
@@ -224,10 +268,16 @@ def _dropout_off(model: nn.Module) -> Iterator[None]:
             layer.p = share
 
 
-def _gradients(model: PrivateModel, batch: Batch) -> dict[str, Tensor]:
+def _gradients(
+    model: PrivateModel, batch: Batch, present: Tensor | None = None
+) -> dict[str, Tensor]:
     model.forget()
-    model.per_example_gradients(batch)
+    model.per_example_gradients(batch, present)
     return {name: parameter.grad_sample.clone() for name, parameter in model.parameters()}
+
+
+def _as_rows(present: Tensor, samples: Tensor) -> Tensor:
+    return present.to(samples).view(-1, *[1] * (samples.dim() - 1))
 
 
 def _difference(one: Tensor, other: Tensor, scale: float) -> float:

@@ -1,5 +1,6 @@
 """The trainable part: LoRA factors, or any adapter that PEFT knows and the gate lets pass."""
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from peft import (
     get_peft_model,
 )
 from torch import nn
+from transformers import PreTrainedModel
 
 from privfed.config import require_count, require_positive
 from privfed.errors import ConfigError, ModelError
@@ -65,10 +67,16 @@ class LoRA:
         require_count(rank=self.rank)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        if not self.target_modules:
-            raise ConfigError("target_modules must name at least one module, e.g. ('query',)")
-        if self.layers is not None and not self.layers:
-            raise ConfigError("layers must name at least one block; leave it out to adapt all")
+        _check_names(target_modules=self.target_modules)
+        if self.layers is not None and not (
+            isinstance(self.layers, tuple)
+            and self.layers
+            and all(type(layer) is int and layer >= 0 for layer in self.layers)
+        ):
+            raise ConfigError(
+                "layers must be a tuple of block numbers from 0, e.g. (4, 5), got "
+                f"{self.layers!r}; leave it out to adapt all"
+            )
         if self.alpha is not None:
             require_positive(alpha=self.alpha)
 
@@ -108,10 +116,17 @@ class PeftAdapter:
     """Any PEFT configuration. The gate refuses those whose per-example gradients are wrong.
 
     Attributes:
-        config: as PEFT takes it; `modules_to_save` is filled in from the task.
+        config: as PEFT takes it; kept as it is. What the task trains whole joins its
+            `modules_to_save`.
     """
 
     config: PeftConfig
+
+    def __post_init__(self) -> None:
+        """Check the field, and keep a copy: PEFT writes into configurations that it is given."""
+        if not isinstance(self.config, PeftConfig):
+            raise ConfigError(f"config must be a configuration of PEFT, got {self.config!r}")
+        object.__setattr__(self, "config", copy.deepcopy(self.config))
 
     @classmethod
     def prefix_tuning(cls, num_virtual_tokens: int) -> "PeftAdapter":
@@ -155,6 +170,12 @@ class PeftAdapter:
             target_modules: linear modules whose outputs are scaled.
             feedforward_modules: those among them whose inputs are scaled instead.
         """
+        _check_names(target_modules=target_modules)
+        outside = sorted(set(feedforward_modules) - set(target_modules))
+        if outside:
+            raise ConfigError(
+                f"feedforward_modules must be among target_modules; {outside} are not"
+            )
         return cls(
             config=IA3Config(
                 target_modules=list(target_modules), feedforward_modules=list(feedforward_modules)
@@ -163,9 +184,16 @@ class PeftAdapter:
 
     def attach(self, model: nn.Module, modules_to_save: tuple[str, ...], seed: int) -> PeftModel:
         """Wrap `model` as PEFT does."""
-        if modules_to_save and hasattr(self.config, "modules_to_save"):
-            self.config.modules_to_save = list(modules_to_save)
-        return _attach(model, self.config, seed)
+        config = copy.deepcopy(self.config)
+        if config.is_prompt_learning and not isinstance(model, PreTrainedModel):
+            raise ModelError(
+                f"{config.peft_type.value} puts tokens in front of a text, which this model cannot "
+                "take; train a causal language model, or take another adapter"
+            )
+        if modules_to_save and hasattr(config, "modules_to_save"):
+            own = config.modules_to_save or []
+            config.modules_to_save = [*own, *(n for n in modules_to_save if n not in own)]
+        return _attach(model, config, seed)
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
@@ -212,6 +240,32 @@ def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
         raise ModelError("FFA-LoRA freezes LoRA's A factors; this adapter has none")
 
 
+def _check_names(**fields: tuple[str, ...]) -> None:
+    for field, names in fields.items():
+        valid = isinstance(names, tuple) and all(isinstance(name, str) and name for name in names)
+        if not valid or not names:
+            raise ConfigError(
+                f"{field} must be a tuple of names of modules, e.g. ('query', 'value'), got "
+                f"{names!r}"
+            )
+
+
+def _require_all_found(wrapped: PeftModel, config: PeftConfig) -> None:
+    """Refuse names and numbers that no adapted module has: PEFT is content with one that fits."""
+    names = getattr(config, "target_modules", None)
+    if not isinstance(names, list | set | tuple):
+        return
+    adapted = list(wrapped.targeted_module_names)
+    absent = [n for n in sorted(names) if not any(a == n or a.endswith(f".{n}") for a in adapted)]
+    if absent:
+        raise ModelError(f"target_modules {absent} name no module that this adapter can adapt")
+    layers = getattr(config, "layers_to_transform", None)
+    numbers = {part for name in adapted for part in name.split(".") if part.isdigit()}
+    missing = [n for n in layers or () if str(n) not in numbers] if isinstance(layers, list) else []
+    if missing:
+        raise ModelError(f"layers {missing} are no blocks of this model with such modules")
+
+
 def _attach(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT 0.21 asks transformers by a name that transformers 5.23 has renamed.
@@ -227,6 +281,7 @@ def _attach(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
                 f"not fit this model: {error}"
             ) from error
     embed_prompt_for_every_record(wrapped)
+    _require_all_found(wrapped, config)
     if not any(parameter.requires_grad for parameter in wrapped.parameters()):
         raise ModelError("the adapter leaves nothing to train; check target_modules and layers")
     return wrapped

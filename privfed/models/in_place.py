@@ -68,6 +68,9 @@ class InPlace:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        for patterns in (self.patterns, self.excluded):
+            if type(patterns) is not tuple:
+                raise ConfigError(f"patterns must be a tuple, e.g. ('*.bias',), got {patterns!r}")
         if not self.patterns and not self.last_layers:
             raise ConfigError("name patterns of parameters, or a number of last layers")
         if self.last_layers:
@@ -90,13 +93,16 @@ class InPlace:
         for name, parameter in model.named_parameters():
             chosen = _matches(name, (*self.patterns, *heads, *blocks))
             parameter.requires_grad_(chosen and not _matches(name, self.excluded))
-        if not any(_matches(n, self.patterns + blocks) for n, _ in model.named_parameters()):
-            raise ModelError(f"no parameter of this model matches {self.patterns}")
+        names = [name for name, _ in model.named_parameters()]
+        absent = [p for p in self.patterns if not any(_matches(name, (p,)) for name in names)]
+        if absent:
+            raise ModelError(f"no parameter of this model matches {absent}")
         return InPlaceModel(model)
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
-        return {"adapter": "in-place", **json.loads(json.dumps(asdict(self)))}
+        chosen = {name: value for name, value in asdict(self).items() if value}
+        return {"adapter": "in-place", **json.loads(json.dumps(chosen))}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

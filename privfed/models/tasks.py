@@ -197,8 +197,8 @@ class Classification:
             DataError: if a label is not an index into the label set.
         """
         known = range(len(self.labels))
-        if not all(record.label in known for record in records):
-            raise DataError(f"every label must be a whole number in [0, {len(self.labels)})")
+        if not all(type(record.label) is int and record.label in known for record in records):
+            raise DataError(f"every label must be an int in [0, {len(self.labels)})")
         batch = _tokenize(tokenizer, [record.text for record in records], self.max_length)
         batch["labels"] = torch.tensor([record.label for record in records])
         return batch

@@ -54,7 +54,7 @@ def test_a_loss_of_one_example_each_is_accepted(private):
 
 @pytest.mark.parametrize("coupled", [batch_mean_for_each, contrastive])
 def test_a_loss_that_couples_records_is_refused(private, coupled):
-    with pytest.raises(GateError, match="loss of a record depends on another record's text"):
+    with pytest.raises(GateError, match="another record.s text|how many records the batch holds"):
         check_per_example_gradients(private(coupled))
 
 

@@ -12,7 +12,7 @@ from privfed.client.dpsgd import HiddenNoiseOptimizer
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.private_model import PrivateModel
 from privfed.config import Checkpointing, Computation, GradientMethod, Precision
-from privfed.errors import GateError
+from privfed.errors import GateError, ModelError
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector
 from tests.contracts.private_steps import (
@@ -202,6 +202,109 @@ def test_a_loss_that_mixes_records_is_refused(folders, mixed, reason, monkeypatc
 def _hidden(losses):
     """Zero, with a gradient that depends on the other losses."""
     return (losses - losses.detach()) * losses.softmax(dim=0).detach()
+
+
+class Remembering(nn.Module):
+    """Adds the mean of what it saw."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, *arguments, **keywords):
+        out = self.inner(*arguments, **keywords)
+        with torch.no_grad():
+            self.seen.mul_(0.99).add_(1e-7 * out.mean())
+        return out + self.seen
+
+
+def test_a_layer_that_remembers_texts_is_refused(folders):
+    """What it keeps would be in the released figures without noise."""
+    private = private_model(CASES[QV], folders)
+    dense = private.adapter.get_submodule("base_model.model.encoder.encoder.layer.0.output")
+    dense.dense = Remembering(dense.dense)
+    with pytest.raises(GateError, match=r"the buffer '.*seen' changes with the texts"):
+        check_per_example_gradients(private)
+
+
+def test_coins_that_seldom_matter_are_refused(folders, monkeypatch):
+    """Layer drop: the draw itself is what is refused, not the layer that it happens to drop."""
+    private = private_model(CASES[QV], folders)
+    real = private.adapter.forward
+
+    def dropping(*arguments, **keywords):
+        torch.rand([])
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(private.adapter, "forward", dropping)
+    with pytest.raises(GateError, match="random numbers of its own"):
+        check_per_example_gradients(private)
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
+def test_a_short_record_does_not_change_the_arithmetic_of_others(folders, precision):
+    """With no empty place in a batch, attention takes another path: 0.6 C were measured."""
+    task = CausalLanguageModel(base=folders["llama"], max_length=LENGTH)
+    model = lora("q_proj", "v_proj").attach(task.build(), (), 0)
+    private = PrivateModel(model, task, CPU, Computation(precision=precision))
+    check_per_example_gradients(private)
+    private.task = WholeWindow(task)
+    if precision is not Precision.FP32:
+        with pytest.raises(GateError, match="length of another record's text"):
+            check_per_example_gradients(private)
+
+
+class WholeWindow:
+    """A task that leaves no place empty."""
+
+    def __init__(self, task):
+        self._task = task
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+    def collate(self, tokenizer, records):
+        batch = self._task.collate(tokenizer, records)
+        return {name: tensor[:, :-1] for name, tensor in batch.items()}
+
+
+def test_what_fails_at_the_size_of_training_fails_in_the_gate(folders, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    real = private.task.losses
+
+    def small_only(model, batch):
+        if len(batch["labels"]) > 8:
+            raise KeyError("too much")
+        return real(model, batch)
+
+    monkeypatch.setattr(private.task, "losses", small_only, raising=False)
+    check_per_example_gradients(private)
+    for size in ({"physical_batch_size": 9}, {"physical_batch_size": 3, "stacked_clients": 3}):
+        with pytest.raises(GateError, match="KeyError"):
+            check_per_example_gradients(private, **size)
+
+
+def test_losses_that_are_not_finite_are_named(folders, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    real = private.task.losses
+    monkeypatch.setattr(private.task, "losses", lambda *a: real(*a) / 0, raising=False)
+    with pytest.raises(GateError, match="losses of made-up text are not finite"):
+        check_per_example_gradients(private)
+
+
+def test_a_loss_that_unfreezes_a_parameter_is_named(folders, monkeypatch):
+    private = private_model(CASES[QV], folders)
+    real = private.task.losses
+    frozen = next(p for _, p in private.adapter.named_parameters() if not p.requires_grad)
+
+    def unfreezing(*arguments):
+        frozen.requires_grad_(True)
+        return real(*arguments)
+
+    monkeypatch.setattr(private.task, "losses", unfreezing, raising=False)
+    with pytest.raises(ModelError, match="what is trainable must not change"):
+        check_per_example_gradients(private)
 
 
 def test_a_parameter_that_no_loss_depends_on_is_refused(folders):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from privfed.config import BaseWeights
 from privfed.errors import ConfigError, ModelError
 from privfed.models.adapters import LoRA, PeftAdapter, freeze_orthonormal_a, lora_a_factors
 from privfed.models.load import load_pretrained
@@ -230,7 +231,7 @@ class TestPeftAdapter:
             make(count)
 
     def test_an_adapter_of_another_kind_of_model_is_refused(self, encoder):
-        with pytest.raises(ModelError, match="does not fit this model"):
+        with pytest.raises(ModelError, match="train a causal language model"):
             PeftAdapter.prefix_tuning(3).attach(encoder(), ("head",), 0)
 
     def test_descriptions_tell_settings_apart(self):
@@ -255,4 +256,4 @@ class TestLoading:
             return model
 
         with pytest.raises(ModelError, match=r"layer\.1\.attention\.self\.key\.bias"):
-            load_pretrained(broken, bert_folder)
+            load_pretrained(broken, bert_folder, BaseWeights.FLOAT32)
