@@ -23,6 +23,7 @@ from privfed.client.clipping import (
 )
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import NoiseStream, RandomStream
+from privfed.client.ranks import Alone, Ranks
 from privfed.client.sampling import poisson_sample
 from privfed.config import (
     SGD,
@@ -97,6 +98,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         noise: secret stream.
         layers: number of the layer of each parameter, from 0; None: each is a layer.
         bound: C of the client, where it follows a quantile; None starts at the configured one.
+        ranks: processes that hold parts of the batch.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         noise: NoiseStream,
         layers: Sequence[int] | None = None,
         bound: AdaptiveBound | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -117,6 +120,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         self._noise = noise
         self._layers = range(len(self.params)) if layers is None else layers
         self._bound = bound or AdaptiveBound.starting(config.clipping_norm)
+        self._ranks = ranks or Alone()
         self._present: Tensor | None = None
         self._count = 0.0
         self._used: Sequence[Any] = ()
@@ -153,12 +157,14 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         traces of each other in the last bits.
         """
         sizes = [parameter.summed_grad.numel() for parameter in self.params]
-        device = self.params[0].summed_grad.device
-        drawn = noise_of_sum(self._config, self._bound, self._noise, sum(sizes), device)
-        for parameter, part in zip(self.params, torch.split(drawn, sizes), strict=True):
-            noised = parameter.summed_grad.flatten() + part
-            parameter.grad = noised.to(parameter.dtype).view_as(parameter)
-        follow_quantile(self._config, self._bound, self._noise, self._count)
+        parts = [parameter.summed_grad.flatten() for parameter in self.params]
+        sums = torch.cat([*parts, parts[0].new_tensor([self._count])])
+        self._ranks.add_up(sums)
+        total, count = sums[:-1], float(sums[-1])
+        total += noise_of_sum(self._config, self._bound, self._noise, len(total), total.device)
+        for parameter, part in zip(self.params, torch.split(total, sizes), strict=True):
+            parameter.grad = part.to(parameter.dtype).view_as(parameter)
+        follow_quantile(self._config, self._bound, self._noise, count)
         self._count = 0.0
 
     def _require_rows(self, samples: Sequence[Any]) -> None:
@@ -223,6 +229,7 @@ def private_optimizer(
     config: DPSGDConfig,
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
+    ranks: Ranks | None = None,
 ) -> HiddenNoiseOptimizer:
     """The optimiser of a private model, fresh: its state does not outlive a round."""
     named = model.parameters()
@@ -232,6 +239,7 @@ def private_optimizer(
         noise,
         layers=layer_numbers([name for name, _ in named]),
         bound=bound,
+        ranks=ranks,
     )
 
 
@@ -259,6 +267,7 @@ def train_round(
     sampling: RandomStream,
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Train the model in place for one round of private steps.
 
@@ -269,12 +278,16 @@ def train_round(
         sampling: secret stream that draws the batches.
         noise: secret stream of the noise, another one.
         bound: C of the client, where it follows a quantile; moved.
+        ranks: processes that take the steps together. Each holds the model, all records and streams
+            of its own under the same keys, and takes every size-th record of a batch.
     """
     model.forget()
-    optimizer = private_optimizer(model, config, noise, bound)
+    ranks = ranks or Alone()
+    optimizer = private_optimizer(model, config, noise, bound, ranks)
     for _ in range(config.steps):
         drawn = torch.from_numpy(poisson_sample(sampling, num_rows(encoded), config.sample_rate))
-        private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
+        mine = drawn[ranks.rank :: ranks.size]
+        private_step(model, optimizer, encoded, mine, config.physical_batch_size)
 
 
 def private_step(

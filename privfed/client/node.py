@@ -21,7 +21,7 @@ from privfed.client.dpsgd import DPSGDConfig, train_round
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins, FastNoise, NoiseStream, SecureNoise
 from privfed.client.stacked import LocalRound
-from privfed.config import TrainingConfig
+from privfed.config import TrainingConfig, require_items, require_type
 from privfed.data.records import Record, RecordGroup
 from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE
@@ -63,6 +63,9 @@ class Client:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        require_type(str, id=self.id, dataset=self.dataset, description=self.description)
+        require_type(Budget | None, budget=self.budget)
+        require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
         if type(self.public_size) is not int or self.public_size < 1:
             raise ConfigError(
                 f"public_size of client {self.id!r} must be a whole number of at least 1, got "
