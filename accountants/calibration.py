@@ -19,6 +19,9 @@ from accountants.relations import Neighbouring
 LARGEST_NOISE_MULTIPLIER = 1e4
 """More noise than this means that the budget is used up in all but name."""
 
+SMALLEST_NOISE_MULTIPLIER = 1e-6
+"""Less noise is not looked for, also where the batches alone already keep the budget."""
+
 MOST_STEPS = 10**7
 """Schedules longer than this are not looked for."""
 
@@ -401,10 +404,12 @@ def _bracket(
     while True:
         if growing and current >= LARGEST_NOISE_MULTIPLIER:
             return current, None, value, math.inf
+        if not growing and current <= SMALLEST_NOISE_MULTIPLIER:
+            return current, current, value, value
         if growing:
             following = min(_rounded_up(current * step), LARGEST_NOISE_MULTIPLIER)
         else:
-            following = _rounded_up(current / step)
+            following = max(_rounded_up(current / step), SMALLEST_NOISE_MULTIPLIER)
         following_value = spend(following)
         if growing and following_value <= target:
             return current, following, value, following_value

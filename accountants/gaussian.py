@@ -19,6 +19,8 @@ from accountants import checks
 
 _ULP = 2.0**-52
 _WIDEN = 1e-12
+_LARGEST = 1e154
+"""Its square is just a float. From a = -1e154 on, log(delta) <= -a^2 / 2 is below -1e154 by far."""
 
 
 def log_delta(mu: float, epsilon: float) -> tuple[float, float]:
@@ -29,8 +31,11 @@ def log_delta(mu: float, epsilon: float) -> tuple[float, float]:
         epsilon: >= 0, finite.
     """
     a, b = mu / 2 - epsilon / mu, -mu / 2 - epsilon / mu
+    if a < -_LARGEST:
+        return -math.inf, -_LARGEST
     if a > 0:
-        first, second = float(ndtr(a)), math.exp(epsilon + float(log_ndtr(b)))
+        # The second term is at most 1; at a large mu, rounding alone would carry it beyond floats.
+        first, second = float(ndtr(a)), math.exp(min(epsilon + float(log_ndtr(b)), 0.0))
         scale = 0.0
     else:
         root = math.sqrt(math.pi / 2)

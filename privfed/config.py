@@ -5,25 +5,103 @@ stands in `PrivacyConfig`, and epsilon, delta, the unit and the neighbouring rel
 defaults.
 """
 
+import reprlib
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from numbers import Real
+from types import NoneType, UnionType
+from typing import Final, get_args
 
 from accountants import Budget, Neighbouring
 from privfed.errors import ConfigError
+
+MOST: Final = 1_000_000
+"""Of rounds, of steps in a round and of records in memory at once; more is a slip of the pen."""
+
+_MOST_RECORDS: Final = 2**53
+"""Sampling rates are quotients of floats, which hold whole numbers exactly up to here."""
 
 
 def require_positive(**values: float) -> None:
     """Refuse any value that is not a finite number above zero, naming it."""
     for name, value in values.items():
-        if not 0 < value < float("inf"):
+        if not _is_number(value) or not 0 < value <= sys.float_info.max:
             raise ConfigError(f"{name} must be a finite number above 0, got {value!r}")
 
 
-def require_count(**values: int) -> None:
-    """Refuse any value that is not a whole number of at least one, naming it."""
+def require_within(low: float, high: float, /, **values: float) -> None:
+    """Refuse any value that is not a number in [low, high], where float32 can work with it."""
+    for name, value in values.items():
+        if not _is_number(value) or not low <= value <= high:
+            raise ConfigError(
+                f"{name} must be a number in [{low:g}, {high:g}], got {value!r}: training is in "
+                "float32, which loses smaller and larger ones"
+            )
+
+
+def require_below_one(**values: float) -> None:
+    """Refuse any value that is not a number in [0, 1), naming it."""
+    for name, value in values.items():
+        if not _is_number(value) or not 0 <= value < 1:
+            raise ConfigError(f"{name} must be in [0, 1), got {value!r}")
+
+
+def require_count(most: int = _MOST_RECORDS, /, **values: int) -> None:
+    """Refuse any value that is not a whole number from one to `most`, naming it."""
     for name, value in values.items():
         if type(value) is not int or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if value > most:
+            raise ConfigError(f"{name} must be at most {most}, got {value!r}")
+
+
+def require_type(kind: type | UnionType, /, **values: object) -> None:
+    """Refuse any value that is not of this type, naming it."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name} must be {_names(kind)}, got {_shown(value)}")
+
+
+def require_items(kind: type | UnionType, /, **values: object) -> None:
+    """Refuse what is no sequence of such items, naming it; no item is shown, it may be private."""
+    for name, value in values.items():
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(
+                f"{name} must be a list or tuple of {_names(kind)}, got one {type(value).__name__}"
+            )
+        for position, item in enumerate(value):
+            if not isinstance(item, kind):
+                raise ConfigError(
+                    f"{name} must hold {_names(kind)} only, got {type(item).__name__} at position "
+                    f"{position}"
+                )
+
+
+def require_methods(*methods: str, **values: object) -> None:
+    """Refuse an object without these methods, and a class in the place of one, naming it."""
+    for name, value in values.items():
+        missing = [method for method in methods if not callable(getattr(value, method, None))]
+        if isinstance(value, type) or missing:
+            raise ConfigError(
+                f"{name} must be an object with {', '.join(methods)}, got {_shown(value)}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _names(kind: type | UnionType) -> str:
+    kinds = get_args(kind) or (kind,)
+    return " or ".join("None" if each is NoneType else each.__name__ for each in kinds)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}; make an object of it: {value.__name__}(...)"
+    return reprlib.repr(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +133,7 @@ class AutomaticClipping:
 
     def __post_init__(self) -> None:
         """Check the field."""
-        require_positive(stability=self.stability)
+        require_within(1e-12, 1e12, stability=self.stability)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +160,9 @@ class QuantileClipping:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        require_positive(count_noise=self.count_noise, learning_rate=self.learning_rate)
-        if not 0 < self.quantile < 1:
+        require_within(1e-6, 1e12, count_noise=self.count_noise)
+        require_within(1e-12, 100, learning_rate=self.learning_rate)
+        if not _is_number(self.quantile) or not 0 < self.quantile < 1:
             raise ConfigError(f"quantile must be in (0, 1), got {self.quantile!r}")
 
     def gradient_noise_multiplier(self, noise_multiplier: float) -> float:
@@ -139,12 +218,17 @@ class PrivacyConfig:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        require_type(Budget, budget=self.budget)
+        require_type(str, record=self.record)
+        require_type(Clipping, clipping=self.clipping)
+        require_type(bool, secure_noise=self.secure_noise)
+        require_count(expected_batch_size=self.expected_batch_size)
         require_count(
-            expected_batch_size=self.expected_batch_size,
+            MOST,
             steps_per_round=self.steps_per_round,
             examples_per_record=self.examples_per_record,
         )
-        require_positive(clipping_norm=self.clipping_norm)
+        require_within(1e-12, 1e12, clipping_norm=self.clipping_norm)
         if self.neighbouring is not Neighbouring.ADD_REMOVE:
             raise ConfigError(
                 f"neighbouring must be ADD_REMOVE, got {self.neighbouring!r}: the public-size "
@@ -166,8 +250,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         """Check the field."""
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum must be in [0, 1), got {self.momentum!r}")
+        require_below_one(momentum=self.momentum)
 
     def largest_move(self, steps: int, largest_gradient: float) -> float:
         """How far one coordinate can move in a round at learning rate 1."""
@@ -192,12 +275,9 @@ class AdamW:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        require_positive(epsilon=self.epsilon)
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
+        require_below_one(beta1=self.beta1, beta2=self.beta2)
+        require_within(1e-30, 1e12, epsilon=self.epsilon)
+        require_within(0, 1e3, weight_decay=self.weight_decay)
 
     def largest_move(self, steps: int, largest_gradient: float) -> float:  # noqa: ARG002
         """How far one coordinate typically moves in a round at learning rate 1, at most.
@@ -230,10 +310,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        require_positive(learning_rate=self.learning_rate)
+        require_within(1e-30, 1e6, learning_rate=self.learning_rate)
         if self.final_learning_rate is not None:
-            require_positive(final_learning_rate=self.final_learning_rate)
-        require_count(physical_batch_size=self.physical_batch_size)
+            require_within(1e-30, 1e6, final_learning_rate=self.final_learning_rate)
+        require_type(Optimizer, optimizer=self.optimizer)
+        require_count(MOST, physical_batch_size=self.physical_batch_size)
 
     def learning_rate_of(self, round_number: int, rounds: int) -> float:
         """Learning rate of a round, counted from 1."""
@@ -290,6 +371,9 @@ class Computation:
         gradients: where per-example gradients come from.
         stacked_clients: clients whose adapters are trained in one pass over the shared base model;
             1 trains one after the other.
+        cache_frozen_layers: whether blocks below the first trained one run once per record instead
+            of once per step. What enters that block is kept in the memory of each client: records
+            x max_length x width numbers.
     """
 
     precision: Precision = Precision.FP32
@@ -297,10 +381,12 @@ class Computation:
     compile: bool = False
     gradients: GradientMethod = GradientMethod.EXPANDED_LEAVES
     stacked_clients: int = 1
+    cache_frozen_layers: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
-        require_count(stacked_clients=self.stacked_clients)
+        require_type(bool, compile=self.compile)
+        require_count(MOST, stacked_clients=self.stacked_clients)
         kinds = {
             "precision": Precision,
             "checkpointing": Checkpointing,
@@ -312,6 +398,11 @@ class Computation:
                     f"{name} must be one of {[member.value for member in kind]}, "
                     f"got {getattr(self, name)!r}"
                 )
+        if self.cache_frozen_layers and self.checkpointing is Checkpointing.REENTRANT:
+            raise ConfigError(
+                "reentrant checkpointing needs all blocks to run; take 'non_reentrant' with "
+                "cache_frozen_layers"
+            )
         if self.compile and self.checkpointing is Checkpointing.REENTRANT:
             raise ConfigError("reentrant checkpointing cannot be compiled; take 'non_reentrant'")
         if self.gradients is GradientMethod.OPACUS_HOOKS and (
@@ -347,7 +438,8 @@ class Summation:
     def __post_init__(self) -> None:
         """Check every field."""
         if self.public_range is not None:
-            require_positive(public_range=self.public_range)
+            require_within(1e-12, 1e12, public_range=self.public_range)
+        require_type(bool, follow_released=self.follow_released)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,6 +479,7 @@ class BFV(FixedPoint):
             raise ConfigError(
                 f"custody must be one of {[kind.value for kind in Custody]}, got {self.custody!r}"
             )
+        require_type(str | None, key_holder=self.key_holder)
         if self.key_holder is not None and self.custody is not Custody.KEY_HOLDER:
             raise ConfigError("key_holder is an address for custody KEY_HOLDER only")
 

@@ -8,7 +8,7 @@ from typing import Final
 from accountants import Budget, Neighbouring
 from privfed.client.node import Client
 from privfed.client.state import default_state_folder
-from privfed.config import BFV, Plain, PrivacyConfig, TrainingConfig
+from privfed.config import BFV, Computation, Plain, PrivacyConfig, TrainingConfig
 from privfed.data import packaged
 from privfed.data.partition import dirichlet
 from privfed.data.records import Record, hold_out
@@ -70,6 +70,7 @@ def bbc_topics(
             clipping_norm=1.0,
         ),
         training=TrainingConfig(learning_rate=4.0),
+        computation=Computation(cache_frozen_layers=True),
         encryption=BFV() if encrypted else Plain(),
         strategy=FFALoRA(),
         rounds=rounds,
@@ -118,6 +119,7 @@ def chat_messages(
             clipping_norm=0.1,
         ),
         training=TrainingConfig(learning_rate=140.0, physical_batch_size=8),
+        computation=Computation(cache_frozen_layers=True),
         encryption=BFV() if encrypted else Plain(),
         strategy=FFALoRA(),
         rounds=rounds,

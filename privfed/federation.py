@@ -160,7 +160,10 @@ class _Running:
             seed=settings.seed,
             device=settings.device,
         )
-        held_out = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+        held_out = model.with_frozen_states(
+            settings.model.collate(settings.model.tokenizer(), settings.held_out),
+            settings.training.physical_batch_size,
+        )
         anchors = None if checkpoint is None else checkpoint.record["anchors"]
         ledgers = preparation.open_ledgers(
             settings.clients, settings.state, anchors, secret_coins=settings.secret_coins

@@ -231,7 +231,7 @@ def build_nodes(
             id=client.id,
             identity=identities[client.id],
             model=model,
-            encoded=_encoded(client, model.task, privacy.examples_per_record, state),
+            encoded=_encoded(client, model, privacy.examples_per_record, state, training),
             config=DPSGDConfig(
                 noise_multiplier=sigmas[client.id],
                 sample_rate=sample_rate_of(client, privacy),
@@ -266,10 +266,18 @@ def build_nodes(
     ]
 
 
-def _encoded(client: Client, task: Task, examples_per_record: int, state: Path) -> Batch:
+def _encoded(
+    client: Client,
+    model: PrivateModel,
+    examples_per_record: int,
+    state: Path,
+    training: TrainingConfig,
+) -> Batch:
     """A client's records as tensors; why they cannot be read stays in the client's own log."""
+    task = model.task
     try:
-        return encode_records(task, task.tokenizer(), client.records, examples_per_record)
+        encoded = encode_records(task, task.tokenizer(), client.records, examples_per_record)
+        return model.with_frozen_states(encoded, training.physical_batch_size)
     except Exception:  # noqa: BLE001 - any cause may quote private text, so none is shown
         local_logger(state, client.id, client.dataset).exception("records cannot be prepared")
         raise DataError(

@@ -1,7 +1,6 @@
 """What a finished run leaves: adapter, ledger exports, figures and the budget report."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 from accountants import PoissonGaussian
@@ -16,7 +15,7 @@ from privfed.reports.build import accounting_section, build_report, client_guara
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
 from privfed.run_folder import RunFolder, ledger_file_name, run_record
-from privfed.settings import FederationSettings
+from privfed.settings import FederationSettings, training_settings
 
 _ADAPTER_README: Final = """# Adapter trained by privfed
 
@@ -234,7 +233,9 @@ def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, An
         "strategy": settings.strategy.describe(),
         "adapter left and evaluated": statements.adapter_left(settings.averaging),
         "local optimiser": {
-            name: value for name, value in asdict(settings.training).items() if value is not None
+            name: value
+            for name, value in training_settings(settings.training).items()
+            if value is not None
         },
         "rounds planned": settings.rounds,
         "weights in the mean": dict(channel.public.weights),

@@ -35,7 +35,7 @@ from privfed.config import (
     TrainingConfig,
 )
 from privfed.data import partition
-from privfed.data.datasets import TextTable, load_table
+from privfed.data.datasets import TextTable, is_hub_name, load_table
 from privfed.data.records import Record, RecordGroup, group_by_person, hold_out
 from privfed.engines.links import parse_address
 from privfed.errors import ConfigError, DataError
@@ -58,12 +58,13 @@ class Section:
     """One table of the file; keys are taken one by one, and none may be left over.
 
     Args:
-        name: of the table, for messages.
+        name: of the table, for messages; empty for the top level.
         values: as parsed.
     """
 
     def __init__(self, name: str, values: Mapping[str, Any]) -> None:
         self.name = name
+        self._place = f"[{name}]" if name else "the top level"
         self._left = dict(values)
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
@@ -75,13 +76,29 @@ class Section:
         if key not in self._left:
             if default:
                 return default[0]
-            raise ConfigError(f"[{self.name}] needs the key {key!r}")
+            raise ConfigError(f"{self._place} needs the key {key!r}")
         value = self._left.pop(key)
         if kind is float and type(value) is int:
             return float(value)
         if type(value) is not kind:
-            raise ConfigError(f"[{self.name}] {key} must be of type {kind.__name__}, got {value!r}")
+            where = f"[{self.name}] {key}" if self.name else f"{key!r} at the top level"
+            raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
         return value
+
+    def take_all(self, key: str, kind: type, *default: Any) -> Any:
+        """The items of a list as a tuple; required unless a default is given.
+
+        Raises:
+            ConfigError: if it is missing, no list, or an item is of another type.
+        """
+        if key not in self._left and default:
+            return default[0]
+        items = self.take(key, list)
+        if not all(type(item) is kind for item in items):
+            raise ConfigError(
+                f"[{self.name}] {key} must be a list of items of type {kind.__name__}, got {items}"
+            )
+        return tuple(items)
 
     def section(self, key: str, *default: Mapping[str, Any]) -> "Section":
         """A table inside this one."""
@@ -94,7 +111,7 @@ class Section:
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:
-            raise ConfigError(f"[{self.name}] has unknown key(s) {sorted(self._left)}")
+            raise ConfigError(f"{self._place} has unknown key(s) {sorted(self._left)}")
 
 
 def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
@@ -150,7 +167,7 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"the configuration {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no readable TOML file: {error}") from error
 
 
@@ -160,7 +177,7 @@ def _task(section: Section) -> Task:
     weights = _choice(section, "weights", BaseWeights, BaseWeights.FLOAT32)
     task: Task
     if kind == "classification":
-        labels = tuple(section.take("labels", list))
+        labels = section.take_all("labels", str)
         scale = section.take("logit_scale", float, 1.0)
         task = Classification(
             base=base, labels=labels, max_length=length, logit_scale=scale, weights=weights
@@ -225,11 +242,10 @@ def _with_budget(client: Client, budgets: dict[str, Budget]) -> Client:
 def _adapter(section: Section) -> Adapter:
     kind = section.take("kind", str)
     if kind == "lora":
-        layers = section.take("layers", list, None)
         adapter: Adapter = LoRA(
             rank=section.take("rank", int),
-            target_modules=tuple(section.take("target_modules", list)),
-            layers=None if layers is None else tuple(layers),
+            target_modules=section.take_all("target_modules", str),
+            layers=section.take_all("layers", int, None),
             alpha=section.take("alpha", float, None),
             dropout=section.take("dropout", float, 0.0),
             rank_stabilized=section.take("rank_stabilized", bool, False),
@@ -244,8 +260,8 @@ def _adapter(section: Section) -> Adapter:
         )
     elif kind == "ia3":
         adapter = PeftAdapter.ia3(
-            tuple(section.take("target_modules", list)),
-            tuple(section.take("feedforward_modules", list, [])),
+            section.take_all("target_modules", str),
+            section.take_all("feedforward_modules", str, ()),
         )
     elif kind == "bias":
         adapter = InPlace.biases()
@@ -291,6 +307,7 @@ def _computation(section: Section) -> Computation:
         compile=section.take("compile", bool, False),
         gradients=_choice(section, "gradients", GradientMethod, GradientMethod.EXPANDED_LEAVES),
         stacked_clients=section.take("stacked_clients", int, 1),
+        cache_frozen_layers=section.take("cache_frozen_layers", bool, False),
     )
     section.end()
     return computation
@@ -403,12 +420,17 @@ def _data(
     section: Section, task: Task, seed: int, folder: Path
 ) -> tuple[list[Client], tuple[Record, ...], str]:
     labels = task.labels if isinstance(task, Classification) else None
-    text = section.take("text", str)
-    label = section.take("label", str) if labels is not None else None
     rule = section.section("partition")
     kind = rule.take("rule", str)
+    if kind not in ("column", "dirichlet", "iid"):
+        raise ConfigError(
+            f"[data.partition] rule must be 'column', 'dirichlet' or 'iid', got {kind!r}"
+        )
+    text = section.take("text", str)
+    label = section.take("label", str) if labels is not None else None
     owner = rule.take("column", str) if kind == "column" else None
     source = section.take("source", str)
+    other = _other_source(section, source, folder)
     person = section.take("person", str, None)
     if person is not None and kind != "column":
         raise ConfigError(
@@ -421,18 +443,17 @@ def _data(
     )
     dataset = section.take("dataset", str, Path(source).stem)
     sizes = section.take("public_sizes", dict, {})
-    other = section.take("held_out_source", str, None)
     if other is None:
         fraction = section.take("held_out", float)
         kept, held = hold_out(table.persons or table.texts, fraction, seed)
-        held = _unseen(table, kept, held)
-        held_records = table.records(held, labels)
+        held_records = table.records(_unseen(table, kept, table, held), labels)
         described = f"{fraction:g} of {source}, taken out before the split"
     else:
         outside = load_table(_relative(other, folder), text=text, label=label)
-        kept = list(range(len(table.texts)))
-        held_records = outside.records(range(len(outside.texts)), labels)
-        described = other
+        kept, every = list(range(len(table.texts))), range(len(outside.texts))
+        held_records = outside.records(_unseen(table, kept, outside, every), labels)
+        all_unseen = len(held_records) == len(every)
+        described = other if all_unseen else f"{other}, without texts that are trained on"
     parts = _split(rule, kind, table, kept, labels, seed)
     rule.end()
     section.end()
@@ -454,6 +475,21 @@ def _data(
             )
         )
     return clients, held_records, described
+
+
+def _other_source(section: Section, source: str, folder: Path) -> str | None:
+    """Where held-out text comes from, if not out of the source itself."""
+    other = section.take("held_out_source", str, None)
+    if other is None:
+        return None
+    if section.take("held_out", float, None) is not None:
+        raise ConfigError("[data] takes held_out or held_out_source, got both; leave one out")
+    if _canonical(_relative(other, folder)) == _canonical(_relative(source, folder)):
+        raise ConfigError(
+            f"[data] held_out_source must be another source than source, got {other!r} for both; "
+            "give held_out instead, a share that is taken out of it"
+        )
+    return str(other)
 
 
 def _cutter(
@@ -488,12 +524,16 @@ def _records(
     return group_by_person(records, [table.persons[row] for row in rows])
 
 
-def _unseen(table: TextTable, kept: Sequence[int], held: Sequence[int]) -> list[int]:
-    """Held-out rows whose text nobody trains on; copies at different clients are possible."""
+def _unseen(
+    table: TextTable, kept: Sequence[int], other: TextTable, held: Sequence[int]
+) -> list[int]:
+    """Rows held out of `other` whose text nobody trains on; clients may hold copies of it."""
     trained = {" ".join(table.texts[row].split()) for row in kept}
-    unseen = [row for row in held if " ".join(table.texts[row].split()) not in trained]
+    unseen = [row for row in held if " ".join(other.texts[row].split()) not in trained]
     if not unseen:
-        raise DataError("every held-out text is also trained on; give a held_out_source")
+        raise DataError(
+            "every held-out text is also trained on; give a held_out_source with other text"
+        )
     return unseen
 
 
@@ -510,14 +550,12 @@ def _split(
     count = rule.take("clients", int)
     if kind == "iid":
         return partition.iid(len(kept), count, seed)
-    if kind == "dirichlet":
-        if labels is None or table.labels is None:
-            raise ConfigError("[data.partition] rule 'dirichlet' needs a classification task")
-        index = {name: position for position, name in enumerate(labels)}
-        numbers = [index.get(table.labels[row], -1) for row in kept]
-        alpha, minimum = rule.take("alpha", float), rule.take("minimum", int, 1)
-        return partition.dirichlet(numbers, count, alpha, minimum, seed)
-    raise ConfigError(f"[data.partition] rule must be 'column', 'dirichlet' or 'iid', got {kind!r}")
+    if labels is None or table.labels is None:
+        raise ConfigError("[data.partition] rule 'dirichlet' needs a classification task")
+    index = {name: position for position, name in enumerate(labels)}
+    numbers = [index.get(table.labels[row], -1) for row in kept]
+    alpha, minimum = rule.take("alpha", float), rule.take("minimum", int, 1)
+    return partition.dirichlet(numbers, count, alpha, minimum, seed)
 
 
 def _rounded_size(client: str, count: int) -> int:
@@ -531,5 +569,14 @@ def _rounded_size(client: str, count: int) -> int:
 
 
 def _relative(source: str, folder: Path) -> str:
+    """A file beside the configuration; a name on the hub stays as it is."""
     local = folder / source
-    return str(local) if local.exists() or Path(source).suffix else source
+    return str(local) if local.exists() or not is_hub_name(source) else source
+
+
+def _canonical(place: str) -> str:
+    """The same for two ways to write one source."""
+    if is_hub_name(place):
+        name, _, split = place.partition(":")
+        return f"{name}:{split or 'train'}"
+    return str(Path(place).resolve())

@@ -1,5 +1,7 @@
 """The settings of a federation, and what of them is public."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,12 +13,18 @@ from privfed.client.randomness import Coins, SystemCoins
 from privfed.client.state import default_state_folder
 from privfed.config import (
     BFV,
+    MOST,
+    Clipping,
     Computation,
     Custody,
+    Optimizer,
     PrivacyConfig,
     Summation,
     TrainingConfig,
     require_count,
+    require_items,
+    require_methods,
+    require_type,
 )
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError
@@ -83,7 +91,8 @@ class FederationSettings:
 
     def __post_init__(self) -> None:
         """Check what can be checked without loading anything."""
-        require_count(rounds=self.rounds)
+        self._check_types()
+        require_count(MOST, rounds=self.rounds)
         if self.averaging is not None and self.averaging.first_round > self.rounds:
             raise ConfigError(
                 f"averaging begins in round {self.averaging.first_round}, but rounds is "
@@ -104,6 +113,29 @@ class FederationSettings:
         if not self.held_out_source.strip() or not self.public_size_source.strip():
             raise ConfigError("held_out_source and public_size_source must say what they are")
 
+    def _check_types(self) -> None:
+        require_methods("build", "tokenizer", "collate", "losses", "describe", model=self.model)
+        require_methods("attach", "describe", adapter=self.adapter)
+        require_methods("weights", "next_state", "describe", strategy=self.strategy)
+        require_methods("stream", coins=self.coins)
+        require_items(Client, clients=self.clients)
+        require_items(Record, held_out=self.held_out)
+        require_type(PrivacyConfig, privacy=self.privacy)
+        require_type(TrainingConfig, training=self.training)
+        require_type(Computation, computation=self.computation)
+        require_type(Summation, encryption=self.encryption)
+        require_type(TailAveraging | None, averaging=self.averaging)
+        require_type(Enrolment | None, enrolment=self.enrolment)
+        require_type(Path | None, state_folder=self.state_folder)
+        require_type(str | None, device=self.device)
+        require_type(bool, fresh_ledgers=self.fresh_ledgers)
+        require_type(
+            str,
+            title=self.title,
+            held_out_source=self.held_out_source,
+            public_size_source=self.public_size_source,
+        )
+
     def describe(self) -> dict[str, Any]:
         """All public settings as JSON values; a resumed run must have the same."""
         return {
@@ -112,7 +144,7 @@ class FederationSettings:
             "strategy": self.strategy.describe(),
             "averaging": None if self.averaging is None else self.averaging.describe(),
             "privacy": _privacy_settings(self.privacy),
-            "training": asdict(self.training),
+            "training": training_settings(self.training),
             "computation": asdict(self.computation),
             "encryption": _encryption_settings(self.encryption),
             "authority": "this simulation" if self.enrolment is None else self.enrolment.authority,
@@ -122,6 +154,7 @@ class FederationSettings:
             "secret_coins": self.secret_coins,
             "fresh_ledgers": self.fresh_ledgers,
             "title": self.title,
+            "held_out_sha256": _digest(self.held_out),
             "clients": [
                 {
                     "id": client.id,
@@ -152,6 +185,11 @@ class FederationSettings:
         return self.state_folder or default_state_folder()
 
 
+def training_settings(training: TrainingConfig) -> dict[str, Any]:
+    """How the local optimiser moves, as JSON values."""
+    return {**asdict(training), "optimizer": _with_rule(training.optimizer)}
+
+
 def _encryption_settings(encryption: Summation) -> dict[str, Any]:
     """How updates are summed; not where the key holder listens, which may change in a resume."""
     values = asdict(encryption)
@@ -163,4 +201,19 @@ def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
     """Budgets stand with each client; the rest as JSON values."""
     values = asdict(privacy)
     del values["budget"]
-    return {**values, "neighbouring": privacy.neighbouring.value}
+    return {
+        **values,
+        "neighbouring": privacy.neighbouring.value,
+        "clipping": _with_rule(privacy.clipping),
+    }
+
+
+def _with_rule(choice: Clipping | Optimizer) -> dict[str, Any]:
+    """Its fields, and its class: two rules may have the same fields, or none."""
+    return {"rule": type(choice).__name__, **asdict(choice)}
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """SHA-256 of texts and labels, in their order."""
+    values = [[record.text, str(record.label)] for record in records]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

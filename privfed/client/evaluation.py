@@ -20,9 +20,8 @@ def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> flo
     model.adapter.eval()
     with torch.inference_mode(), model.autocast():
         for part in torch.split(torch.arange(num_rows(encoded)), batch_size):
-            cut = _without_padding(rows(encoded, part))
-            moved = {name: tensor.to(model.device) for name, tensor in cut.items()}
-            parts = model.task.figure_parts(model.adapter, moved)
+            batch = model.begin(_without_padding(rows(encoded, part)))
+            parts = model.task.figure_parts(model.adapter, batch)
             numerator, denominator = numerator + parts[0], denominator + parts[1]
     model.adapter.train()
     return model.task.figure(numerator, denominator)
@@ -32,4 +31,4 @@ def _without_padding(batch: Batch) -> dict[str, Tensor]:
     """The batch cut to its longest record; held-out text is public, so records may couple."""
     mask = batch["attention_mask"]
     length = max(1, int(mask.sum(dim=1).max()))
-    return {name: t[:, :length] if t.shape == mask.shape else t for name, t in batch.items()}
+    return {n: t[:, :length] if t.shape[:2] == mask.shape else t for n, t in batch.items()}

@@ -8,7 +8,7 @@ would be clipped as one record.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -100,11 +100,13 @@ def _made_up(model: PrivateModel, seed: int, examples: int) -> tuple[Batch, Batc
         for position in range(_EXAMPLES)
     ]
     changed = [*records[:-1], RecordGroup((other[0],))]
+    return _encoded(model, records, examples), _encoded(model, changed, examples)
+
+
+def _encoded(model: PrivateModel, records: Sequence[RecordGroup], examples: int) -> Batch:
     tokenizer = model.task.tokenizer()
-    return (
-        encode_records(model.task, tokenizer, records, examples),
-        encode_records(model.task, tokenizer, changed, examples),
-    )
+    batch = encode_records(model.task, tokenizer, records, examples)
+    return model.with_frozen_states(batch, len(records))
 
 
 def _require_finite_losses(model: PrivateModel, batch: Batch) -> None:
@@ -171,10 +173,8 @@ def _require_own_arithmetic(model: PrivateModel, seed: int, examples: int) -> No
     drawn = [model.task.synthetic(_EXAMPLES * examples, seed + draw) for draw in range(_EXAMPLES)]
     longest = [RecordGroup(tuple(texts[-1:] * examples)) for texts in drawn]
     shortened = [*longest[:-1], RecordGroup(tuple(drawn[-1][:1] * examples))]
-    tokenizer = model.task.tokenizer()
     samples, beside = (
-        _gradients(model, encode_records(model.task, tokenizer, records, examples))
-        for records in (longest, shortened)
+        _gradients(model, _encoded(model, records, examples)) for records in (longest, shortened)
     )
     for name, sample in samples.items():
         error = _difference(beside[name][:-1], sample[:-1], float(sample.abs().max()))

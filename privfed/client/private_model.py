@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from privfed.client.batches import num_rows
+from privfed.client.batches import num_rows, rows
 from privfed.client.dropout import forget_keys, new_keys, secret_dropouts
 from privfed.client.gradients import HookGradients, LeafGradients, PerExampleGradients
 from privfed.config import Computation, GradientMethod, Precision
 from privfed.errors import ConfigError, ModelError
 from privfed.models.checkpointing import checkpoint_layers
-from privfed.models.tasks import EXAMPLE_WEIGHT, Batch, Task
+from privfed.models.frozen_layers import FrozenLayers
+from privfed.models.tasks import EXAMPLE_WEIGHT, FROZEN_STATES, Batch, Task
 from privfed.models.vector import trainable
 
 _LOW_PRECISION: Final = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
@@ -57,6 +59,7 @@ class PrivateModel:
         self._low = _LOW_PRECISION.get(computation.precision)
         self._loss_scale = _LOSS_SCALE.get(computation.precision, 1.0)
         checkpoint_layers(model, computation.checkpointing)
+        self._frozen = FrozenLayers(model) if computation.cache_frozen_layers else None
         self._dropouts = secret_dropouts(model)
         if self._dropouts and computation.compile:
             raise ConfigError("dropout takes its masks from secret keys, which cannot be compiled")
@@ -80,6 +83,43 @@ class PrivateModel:
                 "the gate has not seen it, and its gradient would not be clipped"
             )
         return found
+
+    def with_frozen_states(self, encoded: Batch, rows_at_once: int) -> Batch:
+        """Records with what enters the first trained block, where that is kept beside them.
+
+        Args:
+            encoded: tensors with leading dimension (records,), or (records, examples).
+            rows_at_once: records in one pass.
+
+        Returns:
+            The same with one more tensor, shape (records, [examples,] length, width).
+        """
+        frozen = self._frozen
+        if frozen is None:
+            return encoded
+        states = []
+        with torch.no_grad():
+            for part in torch.split(torch.arange(num_rows(encoded)), rows_at_once):
+                batch = rows(encoded, part)
+                entering = frozen.states(partial(self.record_losses, self.adapter, batch))
+                states.append(entering.view(len(part), -1, *entering.shape[1:]))
+        kept = torch.cat(states)
+        return {**encoded, FROZEN_STATES: kept if EXAMPLE_WEIGHT in encoded else kept.squeeze(1)}
+
+    def begin(self, batch: Batch) -> Batch:
+        """Let the next pass, forward and backward, begin with the batch's frozen states, if any.
+
+        Args:
+            batch: examples, tensors with leading dimension (examples,).
+
+        Returns:
+            The batch on the device, without these states.
+        """
+        moved = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        states = moved.pop(FROZEN_STATES, None)
+        if self._frozen is not None:
+            self._frozen.replace(states)
+        return moved
 
     def per_example_gradients(self, batch: Batch, present: Tensor | None = None) -> None:
         """Fill `p.grad_sample`, shape (records, *p.shape), of every trainable parameter.
@@ -150,8 +190,9 @@ class PrivateModel:
         return samples
 
     def single_gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Ordinary gradients of the summed losses by name: the reference."""
+        """Ordinary gradients of the summed losses by name, from whole passes: the reference."""
         named = self.parameters()
+        batch = {name: tensor for name, tensor in batch.items() if name != FROZEN_STATES}
         for _, parameter in named:
             parameter.grad = None
         try:
@@ -172,7 +213,8 @@ class PrivateModel:
         Raises:
             ModelError: if the task returned something else than one loss per example.
         """
-        examples, weights = _flattened(batch, self.device)
+        flat, weights = _flattened(batch)
+        examples = self.begin(flat)
         with self.autocast():
             losses = self.task.losses(model, examples)  # type: ignore[arg-type]
         count = num_rows(examples)
@@ -185,6 +227,7 @@ class PrivateModel:
         losses = losses.float()
         if weights is None:
             return losses
+        weights = weights.to(self.device)
         counted = torch.where(weights > 0, losses.view(weights.shape) * weights, 0.0)
         return counted.sum(dim=1)
 
@@ -201,6 +244,7 @@ class PrivateModel:
         Clients of one process share the model; nothing of one may flow into the next.
         """
         self._gradients.forget()
+        self.begin({})
         for _, parameter in self.parameters():
             parameter.grad = parameter.grad_sample = parameter.summed_grad = None
 
@@ -256,13 +300,12 @@ def _examples(batch: Batch) -> int:
     return batch[EXAMPLE_WEIGHT].shape[1] if EXAMPLE_WEIGHT in batch else 1
 
 
-def _flattened(batch: Batch, device: torch.device) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The batch on the device, example by example, and the weights of a record's examples."""
-    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-    weights = moved.pop(EXAMPLE_WEIGHT, None)
-    if weights is None:
-        return moved, None
-    return {name: tensor.flatten(0, 1) for name, tensor in moved.items()}, weights
+def _flattened(batch: Batch) -> tuple[Batch, Tensor | None]:
+    """The batch example by example, and the weights of a record's examples."""
+    if EXAMPLE_WEIGHT not in batch:
+        return batch, None
+    others = {name: tensor for name, tensor in batch.items() if name != EXAMPLE_WEIGHT}
+    return {name: tensor.flatten(0, 1) for name, tensor in others.items()}, batch[EXAMPLE_WEIGHT]
 
 
 def _zero_non_finite(samples: list[Tensor]) -> None:

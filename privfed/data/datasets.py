@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,13 @@ def _read(source: str) -> list[Row]:
     path = Path(source)
     reader = _READERS.get(path.suffix)
     if reader is None:
+        if path.exists() or not is_hub_name(source):
+            found = "a folder" if path.is_dir() else "neither"
+            raise DataError(
+                f"the data source must be a file that ends in {', '.join(_READERS)}, or the name "
+                f"of a Hugging Face data set ('owner/name', 'owner/name:split'); {source!r} is "
+                f"{found}"
+            )
         return _read_from_hub(source)
     if not path.is_file():
         raise DataError(f"the data file {source} does not exist")
@@ -147,10 +155,19 @@ _READERS: Final[dict[str, Callable[[Path], list[Row]]]] = {
 }
 
 
+_HUB_NAME: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:.*)?")
+_FILE_ENDING: Final = re.compile(r"\.[A-Za-z]\w*")
+"""A version at the end of a name, as in "corpus-1.1", is none; nor is what a split follows."""
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a source reads as the name of a data set on the hub, not as that of a file."""
+    ending = _FILE_ENDING.fullmatch(Path(source).suffix)
+    return ending is None and _HUB_NAME.fullmatch(source) is not None
+
+
 def _read_from_hub(source: str) -> list[Row]:
     name, _, split = source.partition(":")
-    if not name:
-        raise DataError("the data source must be a file or a Hugging Face data set name, got ''")
     if importlib.util.find_spec("datasets") is None:
         raise DataError(
             f"{source!r} is no .jsonl, .csv or .parquet file; to load a Hugging Face data set of "

@@ -32,6 +32,10 @@ an example that only fills up has weight zero.
 """
 
 
+FROZEN_STATES = "frozen_states"
+"""Where frozen blocks are skipped: what enters the first trained one, (records, length, width)."""
+
+
 class Task(Protocol):
     """What a federation needs to know about its model."""
 

@@ -300,7 +300,8 @@ class TestADivergedModel:
 
     def test_every_client(self, make_federation, tmp_path, sent, custody):
         """A learning rate that overflows: nobody sends anything, and the global state stays."""
-        training = TrainingConfig(learning_rate=1e300)
+        training = TrainingConfig(learning_rate=1.0)
+        object.__setattr__(training, "learning_rate", 1e300)  # which the settings would refuse
         federation = make_federation(encryption=BFV(custody=custody), training=training)
         with pytest.raises(TooFewClientsError, match="0 contribution"):
             federation.run(tmp_path / "run")

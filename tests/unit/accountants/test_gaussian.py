@@ -111,6 +111,41 @@ def test_extreme_noise_gives_bounds_and_no_warning(mu, delta):
     assert 0 <= lower <= upper
 
 
+def exact_log_delta(mu, epsilon):
+    """The same formula, with the digits that exp(mu^2 / 2) cancels."""
+    digits = 80 + 2 * round(abs(math.log10(mu))) + round((mu / 2 - epsilon / mu) ** 2)
+    with mp.workdps(digits):
+        return mp.log(exact_delta(mu, epsilon, digits))
+
+
+@pytest.mark.parametrize("mu", [1e8, 3e9, 5e9, 1e10, 1e12, 1e13])
+@pytest.mark.parametrize("below", [-9.0, -1.0, 0.003, 0.019, 0.02, 0.033, 0.175, 0.5, 3.0, 20.0])
+def test_delta_of_next_to_no_noise_is_enclosed(mu, below):
+    """Here the rounding of epsilon ~ mu^2 / 2 alone can exceed 710, beyond which exp overflows."""
+    epsilon = mu * (mu / 2 - below)
+    lower, upper = gaussian.log_delta(mu, epsilon)
+    assert lower <= exact_log_delta(mu, epsilon) <= upper <= 0
+
+
+@pytest.mark.parametrize("mu", [1.9e9, 3.33e9, 1e10, 7.7e11, 1e13])
+@pytest.mark.parametrize("delta", [1e-30, 1e-5, 0.5, 0.999])
+def test_epsilon_of_next_to_no_noise_is_enclosed(mu, delta):
+    lower, upper = gaussian.epsilon(mu, delta)
+    assert lower == 0 or exact_log_delta(mu, lower) >= mp.log(delta)
+    assert exact_delta(mu, upper, 120) <= delta
+    assert mu**2 / 2 * 0.99 < upper < mu**2 / 2 * 1.01
+
+
+@some
+@given(mu=st.floats(-307, 308), epsilon=st.floats(-307, 308))
+@example(mu=-200.0, epsilon=0.0)
+@example(mu=-300.0, epsilon=300.0)
+@example(mu=300.0, epsilon=0.0)
+def test_any_finite_numbers_give_bounds(mu, epsilon):
+    lower, upper = gaussian.log_delta(10.0**mu, 10.0**epsilon)
+    assert lower <= upper <= 0
+
+
 @pytest.mark.parametrize("delta", [-1e-9, 1.0, math.nan, math.inf, "1"])
 def test_a_delta_out_of_range_is_refused(delta):
     with pytest.raises(InvalidValueError, match="delta"):

@@ -7,12 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accountants import Budget, Neighbouring
-from privfed import BFV, SGD, Plain, PrivacyConfig, TrainingConfig
-from privfed.config import Custody, FixedPoint, Summation, require_count, require_positive
-from privfed.errors import ConfigError
+from privfed import BFV, SGD, Client, Plain, PrivacyConfig, Record, RecordGroup, TrainingConfig
+from privfed.config import (
+    AdamW,
+    AutomaticClipping,
+    Computation,
+    Custody,
+    FixedPoint,
+    FlatClipping,
+    PerLayerClipping,
+    QuantileClipping,
+    Summation,
+    require_count,
+    require_items,
+    require_methods,
+    require_positive,
+    require_type,
+)
+from privfed.errors import ConfigError, DataError
 
-NOT_POSITIVE = [0, 0.0, -1.0, float("nan"), float("inf"), -float("inf")]
+NO_NUMBER = [True, "1", [1.0], 1j]
+NOT_POSITIVE = [0, 0.0, -1.0, float("nan"), float("inf"), -float("inf"), 10**400, *NO_NUMBER]
 NO_COUNT = [0, -1, 1.0, 2.5, True, "3", None, float("nan")]
+NO_FLOAT32 = [1e-300, 1e-40, 1e40, 1e300]
 
 
 def privacy(**changes):
@@ -26,7 +43,7 @@ def privacy(**changes):
 
 
 class TestChecks:
-    @pytest.mark.parametrize("value", NOT_POSITIVE)
+    @pytest.mark.parametrize("value", [*NOT_POSITIVE, None])
     def test_a_number_must_be_finite_and_above_zero(self, value):
         with pytest.raises(ConfigError, match="^second must be a finite number above 0, got"):
             require_positive(first=1.0, second=value)
@@ -39,6 +56,42 @@ class TestChecks:
     def test_a_count_must_be_a_whole_number_of_at_least_one(self, value):
         with pytest.raises(ConfigError, match="^second must be a whole number of at least 1, got"):
             require_count(first=1, second=value)
+
+    def test_a_count_has_a_limit(self):
+        require_count(7, first=7)
+        with pytest.raises(ConfigError, match="^first must be at most 7, got 8"):
+            require_count(7, first=8)
+        with pytest.raises(ConfigError, match="^first must be at most 9007199254740992"):
+            require_count(first=2**53 + 1)
+
+    def test_a_type_is_named_and_so_is_what_came(self):
+        require_type(int | None, first=None)
+        with pytest.raises(ConfigError, match="^first must be int or None, got 'x'"):
+            require_type(int | None, first="x")
+        with pytest.raises(
+            ConfigError, match=r"must be FlatClipping, got the class FlatClipping; make an object"
+        ):
+            require_type(FlatClipping, clipping=FlatClipping)
+
+    @pytest.mark.parametrize("value", ["ab", 3, None, iter("ab"), {"a"}])
+    def test_items_stand_in_a_list(self, value):
+        with pytest.raises(ConfigError, match="^first must be a list or tuple of str, got one"):
+            require_items(str, first=value)
+
+    def test_an_item_of_another_type_is_placed_and_not_shown(self):
+        require_items(int, first=(1, 2))
+        with pytest.raises(
+            ConfigError, match="first must hold int only, got str at position 1"
+        ) as it:
+            require_items(int, first=[1, "private words"])
+        assert "private" not in str(it.value)
+
+    def test_methods_are_those_of_an_object(self):
+        require_methods("strip", first="text")
+        with pytest.raises(ConfigError, match="first must be an object with strip, got 3"):
+            require_methods("strip", first=3)
+        with pytest.raises(ConfigError, match=r"object with strip, got the class str; make an"):
+            require_methods("strip", first=str)
 
 
 class TestPrivacyConfig:
@@ -64,7 +117,7 @@ class TestPrivacyConfig:
         with pytest.raises(ConfigError, match=name):
             privacy(**{name: value})
 
-    @pytest.mark.parametrize("value", NOT_POSITIVE)
+    @pytest.mark.parametrize("value", [*NOT_POSITIVE, *NO_FLOAT32, None])
     def test_clipping_norm(self, value):
         with pytest.raises(ConfigError, match="clipping_norm"):
             privacy(clipping_norm=value)
@@ -73,6 +126,42 @@ class TestPrivacyConfig:
     def test_only_adding_or_removing_is_analysed(self, value):
         with pytest.raises(ConfigError, match="ADD_REMOVE"):
             privacy(neighbouring=value)
+
+    @pytest.mark.parametrize("name", ["steps_per_round", "examples_per_record"])
+    def test_a_million_is_the_most(self, name):
+        privacy(**{name: 1_000_000})
+        with pytest.raises(ConfigError, match=f"{name} must be at most 1000000"):
+            privacy(**{name: 1_000_001})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("budget", (1.0, 1e-5)),
+            ("budget", None),
+            ("record", 3),
+            ("record", None),
+            ("clipping", "flat"),
+            ("clipping", FlatClipping),
+            ("clipping", None),
+            ("secure_noise", "false"),
+            ("secure_noise", 0),
+        ],
+    )
+    def test_every_field_has_its_type(self, name, value):
+        with pytest.raises(ConfigError, match=f"^{name} must be "):
+            privacy(**{name: value})
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            FlatClipping(),
+            PerLayerClipping(),
+            AutomaticClipping(),
+            QuantileClipping(count_noise=5.0),
+        ],
+    )
+    def test_every_clipping_is_taken(self, rule):
+        assert privacy(clipping=rule).clipping is rule
 
     @pytest.mark.parametrize("value", ["", "  ", "\n"])
     def test_a_record_must_be_said_in_words(self, value):
@@ -119,20 +208,100 @@ class TestTrainingConfig:
         assert low * (1 - 1e-12) <= rate <= high * (1 + 1e-12)
 
     @pytest.mark.parametrize("name", ["learning_rate", "final_learning_rate"])
-    @pytest.mark.parametrize("value", NOT_POSITIVE)
+    @pytest.mark.parametrize("value", [*NOT_POSITIVE, 1e-300, 1.1e6, 1e300])
     def test_rates(self, name, value):
         with pytest.raises(ConfigError, match=f"^{name} "):
             TrainingConfig(**{"learning_rate": 1.0, name: value})
 
-    @pytest.mark.parametrize("value", [-0.1, 1.0, 2.0, float("nan")])
+    def test_a_rate_out_of_range_says_why(self):
+        with pytest.raises(ConfigError, match=r"in \[1e-30, 1e\+06\], got 10000000.0: .*float32"):
+            TrainingConfig(learning_rate=1e7)
+
+    @pytest.mark.parametrize("value", [-0.1, 1.0, 2.0, float("nan"), *NO_NUMBER])
     def test_momentum(self, value):
         with pytest.raises(ConfigError, match="momentum"):
             SGD(momentum=value)
+
+    @pytest.mark.parametrize("value", ["sgd", SGD, None, FlatClipping()])
+    def test_optimizer(self, value):
+        with pytest.raises(ConfigError, match="^optimizer must be SGD or AdamW, got"):
+            TrainingConfig(learning_rate=1.0, optimizer=value)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("beta1", [1.0, -0.1, "0.9", None]),
+            ("beta2", [1.0, -0.1, "0.9", None]),
+            ("epsilon", [0, "1e-8", None, 1e-300, 1e300]),
+            ("weight_decay", [-0.1, "0", None, True, 1e4]),
+        ],
+    )
+    def test_adamw(self, name, values):
+        for value in values:
+            with pytest.raises(ConfigError, match=f"^{name} must be"):
+                AdamW(**{name: value})
 
     @pytest.mark.parametrize("value", NO_COUNT)
     def test_physical_batch_size(self, value):
         with pytest.raises(ConfigError, match="physical_batch_size"):
             TrainingConfig(learning_rate=1.0, physical_batch_size=value)
+
+
+class TestClipping:
+    @pytest.mark.parametrize("value", [*NOT_POSITIVE, *NO_FLOAT32])
+    def test_stability(self, value):
+        with pytest.raises(ConfigError, match="^stability must be"):
+            AutomaticClipping(stability=value)
+
+    @pytest.mark.parametrize("name", ["count_noise", "learning_rate"])
+    @pytest.mark.parametrize("value", [*NOT_POSITIVE, *NO_FLOAT32])
+    def test_numbers_of_quantile_clipping(self, name, value):
+        with pytest.raises(ConfigError, match=f"^{name} must be"):
+            QuantileClipping(**{"count_noise": 5.0, name: value})
+
+    @pytest.mark.parametrize("value", [0, 1, -0.5, float("nan"), *NO_NUMBER])
+    def test_quantile(self, value):
+        with pytest.raises(ConfigError, match="^quantile must be"):
+            QuantileClipping(count_noise=5.0, quantile=value)
+
+
+class TestComputation:
+    @pytest.mark.parametrize("value", ["yes", 1, None])
+    def test_compile(self, value):
+        with pytest.raises(ConfigError, match="^compile must be bool, got"):
+            Computation(compile=value)
+
+
+class TestClient:
+    def client(self, **changes):
+        settings = {"id": "a", "records": (Record("x"),), "public_size": 10, "dataset": "d"}
+        return Client(**{**settings, **changes})
+
+    @pytest.mark.parametrize("name", ["id", "dataset", "description"])
+    @pytest.mark.parametrize("value", [None, 3, b"a"])
+    def test_names_are_text(self, name, value):
+        with pytest.raises(ConfigError, match=f"^{name} must be str, got"):
+            self.client(**{name: value})
+
+    def test_a_budget_of_its_own(self):
+        with pytest.raises(ConfigError, match="^budget must be Budget or None, got 4.0"):
+            self.client(budget=4.0)
+
+    def test_records_are_records_or_groups(self):
+        group = RecordGroup((Record("x"), Record("y")))
+        assert self.client(records=[Record("x"), group]).records[1] is group
+
+    @pytest.mark.parametrize(
+        "value", ["private words", Record("private words"), ["private words"], [("private", 0)]]
+    )
+    def test_other_records_are_refused_without_showing_them(self, value):
+        with pytest.raises(ConfigError, match="^records of client 'a' must ") as caught:
+            self.client(records=value)
+        assert "private" not in str(caught.value)
+
+    def test_no_records_at_all(self):
+        with pytest.raises(DataError, match="holds no records"):
+            self.client(records=())
 
 
 @pytest.mark.parametrize("kind", [FixedPoint, BFV, Plain])
@@ -154,10 +323,15 @@ class TestFixedPoint:
     def test_the_ends_of_the_range_are_accepted(self, kind, bits):
         assert kind(bits=bits).bits == bits
 
-    @pytest.mark.parametrize("value", NOT_POSITIVE)
+    @pytest.mark.parametrize("value", [*NOT_POSITIVE, *NO_FLOAT32])
     def test_public_range(self, kind, value):
         with pytest.raises(ConfigError, match="public_range"):
             kind(public_range=value)
+
+    @pytest.mark.parametrize("value", ["true", 1, None])
+    def test_follow_released(self, kind, value):
+        with pytest.raises(ConfigError, match="^follow_released must be bool, got"):
+            kind(follow_released=value)
 
 
 class TestBFV:

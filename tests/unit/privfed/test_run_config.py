@@ -365,8 +365,62 @@ class TestOtherChoices:
         assert federation.held_out_source == "other.jsonl"
 
     def test_a_share_beside_another_source_is_refused(self, load, settings):
-        with pytest.raises(ConfigError, match="held_out"):
+        with pytest.raises(
+            ConfigError, match=r"\[data\] takes held_out or held_out_source, got both"
+        ):
             load(changed(settings, "data/held_out_source", "other.jsonl"))
+
+    @pytest.mark.parametrize("spelling", ["notes.jsonl", "./notes.jsonl", "sub/../notes.jsonl", ""])
+    def test_the_source_itself_is_no_held_out_source(self, load, settings, tmp_path, spelling):
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "link.jsonl").symlink_to(tmp_path / "notes.jsonl")
+        settings = changed(settings, "data/held_out", MISSING)
+        other = spelling or "link.jsonl"
+        with pytest.raises(ConfigError, match="held_out_source must be another source"):
+            load(changed(settings, "data/held_out_source", other))
+
+    def test_a_split_that_is_the_default_is_the_same_source(self, load, settings):
+        settings["data"].update(source="ag_news", held_out_source="ag_news:train")
+        with pytest.raises(ConfigError, match="held_out_source must be another source"):
+            load(changed(settings, "data/held_out", MISSING))
+
+    def test_held_out_text_from_elsewhere_that_is_trained_on_is_left_out(
+        self, load, settings, tmp_path
+    ):
+        first = json.loads((tmp_path / "notes.jsonl").read_text().splitlines()[0])
+        copy = {**first, "note": "  " + first["note"].replace(" ", "  ")}
+        with (tmp_path / "other.jsonl").open("a") as file:
+            file.write(json.dumps(copy) + "\n")
+        settings = changed(settings, "data/held_out", MISSING)
+        federation = load(changed(settings, "data/held_out_source", "other.jsonl"))
+        assert len(federation.held_out) == 12
+        assert first["note"] not in {" ".join(text.split()) for text in texts(federation.held_out)}
+        assert federation.held_out_source == "other.jsonl, without texts that are trained on"
+        (tmp_path / "other.jsonl").write_text(json.dumps(copy) + "\n")
+        with pytest.raises(DataError, match="every held-out text is also trained on"):
+            load(changed(settings, "data/held_out_source", "other.jsonl"))
+
+    @pytest.mark.parametrize("source", ["notes.txt", "absent.txt", ".", "folder", "two words"])
+    def test_what_is_neither_a_file_nor_a_hub_name_is_refused(
+        self, load, settings, tmp_path, source
+    ):
+        (tmp_path / "notes.txt").write_text("a note")
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(DataError, match=r"ends in \.jsonl, \.json, \.csv, \.parquet, or"):
+            load(changed(settings, "data/source", source))
+
+    @pytest.mark.parametrize("source", ["ag_news", "owner/corpus-1.1", "owner/c4.en:train[:1%]"])
+    def test_a_hub_name_is_handed_on_as_it_is(self, load, settings, monkeypatch, source):
+        asked = []
+
+        def load_table(place, **columns):
+            asked.append(place)
+            raise DataError("stop")
+
+        monkeypatch.setattr(run_config, "load_table", load_table)
+        with pytest.raises(DataError, match="stop"):
+            load(changed(settings, "data/source", source))
+        assert asked == [source]
 
     def test_an_absolute_source(self, load, settings, tmp_path):
         path = str(tmp_path / "notes.jsonl")
@@ -530,8 +584,8 @@ WRONG_VALUE = [
     ("model/labels", ["sport"], "labels"),
     ("model/labels", ["sport", "sport"], "labels"),
     ("model/labels", ["sport", "money"], "label"),
-    ("model/labels", [["sport"], ["money"]], "labels"),
-    ("model/labels", [1, 2, 3], "labels"),
+    ("model/labels", [["sport"], ["money"]], "[model] labels must be a list of"),
+    ("model/labels", [1, 2, 3], "[model] labels must be a list of"),
     ("model/labels", ["sport", "money", "culture", ""], "labels"),
     ("model/max_length", 1, "max_length"),
     ("model/logit_scale", 0, "logit_scale"),
@@ -565,6 +619,11 @@ WRONG_VALUE = [
     ("privacy/clients/south/epsilon", 0, "epsilon"),
     ("privacy/clients/moon", {"epsilon": 1, "delta": 1e-3}, "moon"),
     ("adapter/kind", "dora", "'lora', 'prefix-tuning', 'prompt-tuning'"),
+    ("adapter/target_modules", [["query"], "value"], "[adapter] target_modules must be a list of"),
+    ("adapter/target_modules", [1], "[adapter] target_modules must be a list of"),
+    ("adapter/layers", [[1]], "[adapter] layers must be a list of"),
+    ("adapter/layers", [True], "[adapter] layers must be a list of"),
+    ("adapter/layers", ["1"], "[adapter] layers must be a list of"),
     ("adapter/rank", 0, "rank"),
     ("adapter/target_modules", [], "target_modules"),
     ("adapter/layers", [], "layers"),
@@ -591,21 +650,25 @@ WRONG_VALUE = [
 class TestMistakes:
     @pytest.mark.parametrize("path", REQUIRED)
     def test_a_missing_key_is_named(self, load, settings, path):
-        with pytest.raises(ConfigError, match=f"needs the key '{path.split('/')[-1]}'"):
+        *tables, key = path.split("/")
+        where = re.escape(f"[{'.'.join(tables)}]") if tables else "the top level"
+        with pytest.raises(ConfigError, match=f"^{where} needs the key '{key}'"):
             load(changed(settings, path, MISSING))
 
     @pytest.mark.parametrize("table", TABLES)
     def test_an_unknown_key_is_named_with_its_table(self, load, settings, table):
         path = f"{table}/epsilom" if table else "epsilom"
-        where = re.escape(f"[{table.replace('/', '.')}]")
+        where = re.escape(f"[{table.replace('/', '.')}]") if table else "the top level"
         with pytest.raises(ConfigError, match=rf"{where} has unknown key\(s\) \['epsilom'\]"):
             load(changed(settings, path, 1))
 
     @pytest.mark.parametrize(("path", "value"), WRONG_TYPE, ids=lambda item: repr(item))
     def test_a_value_of_another_type_is_named_with_its_table(self, load, settings, path, value):
         *tables, key = path.split("/")
-        where = rf"\[{re.escape('.'.join(tables))}\].*"
-        with pytest.raises(ConfigError, match=f"{where}{key}.*must be"):
+        name = (
+            rf"\[{re.escape('.'.join(tables))}\].*{key}" if tables else f"'{key}' at the top level"
+        )
+        with pytest.raises(ConfigError, match=f"{name}.*must be"):
             load(changed(settings, path, value))
 
     @pytest.mark.parametrize(
@@ -638,6 +701,27 @@ class TestMistakes:
         del settings["privacy"]["clients"]
         with pytest.raises((ConfigError, DataError), match=named):
             load(changed(settings, "data/partition", rule))
+
+    def test_the_rule_of_a_split_is_judged_before_other_keys_are_asked_for(self, load, settings):
+        settings["data"] = {"partition": {"rule": "random"}}
+        with pytest.raises(ConfigError, match=r"\[data\.partition\] rule must be 'column'"):
+            load(settings)
+
+    @pytest.mark.parametrize(
+        ("inputs", "named"),
+        [
+            (["output", "query"], r"feedforward_modules must be among.*\['output'\]"),
+            ([["query"]], r"\[adapter\] feedforward_modules must be a list of items of type str"),
+        ],
+    )
+    def test_feedforward_modules_are_target_modules(self, load, settings, inputs, named):
+        settings["adapter"] = {
+            "kind": "ia3",
+            "target_modules": ["query", "value"],
+            "feedforward_modules": inputs,
+        }
+        with pytest.raises(ConfigError, match=named):
+            load(settings)
 
     @pytest.mark.parametrize(
         ("changes", "named"),
@@ -677,7 +761,8 @@ class TestMistakes:
             load(settings)
 
     @pytest.mark.parametrize(
-        "content", [b"seed = ", b"[a]\n[a]\n", b"\xff\xfe", b"seed = 1\nseed = 2"]
+        "content",
+        [b"seed = ", b"[a]\n[a]\n", b"\xff\xfe", b"seed = 1\nseed = 2", b"seed = " + b"9" * 5000],
     )
     def test_what_is_no_toml_is_named(self, tmp_path, content):
         path = tmp_path / "broken.toml"
@@ -775,7 +860,7 @@ class TestTheExample:
     def test_it_is_read(self, federation):
         assert sorted(client.id for client in federation.clients) == sorted(self.HOSPITALS)
         assert federation.model.labels == self.DEPARTMENTS
-        assert len(federation.held_out) == 40
+        assert len(federation.held_out) == 47
         sizes = {client.id: client.public_size for client in federation.clients}
         assert sizes == {"north": 1200, "south": 900, "east": 2000, "west": 1500}
 
@@ -798,10 +883,11 @@ class TestTheExample:
 
     def test_every_key_that_the_loader_knows_is_in_it(self):
         known = re.findall(
-            r'\b(?:take|section|optional)\(\s*"(\w+)"', inspect.getsource(run_config)
+            r'\b(?:take|take_all|section|optional)\(\s*"(\w+)"', inspect.getsource(run_config)
         )
         assert len(known) > 40
         assert {"custody", "key_holder", "follow_released", "parties", "authority"} <= set(known)
+        assert {"labels", "layers", "feedforward_modules"} <= set(known)
         text = EXAMPLE.read_text(encoding="utf-8")
         absent = [
             key
