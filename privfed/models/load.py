@@ -89,6 +89,40 @@ def _loading_options(weights: BaseWeights) -> dict[str, Any]:
     return {"quantization_config": quantised, "dtype": torch.bfloat16, "device_map": {"": place}}
 
 
+def require_fits(model: nn.Module, tokenizer: Any, max_length: int) -> None:
+    """Refuse a tokenizer or a length that reaches beyond the tables of the model.
+
+    On private text it would fail only at the record that does, in the middle of a round.
+    """
+    held: Any = model
+    tokens, known = len(tokenizer), held.get_input_embeddings().num_embeddings
+    if tokens > known:
+        raise ModelError(
+            f"the tokenizer knows {tokens} tokens, but the base model embeds {known}; they do not "
+            "belong together"
+        )
+    positions = getattr(held.config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise ConfigError(
+            f"max_length must be at most {positions}, the positions of the base model, got "
+            f"{max_length}"
+        )
+
+
+def require_causal(model: nn.Module) -> None:
+    """Refuse a model that sees later tokens: it would read what it is to predict."""
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[1, 2, 3, 1], [1, 2, 3, 2]], device=device)
+    with torch.no_grad():
+        logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.float()
+    difference = float((logits[0, :-1] - logits[1, :-1]).abs().max())
+    if difference > 1e-3 * float(logits.abs().max()):
+        raise ModelError(
+            "the base model sees later tokens, which it is to predict; take a causal language "
+            "model, or train this one as a classifier"
+        )
+
+
 def load_tokenizer(base: str) -> Any:
     """The tokenizer of a base model; padding is added where the vocabulary has none."""
     try:

@@ -20,7 +20,12 @@ from transformers import AutoModel, AutoModelForCausalLM
 from privfed.config import BaseWeights
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
-from privfed.models.load import load_pretrained, load_tokenizer
+from privfed.models.load import (
+    load_pretrained,
+    load_tokenizer,
+    require_causal,
+    require_fits,
+)
 
 Batch = Mapping[str, Tensor]
 
@@ -188,6 +193,7 @@ class Classification:
         encoder = load_pretrained(AutoModel.from_pretrained, self.base, self.weights)
         if not hasattr(encoder.config, "hidden_size"):
             raise ModelError(f"{self.base!r} is no encoder with a hidden_size")
+        require_fits(encoder, self.tokenizer(), self.max_length)
         return SentenceClassifier(encoder, len(self.labels), self.logit_scale)
 
     def tokenizer(self) -> Any:
@@ -264,7 +270,10 @@ class CausalLanguageModel:
 
     def build(self) -> nn.Module:
         """The pretrained language model."""
-        return load_pretrained(AutoModelForCausalLM.from_pretrained, self.base, self.weights)
+        model = load_pretrained(AutoModelForCausalLM.from_pretrained, self.base, self.weights)
+        require_fits(model, self.tokenizer(), self.max_length)
+        require_causal(model)
+        return model
 
     def tokenizer(self) -> Any:
         """The tokenizer of the base model."""

@@ -7,7 +7,7 @@ from peft import LoraConfig, PromptEncoderConfig, VeraConfig
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from privfed import CausalLanguageModel, Classification, LoRA
+from privfed import CausalLanguageModel, PeftAdapter
 from privfed.client.dpsgd import HiddenNoiseOptimizer
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.private_model import PrivateModel
@@ -334,9 +334,11 @@ def test_a_step_that_leaves_a_parameter_is_refused(folders, monkeypatch):
         check_per_example_gradients(private)
 
 
-def test_a_window_longer_than_the_model_reads_is_refused(bert_folder):
-    task = Classification(base=bert_folder, labels=("a", "b"), max_length=100)
-    model = LoRA(rank=2, target_modules=("query",)).attach(task.build(), task.modules_to_save, 0)
+def test_a_prompt_that_reaches_beyond_the_positions_is_refused(folders):
+    short = CausalLanguageModel(base=folders["gpt2"], max_length=LENGTH)
+    positions = short.build().config.max_position_embeddings
+    task = CausalLanguageModel(base=folders["gpt2"], max_length=positions)
+    model = PeftAdapter.prompt_tuning(3).attach(task.build(), (), 0)
     with pytest.raises(GateError, match="made-up text"):
         check_per_example_gradients(PrivateModel(model, task, CPU))
 
