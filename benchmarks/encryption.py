@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 
 from accountants import Anchor
 from privfed.client.randomness import SystemCoins
-from privfed.config import Custody
 from privfed.custody import key_exchange
 from privfed.custody.key_holder import KeyHolder
 from privfed.custody.keys import SharedSecret, shared_context
@@ -51,6 +50,7 @@ from privfed.interfaces import Cipher
 from privfed.messages import LEDGER, Terms, write_envelope
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import ClientsAgree, HolderOpens
+from privfed.summation import Custody
 
 MILLION = 1_000_000
 SCALE = 1e-3

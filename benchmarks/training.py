@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="also peak memory")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--models", nargs="+", default=list(TARGETS), choices=TARGETS)
+    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--layers", type=int, default=2, help="blocks of every model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--peak", nargs=6, metavar="CELL", help=argparse.SUPPRESS)
@@ -86,11 +88,11 @@ def main() -> None:
         print(peak(mode, Cell(name, targets, rank, batch, length), options.layers, device))
         return
     rows = []
-    for cell in cells(options.ranks, quick=options.quick):
+    for cell in cells(options.models, options.ranks, quick=options.quick):
         repetitions = 5 if options.quick else options.repetitions
-        row = measure(cell, repetitions, options.layers, device)
+        row = measure(cell, options.modes, repetitions, options.layers, device)
         if options.memory:
-            row["memory_ratio"] = memory_ratios(cell, options.layers, options.device)
+            row["memory_ratio"] = memory_ratios(cell, options.modes, options.layers, options.device)
         rows.append(row)
         if not options.json:
             print(line(row), flush=True)
@@ -98,23 +100,25 @@ def main() -> None:
     print(json.dumps(result) if options.json else json.dumps(summary(rows), indent=2))
 
 
-def cells(ranks: list[int], *, quick: bool) -> Iterator[Cell]:
+def cells(models: list[str], ranks: list[int], *, quick: bool) -> Iterator[Cell]:
     """What is measured."""
     if quick:
         yield Cell("llama", "all", 8, 8, 64)
         yield Cell("gpt2", "qv", 8, 8, 64)
         yield Cell("bert", "qv", 8, 8, 64)
         return
-    for name in TARGETS:
+    for name in models:
         for targets in ("qv", "all"):
             for rank in ranks:
                 for batch, length in SHAPES:
                     yield Cell(name, targets, rank, batch, length)
 
 
-def measure(cell: Cell, repetitions: int, layers: int, device: torch.device) -> dict[str, Any]:
+def measure(
+    cell: Cell, modes: list[str], repetitions: int, layers: int, device: torch.device
+) -> dict[str, Any]:
     """Times of every mode for one model and shape."""
-    steps = {mode: step_of(mode, cell, layers, device) for mode in ("plain", *MODES)}
+    steps = {mode: step_of(mode, cell, layers, device) for mode in ("plain", *modes)}
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {mode: [] for mode in steps}
@@ -125,7 +129,7 @@ def measure(cell: Cell, repetitions: int, layers: int, device: torch.device) -> 
             times[mode].append(seconds(steps[mode], device))
     ratios = {
         mode: sorted(a / b for a, b in zip(times[mode], times["plain"], strict=True))
-        for mode in MODES
+        for mode in modes
     }
     plain = statistics.median(times["plain"])
     return {
@@ -304,10 +308,10 @@ def made_up(cell: Cell, device: torch.device) -> dict[str, Tensor]:
     return batch
 
 
-def memory_ratios(cell: Cell, layers: int, device: str) -> dict[str, float]:
+def memory_ratios(cell: Cell, modes: list[str], layers: int, device: str) -> dict[str, float]:
     """Peak memory above the model, over that of the non-private step; medians of 3 processes."""
     found = {}
-    for mode in ("plain", "privfed", "opacus_hooks", "opacus_ghost"):
+    for mode in ("plain", *modes):
         values = [mode, cell.model, cell.targets, cell.rank, cell.batch, cell.length]
         command = [sys.executable, __file__, "--layers", str(layers), "--device", device]
         arguments = [*command, "--peak", *map(str, values)]
@@ -336,7 +340,8 @@ def peak(mode: str, cell: Cell, layers: int, device: torch.device) -> float:
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Over all cells."""
-    ratios = {mode: [row["step_ratio"][mode] for row in rows] for mode in MODES}
+    modes = rows[0]["step_ratio"]
+    ratios = {mode: [row["step_ratio"][mode] for row in rows] for mode in modes}
     return {
         "median_step_ratio": {m: round(statistics.median(r), 4) for m, r in ratios.items()},
         "largest_step_ratio": {m: max(r) for m, r in ratios.items()},

@@ -12,19 +12,15 @@ if TYPE_CHECKING:
     from accountants import Budget as Budget
     from accountants import Neighbouring as Neighbouring
     from privfed.client.node import Client as Client
-    from privfed.config import BFV as BFV
-    from privfed.config import CKKS as CKKS
     from privfed.config import SGD as SGD
     from privfed.config import AdamW as AdamW
     from privfed.config import AutomaticClipping as AutomaticClipping
     from privfed.config import BaseWeights as BaseWeights
     from privfed.config import Checkpointing as Checkpointing
     from privfed.config import Computation as Computation
-    from privfed.config import Custody as Custody
     from privfed.config import FlatClipping as FlatClipping
     from privfed.config import GradientMethod as GradientMethod
     from privfed.config import PerLayerClipping as PerLayerClipping
-    from privfed.config import Plain as Plain
     from privfed.config import Precision as Precision
     from privfed.config import PrivacyConfig as PrivacyConfig
     from privfed.config import QuantileClipping as QuantileClipping
@@ -46,6 +42,10 @@ if TYPE_CHECKING:
     from privfed.strategies.averaging import FedAvg as FedAvg
     from privfed.strategies.averaging import FFALoRA as FFALoRA
     from privfed.strategies.tail_averaging import TailAveraging as TailAveraging
+    from privfed.summation import BFV as BFV
+    from privfed.summation import CKKS as CKKS
+    from privfed.summation import Custody as Custody
+    from privfed.summation import Plain as Plain
 
 __version__ = "0.1.0"
 
@@ -53,19 +53,15 @@ _HOMES = {
     "accountants": ("Budget", "Neighbouring"),
     "privfed.client.node": ("Client",),
     "privfed.config": (
-        "BFV",
-        "CKKS",
         "SGD",
         "AdamW",
         "AutomaticClipping",
         "BaseWeights",
         "Checkpointing",
         "Computation",
-        "Custody",
         "FlatClipping",
         "GradientMethod",
         "PerLayerClipping",
-        "Plain",
         "Precision",
         "PrivacyConfig",
         "QuantileClipping",
@@ -78,6 +74,7 @@ _HOMES = {
     "privfed.models.in_place": ("InPlace", "InPlaceModel"),
     "privfed.models.tasks": ("CausalLanguageModel", "Classification", "load_task"),
     "privfed.parties": ("Enrolment",),
+    "privfed.summation": ("BFV", "CKKS", "Custody", "Plain"),
     "privfed.strategies.averaging": ("FFALoRA", "FedAvg"),
     "privfed.strategies.tail_averaging": ("TailAveraging",),
 }

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from privfed.client.node import Codec
 from privfed.client.state import opened_path, results_folder
-from privfed.config import BFV, CKKS, Custody, FixedPoint, Plain, Summation
 from privfed.custody.ckks import CKKSCipher
 from privfed.custody.key_exchange import receive_secret, share_secret
 from privfed.custody.keys import SharedSecret, shared_context
@@ -35,6 +34,7 @@ from privfed.interfaces import Adder, Cipher, Encoding
 from privfed.messages import RoundPlan, Terms
 from privfed.parties import Parties
 from privfed.server.closing import ClientsAgree, ClientsOpen, Custodian, HolderOpens
+from privfed.summation import BFV, CKKS, Custody, FixedPoint, Plain, Summation
 
 _HEADROOM: Final = 1.5
 _DEVIATIONS: Final = 6.0

@@ -5,103 +5,19 @@ stands in `PrivacyConfig`, and epsilon, delta, the unit and the neighbouring rel
 defaults.
 """
 
-import reprlib
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from numbers import Real
-from types import NoneType, UnionType
-from typing import Final, get_args
 
 from accountants import Budget, Neighbouring
+from privfed.checks import (
+    MOST,
+    is_number,
+    require_below_one,
+    require_count,
+    require_type,
+    require_within,
+)
 from privfed.errors import ConfigError
-
-MOST: Final = 1_000_000
-"""Of rounds, of steps in a round and of records in memory at once; more is a slip of the pen."""
-
-_MOST_RECORDS: Final = 2**53
-"""Sampling rates are quotients of floats, which hold whole numbers exactly up to here."""
-
-
-def require_positive(**values: float) -> None:
-    """Refuse any value that is not a finite number above zero, naming it."""
-    for name, value in values.items():
-        if not _is_number(value) or not 0 < value <= sys.float_info.max:
-            raise ConfigError(f"{name} must be a finite number above 0, got {value!r}")
-
-
-def require_within(low: float, high: float, /, **values: float) -> None:
-    """Refuse any value that is not a number in [low, high], where float32 can work with it."""
-    for name, value in values.items():
-        if not _is_number(value) or not low <= value <= high:
-            raise ConfigError(
-                f"{name} must be a number in [{low:g}, {high:g}], got {value!r}: training is in "
-                "float32, which loses smaller and larger ones"
-            )
-
-
-def require_below_one(**values: float) -> None:
-    """Refuse any value that is not a number in [0, 1), naming it."""
-    for name, value in values.items():
-        if not _is_number(value) or not 0 <= value < 1:
-            raise ConfigError(f"{name} must be in [0, 1), got {value!r}")
-
-
-def require_count(most: int = _MOST_RECORDS, /, **values: int) -> None:
-    """Refuse any value that is not a whole number from one to `most`, naming it."""
-    for name, value in values.items():
-        if type(value) is not int or value < 1:
-            raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if value > most:
-            raise ConfigError(f"{name} must be at most {most}, got {value!r}")
-
-
-def require_type(kind: type | UnionType, /, **values: object) -> None:
-    """Refuse any value that is not of this type, naming it."""
-    for name, value in values.items():
-        if not isinstance(value, kind):
-            raise ConfigError(f"{name} must be {_names(kind)}, got {_shown(value)}")
-
-
-def require_items(kind: type | UnionType, /, **values: object) -> None:
-    """Refuse what is no sequence of such items, naming it; no item is shown, it may be private."""
-    for name, value in values.items():
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(
-                f"{name} must be a list or tuple of {_names(kind)}, got one {type(value).__name__}"
-            )
-        for position, item in enumerate(value):
-            if not isinstance(item, kind):
-                raise ConfigError(
-                    f"{name} must hold {_names(kind)} only, got {type(item).__name__} at position "
-                    f"{position}"
-                )
-
-
-def require_methods(*methods: str, **values: object) -> None:
-    """Refuse an object without these methods, and a class in the place of one, naming it."""
-    for name, value in values.items():
-        missing = [method for method in methods if not callable(getattr(value, method, None))]
-        if isinstance(value, type) or missing:
-            raise ConfigError(
-                f"{name} must be an object with {', '.join(methods)}, got {_shown(value)}"
-            )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _names(kind: type | UnionType) -> str:
-    kinds = get_args(kind) or (kind,)
-    return " or ".join("None" if each is NoneType else each.__name__ for each in kinds)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, type):
-        return f"the class {value.__name__}; make an object of it: {value.__name__}(...)"
-    return reprlib.repr(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +78,7 @@ class QuantileClipping:
         """Check every field."""
         require_within(1e-6, 1e12, count_noise=self.count_noise)
         require_within(1e-12, 100, learning_rate=self.learning_rate)
-        if not _is_number(self.quantile) or not 0 < self.quantile < 1:
+        if not is_number(self.quantile) or not 0 < self.quantile < 1:
             raise ConfigError(f"quantile must be in (0, 1), got {self.quantile!r}")
 
     def gradient_noise_multiplier(self, noise_multiplier: float) -> float:
@@ -412,87 +328,3 @@ class Computation:
                 "Opacus' hooks can neither be compiled nor tell stacked clients apart; take "
                 "expanded leaves"
             )
-
-
-class Custody(StrEnum):
-    """Who holds the secret key of an encrypted sum."""
-
-    SHARED_KEY = "shared_key"
-    KEY_HOLDER = "key_holder"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summation:
-    """How updates are summed; every kind clips to a public range.
-
-    Attributes:
-        public_range: values are clipped to +-public_range; None derives it from the public
-            settings of the private step (never from an update).
-        follow_released: whether later rounds narrow the range to what the mean of the round before,
-            which is released anyway, suggests. How much is clipped is never released.
-    """
-
-    public_range: float | None = None
-    follow_released: bool = False
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        if self.public_range is not None:
-            require_within(1e-12, 1e12, public_range=self.public_range)
-        require_type(bool, follow_released=self.follow_released)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FixedPoint(Summation):
-    """Updates as bounded integers.
-
-    Attributes:
-        bits: bits of one client's value, sign included, in [8, 16].
-    """
-
-    bits: int = 12
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        Summation.__post_init__(self)
-        if type(self.bits) is not int or not 8 <= self.bits <= 16:
-            raise ConfigError(f"bits must be a whole number in [8, 16], got {self.bits!r}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BFV(FixedPoint):
-    """Sum under BFV homomorphic encryption: exact, and the aggregator holds no key.
-
-    Attributes:
-        custody: who holds the secret key. SHARED_KEY: every client. KEY_HOLDER: a party and a
-            process of its own, which verifies each sum before it decrypts it.
-        key_holder: "host:port" of a running `privfed key-holder`; None starts one on this machine.
-    """
-
-    custody: Custody = Custody.SHARED_KEY
-    key_holder: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        FixedPoint.__post_init__(self)
-        if not isinstance(self.custody, Custody):
-            raise ConfigError(
-                f"custody must be one of {[kind.value for kind in Custody]}, got {self.custody!r}"
-            )
-        require_type(str | None, key_holder=self.key_holder)
-        if self.key_holder is not None and self.custody is not Custody.KEY_HOLDER:
-            raise ConfigError("key_holder is an address for custody KEY_HOLDER only")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CKKS(Summation):
-    """Sum floats under CKKS with a key that the clients share: approximate, and claiming less.
-
-    For updates that need more than 16 bits. Decryptions must not be shown to anyone without the
-    key; see `docs/encryption.md`.
-    """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plain(FixedPoint):
-    """Sum in clear, with the same rounding. No encryption: for comparison only."""

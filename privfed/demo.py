@@ -8,7 +8,7 @@ from typing import Final
 from accountants import Budget, Neighbouring
 from privfed.client.node import Client
 from privfed.client.state import default_state_folder
-from privfed.config import BFV, Computation, Plain, PrivacyConfig, TrainingConfig
+from privfed.config import Computation, PrivacyConfig, TrainingConfig
 from privfed.data import packaged
 from privfed.data.partition import dirichlet
 from privfed.data.records import Record, hold_out
@@ -17,6 +17,7 @@ from privfed.models.adapters import LoRA
 from privfed.models.load import convert_gguf_llama
 from privfed.models.tasks import CausalLanguageModel, Classification
 from privfed.strategies.averaging import FFALoRA
+from privfed.summation import BFV, Plain
 
 SEED: Final = 2026
 _SIZE_ROUNDING: Final = 10

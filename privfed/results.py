@@ -7,7 +7,7 @@ from accountants import PoissonGaussian
 from privfed import preparation
 from privfed.channel import SumChannel
 from privfed.client.private_model import PrivateModel
-from privfed.config import FixedPoint, PrivacyConfig
+from privfed.config import PrivacyConfig
 from privfed.models.in_place import InPlaceModel
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
@@ -16,6 +16,7 @@ from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
 from privfed.run_folder import RunFolder, ledger_file_name, run_record
 from privfed.settings import FederationSettings, training_settings
+from privfed.summation import FixedPoint
 
 _ADAPTER_README: Final = """# Adapter trained by privfed
 

@@ -4,17 +4,12 @@ See `docs/run.toml` in the repository for a commented example.
 """
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from accountants import AccountingError, Budget, Neighbouring
 from privfed.client.node import Client
 from privfed.config import (
-    BFV,
-    CKKS,
     SGD,
     AdamW,
     AutomaticClipping,
@@ -22,96 +17,27 @@ from privfed.config import (
     Checkpointing,
     Clipping,
     Computation,
-    Custody,
     FlatClipping,
     GradientMethod,
     Optimizer,
     PerLayerClipping,
-    Plain,
     Precision,
     PrivacyConfig,
     QuantileClipping,
-    Summation,
     TrainingConfig,
 )
-from privfed.data import partition
-from privfed.data.datasets import TextTable, is_hub_name, load_table
-from privfed.data.records import Record, RecordGroup, group_by_person, hold_out
 from privfed.engines.links import parse_address
-from privfed.errors import ConfigError, DataError
+from privfed.errors import ConfigError
 from privfed.federation import Federation
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
-from privfed.models.examples import chunks
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.parties import Enrolment
+from privfed.run_data import SIZE_ROUNDING, clients_and_held_out
 from privfed.strategies.averaging import FedAvg, FFALoRA
 from privfed.strategies.tail_averaging import TailAveraging
-
-Choice = TypeVar("Choice", bound=StrEnum)
-
-SIZE_ROUNDING = 10
-"""Public sizes that are not given are true counts rounded down to a multiple of this."""
-
-
-class Section:
-    """One table of the file; keys are taken one by one, and none may be left over.
-
-    Args:
-        name: of the table, for messages; empty for the top level.
-        values: as parsed.
-    """
-
-    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
-        self.name = name
-        self._place = f"[{name}]" if name else "the top level"
-        self._left = dict(values)
-
-    def take(self, key: str, kind: type, *default: Any) -> Any:
-        """The value of a key; required unless a default is given.
-
-        Raises:
-            ConfigError: if it is missing or of another type.
-        """
-        if key not in self._left:
-            if default:
-                return default[0]
-            raise ConfigError(f"{self._place} needs the key {key!r}")
-        value = self._left.pop(key)
-        if kind is float and type(value) is int:
-            return float(value)
-        if type(value) is not kind:
-            where = f"[{self.name}] {key}" if self.name else f"{key!r} at the top level"
-            raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
-        return value
-
-    def take_all(self, key: str, kind: type, *default: Any) -> Any:
-        """The items of a list as a tuple; required unless a default is given.
-
-        Raises:
-            ConfigError: if it is missing, no list, or an item is of another type.
-        """
-        if key not in self._left and default:
-            return default[0]
-        items = self.take(key, list)
-        if not all(type(item) is kind for item in items):
-            raise ConfigError(
-                f"[{self.name}] {key} must be a list of items of type {kind.__name__}, got {items}"
-            )
-        return tuple(items)
-
-    def section(self, key: str, *default: Mapping[str, Any]) -> "Section":
-        """A table inside this one."""
-        return Section(f"{self.name}.{key}" if self.name else key, self.take(key, dict, *default))
-
-    def optional(self, key: str) -> "Section | None":
-        """A table inside this one, if it is there."""
-        return self.section(key) if key in self._left else None
-
-    def end(self) -> None:
-        """Refuse what was not taken."""
-        if self._left:
-            raise ConfigError(f"{self._place} has unknown key(s) {sorted(self._left)}")
+from privfed.summation import BFV, CKKS, Custody, Plain, Summation
+from privfed.toml_section import Section, choose
 
 
 def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
@@ -131,7 +57,7 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
     privacy, budget_by_client = _privacy(root.section("privacy"))
-    clients, held_out, source = _data(root.section("data"), task, seed, path.parent)
+    clients, held_out, source = clients_and_held_out(root.section("data"), task, seed, path.parent)
     federation = root.section("federation")
     result = Federation(
         model=task,
@@ -174,7 +100,7 @@ def _parse(path: Path) -> dict[str, Any]:
 def _task(section: Section) -> Task:
     kind = section.take("task", str)
     base, length = section.take("base", str), section.take("max_length", int, 128)
-    weights = _choice(section, "weights", BaseWeights, BaseWeights.FLOAT32)
+    weights = choose(section, "weights", BaseWeights, BaseWeights.FLOAT32)
     task: Task
     if kind == "classification":
         labels = section.take_all("labels", str)
@@ -302,23 +228,15 @@ def _training(section: Section) -> TrainingConfig:
 
 def _computation(section: Section) -> Computation:
     computation = Computation(
-        precision=_choice(section, "precision", Precision, Precision.FP32),
-        checkpointing=_choice(section, "checkpointing", Checkpointing, Checkpointing.NONE),
+        precision=choose(section, "precision", Precision, Precision.FP32),
+        checkpointing=choose(section, "checkpointing", Checkpointing, Checkpointing.NONE),
         compile=section.take("compile", bool, False),
-        gradients=_choice(section, "gradients", GradientMethod, GradientMethod.EXPANDED_LEAVES),
+        gradients=choose(section, "gradients", GradientMethod, GradientMethod.EXPANDED_LEAVES),
         stacked_clients=section.take("stacked_clients", int, 1),
         cache_frozen_layers=section.take("cache_frozen_layers", bool, False),
     )
     section.end()
     return computation
-
-
-def _choice(section: Section, key: str, kind: type[Choice], default: Choice) -> Choice:
-    name = section.take(key, str, default.value)
-    known = [member.value for member in kind]
-    if name not in known:
-        raise ConfigError(f"[{section.name}] {key} must be one of {known}, got {name!r}")
-    return kind(name)
 
 
 def _clipping(section: Section) -> Clipping:
@@ -414,169 +332,3 @@ def _averaging(section: Section | None) -> TailAveraging | None:
     )
     section.end()
     return rule
-
-
-def _data(
-    section: Section, task: Task, seed: int, folder: Path
-) -> tuple[list[Client], tuple[Record, ...], str]:
-    labels = task.labels if isinstance(task, Classification) else None
-    rule = section.section("partition")
-    kind = rule.take("rule", str)
-    if kind not in ("column", "dirichlet", "iid"):
-        raise ConfigError(
-            f"[data.partition] rule must be 'column', 'dirichlet' or 'iid', got {kind!r}"
-        )
-    text = section.take("text", str)
-    label = section.take("label", str) if labels is not None else None
-    owner = rule.take("column", str) if kind == "column" else None
-    source = section.take("source", str)
-    other = _other_source(section, source, folder)
-    person = section.take("person", str, None)
-    if person is not None and kind != "column":
-        raise ConfigError(
-            "[data] person needs [data.partition] rule 'column': a split by chance would give one "
-            "person's rows to several clients"
-        )
-    cut = _cutter(section, task, person)
-    table = load_table(
-        _relative(source, folder), text=text, label=label, owner=owner, person=person
-    )
-    dataset = section.take("dataset", str, Path(source).stem)
-    sizes = section.take("public_sizes", dict, {})
-    if other is None:
-        fraction = section.take("held_out", float)
-        kept, held = hold_out(table.persons or table.texts, fraction, seed)
-        held_records = table.records(_unseen(table, kept, table, held), labels)
-        described = f"{fraction:g} of {source}, taken out before the split"
-    else:
-        outside = load_table(_relative(other, folder), text=text, label=label)
-        kept, every = list(range(len(table.texts))), range(len(outside.texts))
-        held_records = outside.records(_unseen(table, kept, outside, every), labels)
-        all_unseen = len(held_records) == len(every)
-        described = other if all_unseen else f"{other}, without texts that are trained on"
-    parts = _split(rule, kind, table, kept, labels, seed)
-    rule.end()
-    section.end()
-    unknown = sorted(set(sizes) - set(parts))
-    if unknown:
-        raise ConfigError(f"[data.public_sizes] names unknown client(s) {unknown}")
-    description = f"{source}, {kind}, {len(parts)} clients, seed {seed}"
-    clients = []
-    for client, rows in parts.items():
-        records = _records(table, [kept[row] for row in rows], labels, cut)
-        size = sizes[client] if client in sizes else _rounded_size(client, len(records))
-        clients.append(
-            Client(
-                id=client,
-                records=records,
-                public_size=size,
-                dataset=dataset,
-                description=description,
-            )
-        )
-    return clients, held_records, described
-
-
-def _other_source(section: Section, source: str, folder: Path) -> str | None:
-    """Where held-out text comes from, if not out of the source itself."""
-    other = section.take("held_out_source", str, None)
-    if other is None:
-        return None
-    if section.take("held_out", float, None) is not None:
-        raise ConfigError("[data] takes held_out or held_out_source, got both; leave one out")
-    if _canonical(_relative(other, folder)) == _canonical(_relative(source, folder)):
-        raise ConfigError(
-            f"[data] held_out_source must be another source than source, got {other!r} for both; "
-            "give held_out instead, a share that is taken out of it"
-        )
-    return str(other)
-
-
-def _cutter(
-    section: Section, task: Task, person: str | None
-) -> Callable[[str], RecordGroup] | None:
-    """What cuts documents into chunks, where the configuration says so."""
-    tokens = section.take("chunk_tokens", int, None)
-    if tokens is None:
-        return None
-    if tokens < 1:
-        raise ConfigError(f"[data] chunk_tokens must be at least 1, got {tokens}")
-    if not isinstance(task, CausalLanguageModel) or person is not None:
-        raise ConfigError(
-            "[data] chunk_tokens cuts documents for task 'causal-lm'; leave it out of a "
-            "classification, and beside person"
-        )
-    return partial(chunks, task.tokenizer(), tokens=tokens)
-
-
-def _records(
-    table: TextTable,
-    rows: Sequence[int],
-    labels: Sequence[str] | None,
-    cut: Callable[[str], RecordGroup] | None,
-) -> tuple[Record | RecordGroup, ...]:
-    """Rows as records; or cut into chunks; or one group per person where a column names one."""
-    if cut is not None:
-        return tuple(cut(table.texts[row]) for row in rows)
-    records = table.records(rows, labels)
-    if table.persons is None:
-        return records
-    return group_by_person(records, [table.persons[row] for row in rows])
-
-
-def _unseen(
-    table: TextTable, kept: Sequence[int], other: TextTable, held: Sequence[int]
-) -> list[int]:
-    """Rows held out of `other` whose text nobody trains on; clients may hold copies of it."""
-    trained = {" ".join(table.texts[row].split()) for row in kept}
-    unseen = [row for row in held if " ".join(other.texts[row].split()) not in trained]
-    if not unseen:
-        raise DataError(
-            "every held-out text is also trained on; give a held_out_source with other text"
-        )
-    return unseen
-
-
-def _split(
-    rule: Section,
-    kind: str,
-    table: TextTable,
-    kept: Sequence[int],
-    labels: Sequence[str] | None,
-    seed: int,
-) -> dict[str, list[int]]:
-    if kind == "column":
-        return partition.by_column([(table.owners or ())[row] for row in kept])
-    count = rule.take("clients", int)
-    if kind == "iid":
-        return partition.iid(len(kept), count, seed)
-    if labels is None or table.labels is None:
-        raise ConfigError("[data.partition] rule 'dirichlet' needs a classification task")
-    index = {name: position for position, name in enumerate(labels)}
-    numbers = [index.get(table.labels[row], -1) for row in kept]
-    alpha, minimum = rule.take("alpha", float), rule.take("minimum", int, 1)
-    return partition.dirichlet(numbers, count, alpha, minimum, seed)
-
-
-def _rounded_size(client: str, count: int) -> int:
-    rounded = count - count % SIZE_ROUNDING
-    if rounded == 0:
-        raise DataError(
-            f"client {client!r} has too few records to train on (fewer than {SIZE_ROUNDING}); "
-            "leave it out, or give it a public size"
-        )
-    return rounded
-
-
-def _relative(source: str, folder: Path) -> str:
-    """A file beside the configuration; a name on the hub stays as it is."""
-    local = folder / source
-    return str(local) if local.exists() or not is_hub_name(source) else source
-
-
-def _canonical(place: str) -> str:
-    """The same for two ways to write one source."""
-    if is_hub_name(place):
-        name, _, split = place.partition(":")
-        return f"{name}:{split or 'train'}"
-    return str(Path(place).resolve())

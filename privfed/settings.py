@@ -8,23 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from privfed import preparation
-from privfed.client.node import Client
-from privfed.client.randomness import Coins, SystemCoins
-from privfed.client.state import default_state_folder
-from privfed.config import (
-    BFV,
+from privfed.checks import (
     MOST,
-    Clipping,
-    Computation,
-    Custody,
-    Optimizer,
-    PrivacyConfig,
-    Summation,
-    TrainingConfig,
     require_count,
     require_items,
     require_methods,
     require_type,
+)
+from privfed.client.node import Client
+from privfed.client.randomness import Coins, SystemCoins
+from privfed.client.state import default_state_folder
+from privfed.config import (
+    Clipping,
+    Computation,
+    Optimizer,
+    PrivacyConfig,
+    TrainingConfig,
 )
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError
@@ -33,6 +32,7 @@ from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
 from privfed.parties import Enrolment
 from privfed.strategies.tail_averaging import TailAveraging
+from privfed.summation import BFV, Custody, Summation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
+from privfed.checks import require_count, require_positive
 from privfed.client.batches import num_rows, physical_batches
 from privfed.client.clipping import (
     AdaptiveBound,
@@ -32,8 +33,6 @@ from privfed.config import (
     FlatClipping,
     Optimizer,
     QuantileClipping,
-    require_count,
-    require_positive,
 )
 from privfed.errors import ConfigError, GateError
 from privfed.models.tasks import Batch

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Budget, Ledger, PoissonGaussian, Reservation, ScheduleFilter, epsilon
+from privfed.checks import require_items, require_type
 from privfed.client.clipping import AdaptiveBound
 from privfed.client.dpsgd import DPSGDConfig, train_round
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins, FastNoise, NoiseStream, SecureNoise
 from privfed.client.stacked import LocalRound
-from privfed.config import TrainingConfig, require_items, require_type
+from privfed.config import TrainingConfig
 from privfed.data.records import Record, RecordGroup
 from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE

@@ -26,7 +26,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.config import Custody
 from privfed.custody import bfv
 from privfed.custody.keys import RoundKey
 from privfed.custody.native import software
@@ -61,6 +60,7 @@ from privfed.identity.signing import (
     verified,
 )
 from privfed.messages import Blob, Envelope, Terms
+from privfed.summation import Custody
 
 OPEN_ROUND: Final = "open-round"
 SUM_KIND: Final = "sum"

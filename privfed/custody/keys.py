@@ -16,7 +16,6 @@ from typing import Any, NoReturn, Self, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.config import Custody
 from privfed.custody.native import ScratchFile, bfv_context, seal_version, sealapi, uncompressed
 from privfed.encryption import frames
 from privfed.encryption.bitpacking import pack_rows, row_bytes, unpack_rows
@@ -25,6 +24,7 @@ from privfed.encryption.parameters import COEFF_BITS, BFVParameters
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.encryption.tags import KEY_BYTES
 from privfed.errors import EncryptionError, MessageError
+from privfed.summation import Custody
 
 _PRIME_BITS = (COEFF_BITS, SPECIAL_MODULUS.bit_length())
 _KEY_ID_BYTES = 16

@@ -5,11 +5,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.config import Custody
 from privfed.encryption import residues
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import MessageError
 from privfed.messages import Blobs
+from privfed.summation import Custody
 
 CIPHERTEXTS = "ciphertexts"
 SEEDS = "seeds"

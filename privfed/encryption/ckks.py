@@ -31,13 +31,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.config import Custody, require_count, require_positive
+from privfed.checks import require_count, require_positive
 from privfed.encryption import frames
 from privfed.encryption.noise import COEFF_MODULUS, Rule, fresh_noise
 from privfed.encryption.parameters import COEFF_BITS, MAX_CLIENTS, SEED_BYTES, differing_fields
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.encryption.residues import ciphertext_bytes
 from privfed.errors import ConfigError, EncryptionError, MessageError
+from privfed.summation import Custody
 
 PARAMS_PER_CIPHERTEXT: Final = POLY_MODULUS_DEGREE
 """Reals in one ciphertext: two in each of N / 2 slots."""

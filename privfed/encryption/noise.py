@@ -32,8 +32,8 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
-from privfed.config import Custody
 from privfed.encryption.primes import POLY_MODULUS_DEGREE, largest_coeff_modulus
+from privfed.summation import Custody
 
 COEFF_MODULUS: Final = largest_coeff_modulus(60)
 SPECIAL_MODULUS: Final = largest_coeff_modulus(20)

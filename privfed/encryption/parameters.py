@@ -21,12 +21,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from privfed.config import Custody
 from privfed.encryption import noise
 from privfed.encryption.fixedpoint import max_magnitude
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
 from privfed.encryption.primes import POLY_MODULUS_DEGREE, batching_prime_above, is_batching_prime
 from privfed.errors import ConfigError, EncryptionError, MessageError
+from privfed.summation import Custody
 
 COEFF_BITS: Final = 60
 SEED_BYTES: Final = 64

@@ -22,7 +22,7 @@ from peft import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from privfed.config import require_count, require_positive
+from privfed.checks import require_count, require_positive
 from privfed.errors import ConfigError, ModelError
 from privfed.models.prompt import embed_prompt_for_every_record
 

@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from privfed.config import require_count
+from privfed.checks import require_count
 from privfed.errors import ConfigError, ModelError
 
 _WEIGHTS = "trained.safetensors"

@@ -3,7 +3,12 @@
 import math
 from typing import Any, Final
 
-from privfed.config import AutomaticClipping, Clipping, PerLayerClipping, QuantileClipping
+from privfed.config import (
+    AutomaticClipping,
+    Clipping,
+    PerLayerClipping,
+    QuantileClipping,
+)
 from privfed.reports.figures import rounded_up
 from privfed.strategies.tail_averaging import TailAveraging
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.config import require_positive
+from privfed.checks import require_positive
 from privfed.errors import ConfigError
 
 Weighting = Literal["uniform", "public_size"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.config import require_count
+from privfed.checks import require_count
 from privfed.errors import ConfigError
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from privfed.config import Custody
 from privfed.errors import EncryptionError, MessageError, PrivfedError, TooFewClientsError
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import SmallFederation, contribution_of, updates
 
 CUSTODIES = [*Custody, None]

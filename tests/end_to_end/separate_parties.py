@@ -15,12 +15,12 @@ import numpy as np
 
 from accountants import Anchor
 from privfed import framing
-from privfed.config import Custody
 from privfed.encryption.parameters import derive
 from privfed.identity.contributions import LISTING, UPDATE
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.messages import LEDGER, Envelope, Terms, write_envelope
+from privfed.summation import Custody
 
 CLIENTS = ("east", "north", "west")
 PARAMS = 5000

@@ -24,10 +24,10 @@ from privfed import (
     TrainingConfig,
 )
 from privfed.client import node as client_node
-from privfed.config import Custody
 from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
 from privfed.reports.figures import RoundFigures
 from privfed.server.checkpoint import load_latest
+from privfed.summation import Custody
 from privfed.verification import verify_and_render
 
 

@@ -19,7 +19,6 @@ from accountants import Budget
 from privfed import BFV, Callback, LoRA, Plain, cli
 from privfed.client import node as client_node
 from privfed.client.state import results_folder
-from privfed.config import Custody
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.engines.links import AddressLink, ProcessLink
 from privfed.errors import (
@@ -37,6 +36,7 @@ from privfed.run_config import load_federation
 from privfed.run_folder import RunFolder
 from privfed.server.aggregate import Aggregator
 from privfed.server.checkpoint import load_latest
+from privfed.summation import Custody
 
 HELD = BFV(custody=Custody.KEY_HOLDER)
 

@@ -12,7 +12,6 @@ import pytest
 
 from privfed import BFV, Callback, channel
 from privfed.client.node import ClientNode
-from privfed.config import Custody
 from privfed.custody import key_holder as key_holders
 from privfed.custody.key_holder import KeyHolder
 from privfed.custody.keys import RoundKey, SharedSecret
@@ -22,6 +21,7 @@ from privfed.encryption.frames import HEADER_BYTES, ZSTD, Header
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.server.aggregate import Aggregator
+from privfed.summation import Custody
 
 PIECE = 24
 """Bytes of a pattern: so long that other data do not hold it by chance."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from privfed.config import Custody
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
+from privfed.summation import Custody
 
 SCRIPT = Path(__file__).with_name("separate_parties.py")
 CLIENTS = ("east", "north", "west")

@@ -10,12 +10,12 @@ import hashlib
 
 import numpy as np
 
-from privfed.config import Custody
 from privfed.encryption import residues
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import ConfigError
 from privfed.messages import Terms
+from privfed.summation import Custody
 from tests.fuzz.byte_mutators import flip, flips, other_message, swap_halves
 from tests.fuzz.envelopes import GROUP_ORDER, Draft, agreement_to, to_sign
 from tests.fuzz.json_mutators import FORM_STEPS, document, nested, replaced, within

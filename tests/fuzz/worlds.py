@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from accountants import Anchor
-from privfed.config import Custody
 from privfed.custody import key_exchange, serving
 from privfed.custody.ckks import CKKSCipher, shared_ckks_context
 from privfed.custody.key_holder import KeyHolder
@@ -31,6 +30,7 @@ from privfed.identity.roster import Roster
 from privfed.messages import Terms, envelope_bytes, write_envelope
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import ClientsAgree
+from privfed.summation import Custody
 from tests.fuzz.envelopes import Draft, canonical
 
 CLIENTS = ("east", "north", "south", "west")

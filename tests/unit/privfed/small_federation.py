@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from accountants import Anchor
-from privfed.config import Custody
 from privfed.custody import bfv
 from privfed.custody.key_exchange import receive_secret, share_secret
 from privfed.custody.key_holder import KeyHolder
@@ -30,6 +29,7 @@ from privfed.identity.roster import Roster
 from privfed.messages import LEDGER, Envelope, Terms, envelope_bytes, write_envelope
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import ClientsOpen, HolderOpens, Opening
+from privfed.summation import Custody
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.encryption import residues
 from privfed.encryption.adding import CIPHERTEXTS, SEEDS, BFVAdder, seeds_of
 from privfed.encryption.bitpacking import pack_rows, row_bytes
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import MessageError
+from privfed.summation import Custody
 
 Q = COEFF_MODULUS
 COUNT = 19  # ciphertexts; uploads are read eight at a time

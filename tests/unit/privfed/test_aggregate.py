@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from accountants import Anchor
-from privfed.config import Custody
 from privfed.encryption import residues
 from privfed.encryption.adding import BFVAdder
 from privfed.encryption.parameters import derive
@@ -18,6 +17,7 @@ from privfed.identity.keys import Identity, Role
 from privfed.identity.signing import verified
 from privfed.messages import Envelope, envelope_bytes
 from privfed.server.aggregate import Aggregator
+from privfed.summation import Custody
 
 COHORT = ("a", "b", "c")
 NUM_PARAMS = 6

@@ -2,13 +2,13 @@
 
 import pytest
 
-from privfed.config import Custody
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.errors import EncryptionError, MessageError
 from privfed.identity.contributions import AGREED, CONTRIBUTIONS, LISTING
 from privfed.messages import Envelope
 from privfed.server.closing import ClientsAgree
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import SmallFederation, contribution_of, updates
 
 ALL = ["c1", "c2", "c3", "c4"]

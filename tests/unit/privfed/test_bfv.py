@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.custody import bfv, native
 from privfed.custody.keys import (
     PublicKey,
@@ -24,6 +23,7 @@ from privfed.encryption.packing import pack, unpack
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.primes import is_batching_prime
 from privfed.errors import ConfigError, EncryptionError, MessageError
+from privfed.summation import Custody
 
 SHARED = derive(num_clients=8, bits=12, num_params=8_000, custody=Custody.SHARED_KEY)
 HELD = derive(num_clients=8, bits=12, num_params=4_000, custody=Custody.KEY_HOLDER)
@@ -438,7 +438,7 @@ def test_two_encryptions_of_the_same_slots_differ(secret, pair):
 FORKED = """
 import os
 import numpy as np
-from privfed.config import Custody
+from privfed.summation import Custody
 from privfed.custody.bfv import encrypt_seeded
 from privfed.custody.keys import SharedSecret, shared_context
 from privfed.encryption import frames

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from privfed.config import Custody
 from privfed.encryption.ckks import (
     FLOODING,
     CKKSParameters,
@@ -21,6 +20,7 @@ from privfed.encryption.ckks import (
 )
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.errors import ConfigError, EncryptionError, MessageError
+from privfed.summation import Custody
 
 TEN = derive_ckks(num_clients=10, num_params=1_000_000)
 

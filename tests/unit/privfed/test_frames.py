@@ -3,11 +3,11 @@ import struct
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.encryption import frames
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import MessageError
+from privfed.summation import Custody
 
 PARAMETERS = derive(num_clients=10, bits=12, num_params=1_000_000, custody=Custody.SHARED_KEY)
 HOLDER = derive(num_clients=10, bits=12, num_params=1_000_000, custody=Custody.KEY_HOLDER)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from privfed.config import Custody
 from privfed.custody import key_exchange, native
 from privfed.custody.key_exchange import receive_secret, share_secret
 from privfed.custody.keys import SharedSecret, shared_context
@@ -14,6 +13,7 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.messages import Envelope, Terms, envelope_bytes
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import blobs_of, enrolled
 
 PARAMETERS = derive(num_clients=3, bits=8, num_params=9, custody=Custody.SHARED_KEY)

@@ -12,7 +12,6 @@ import pickle
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.custody import bfv
 from privfed.custody import key_holder as module
 from privfed.custody.key_holder import KeyHolder
@@ -26,6 +25,7 @@ from privfed.errors import EncryptionError, IdentityError, MessageError, Privfed
 from privfed.identity.contributions import Contribution
 from privfed.identity.keys import Identity, Role
 from privfed.messages import Envelope, Terms, write_envelope
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import (
     SmallFederation,
     blobs_of,

@@ -10,7 +10,6 @@ import sys
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.custody import bfv
 from privfed.custody.keys import (
     PublicKey,
@@ -26,6 +25,7 @@ from privfed.encryption.bitpacking import pack_rows
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError, MessageError
+from privfed.summation import Custody
 
 SHARED = derive(num_clients=3, bits=8, num_params=9, custody=Custody.SHARED_KEY)
 HELD = derive(num_clients=3, bits=8, num_params=9, custody=Custody.KEY_HOLDER)
@@ -190,7 +190,7 @@ from pathlib import Path
 import numpy as np
 sys.path[:0] = {path!r}
 import tenseal.sealapi
-from privfed.config import Custody
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import SmallFederation, updates
 def state():
     return [(path, os.stat(path).st_mtime_ns) for path in sorted(Path(".").rglob("*"))]

@@ -9,7 +9,6 @@ from contextlib import closing
 import pytest
 
 from privfed import framing
-from privfed.config import Custody
 from privfed.custody.key_holder import KeyHolder
 from privfed.custody.serving import serve_address
 from privfed.encryption.parameters import derive
@@ -19,6 +18,7 @@ from privfed.identity.keys import Role
 from privfed.identity.signing import verified
 from privfed.messages import Envelope, Terms
 from privfed.server.closing import HolderOpens
+from privfed.summation import Custody
 
 PARAMETERS = derive(num_clients=4, bits=8, num_params=6, custody=Custody.KEY_HOLDER)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from privfed.config import Custody
 from privfed.custody import native
 from privfed.encryption import frames
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError, MessageError
+from privfed.summation import Custody
 
 ROOT = Path(__file__).parents[3]
 PARAMETERS = derive(num_clients=3, bits=8, num_params=9, custody=Custody.SHARED_KEY)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.config import Custody
 from privfed.encryption.noise import (
     COEFF_MODULUS,
     LOG2_FAILURE,
@@ -17,6 +16,7 @@ from privfed.encryption.noise import (
     fresh_noise,
     slack,
 )
+from privfed.summation import Custody
 
 N = 4096
 HALF = Fraction(1, 2)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.config import Custody
 from privfed.encryption.packing import batches, pack, unpack, without_padding
 from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError
+from privfed.summation import Custody
 
 BITS = st.integers(8, 16)
 CUSTODIES = st.sampled_from(Custody)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.config import Custody
 from privfed.encryption import parameters as module
 from privfed.encryption.noise import Rule
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.errors import ConfigError, MessageError
+from privfed.summation import Custody
 
 Q = 2**60 - 16383
 CLIENTS = st.integers(1, 1000)

@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 
 from accountants import Budget, Neighbouring
 from privfed import BFV, SGD, Client, Plain, PrivacyConfig, Record, RecordGroup, TrainingConfig
-from privfed.config import (
-    AdamW,
-    AutomaticClipping,
-    Computation,
-    Custody,
-    FixedPoint,
-    FlatClipping,
-    PerLayerClipping,
-    QuantileClipping,
-    Summation,
+from privfed.checks import (
     require_count,
     require_items,
     require_methods,
     require_positive,
     require_type,
 )
+from privfed.config import (
+    AdamW,
+    AutomaticClipping,
+    Computation,
+    FlatClipping,
+    PerLayerClipping,
+    QuantileClipping,
+)
 from privfed.errors import ConfigError, DataError
+from privfed.summation import Custody, FixedPoint, Summation
 
 NO_NUMBER = [True, "1", [1.0], 1j]
 NOT_POSITIVE = [0, 0.0, -1.0, float("nan"), float("inf"), -float("inf"), 10**400, *NO_NUMBER]

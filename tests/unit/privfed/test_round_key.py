@@ -7,7 +7,6 @@ import pickle
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.custody.keys import RoundKey
 from privfed.custody.native import software
 from privfed.custody.round_key import challenge_seed, padded_params, read_sums, statement_digest
@@ -18,6 +17,7 @@ from privfed.errors import EncryptionError, IdentityError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.interfaces import KeyedCipher
 from privfed.messages import Envelope, Statement, Terms, envelope_bytes
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import SmallFederation, blobs_of, updates
 
 

@@ -28,14 +28,17 @@ from privfed import (
     TrainingConfig,
     preparation,
     run_config,
+    run_data,
 )
-from privfed.config import Custody
 from privfed.data.datasets import TextTable
 from privfed.errors import ConfigError, DataError
 from privfed.parties import Enrolment
 from privfed.run_config import load_federation
+from privfed.summation import Custody
+from privfed.toml_section import Section
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "run.toml"
+SOURCE = inspect.getsource(run_config) + inspect.getsource(run_data)
 TOPICS = ("sport", "money", "culture")
 
 
@@ -417,7 +420,7 @@ class TestOtherChoices:
             asked.append(place)
             raise DataError("stop")
 
-        monkeypatch.setattr(run_config, "load_table", load_table)
+        monkeypatch.setattr(run_data, "load_table", load_table)
         with pytest.raises(DataError, match="stop"):
             load(changed(settings, "data/source", source))
         assert asked == [source]
@@ -844,7 +847,7 @@ class TestTheExample:
                 owners=tuple(self.HOSPITALS[n // 4 % 4] for n in range(count)),
             )
 
-        monkeypatch.setattr(run_config, "load_table", load_table)
+        monkeypatch.setattr(run_data, "load_table", load_table)
         loaded = load_federation(EXAMPLE)
         assert asked == {
             "source": str(EXAMPLE.parent / "letters.jsonl"),
@@ -882,9 +885,8 @@ class TestTheExample:
         assert sigmas["south"] < 0.1 * federation.privacy.expected_batch_size
 
     def test_every_key_that_the_loader_knows_is_in_it(self):
-        known = re.findall(
-            r'\b(?:take|take_all|section|optional)\(\s*"(\w+)"', inspect.getsource(run_config)
-        )
+        keys = r'\b(?:take|take_all|section|optional)\(\s*"(\w+)"'
+        known = re.findall(keys, SOURCE)
         assert len(known) > 40
         assert {"custody", "key_holder", "follow_released", "parties", "authority"} <= set(known)
         assert {"labels", "layers", "feedforward_modules"} <= set(known)
@@ -898,18 +900,17 @@ class TestTheExample:
 
     def test_every_key_that_it_names_is_known_also_those_in_comments(self):
         text = EXAMPLE.read_text(encoding="utf-8")
-        source = inspect.getsource(run_config)
         free = {"north", "south", "east", "west"}
         named = set(re.findall(r"^(?:# )?(\w+) = ", text, re.M)) - free
         assert len(named) > 40
-        assert not [key for key in named if f'"{key}"' not in source]
+        assert not [key for key in named if f'"{key}"' not in SOURCE]
 
     def test_its_other_choices_can_be_made(self):
         """The comments on encryption and parties, with their hashes taken off."""
         text = EXAMPLE.read_text(encoding="utf-8")
         part = text[text.index("[encryption]") : text.index("[strategy]")]
         chosen = tomllib.loads(re.sub(r"(?m)^# (?=\[?\w+\]?( = |$))", "", part))
-        root = run_config.Section("", chosen)
+        root = Section("", chosen)
         encryption = run_config._encryption(root.section("encryption"))
         assert encryption.custody is Custody.KEY_HOLDER
         assert (encryption.key_holder, encryption.follow_released) == (

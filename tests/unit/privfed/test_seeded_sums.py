@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.seeded_sums import SeededSums
 from privfed.errors import EncryptionError, MessageError
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import SmallFederation, blobs_of, contribution_of, updates
 
 

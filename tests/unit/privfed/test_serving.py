@@ -10,13 +10,13 @@ import threading
 import pytest
 
 from privfed import framing
-from privfed.config import Custody
 from privfed.custody import serving
 from privfed.custody.serving import answer, serve, serve_address
 from privfed.errors import EncryptionError
 from privfed.identity.keys import Role
 from privfed.identity.signing import require_signature
 from privfed.messages import Envelope, Statement
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import SmallFederation, updates
 
 

@@ -11,7 +11,6 @@ import pickle
 import numpy as np
 import pytest
 
-from privfed.config import Custody
 from privfed.custody import bfv
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption import packing, residues
@@ -23,6 +22,7 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.contributions import Contribution
 from privfed.identity.keys import Identity, Role
 from privfed.messages import Envelope
+from privfed.summation import Custody
 from tests.unit.privfed.small_federation import (
     SmallFederation,
     anchor,

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.config import Custody
 from privfed.custody import bfv
 from privfed.custody.keys import SharedSecret, shared_context
 from privfed.encryption import frames
@@ -16,6 +15,7 @@ from privfed.encryption.packing import pack
 from privfed.encryption.parameters import derive
 from privfed.encryption.tags import PUBLIC, Tags, tag_context
 from privfed.errors import EncryptionError
+from privfed.summation import Custody
 
 PARAMETERS = derive(num_clients=10, bits=12, num_params=24_000, custody=Custody.SHARED_KEY)
 T = PARAMETERS.plain_modulus

@@ -1,0 +1,82 @@
+"""One table of a TOML file: keys are taken one by one, by their type, and none is left over."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from privfed.errors import ConfigError
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Section:
+    """One table of the file; keys are taken one by one, and none may be left over.
+
+    Args:
+        name: of the table, for messages; empty for the top level.
+        values: as parsed.
+    """
+
+    def __init__(self, name: str, values: Mapping[str, Any]) -> None:
+        self.name = name
+        self._place = f"[{name}]" if name else "the top level"
+        self._left = dict(values)
+
+    def take(self, key: str, kind: type, *default: Any) -> Any:
+        """The value of a key; required unless a default is given.
+
+        Raises:
+            ConfigError: if it is missing or of another type.
+        """
+        if key not in self._left:
+            if default:
+                return default[0]
+            raise ConfigError(f"{self._place} needs the key {key!r}")
+        value = self._left.pop(key)
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            where = f"[{self.name}] {key}" if self.name else f"{key!r} at the top level"
+            raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
+        return value
+
+    def take_all(self, key: str, kind: type, *default: Any) -> Any:
+        """The items of a list as a tuple; required unless a default is given.
+
+        Raises:
+            ConfigError: if it is missing, no list, or an item is of another type.
+        """
+        if key not in self._left and default:
+            return default[0]
+        items = self.take(key, list)
+        if not all(type(item) is kind for item in items):
+            raise ConfigError(
+                f"[{self.name}] {key} must be a list of items of type {kind.__name__}, got {items}"
+            )
+        return tuple(items)
+
+    def section(self, key: str, *default: Mapping[str, Any]) -> "Section":
+        """A table inside this one."""
+        return Section(f"{self.name}.{key}" if self.name else key, self.take(key, dict, *default))
+
+    def optional(self, key: str) -> "Section | None":
+        """A table inside this one, if it is there."""
+        return self.section(key) if key in self._left else None
+
+    def end(self) -> None:
+        """Refuse what was not taken."""
+        if self._left:
+            raise ConfigError(f"{self._place} has unknown key(s) {sorted(self._left)}")
+
+
+def choose(section: Section, key: str, kind: type[Choice], default: Choice) -> Choice:
+    """The member of an enumeration that a key names.
+
+    Raises:
+        ConfigError: if it names none.
+    """
+    name = section.take(key, str, default.value)
+    known = [member.value for member in kind]
+    if name not in known:
+        raise ConfigError(f"[{section.name}] {key} must be one of {known}, got {name!r}")
+    return kind(name)
