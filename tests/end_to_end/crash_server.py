@@ -19,7 +19,18 @@ from pathlib import Path
 import numpy as np
 
 from accountants import Budget, Ledger, Neighbouring
-from privfed import BFV, Classification, Client, Custody, FedAvg, Federation, LoRA, Record
+from privfed import (
+    BFV,
+    Classification,
+    Client,
+    Computation,
+    Custody,
+    FedAvg,
+    Federation,
+    LoRA,
+    Record,
+    TailAveraging,
+)
 from privfed import PrivacyConfig as Privacy
 from privfed import TrainingConfig as Training
 from privfed.client import dpsgd
@@ -27,6 +38,7 @@ from privfed.client.node import ClientNode
 from privfed.client.state import ledger_path
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
+from privfed.engines import stacked
 from privfed.run_folder import RunFolder
 from privfed.server import checkpoint
 from privfed.server.aggregate import Aggregator
@@ -47,6 +59,10 @@ POINTS = [
     (Ledger, "outgoing"),
     (ClientNode, "hide"),
 ]
+STACKED_POINTS = [
+    (stacked, "train_stacked") if name == "private_step" else (owner, name)
+    for owner, name in POINTS
+]
 CUSTODY_POINTS = {
     Custody.SHARED_KEY: [
         (ClientNode, "answer"),
@@ -63,10 +79,10 @@ CUSTODY_POINTS = {
 }
 
 
-def main(folder, bert, trials, seed, custody):
+def main(folder, bert, trials, seed, custody, together):
     """Kill `trials` times, then let the run finish; writes what happened to `trials.json`."""
     choose = random.Random(seed)
-    points = POINTS + CUSTODY_POINTS[custody]
+    points = (POINTS if together == 1 else STACKED_POINTS) + CUSTODY_POINTS[custody]
     outcomes = []
     while len(outcomes) < trials + 3:
         last = len(outcomes) >= trials
@@ -75,7 +91,7 @@ def main(folder, bert, trials, seed, custody):
         before = choose.random() < 0.5
         child = os.fork()
         if child == 0:
-            play(folder, bert, custody, point, before=before)
+            play(federation(folder, bert, custody, together), folder, point, before=before)
         if timed:
             time.sleep(choose.uniform(0.1, 1.0))
             os.kill(child, signal.SIGKILL)
@@ -85,7 +101,7 @@ def main(folder, bert, trials, seed, custody):
     (folder / "trials.json").write_text(json.dumps(outcomes))
 
 
-def play(folder, bert, custody, point, *, before):
+def play(federation, folder, point, *, before):
     """The child: start or resume the run, and die at the chosen point; never returns."""
     code = 1
     try:
@@ -93,7 +109,7 @@ def play(folder, bert, custody, point, *, before):
         log_opened(folder)
         if point is not None:
             arm(*point, before=before)
-        federation(folder, bert, custody).run(folder / "run", resume=(folder / "run").exists())
+        federation.run(folder / "run", resume=(folder / "run").exists())
         code = 0
     except Exception as error:  # noqa: BLE001 - the test reads what it was
         with (folder / "errors.txt").open("a") as file:
@@ -167,8 +183,8 @@ def log_opened(folder):
     watch(RoundKeyCipher)
 
 
-def federation(folder, bert, custody):
-    """Five clients, fourteen rounds."""
+def federation(folder, bert, custody, together):
+    """Five clients, `together` of which train in one pass; fourteen rounds."""
     choose = random.Random(1)
     words = ["river", "stone", "market", "window", "garden", "engine"]
 
@@ -191,6 +207,8 @@ def federation(folder, bert, custody):
             expected_batch_size=10,
         ),
         training=Training(learning_rate=0.1),
+        computation=Computation(stacked_clients=together),
+        averaging=TailAveraging(first_round=3),
         encryption=BFV(custody=custody, follow_released=True),
         strategy=FedAvg(),
         rounds=14,
@@ -206,4 +224,5 @@ if __name__ == "__main__":
         int(sys.argv[3]),
         int(sys.argv[4]),
         Custody(sys.argv[5]),
+        int(sys.argv[6]),
     )
