@@ -21,8 +21,8 @@ from privfed.config import (
     QuantileClipping,
 )
 
-MARGIN: Final = 1e-9
-"""Gradients are clipped to C (1 - margin), so that float64 rounding stays below C."""
+MARGIN: Final = 1e-7
+"""Gradients are clipped to C (1 - margin): rounding, to float32 at the end, stays below C."""
 
 _BLOCK: Final = 2**22
 """Gradients that are held in float64 at once, at most: 32 MiB."""
