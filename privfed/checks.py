@@ -3,7 +3,6 @@
 import reprlib
 import sys
 from collections.abc import Sequence
-from numbers import Real
 from types import NoneType, UnionType
 from typing import Final, get_args
 
@@ -82,8 +81,8 @@ def require_methods(*methods: str, **values: object) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Whether it is one of Python's own numbers, which JSON can write; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _names(kind: type | UnionType) -> str:

@@ -163,6 +163,7 @@ class _Running:
         held_out = model.with_frozen_states(
             settings.model.collate(settings.model.tokenizer(), settings.held_out),
             settings.training.physical_batch_size,
+            held_out=True,
         )
         anchors = None if checkpoint is None else checkpoint.record["anchors"]
         ledgers = preparation.open_ledgers(

@@ -58,14 +58,14 @@ def clients_and_held_out(
     if other is None:
         fraction = section.take("held_out", float)
         kept, held = hold_out(table.persons or table.texts, fraction, seed)
-        held_records = table.records(_unseen(table, kept, table, held), labels)
+        kept = _without(table, kept, [table.texts[row] for row in held])
+        held_records = table.records(held, labels)
         described = f"{fraction:g} of {source}, taken out before the split"
     else:
         outside = load_table(_relative(other, folder), text=text, label=label)
-        kept, every = list(range(len(table.texts))), range(len(outside.texts))
-        held_records = outside.records(_unseen(table, kept, outside, every), labels)
-        all_unseen = len(held_records) == len(every)
-        described = other if all_unseen else f"{other}, without texts that are trained on"
+        kept = _without(table, range(len(table.texts)), outside.texts)
+        held_records = outside.records(range(len(outside.texts)), labels)
+        described = other
     parts = _split(rule, kind, table, kept, labels, seed)
     rule.end()
     section.end()
@@ -136,17 +136,16 @@ def _records(
     return group_by_person(records, [table.persons[row] for row in rows])
 
 
-def _unseen(
-    table: TextTable, kept: Sequence[int], other: TextTable, held: Sequence[int]
-) -> list[int]:
-    """Rows held out of `other` whose text nobody trains on; clients may hold copies of it."""
-    trained = {" ".join(table.texts[row].split()) for row in kept}
-    unseen = [row for row in held if " ".join(other.texts[row].split()) not in trained]
-    if not unseen:
-        raise DataError(
-            "every held-out text is also trained on; give a held_out_source with other text"
-        )
-    return unseen
+def _without(table: TextTable, kept: Sequence[int], held_out: Sequence[str]) -> list[int]:
+    """Rows to train on, but for those whose text is held out.
+
+    Not the other way round: what is held out is public, and would tell whose text is trained on.
+    """
+    public = {" ".join(text.split()) for text in held_out}
+    left = [row for row in kept if " ".join(table.texts[row].split()) not in public]
+    if not left:
+        raise DataError("every text is also held out; give a held_out_source with other text")
+    return left
 
 
 def _split(

@@ -5,6 +5,7 @@ all trainable parameters together, adds N(0, sigma^2 C^2) to the sum and divides
 constant B (Abadi et al. 2016, arXiv:1607.00133, Algorithm 1). An empty draw is a step of noise.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +25,7 @@ from privfed.client.clipping import (
 )
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import NoiseStream, RandomStream
-from privfed.client.ranks import Alone, Ranks
+from privfed.client.ranks import Alone, Ranks, require_alike
 from privfed.client.sampling import poisson_sample
 from privfed.config import (
     SGD,
@@ -122,7 +123,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         self._ranks = ranks or Alone()
         self._present: Tensor | None = None
         self._count = 0.0
-        self._used: Sequence[Any] = ()
+        self._used: list[weakref.ref[Tensor]] = []
 
     def set_present(self, present: Tensor | None) -> None:
         """Which rows of the next physical batch are records, shape (records,); None: all."""
@@ -147,7 +148,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         if isinstance(self._config.clipping, QuantileClipping):
             votes = half_votes(squared.sum(dim=0).sqrt(), self._bound.current, self._present)
             self._count += float(votes.sum())
-        self._used = samples
+        self._used = [weakref.ref(sample) for sample in samples]
 
     def add_noise(self) -> None:
         """Put the noised sum of clipped gradients into `p.grad`.
@@ -168,7 +169,7 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def _require_rows(self, samples: Sequence[Any]) -> None:
         """Opacus accepts one row for a whole batch, and lists that it divides by."""
-        if any(new is old for new, old in zip(samples, self._used, strict=False)):
+        if any(new is old() for new, old in zip(samples, self._used, strict=False)):
             raise GateError(
                 "these gradients were used by an earlier step: a record would count twice; run "
                 "per_example_gradients before every step"
@@ -282,11 +283,19 @@ def train_round(
     """
     model.forget()
     ranks = ranks or Alone()
+    require_alike(ranks, repr(config).encode(), [*encoded.values(), *_values(model)])
     optimizer = private_optimizer(model, config, noise, bound, ranks)
-    for _ in range(config.steps):
-        drawn = torch.from_numpy(poisson_sample(sampling, num_rows(encoded), config.sample_rate))
-        mine = drawn[ranks.rank :: ranks.size]
-        private_step(model, optimizer, encoded, mine, config.physical_batch_size)
+    try:
+        for _ in range(config.steps):
+            chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
+            mine = torch.from_numpy(chosen)[ranks.rank :: ranks.size]
+            private_step(model, optimizer, encoded, mine, config.physical_batch_size)
+    finally:
+        model.forget()
+
+
+def _values(model: PrivateModel) -> list[Tensor]:
+    return [parameter.detach() for _, parameter in model.parameters()]
 
 
 def private_step(

@@ -24,6 +24,7 @@ def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> flo
             parts = model.task.figure_parts(model.adapter, batch)
             numerator, denominator = numerator + parts[0], denominator + parts[1]
     model.adapter.train()
+    model.begin({})
     return model.task.figure(numerator, denominator)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from privfed.client.batches import num_rows, rows
+from privfed.client.batches import num_rows, physical_batches
 from privfed.client.dropout import forget_keys, new_keys, secret_dropouts
 from privfed.client.gradients import HookGradients, LeafGradients, PerExampleGradients
 from privfed.config import Computation, GradientMethod, Precision
@@ -84,25 +84,31 @@ class PrivateModel:
             )
         return found
 
-    def with_frozen_states(self, encoded: Batch, rows_at_once: int) -> Batch:
+    def with_frozen_states(
+        self, encoded: Batch, rows_at_once: int, *, held_out: bool = False
+    ) -> Batch:
         """Records with what enters the first trained block, where that is kept beside them.
 
         Args:
             encoded: tensors with leading dimension (records,), or (records, examples).
-            rows_at_once: records in one pass.
+            rows_at_once: records in one pass; all passes are filled up to it.
+            held_out: whether they are for the held-out figure, not for the loss.
 
         Returns:
-            The same with one more tensor, shape (records, [examples,] length, width).
+            The same with one more tensor, shape (records, [examples,] length, width), in the memory
+            of the CPU.
         """
         frozen = self._frozen
         if frozen is None:
             return encoded
+        run = self.task.figure_parts if held_out else self.task.losses
         states = []
-        with torch.no_grad():
-            for part in torch.split(torch.arange(num_rows(encoded)), rows_at_once):
-                batch = rows(encoded, part)
-                entering = frozen.states(partial(self.record_losses, self.adapter, batch))
-                states.append(entering.view(len(part), -1, *entering.shape[1:]))
+        with torch.no_grad(), self.autocast():
+            for part in physical_batches(encoded, torch.arange(num_rows(encoded)), rows_at_once):
+                examples = self.begin(_flattened(part.tensors)[0])
+                entering = frozen.states(partial(run, self.adapter, examples))
+                by_record = entering.view(len(part.present), -1, *entering.shape[1:])
+                states.append(by_record[part.present].cpu())
         kept = torch.cat(states)
         return {**encoded, FROZEN_STATES: kept if EXAMPLE_WEIGHT in encoded else kept.squeeze(1)}
 

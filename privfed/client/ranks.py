@@ -5,7 +5,9 @@ clipped sums passes between them: one sum over processes for every step, also wh
 record of the batch. Their adapters then move alike.
 """
 
+import hashlib
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from privfed.client.randomness import RandomStream
+from privfed.errors import ConfigError
 
 
 class Ranks(Protocol):
@@ -39,6 +42,29 @@ class Alone:
 
     def add_up(self, sums: Tensor) -> None:
         """Nothing to add."""
+
+
+def require_alike(ranks: Ranks, settings: bytes, tensors: Sequence[Tensor]) -> None:
+    """Refuse processes that do not hold the same records, adapter and settings.
+
+    They would draw different batches, and a record that several of them take would count twice.
+
+    Raises:
+        ConfigError: on every process.
+    """
+    if ranks.size == 1:
+        return
+    digest = hashlib.sha256(settings)
+    for tensor in tensors:
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)
+    device = tensors[-1].device
+    mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).to(device).double()
+    total, squares = mine.clone(), mine.square()
+    ranks.add_up(total)
+    ranks.add_up(squares)
+    if not torch.equal(total.square(), ranks.size * squares):  # else the bytes differ somewhere
+        raise ConfigError("all processes of a client must hold the same records and settings")
 
 
 class ProcessGroup:

@@ -73,8 +73,11 @@ def train_stacked(
     """
     model.forget()
     stack = _Stack(model, clients, state)
-    for step in range(max(client.config.steps for client in clients)):
-        stack.take_step(step)
+    try:
+        for step in range(max(client.config.steps for client in clients)):
+            stack.take_step(step)
+    finally:
+        model.forget()
     return stack.adapters.cpu().numpy()
 
 

@@ -21,7 +21,8 @@ class FrozenLayers:
         model: its blocks change their class, and nothing else.
 
     Raises:
-        ConfigError: if no block lies below a trained one, or if what is trained comes before it.
+        ConfigError: if no block lies below a trained one, if a soft prompt is trained, or if there
+            is dropout outside of the trained blocks, whose masks would be kept too.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -37,6 +38,7 @@ class FrozenLayers:
                 "cache_frozen_layers needs frozen blocks below the first trained one; adapt the "
                 "last blocks alone (layers), or leave it out"
             )
+        _require_no_dropout(model, blocks[first:])
         self._skipped = [_under(block, _Skippable) for block in blocks[:first]]
         self._entered = _under(blocks[first], _Entered)
 
@@ -100,6 +102,22 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
+def _require_no_dropout(model: nn.Module, trained: list[nn.Module]) -> None:
+    inside = {id(module) for block in trained for module in block.modules()}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.modules.dropout._DropoutNd)
+            and module.p
+            and id(module) not in inside
+        ):
+            raise ConfigError(
+                f"cache_frozen_layers keeps what frozen layers compute, and {name!r} is dropout, "
+                "which computes something else in every step; leave one of them out"
+            )
+
+
 def _under(block: nn.Module, kind: type[nn.Module]) -> Any:
+    if isinstance(block, kind):
+        return cast(Any, block)
     block.__class__ = type(f"{kind.__name__}{type(block).__name__}", (kind, type(block)), {})
     return cast(Any, block)

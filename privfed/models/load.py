@@ -95,11 +95,13 @@ def require_fits(model: nn.Module, tokenizer: Any, max_length: int) -> None:
     On private text it would fail only at the record that does, in the middle of a round.
     """
     held: Any = model
-    tokens, known = len(tokenizer), held.get_input_embeddings().num_embeddings
-    if tokens > known:
+    known = held.get_input_embeddings().num_embeddings
+    special = set(tokenizer.all_special_ids)  # some models never embed those of images
+    beyond = [n for n in tokenizer.get_vocab().values() if n >= known and n not in special]
+    if beyond:
         raise ModelError(
-            f"the tokenizer knows {tokens} tokens, but the base model embeds {known}; they do not "
-            "belong together"
+            f"the tokenizer knows tokens up to number {max(beyond)}, but the base model embeds "
+            f"{known}; they do not belong together"
         )
     positions = getattr(held.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
@@ -116,7 +118,7 @@ def require_causal(model: nn.Module) -> None:
     with torch.no_grad():
         logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.float()
     difference = float((logits[0, :-1] - logits[1, :-1]).abs().max())
-    if difference > 1e-3 * float(logits.abs().max()):
+    if not difference <= 1e-3 * float(logits.abs().max()):
         raise ModelError(
             "the base model sees later tokens, which it is to predict; take a causal language "
             "model, or train this one as a classifier"

@@ -7,6 +7,7 @@ record's influence only if a record's loss depends on that record alone.
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,10 @@ def _tokenize(
         return_tensors="pt",
     )
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    return {"input_ids": F.pad(ids, (0, 1)), "attention_mask": F.pad(mask, (0, 1))}
+    return {
+        "input_ids": F.pad(ids, (0, 1), value=tokenizer.pad_token_id),
+        "attention_mask": F.pad(mask, (0, 1)),
+    }
 
 
 class SentenceClassifier(nn.Module):
@@ -183,6 +187,7 @@ class Classification:
         texts = all(isinstance(label, str) and label.strip() for label in self.labels)
         if not texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ConfigError(f"labels must be two or more different names, got {self.labels!r}")
+        object.__setattr__(self, "base", os.fspath(self.base))
         _check_length(self.max_length)
         _check_weights(self.weights)
         if not 0 < self.logit_scale < math.inf:
@@ -265,6 +270,7 @@ class CausalLanguageModel:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        object.__setattr__(self, "base", os.fspath(self.base))
         _check_length(self.max_length)
         _check_weights(self.weights)
 

@@ -144,7 +144,8 @@ class BudgetReport:
 
 def _require_filled(name: str, value: object) -> None:
     may_be_empty = name.rpartition(".")[2] in _MAY_BE_EMPTY and isinstance(value, (tuple, list))
-    if value is None or (value in ("", (), [], {}) and not may_be_empty):
+    empty = isinstance(value, (str, tuple, list, Mapping)) and not value
+    if value is None or (empty and not may_be_empty):
         raise ReportError(f"the report lacks {name!r}; it is refused rather than shown with a gap")
     if isinstance(value, Mapping):
         for key, inner in value.items():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.checks import require_count
+from privfed.checks import is_number, require_count
 from privfed.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ class TailAveraging:
     def __post_init__(self) -> None:
         """Check every field."""
         require_count(first_round=self.first_round)
-        if not 0 < self.decay <= 1:
+        if not is_number(self.decay) or not 0 < self.decay <= 1:
             raise ConfigError(f"decay must be in (0, 1], got {self.decay!r}")
 
     def counts(self, round_number: int) -> bool:

@@ -16,12 +16,12 @@ from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
 
 
-def trained(base, ranks=None):
-    """The adapter after three steps, some of which find no record on some process."""
+def trained(base, ranks=None, records=9):
+    """The adapter after six steps, some of which find no record on some process."""
     task = CausalLanguageModel(base=base, max_length=12)
     model = LoRA(rank=2, target_modules=("q_proj", "v_proj")).attach(task.build(), (), 0)
     private = PrivateModel(model, task, torch.device("cpu"))
-    encoded = encode_records(task, task.tokenizer(), task.synthetic(9, 0), 1)
+    encoded = encode_records(task, task.tokenizer(), task.synthetic(records, 0), 1)
     config = DPSGDConfig(
         noise_multiplier=0.5,
         sample_rate=0.2,
@@ -45,13 +45,17 @@ def trained(base, ranks=None):
 
 def main():
     """Train as one of the processes, and write what came of it."""
-    rank, size, store, base, out = sys.argv[1:]
+    rank, size, store, base, out, records = sys.argv[1:]
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size)
     )
     group = ProcessGroup()
     shared = group.stream(torch.device("cpu")).raw(16)
-    np.savez(Path(out), adapter=trained(base, group), shared=np.frombuffer(shared, np.uint8))
+    np.savez(
+        Path(out),
+        adapter=trained(base, group, int(records)),
+        shared=np.frombuffer(shared, np.uint8),
+    )
     dist.destroy_process_group()
 
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from privfed import CausalLanguageModel, Classification, Computation, InPlace, LoRA, PeftAdapter
+from privfed import (
+    CausalLanguageModel,
+    Classification,
+    Computation,
+    CustomLoss,
+    InPlace,
+    LoRA,
+    PeftAdapter,
+)
 from privfed.client.evaluation import held_out_figure
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.private_model import PrivateModel
@@ -160,6 +168,47 @@ def test_where_nothing_can_be_kept_it_is_refused(architecture, adapter, reason, 
     monkeypatch.setitem(ADAPTERS, architecture, adapter)
     with pytest.raises(ConfigError, match=reason):
         build(architecture, cached=True)
+
+
+def test_low_precision_goes_through_the_whole_preparation(make_federation, tmp_path):
+    """The gate sees such a model twice, in full precision first."""
+    computation = Computation(cache_frozen_layers=True, precision=Precision.BF16)
+    federation = make_federation(adapter=ADAPTERS["bert"], computation=computation, rounds=1)
+    assert federation.run(tmp_path / "run").rounds
+
+
+def test_dropout_below_the_trained_block_is_refused(folders):
+    """Its masks would be kept, and drawn from a generator whose seed is known."""
+    task = Classification(base=folders["bert"], labels=LABELS, max_length=LENGTH)
+    base = task.build()
+    base.encoder.encoder.layer[0].output.dropout.p = 0.1
+    model = ADAPTERS["bert"].attach(base, task.modules_to_save, 0)
+    with pytest.raises(ConfigError, match=r"layer\.0\.output\.dropout' is dropout"):
+        PrivateModel(model, task, CPU, Computation(cache_frozen_layers=True))
+
+
+@pytest.mark.parametrize("architecture", ADAPTERS)
+def test_states_of_a_record_do_not_depend_on_how_many_there_are(architecture, build):
+    private = build(architecture, cached=True)
+    batch = encoded(private)
+    fewer = {name: tensor[:5] for name, tensor in batch.items()}
+    kept, without = (private.with_frozen_states(each, 4)[FROZEN_STATES] for each in (batch, fewer))
+    assert torch.equal(kept[:5], without)
+
+
+def test_the_held_out_figure_is_that_of_whole_passes_under_a_loss_that_changes_its_input(build):
+    private = build("llama", cached=True)
+    task = private.task
+
+    def denoising(model, batch):
+        noisy = torch.where(batch["input_ids"] % 3 == 0, 1, batch["input_ids"])
+        return task.losses(model, {**batch, "input_ids": noisy})
+
+    private.task = CustomLoss(task=task, loss=denoising, name="denoising")
+    batch = encoded(private)
+    kept = private.with_frozen_states(batch, 4, held_out=True)
+    figures = [held_out_figure(private, each, 4) for each in (batch, kept)]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
 def test_reentrant_checkpointing_is_refused():

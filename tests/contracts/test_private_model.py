@@ -1,5 +1,7 @@
 """What a private model refuses, and that nothing of one pass flows into another."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -353,6 +355,14 @@ def test_a_second_step_on_the_same_gradients_is_refused():
     optimizer.step()
     with pytest.raises(GateError, match="used by an earlier step"):
         optimizer.step()
+
+
+def test_gradients_of_an_earlier_step_are_not_kept_alive():
+    optimizer = optimizer_with(torch.ones(2, 3))
+    sample = weakref.ref(optimizer.params[0].grad_sample)
+    optimizer.step()
+    optimizer.zero_grad()
+    assert sample() is None
 
 
 def test_the_noised_sum_is_rounded_once():

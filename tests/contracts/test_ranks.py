@@ -12,21 +12,35 @@ from tests.contracts.rank_process import trained
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_all_processes_end_with_the_adapter_of_one(size, llama_folder, tmp_path):
+def started(tmp_path, base, records):
+    """One process for each number of records."""
     processes = []
-    for rank in range(size):
-        paths = [str(tmp_path / "store"), llama_folder, str(tmp_path / f"{rank}.npz")]
-        command = [sys.executable, "-m", "tests.contracts.rank_process", str(rank), str(size)]
+    for rank, count in enumerate(records):
+        numbers = [str(rank), str(len(records))]
+        paths = [str(tmp_path / "store"), base, str(tmp_path / f"{rank}.npz")]
         processes.append(
             subprocess.Popen(
-                [*command, *paths],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.contracts.rank_process",
+                    *numbers,
+                    *paths,
+                    str(count),
+                ],
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
-    assert [process.wait(timeout=120) for process in processes] == [0] * size
+    return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_all_processes_end_with_the_adapter_of_one(size, llama_folder, tmp_path):
+    ended = started(tmp_path, llama_folder, [9] * size)
+    assert [code for _, code in ended] == [0] * size, ended
     left = [np.load(tmp_path / f"{rank}.npz") for rank in range(size)]
     for other in left[1:]:
         np.testing.assert_array_equal(left[0]["adapter"], other["adapter"])
@@ -34,3 +48,10 @@ def test_all_processes_end_with_the_adapter_of_one(size, llama_folder, tmp_path)
     alone = trained(llama_folder)
     np.testing.assert_allclose(left[0]["adapter"], alone, rtol=1e-5, atol=1e-7)
     assert len(set(left[0]["shared"])) > 1
+
+
+def test_processes_with_different_records_are_refused(llama_folder, tmp_path):
+    """They would draw different batches, and count some records twice."""
+    for printed, code in started(tmp_path, llama_folder, [9, 8]):
+        assert code == 1
+        assert "must hold the same records and settings" in printed

@@ -21,13 +21,13 @@ QV = LoRA(rank=2, target_modules=("query", "value"))
 @pytest.fixture
 def encoder(bert_folder):
     """A function that builds the untrained classifier anew."""
-    return Classification(base=bert_folder, labels=("a", "b", "c")).build
+    return Classification(base=bert_folder, labels=("a", "b", "c"), max_length=12).build
 
 
 @pytest.fixture
 def language_model(llama_folder):
     """A function that builds the language model anew."""
-    return CausalLanguageModel(base=llama_folder).build
+    return CausalLanguageModel(base=llama_folder, max_length=12).build
 
 
 def names(model):

@@ -266,7 +266,7 @@ class TestCausalLanguageModel:
         task, _, tokenizer = language
 
         class NoStart:
-            eos_token, bos_token = "</s>", None
+            eos_token, bos_token, pad_token_id = "</s>", None, 0
 
             def __call__(self, *arguments, **settings):
                 return tokenizer(*arguments, **settings)
