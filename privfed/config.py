@@ -288,8 +288,9 @@ class Computation:
         stacked_clients: clients whose adapters are trained in one pass over the shared base model;
             1 trains one after the other.
         cache_frozen_layers: whether blocks below the first trained one run once per record instead
-            of once per step. What enters that block is kept in the memory of each client: records
-            x max_length x width numbers.
+            of once per step. It pays where every record is drawn more than once (sampling rate x
+            steps > 1), since all of them are run at the start. What enters the block is kept in
+            the memory of each client: records x max_length x width numbers.
     """
 
     precision: Precision = Precision.FP32

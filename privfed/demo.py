@@ -120,7 +120,6 @@ def chat_messages(
             clipping_norm=0.1,
         ),
         training=TrainingConfig(learning_rate=140.0, physical_batch_size=8),
-        computation=Computation(cache_frozen_layers=True),
         encryption=BFV() if encrypted else Plain(),
         strategy=FFALoRA(),
         rounds=rounds,
