@@ -1,6 +1,6 @@
 """The data of a run configuration: clients, and what is held out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -43,18 +43,11 @@ def clients_and_held_out(
     owner = rule.take("column", str) if kind == "column" else None
     source = section.take("source", str)
     other = _other_source(section, source, folder)
-    person = section.take("person", str, None)
-    if person is not None and kind != "column":
-        raise ConfigError(
-            "[data] person needs [data.partition] rule 'column': a split by chance would give one "
-            "person's rows to several clients"
-        )
+    person = _person(section, kind)
     cut = _cutter(section, task, person)
     table = load_table(
         _relative(source, folder), text=text, label=label, owner=owner, person=person
     )
-    dataset = section.take("dataset", str, Path(source).stem)
-    sizes = section.take("public_sizes", dict, {})
     if other is None:
         fraction = section.take("held_out", float)
         kept, held = hold_out(table.persons or table.texts, fraction, seed)
@@ -68,25 +61,49 @@ def clients_and_held_out(
         described = other
     parts = _split(rule, kind, table, kept, labels, seed)
     rule.end()
+    records = {
+        client: _records(table, [kept[row] for row in rows], labels, cut)
+        for client, rows in parts.items()
+    }
+    clients = _clients(
+        section, records, source, f"{source}, {kind}, {len(parts)} clients, seed {seed}"
+    )
     section.end()
-    unknown = sorted(set(sizes) - set(parts))
+    return clients, held_records, described
+
+
+def _clients(
+    section: Section,
+    records: Mapping[str, tuple[Record | RecordGroup, ...]],
+    source: str,
+    description: str,
+) -> list[Client]:
+    dataset = section.take("dataset", str, Path(source).stem)
+    sizes = section.take("public_sizes", dict, {})
+    unknown = sorted(set(sizes) - set(records))
     if unknown:
         raise ConfigError(f"[data.public_sizes] names unknown client(s) {unknown}")
-    description = f"{source}, {kind}, {len(parts)} clients, seed {seed}"
-    clients = []
-    for client, rows in parts.items():
-        records = _records(table, [kept[row] for row in rows], labels, cut)
-        size = sizes[client] if client in sizes else _rounded_size(client, len(records))
-        clients.append(
-            Client(
-                id=client,
-                records=records,
-                public_size=size,
-                dataset=dataset,
-                description=description,
-            )
+    return [
+        Client(
+            id=client,
+            records=mine,
+            public_size=sizes[client] if client in sizes else _rounded_size(client, len(mine)),
+            dataset=dataset,
+            description=description,
         )
-    return clients, held_records, described
+        for client, mine in records.items()
+    ]
+
+
+def _person(section: Section, kind: str) -> str | None:
+    """The column that says whom a row is about, where there is one."""
+    person: str | None = section.take("person", str, None)
+    if person is not None and kind != "column":
+        raise ConfigError(
+            "[data] person needs [data.partition] rule 'column': a split by chance would give one "
+            "person's rows to several clients"
+        )
+    return person
 
 
 def _other_source(section: Section, source: str, folder: Path) -> str | None:

@@ -17,6 +17,9 @@ from privfed.models.vector import trainable
 class FrozenLayers:
     """The blocks of a model below its first trained one.
 
+    Until `replace` is called with states, and after it was called with None, the model runs in
+    full. `states` breaks a pass off where it enters the trained block, by an exception of its own.
+
     Args:
         model: its blocks change their class, and nothing else.
 
