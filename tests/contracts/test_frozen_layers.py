@@ -189,11 +189,20 @@ def test_dropout_below_the_trained_block_is_refused(folders):
 
 @pytest.mark.parametrize("architecture", ADAPTERS)
 def test_states_of_a_record_do_not_depend_on_how_many_there_are(architecture, build):
+    """All passes have one shape, as in training."""
     private = build(architecture, cached=True)
     batch = encoded(private)
     fewer = {name: tensor[:5] for name, tensor in batch.items()}
+    task, seen = private.task, []
+
+    def losses(model, examples):
+        seen.append(len(examples["input_ids"]))
+        return task.losses(model, examples)
+
+    private.task = CustomLoss(task=task, loss=losses, name="watched")
     kept, without = (private.with_frozen_states(each, 4)[FROZEN_STATES] for each in (batch, fewer))
     assert torch.equal(kept[:5], without)
+    assert seen == [4, 4, 4, 4]
 
 
 def test_the_held_out_figure_is_that_of_whole_passes_under_a_loss_that_changes_its_input(build):
