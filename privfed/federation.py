@@ -160,11 +160,7 @@ class _Running:
             seed=settings.seed,
             device=settings.device,
         )
-        held_out = model.with_frozen_states(
-            settings.model.collate(settings.model.tokenizer(), settings.held_out),
-            settings.training.physical_batch_size,
-            held_out=True,
-        )
+        held_out = _held_out(settings, model)
         anchors = None if checkpoint is None else checkpoint.record["anchors"]
         ledgers = preparation.open_ledgers(
             settings.clients, settings.state, anchors, secret_coins=settings.secret_coins
@@ -366,6 +362,12 @@ class _Running:
             round=number, state=state, average=average, record={**record, "anchors": anchors}
         )
         self.folder.save(self.checkpoint)
+
+
+def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
+    encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+    size = settings.training.physical_batch_size
+    return model.with_frozen_states(encoded, size, held_out=True)
 
 
 def _first_checkpoint(

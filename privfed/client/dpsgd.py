@@ -283,19 +283,17 @@ def train_round(
     """
     model.forget()
     ranks = ranks or Alone()
-    require_alike(ranks, repr(config).encode(), [*encoded.values(), *_values(model)])
+    held = [*encoded.values(), *(parameter.detach() for _, parameter in model.parameters())]
+    require_alike(ranks, repr(config).encode(), held, model.device)
     optimizer = private_optimizer(model, config, noise, bound, ranks)
     try:
         for _ in range(config.steps):
             chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
+            require_alike(ranks, chosen.tobytes(), [], model.device)
             mine = torch.from_numpy(chosen)[ranks.rank :: ranks.size]
             private_step(model, optimizer, encoded, mine, config.physical_batch_size)
     finally:
         model.forget()
-
-
-def _values(model: PrivateModel) -> list[Tensor]:
-    return [parameter.detach() for _, parameter in model.parameters()]
 
 
 def private_step(

@@ -123,6 +123,7 @@ def _require_no_coins(model: PrivateModel, batch: Batch) -> None:
     """Refuse a model that draws from a generator of the process, whose seed anyone may know."""
     before = _generators(model.device)
     _gradients(model, batch)
+    model.single_gradients(batch)  # a whole pass, also where frozen blocks are skipped
     if _generators(model.device) != before:
         raise GateError(
             "the model draws random numbers of its own (dropout inside a function, layer drop?); "

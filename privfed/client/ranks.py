@@ -44,27 +44,36 @@ class Alone:
         """Nothing to add."""
 
 
-def require_alike(ranks: Ranks, settings: bytes, tensors: Sequence[Tensor]) -> None:
-    """Refuse processes that do not hold the same records, adapter and settings.
+def require_alike(
+    ranks: Ranks, data: bytes, tensors: Sequence[Tensor], device: torch.device
+) -> None:
+    """Refuse processes that do not hold the same records, adapter, settings and batches.
 
-    They would draw different batches, and a record that several of them take would count twice.
+    A record that several of them take would count twice.
+
+    Args:
+        ranks: the processes; only a digest passes between them.
+        data: to compare.
+        tensors: to compare.
+        device: where the processes pass tensors.
 
     Raises:
         ConfigError: on every process.
     """
     if ranks.size == 1:
         return
-    digest = hashlib.sha256(settings)
+    digest = hashlib.sha256(data)
     for tensor in tensors:
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().data)
-    device = tensors[-1].device
     mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).to(device).double()
     total, squares = mine.clone(), mine.square()
     ranks.add_up(total)
     ranks.add_up(squares)
     if not torch.equal(total.square(), ranks.size * squares):  # else the bytes differ somewhere
-        raise ConfigError("all processes of a client must hold the same records and settings")
+        raise ConfigError(
+            "all processes of a client must hold the same records, settings and secret streams"
+        )
 
 
 class ProcessGroup:

@@ -56,7 +56,7 @@ def load_pretrained(loader: Callable[..., Any], base: str, weights: BaseWeights)
 
     Raises:
         ConfigError: if bitsandbytes is needed and not installed.
-        ModelError: unknown model, or a weight that is not finite (named).
+        ModelError: unknown model, a weight that is not finite (named), or nothing in 4 bits.
     """
     options = _loading_options(weights)
     try:
@@ -67,6 +67,12 @@ def load_pretrained(loader: Callable[..., Any], base: str, weights: BaseWeights)
             f"a name that the model hub (or its cache) knows. transformers said: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    if weights is BaseWeights.NF4 and not any(
+        hasattr(parameter, "quant_state") for parameter in model.parameters()
+    ):
+        raise ModelError(
+            f"no layer of {base!r} can be held in 4 bits by bitsandbytes; take 'bfloat16'"
+        )
     require_finite(model)
     switch_off_dropout(model)
     return model

@@ -16,7 +16,7 @@ from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
 
 
-def trained(base, ranks=None, records=9):
+def trained(base, ranks=None, records=9, key=1):
     """The adapter after six steps, some of which find no record on some process."""
     task = CausalLanguageModel(base=base, max_length=12)
     model = LoRA(rank=2, target_modules=("q_proj", "v_proj")).attach(task.build(), (), 0)
@@ -36,7 +36,7 @@ def trained(base, ranks=None, records=9):
         private,
         encoded,
         config,
-        sampling=RandomStream(bytes([1] * 32), bytes(16)),
+        sampling=RandomStream(bytes([key] * 32), bytes(16)),
         noise=SecureNoise(RandomStream(bytes([2] * 32), bytes(16))),
         ranks=ranks,
     )
@@ -45,7 +45,7 @@ def trained(base, ranks=None, records=9):
 
 def main():
     """Train as one of the processes, and write what came of it."""
-    rank, size, store, base, out, records = sys.argv[1:]
+    rank, size, store, base, out, records, key = sys.argv[1:]
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(size)
     )
@@ -53,7 +53,7 @@ def main():
     shared = group.stream(torch.device("cpu")).raw(16)
     np.savez(
         Path(out),
-        adapter=trained(base, group, int(records)),
+        adapter=trained(base, group, int(records), int(key)),
         shared=np.frombuffer(shared, np.uint8),
     )
     dist.destroy_process_group()

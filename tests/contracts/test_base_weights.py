@@ -51,9 +51,11 @@ def task(folders):
 @pytest.mark.parametrize("weights", LOW)
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_adapters_pass_the_gate_in_float32(name, weights, task):
-    if (name, weights) == ("gpt2 lora", BaseWeights.NF4):
-        pytest.skip("bitsandbytes leaves GPT-2's Conv1D layers as they are")
     chosen = task(name.split()[0], weights)
+    if (name, weights) == ("gpt2 lora", BaseWeights.NF4):
+        with pytest.raises(ModelError, match="no layer of .* can be held in 4 bits"):
+            chosen.build()  # its Conv1D layers are none that bitsandbytes knows
+        return
     model = ADAPTERS[name].attach(chosen.build(), chosen.modules_to_save, 0)
     private = PrivateModel(model, chosen, CPU)
     assert private.low_precision

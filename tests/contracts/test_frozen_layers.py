@@ -187,6 +187,18 @@ def test_dropout_below_the_trained_block_is_refused(folders):
         PrivateModel(model, task, CPU, Computation(cache_frozen_layers=True))
 
 
+def test_coins_of_a_skipped_block_are_refused(build, monkeypatch):
+    """Dropout in a function: the passes of the gate skip the block that draws."""
+    private = build("bert", cached=True)
+    block = private.adapter.get_submodule("base_model.model.encoder.encoder.layer.0.output")
+    real = block.forward
+    monkeypatch.setattr(
+        block, "forward", lambda *a, **k: torch.nn.functional.dropout(real(*a, **k), 1e-9)
+    )
+    with pytest.raises(GateError, match="random numbers of its own"):
+        check_per_example_gradients(private)
+
+
 @pytest.mark.parametrize("architecture", ADAPTERS)
 def test_states_of_a_record_do_not_depend_on_how_many_there_are(architecture, build):
     """All passes have one shape, as in training."""

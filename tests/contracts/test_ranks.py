@@ -12,26 +12,17 @@ from tests.contracts.rank_process import trained
 ROOT = Path(__file__).parents[2]
 
 
-def started(tmp_path, base, records):
+def started(tmp_path, base, records, keys=(1, 1, 1)):
     """One process for each number of records."""
     processes = []
     for rank, count in enumerate(records):
         numbers = [str(rank), str(len(records))]
+        held = [str(count), str(keys[rank])]
         paths = [str(tmp_path / "store"), base, str(tmp_path / f"{rank}.npz")]
+        command = [sys.executable, "-m", "tests.contracts.rank_process", *numbers, *paths, *held]
         processes.append(
             subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.contracts.rank_process",
-                    *numbers,
-                    *paths,
-                    str(count),
-                ],
-                cwd=ROOT,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
         )
     return [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
@@ -50,8 +41,11 @@ def test_all_processes_end_with_the_adapter_of_one(size, llama_folder, tmp_path)
     assert len(set(left[0]["shared"])) > 1
 
 
-def test_processes_with_different_records_are_refused(llama_folder, tmp_path):
+@pytest.mark.parametrize(("records", "keys"), [([9, 8], (1, 1)), ([9, 9], (1, 3))])
+def test_processes_with_different_records_or_streams_are_refused(
+    records, keys, llama_folder, tmp_path
+):
     """They would draw different batches, and count some records twice."""
-    for printed, code in started(tmp_path, llama_folder, [9, 8]):
+    for printed, code in started(tmp_path, llama_folder, records, keys):
         assert code == 1
-        assert "must hold the same records and settings" in printed
+        assert "must hold the same records, settings and secret streams" in printed
