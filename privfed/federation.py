@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Anchor, Ledger, anchor_from_json
+from accountants import AccountingError, Anchor, Ledger, anchor_from_json, verify_export
 from privfed import preparation, results
 from privfed.channel import Public, SumChannel, open_channel
 from privfed.client.evaluation import held_out_figure
 from privfed.client.node import ClientNode
 from privfed.client.private_model import PrivateModel
-from privfed.errors import RunFolderError, TooFewClientsError
+from privfed.errors import ModelError, PrivfedError, RunFolderError, TooFewClientsError
 from privfed.messages import RoundPlan, canonical_json
 from privfed.models.tasks import Batch
 from privfed.models.vector import (
@@ -34,10 +34,10 @@ from privfed.models.vector import (
     write_vector,
 )
 from privfed.parties import Parties, open_parties
-from privfed.reports.budget import BudgetReport
-from privfed.reports.figures import RoundFigures
+from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
+from privfed.reports.figures import RoundFigures, rounded_up
 from privfed.rounds import Outcome, play
-from privfed.run_folder import RunFolder
+from privfed.run_folder import RunFolder, run_record
 from privfed.server.checkpoint import Checkpoint
 from privfed.settings import FederationSettings
 
@@ -116,11 +116,14 @@ class Federation(FederationSettings):
             try:
                 if checkpoint is None:
                     folder.save(running.checkpoint)
-                running.write_report("running")  # what cannot be reported must not be begun
+                running.write_results()  # what cannot be reported must not be begun
                 running.announce(callbacks)
                 while running.checkpoint.round < self.rounds:
                     running.play_round(callbacks)
                 return running.finish()
+            except BaseException as error:
+                running.stop(error)
+                raise
             finally:
                 running.channel.close()
         finally:
@@ -171,8 +174,10 @@ class _Running:
             settings.enrolment,
             key_holder=settings.has_key_holder,
         )
+        base = frozen_digest(model.adapter)
         if checkpoint is None:
-            checkpoint = _first_checkpoint(settings, model, held_out, ledgers, notes)
+            checkpoint = _first_checkpoint(settings, model, base, held_out, ledgers, notes)
+        _require_same_base(checkpoint.record["base_sha256"], base)
         return cls(
             settings=settings,
             folder=folder,
@@ -248,30 +253,61 @@ class _Running:
         return tuple(RoundFigures.from_json(row) for row in self.checkpoint.record["rounds"])
 
     def finish(self) -> FederationResult:
-        """Write what a complete run leaves."""
-        report, exports = self.write_report("complete")
+        """What a complete run leaves; its last round wrote it."""
+        self.folder.write_json("run.json", run_record(self.checkpoint.record, COMPLETE))
         return FederationResult(
             folder=self.folder.path,
             adapter=self.folder.adapter,
-            report=report,
+            report=BudgetReport.from_json((self.folder.path / "report.json").read_text()),
             rounds=self.rounds,
-            ledgers=exports,
+            ledgers={client: ledger.export() for client, ledger in self.ledgers.items()},
         )
 
-    def write_report(self, status: str) -> tuple[BudgetReport, dict[str, dict[str, Any]]]:
+    def stop(self, error: BaseException) -> None:
+        """Leave what says how far the run came, and what is spent, before an error ends it.
+
+        What interrupts the run is given that sentence as its message.
+        """
+        number = self.checkpoint.round + 1
+        try:
+            begun = any(ledger.status(self.run, number) for ledger in self.ledgers.values())
+            where = f"{'in' if begun else 'before'} round {number}"
+            known = isinstance(error, PrivfedError | AccountingError)
+            report = self.write_results(
+                f"stopped {where}: {error}" if known else f"stopped {where}"
+            )
+            self.folder.write_json("run.json", run_record(self.checkpoint.record, report.status))
+        except (PrivfedError, AccountingError, OSError) as unwritten:
+            error.add_note(f"The report could not be brought up to date: {unwritten}")
+            return
+        if isinstance(error, KeyboardInterrupt):
+            most = max(report.clients, key=lambda client: client.epsilon_spent)
+            error.args = (
+                f"stopped {where}, spent {rounded_up(most.epsilon_spent)} of "
+                f"{most.epsilon_budget:g} (client {most.id}); `--resume` goes on",
+            )
+
+    def write_results(self, status: str | None = None) -> BudgetReport:
         """Write adapter, ledger exports and report as things stand."""
-        write_vector(self.model.adapter, self.checkpoint.released)
         exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
-        report = results.write_results(
+        return self._results_of(self.checkpoint, exports, status or self._status(self.checkpoint))
+
+    def _status(self, checkpoint: Checkpoint) -> str:
+        return RUNNING if checkpoint.round < self.settings.rounds else COMPLETE
+
+    def _results_of(
+        self, checkpoint: Checkpoint, exports: Mapping[str, Mapping[str, Any]], status: str
+    ) -> BudgetReport:
+        write_vector(self.model.adapter, checkpoint.released)
+        return results.write_results(
             self.folder,
             self.settings,
             model=self.model,
             channel=self.channel,
-            record=self.checkpoint.record,
+            checkpoint=checkpoint,
             exports=exports,
             status=status,
         )
-        return report, exports
 
     def _anchors(self) -> dict[str, Anchor]:
         """What the last checkpoint knows of every client's ledger."""
@@ -296,7 +332,6 @@ class _Running:
             self.checkpoint.average,
             {**record, "abandoned": abandoned},
         )
-        self.write_report(f"stopped: {error}")
         return TooFewClientsError(
             f"{error}. The cause is in each client's own log under "
             f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
@@ -328,7 +363,6 @@ class _Running:
             bytes_down=outcome.bytes_down,
             bytes_holder=outcome.bytes_holder,
             seconds=round(time.perf_counter() - started, 2),
-            seconds_clients=round(outcome.client_seconds, 4),
             seconds_aggregator=round(outcome.aggregator_seconds, 4),
             seconds_opening=round(outcome.opening_seconds, 4),
             epsilon={node.id: node.epsilon_spent() for node in self.nodes},
@@ -357,11 +391,15 @@ class _Running:
         average: NDArray[np.float32] | None,
         record: dict[str, Any],
     ) -> None:
-        anchors = {client: ledger.anchor().to_json() for client, ledger in self.ledgers.items()}
-        self.checkpoint = Checkpoint(
+        """Count a round as over, once exports, adapter and report say so."""
+        exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
+        anchors = {client: verify_export(export).to_json() for client, export in exports.items()}
+        checkpoint = Checkpoint(
             round=number, state=state, average=average, record={**record, "anchors": anchors}
         )
-        self.folder.save(self.checkpoint)
+        self._results_of(checkpoint, exports, self._status(checkpoint))
+        self.folder.save(checkpoint)
+        self.checkpoint = checkpoint
 
 
 def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
@@ -373,6 +411,7 @@ def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
 def _first_checkpoint(
     settings: FederationSettings,
     model: PrivateModel,
+    base: str,
     held_out: Batch,
     ledgers: Mapping[str, Ledger],
     notes: Sequence[str],
@@ -383,6 +422,7 @@ def _first_checkpoint(
     record = {
         "run": secrets.token_hex(8),
         "settings": settings.describe(),
+        "base_sha256": base,
         "notes": [*notes, *preparation.weight_notes(_weights(settings))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
@@ -393,6 +433,16 @@ def _first_checkpoint(
         "abandoned": [],
     }
     return Checkpoint(round=0, state=read_vector(model.adapter), record=record)
+
+
+def _require_same_base(began_with: str, found: str) -> None:
+    """A resumed run must train the very model that it began with."""
+    if found != began_with:
+        raise ModelError(
+            f"the base model must have the frozen parameters that the run began with (SHA-256 "
+            f"{began_with}), it has others ({found}); put back the weights that were there, or "
+            "start a new run"
+        )
 
 
 def _channel(

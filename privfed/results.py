@@ -1,35 +1,24 @@
-"""What a finished run leaves: adapter, ledger exports, figures and the budget report."""
+"""What a run leaves after every round: adapter, ledger exports and the budget report."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from accountants import PoissonGaussian
 from privfed import preparation
+from privfed.adapter_folder import save_adapter
 from privfed.channel import SumChannel
 from privfed.client.private_model import PrivateModel
 from privfed.config import PrivacyConfig
-from privfed.models.in_place import InPlaceModel
+from privfed.models.vector import vector_digest
 from privfed.reports import statements
-from privfed.reports.budget import BudgetReport, ClientGuarantee
+from privfed.reports.budget import BudgetReport, ClientGuarantee, largest_epsilon
 from privfed.reports.build import accounting_section, build_report, client_guarantee
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
-from privfed.run_folder import RunFolder, ledger_file_name, run_record
+from privfed.run_folder import RunFolder, ledger_file_name
+from privfed.server.checkpoint import Checkpoint
 from privfed.settings import FederationSettings, training_settings
 from privfed.summation import FixedPoint
-
-_ADAPTER_README: Final = """# Adapter trained by privfed
-
-    from {package} import {loader}
-    from privfed import load_task
-
-    task = load_task("adapter")
-    model = {loader}.from_pretrained(task.build(), "adapter")
-    tokenizer = task.tokenizer()
-
-`privfed.json` names the base model, which is not in this folder. What was guaranteed to whose
-records stands in `../report.html`.
-"""
 
 
 def write_results(
@@ -38,68 +27,61 @@ def write_results(
     *,
     model: PrivateModel,
     channel: SumChannel,
-    record: Mapping[str, Any],
+    checkpoint: Checkpoint,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> BudgetReport:
-    """Write everything below the run folder.
+    """Write ledger exports, adapter and report as they are after a round, or before the first.
+
+    A kill between two of these files leaves one older than another; `privfed report` refuses that.
 
     Args:
         folder: of the run.
         settings: of the run.
-        model: with the final global adapter in place.
+        model: with the adapter that the run leaves in place.
         channel: how updates were summed.
-        record: of the last checkpoint.
+        checkpoint: of the round; it is saved after this.
         exports: per client, its ledger.
-        status: "complete", or why the run stopped.
+        status: "complete", "running", or why the run stopped.
     """
+    report = _report(settings, channel, checkpoint, exports, status)
     for client, export in exports.items():
         folder.write_json(ledger_file_name(client), export)
-    report = _report(settings, channel, record, exports, status)
+    save_adapter(folder, model, report)
     folder.write_text("report.json", report.to_json())
     folder.write_text("report.html", render_html(report))
-    _save_adapter(folder, model)
-    folder.write_json("run.json", run_record(record, status))
     return report
-
-
-def _save_adapter(folder: RunFolder, model: PrivateModel) -> None:
-    (folder.adapter / "README.md").unlink(missing_ok=True)  # PEFT would complete an earlier one
-    model.save_adapter(folder.adapter)
-    folder.write_json("adapter/privfed.json", model.task.describe())
-    in_place = isinstance(model.adapter, InPlaceModel)
-    package, loader = ("privfed", "InPlaceModel") if in_place else ("peft", "PeftModel")
-    folder.write_text("adapter/README.md", _ADAPTER_README.format(package=package, loader=loader))
 
 
 def _report(
     settings: FederationSettings,
     channel: SumChannel,
-    record: Mapping[str, Any],
+    checkpoint: Checkpoint,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> BudgetReport:
-    guarantees = _guarantees(settings, record, exports)
+    record = checkpoint.record
+    guarantees = _guarantees(settings, record, exports, status)
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
-    largest = max(client.epsilon_spent for client in guarantees)
-    notes = list(record["notes"])
-    if record["abandoned"]:
-        notes.append(
-            f"Rounds {record['abandoned']} gathered too few contributions; they are counted and "
-            "changed nothing."
-        )
+    largest = largest_epsilon(guarantees, status)
+    delta = max(client.delta for client in guarantees)
     return build_report(
         guarantees,
         rounds,
         title=settings.title,
         run=record["run"],
         status=status,
+        rounds_planned=settings.rounds,
+        rounds_over=checkpoint.round,
         headline=statements.headline(
             epsilon=largest,
-            delta=max(client.delta for client in guarantees),
+            delta=delta,
             private=settings.secret_coins,
+            status=status,
+            over=checkpoint.round,
+            planned=settings.rounds,
         ),
-        guarantee=_guarantee(settings, largest, max(client.delta for client in guarantees)),
+        guarantee=_guarantee(settings, largest, delta),
         views=statements.views(
             custody=channel.custody,
             approximate=channel.rule is None,
@@ -114,20 +96,37 @@ def _report(
             seed=settings.seed,
             secure_noise=settings.privacy.secure_noise,
         ),
+        published=statements.published(
+            sizes=settings.public_size_source,
+            held_out_source=settings.held_out_source,
+            encrypted=channel.encryption is not None,
+        ),
         not_covered=statements.not_covered(
             earlier_ignored=settings.fresh_ledgers,
             held_out_source=settings.held_out_source,
             secure_noise=settings.privacy.secure_noise,
         ),
-        warnings=tuple(notes),
+        warnings=(*record["notes"], *_abandoned(record)),
         baseline={settings.model.metric: record["baseline"]},
+        base_sha256=record["base_sha256"],
+        adapter_sha256=vector_digest(checkpoint.released),
     )
+
+
+def _abandoned(record: Mapping[str, Any]) -> list[str]:
+    if not record["abandoned"]:
+        return []
+    return [
+        f"Rounds {record['abandoned']} gathered too few contributions; they are counted and "
+        "changed nothing."
+    ]
 
 
 def _guarantees(
     settings: FederationSettings,
     record: Mapping[str, Any],
     exports: Mapping[str, Mapping[str, Any]],
+    status: str,
 ) -> list[ClientGuarantee]:
     return [
         client_guarantee(
@@ -140,6 +139,7 @@ def _guarantees(
                 sample_rate=preparation.sample_rate_of(client, settings.privacy),
                 steps=settings.privacy.steps_per_round,
             ),
+            status=status,
         )
         for client in settings.clients
     ]
@@ -213,7 +213,6 @@ def _measured(channel: SumChannel, rounds: Sequence[RoundFigures]) -> dict[str, 
             last.bytes_up / (len(last.clients) * params), 3
         ),
         "download bytes per parameter and client": round(last.bytes_down / (clients * params), 3),
-        "seconds per client (encrypt, sign)": round(last.seconds_clients / len(last.clients), 4),
         "seconds of the aggregator per client (check, add)": round(
             last.seconds_aggregator / len(last.clients), 4
         ),

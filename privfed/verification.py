@@ -1,102 +1,214 @@
-"""Check a run folder against itself: every epsilon is recomputed from the ledger exports."""
+"""Check a run folder: every epsilon is recomputed, and no file may be older than another.
+
+What a run leaves after a round (exports, adapter, report, checkpoint, `run.json`) is written one
+after the other, so a kill, or somebody who puts an older file back, can leave two of them of
+different moments. A report that is older than what it reports on would state an epsilon that is too
+small: it is refused. Where the ledgers themselves lie on this machine, they are asked too.
+"""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accountants import Budget, PoissonGaussian
+from accountants import (
+    AnchorFolder,
+    Budget,
+    Ledger,
+    LedgerMissingError,
+    PoissonGaussian,
+    anchor_from_json,
+    epsilon,
+)
+from accountants.export import book_of_export
+from privfed.adapter_folder import require_adapter_of
 from privfed.errors import ReportError, RunFolderError
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
+from privfed.reports.figures import rounded_up
 from privfed.reports.render import render_html
 from privfed.run_folder import RunFolder, ledger_file_name
+from privfed.server.checkpoint import load_latest
 
 _TOLERANCE = 1e-6
 
 
-def verify_and_render(path: Path) -> BudgetReport:
-    """Verify a finished run and render its report again.
+def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str]]:
+    """Verify the report of a run and render it again.
 
-    What is checked: the chain of digests of each export; epsilon, sigma, q, steps, releases and
-    head of every client against it; epsilon of the last round; the headline. Not checked: other
-    figures and text, budgets and public sizes, and whether an export is the client's whole
-    ledger, which only the client can say.
+    What is checked: the chain of digests of each export; epsilon, sigma, q, steps, releases, attack
+    bounds and head of every client against it; epsilon of the last round; the headline; that
+    exports, adapter, `run.json` and checkpoint are of the same moment as the report; and, for every
+    client whose ledger lies on this machine, that the report counts all of this run. Not checked:
+    other figures and text, budgets and public sizes.
 
     Args:
         path: run folder.
+        anchors: where this machine keeps the last anchors of its ledgers.
+
+    Returns:
+        The report, and notes about what came after it: other runs on the same data.
 
     Raises:
-        RunFolderError: if there is no finished run.
-        ReportError: if the report is incomplete or does not agree with the ledgers.
-        accountants.LedgerError: if an export was changed.
+        RunFolderError: if there is no report.
+        ReportError: if the report is incomplete, older than something it is about, or does not
+            agree with the ledgers.
+        accountants.LedgerError: if an export was changed, or a ledger was rolled back.
     """
     report_path = path / "report.json"
     if not report_path.is_file():
-        raise RunFolderError(f"{path} holds no report.json; is it the folder of a finished run?")
+        raise RunFolderError(f"{path} holds no report.json; is it the folder of a run that began?")
     report = BudgetReport.from_json(report_path.read_text(encoding="utf-8"))
+    exports = {client.id: _export(path, client.id) for client in report.clients}
     for claimed in report.clients:
-        _require_equal(claimed, _recomputed(path, report.run, claimed))
+        _require_equal(claimed, _recomputed(exports[claimed.id], report, claimed))
         _require_rounds(report, claimed)
     _require_headline(report)
+    _require_one_moment(path, report, exports)
+    require_adapter_of(report, path / "adapter")
+    notes = [
+        note for client in report.clients for note in _of_ledger(report, client, exports, anchors)
+    ]
     RunFolder(path).write_text("report.html", render_html(report))
-    return report
+    return report, notes
 
 
 def _require_rounds(report: BudgetReport, claimed: ClientGuarantee) -> None:
+    """Epsilon grows from round to round; rounds that were begun and not closed come on top."""
     spent = [claimed.epsilon_before, *(row["epsilon"][claimed.id] for row in report.rounds)]
-    too_high = spent[-1] > claimed.epsilon_spent + _TOLERANCE
-    if spent != sorted(spent) or too_high or (claimed.unresolved == 0 and _far(claimed, spent[-1])):
+    more = claimed.epsilon_spent - spent[-1]
+    all_closed = claimed.rounds == len(report.rounds)
+    if spent != sorted(spent) or more < -_TOLERANCE or (all_closed and more > _TOLERANCE):
         raise ReportError(
             f"client {claimed.id!r}: epsilon per round must grow to {claimed.epsilon_spent!r}, "
             f"got {spent}"
         )
 
 
-def _far(claimed: ClientGuarantee, last: float) -> bool:
-    return bool(abs(last - claimed.epsilon_spent) > _TOLERANCE)
-
-
 def _require_headline(report: BudgetReport) -> None:
-    delta = max(client.delta for client in report.clients)
     honest = {
-        statements.headline(epsilon=report.guarantee["epsilon"], delta=delta, private=private)
+        statements.headline(
+            epsilon=report.largest_epsilon,
+            delta=max(client.delta for client in report.clients),
+            private=private,
+            status=report.status,
+            over=report.rounds_over,
+            planned=report.rounds_planned,
+        )
         for private in (True, False)
     }
     if report.headline not in honest:
         raise ReportError(f"the headline does not follow from the ledgers: {report.headline!r}")
 
 
-def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarantee:
-    export_path = path / ledger_file_name(claimed.id)
+def _require_one_moment(
+    path: Path, report: BudgetReport, exports: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Refuse a report beside a checkpoint or `run.json` of another round or run."""
+    record = _read_json(path / "run.json")
+    checkpoint = load_latest(path / "checkpoints")
+    if checkpoint is None:
+        raise ReportError(f"{path} holds a report and no checkpoint; put it back beside the report")
+    rows = [list(report.rounds), list(record["rounds"]), list(checkpoint.record["rounds"])]
+    runs = [report.run, record["run"], checkpoint.record["run"]]
+    same = rows[0] == rows[1] == rows[2] and runs[0] == runs[1] == runs[2]
+    if not same or checkpoint.round != report.rounds_over or record["status"] != report.status:
+        raise ReportError(
+            f"report.json, run.json and the last checkpoint in {path} must be of one moment: after "
+            f"{report.rounds_over}, {_over(record)} and {checkpoint.round} rounds they are not, or "
+            "of other runs. The run was interrupted while it wrote them, or an older file was put "
+            "back; `privfed run --resume` writes all of them anew"
+        )
+    for client, anchor in [*record["anchors"].items(), *checkpoint.record["anchors"].items()]:
+        book_of_export(exports[client]).check_continues(anchor_from_json(anchor))
+
+
+def _over(record: Mapping[str, Any]) -> int:
+    return len(record["rounds"]) + len(record["abandoned"])
+
+
+def _of_ledger(
+    report: BudgetReport,
+    claimed: ClientGuarantee,
+    exports: Mapping[str, Mapping[str, Any]],
+    anchors: AnchorFolder,
+) -> Iterable[str]:
+    """What the client's own ledger counts beyond the report, if it lies on this machine.
+
+    Raises:
+        ReportError: if that belongs to this run.
+        accountants.LedgerRolledBackError: if the ledger does not hold what was exported.
+    """
+    kept = anchors.find(claimed.ledger_id)
+    if kept is None:
+        return
     try:
-        export: dict[str, Any] = json.loads(export_path.read_text(encoding="utf-8"))
+        ledger = Ledger.inspect(kept.path)
+    except LedgerMissingError:
+        yield f"The ledger of client {claimed.id} is no longer at {kept.path}: not compared."
+        return
+    exported = book_of_export(exports[claimed.id])
+    ledger.verify(exported.anchor())
+    ledger.verify(kept.anchor)
+    present = epsilon(ledger.events(), claimed.delta, ledger.identity.neighbouring).upper
+    if ledger.events(report.run) != exported.events(report.run):
+        raise ReportError(
+            f"the report is older than the ledger of client {claimed.id!r} ({kept.path}), which "
+            f"counts more of this run: epsilon spent is at most {rounded_up(present)} of "
+            f"{claimed.epsilon_budget:g} at delta {claimed.delta:g}. `privfed run --resume` goes "
+            "on and writes the report anew"
+        )
+    if ledger.anchor() != exported.anchor():
+        yield (
+            f"Since this report the ledger of client {claimed.id} counted other runs on the same "
+            f"data: epsilon spent on it is at most {rounded_up(present)} now."
+        )
+
+
+def _export(path: Path, client: str) -> dict[str, Any]:
+    return _read_json(path / ledger_file_name(client))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ReportError(f"the ledger export {export_path} cannot be read: {error}") from error
+        raise ReportError(f"{path} cannot be read: {type(error).__name__}") from error
+    if not isinstance(values, dict):
+        raise ReportError(f"{path} must hold a JSON object")
+    return values
+
+
+def _recomputed(
+    export: Mapping[str, Any], report: BudgetReport, claimed: ClientGuarantee
+) -> ClientGuarantee:
     return client_guarantee(
         export,
-        run=run,
+        run=report.run,
         public_size=claimed.public_size,
         budget=Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta),
         planned=PoissonGaussian(
-            noise_multiplier=claimed.noise_multiplier, sample_rate=claimed.sample_rate, steps=1
+            noise_multiplier=claimed.noise_multiplier,
+            sample_rate=claimed.sample_rate,
+            steps=report.mechanism["steps per round"],
         ),
+        status=report.status,
     )
 
 
 def _require_equal(claimed: ClientGuarantee, found: ClientGuarantee) -> None:
-    for name in ("epsilon_spent", "epsilon_lower", "epsilon_before"):
+    numbers = ("epsilon_spent", "epsilon_lower", "epsilon_before", "epsilon_if_begun")
+    for name in numbers:
         if abs(getattr(claimed, name) - getattr(found, name)) > _TOLERANCE:
             raise ReportError(
                 f"client {claimed.id!r}: the report says {name} = {getattr(claimed, name)!r}, its "
                 f"ledger gives {getattr(found, name)!r}"
             )
-    same = replace(
-        found,
-        epsilon_spent=claimed.epsilon_spent,
-        epsilon_lower=claimed.epsilon_lower,
-        epsilon_before=claimed.epsilon_before,
-    )
-    if same != replace(claimed, releases=tuple(claimed.releases)):
+    for name, bound in found.attack.items():
+        if abs(claimed.attack.get(name, 0.0) - bound) > _TOLERANCE:
+            raise ReportError(f"client {claimed.id!r}: its attack bound {name} must be {bound!r}")
+    same = {name: getattr(claimed, name) for name in (*numbers, "attack")}
+    if replace(found, **same) != replace(claimed, releases=tuple(claimed.releases)):
         raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")

@@ -3,22 +3,24 @@
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 import accountants
 from accountants import (
     Budget,
     Event,
+    Neighbouring,
     PoissonGaussian,
     ScheduleFilter,
     epsilon,
     event_to_json,
-    events_of_export,
-    verify_export,
 )
+from accountants.export import book_of_export
+from accountants.tradeoff import curve
 from privfed.errors import ReportError
-from privfed.reports.budget import SCHEMA, BudgetReport, ClientGuarantee
+from privfed.reports.budget import RUNNING, SCHEMA, BudgetReport, ClientGuarantee
 from privfed.reports.figures import RoundFigures
 
 _PACKAGES = (
@@ -31,6 +33,7 @@ _PACKAGES = (
     "dp-accounting",
     "numpy",
 )
+FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.1)
 
 
 def client_guarantee(
@@ -40,51 +43,81 @@ def client_guarantee(
     public_size: int,
     budget: Budget,
     planned: PoissonGaussian,
+    status: str,
 ) -> ClientGuarantee:
     """One client's guarantee, computed from its ledger's export.
 
     Args:
         export: of the ledger.
         run: whose rounds are "this run".
-        public_size: as declared.
+        public_size: as declared or released.
         budget: as agreed.
         planned: a round as it was calibrated; stands in for sigma and q where none was begun.
+        status: of the report. While the run goes on, one more round counts as begun; the curve of
+            what an attacker can reach takes seconds, and is computed once it has ended.
 
     Raises:
         accountants.LedgerError: if the export's chain of digests does not hold.
         ReportError: if the rounds of the run differ in noise or sampling rate.
     """
-    verify_export(export)
-    spent = epsilon(events_of_export(export), budget.delta)
-    everything = events_of_export(export)
-    mine = events_of_export(export, run=run)
+    book = book_of_export(export)
+    whose, everything, mine = book.identity, book.events(), book.events(run)
+    relation = whose.neighbouring
     others = list(everything)
     for event in mine:
         others.remove(event)
-    kinds = {(event.noise_multiplier, event.sample_rate) for event in _of_dp_sgd(mine) or [planned]}
-    if len(kinds) != 1:
-        raise ReportError(f"the rounds of client {export['client']!r} differ: {sorted(kinds)}")
-    ((sigma, rate),) = kinds
-    begun = {entry["seq"] for entry in export["entries"] if entry["body"].get("run") == run}
-    done = {entry["body"].get("reservation") for entry in export["entries"]} & begun
+    round_event = _one_kind(whose.client, mine, planned)
+    spent = epsilon(everything, budget.delta, relation)
+    begun = {id_ for id_, reservation in book.reservations.items() if reservation.run == run}
+    # A client refuses a round that would exceed its budget.
+    with_one_more = min(
+        epsilon([*everything, planned], budget.delta, relation).upper, budget.epsilon
+    )
     return ClientGuarantee(
-        id=export["client"],
-        dataset=export["dataset"],
+        id=whose.client,
+        dataset=whose.dataset,
+        unit=whose.unit,
+        neighbouring=relation.value,
         public_size=public_size,
         epsilon_spent=spent.upper,
         epsilon_lower=spent.lower,
-        epsilon_before=epsilon(others, budget.delta).upper,
+        epsilon_before=epsilon(others, budget.delta, relation).upper,
+        epsilon_if_begun=max(spent.upper, with_one_more) if status == RUNNING else spent.upper,
         epsilon_budget=budget.epsilon,
         delta=budget.delta,
         rounds=len(begun),
         steps=sum(event.steps for event in mine),
-        unresolved=len(begun - done),
-        noise_multiplier=sigma,
-        sample_rate=rate,
+        unresolved=len(begun - set(book.commits)),
+        noise_multiplier=round_event.noise_multiplier,
+        sample_rate=round_event.sample_rate,
         releases=tuple(event_to_json(event) for event in everything),
-        ledger_length=len(export["entries"]),
-        ledger_head=export["head"],
+        attack={} if status == RUNNING else attack_bounds(everything, relation),
+        ledger_id=book.id,
+        ledger_length=len(book.entries),
+        ledger_head=book.anchor().head,
     )
+
+
+def attack_bounds(events: Sequence[Event], relation: Neighbouring) -> dict[str, float]:
+    """What the best attack on one record can reach, from the certified trade-off of the releases.
+
+    Returns:
+        The most true positives at each of `FALSE_POSITIVE_RATES`, and the largest advantage, as in
+        `ClientGuarantee.attack`.
+    """
+    found = curve(events, FALSE_POSITIVE_RATES, relation)
+    rates = map("{:g}".format, FALSE_POSITIVE_RATES)
+    bounds = dict(zip(rates, found.true_positive_rates, strict=True))
+    return {**bounds, "advantage": found.advantage}
+
+
+def _one_kind(client: str, mine: Iterable[Event], planned: PoissonGaussian) -> PoissonGaussian:
+    """A round of this run, all of which have the same noise and sampling rate."""
+    rounds = _of_dp_sgd(mine) or [planned]
+    kinds = {(event.noise_multiplier, event.sample_rate) for event in rounds}
+    if len(kinds) != 1:
+        raise ReportError(f"the rounds of client {client!r} differ: {sorted(kinds)}")
+    return rounds[0]
 
 
 def _of_dp_sgd(events: Iterable[Event]) -> list[PoissonGaussian]:
@@ -114,6 +147,11 @@ def build_report(
 
 def software_versions() -> dict[str, str]:
     """Versions of what took part in the numbers."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

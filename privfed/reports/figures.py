@@ -32,8 +32,7 @@ class RoundFigures:
             round.
         bytes_holder: between aggregator and key holder, both ways; 0 without one.
         seconds: wall time of the round, evaluation included.
-        seconds_clients: of that, what all clients took to encrypt and sign.
-        seconds_aggregator: to check and add.
+        seconds_aggregator: of that, what the aggregator took to check and add.
         seconds_opening: from the sum to the numbers that a client reads.
         epsilon: spent by each client after the round, on its data set, earlier runs included.
     """
@@ -47,7 +46,6 @@ class RoundFigures:
     bytes_down: int
     bytes_holder: int
     seconds: float
-    seconds_clients: float
     seconds_aggregator: float
     seconds_opening: float
     epsilon: Mapping[str, float]

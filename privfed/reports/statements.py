@@ -9,6 +9,7 @@ from privfed.config import (
     PerLayerClipping,
     QuantileClipping,
 )
+from privfed.reports.budget import COMPLETE, RUNNING
 from privfed.reports.figures import rounded_up
 from privfed.strategies.tail_averaging import TailAveraging
 
@@ -28,14 +29,26 @@ View = tuple[str, str, str]
 """Who looks, what they see, what protects a record."""
 
 
-def headline(*, epsilon: float, delta: float, private: bool) -> str:
-    """The guarantee in one sentence."""
+def headline(
+    *, epsilon: float, delta: float, private: bool, status: str, over: int, planned: int
+) -> str:
+    """The guarantee in one sentence; that a run was not finished comes first.
+
+    Args:
+        epsilon: of the federation; while the run goes on, with one more round.
+        delta: the largest of the clients.
+        private: whether coins were secret.
+        status: of the report.
+        over: rounds that were played or abandoned.
+        planned: rounds.
+    """
+    progress = _progress(status, over, planned)
     if not private:
-        return (
+        return progress + (
             "NOT PRIVATE: the random numbers of this run were seeded and can be repeated. The "
             "figures below describe what the same run would have guaranteed with secret coins."
         )
-    return (
+    return progress + (
         "Whatever anyone can conclude about one record from the updates that its client released "
         "and its ledger counts, they could conclude nearly as well had that record never taken "
         f"part. How nearly: epsilon is at most {rounded_up(epsilon, 3)} at delta {delta:g}, for "
@@ -43,14 +56,36 @@ def headline(*, epsilon: float, delta: float, private: bool) -> str:
     )
 
 
-def how_to_read(*, epsilon: float, delta: float) -> str:
-    """Epsilon as a change of odds."""
-    certainty = math.ceil(1000 / (1 + math.exp(-epsilon))) / 10
+def _progress(status: str, over: int, planned: int) -> str:
+    if status == COMPLETE:
+        return ""
+    if status == RUNNING:
+        return (
+            f"NOT FINISHED: {over} of {planned} rounds were over when this was written, and round "
+            f"{over + 1} is counted as begun; if the run was interrupted, resume it. "
+        )
     return (
-        "Somebody who holds it for even odds (50 %) that a record took part gets by all they see "
-        f"to at most {certainty:g} % certainty, but for events of probability about {delta:g}. "
-        "Epsilon of the federation is the largest of its clients, since their records are assumed "
-        "to be different; it is no sum and no mean."
+        f"NOT FINISHED: {over} of {planned} rounds are over, the run {status}. Rounds that were "
+        "begun are counted. "
+    )
+
+
+def how_to_read(*, epsilon: float, delta: float) -> str:
+    """What (epsilon, delta) bounds: an attacker's right accusations by the wrong ones.
+
+    Reference:
+        Wasserman & Zhou 2010, arXiv:0811.2501, Theorem 2.4; Kairouz, Oh & Viswanath 2015,
+        arXiv:1311.0776, Theorem 2.1.
+    """
+    wrong = 0.01
+    right = min(1.0, math.exp(epsilon) * wrong + delta)
+    return (
+        "Somebody decides from the released updates whether a record took part. If they are wrong "
+        "about a share a of the records that did not, they are right about at most "
+        "exp(epsilon) a + delta of those that did (Wasserman and Zhou 2010; Kairouz, Oh and "
+        f"Viswanath 2015). With a = 1 %: at most {math.ceil(1000 * right) / 10:g} %. Section 2 has "
+        "closer bounds for every client. Epsilon of the federation is the largest of its clients, "
+        "since their records are assumed to be different; it is no sum and no mean."
     )
 
 
@@ -219,12 +254,13 @@ def not_covered(
         "a person are protected much less than one (not simply k times epsilon).",
         "The same record at two clients: their epsilons compose. That clients hold different "
         "records is assumed, and cannot be checked without showing them.",
-        "The public size of each client, who took part in which round, timing (the seconds in this "
-        "report included), and drop-outs that the data caused.",
+        "What was published without noise (section 5): it has no epsilon, and what somebody learns "
+        "from it is in no number here.",
         f"Held-out text ({held_out_source}): it is evaluated in clear and has no guarantee.",
-        "Releases counted elsewhere: the names of client and data set and the state folder decide "
-        "which ledger is used. Under a new name or folder, or after a ledger was deleted, counting "
-        "starts at zero.",
+        "Releases counted elsewhere: a ledger is found by the names of client and data set and the "
+        "state folder. Under another name, or in another state folder, counting starts at zero; "
+        "and a state folder and its anchors that are both restored from one backup go unnoticed, "
+        "unless the anchor of a report (section 7) is given as `continues`.",
         "The base model, its tokenizer and what they were trained on.",
         "Finite precision: "
         + (
@@ -244,6 +280,45 @@ def not_covered(
             "spent is not counted.",
         )
     return tuple(items)
+
+
+def published(*, sizes: str, held_out_source: str, encrypted: bool) -> tuple[tuple[str, str], ...]:
+    """Everything that left the clients without noise, and where it came from.
+
+    Args:
+        sizes: where the public sizes come from.
+        held_out_source: what the held-out text is.
+        encrypted: whether single updates were.
+    """
+    return (
+        ("names of clients and data sets, their descriptions, what one record is", "declared"),
+        ("public sizes, and what follows from them: sampling rates, noise, weights", sizes),
+        (
+            "base model, tokenizer, label set, maximum length, initial adapter, all settings",
+            "declared; the same for all clients",
+        ),
+        (
+            "held-out figure before training and after every round, and the SHA-256 of the "
+            "held-out text",
+            f"computed in clear from the held-out text ({held_out_source})",
+        ),
+        (
+            "who took part in which round, and rounds that were abandoned",
+            "whether a client answered; failures that its records cause show here",
+        ),
+        (
+            "seconds of every round",
+            "measured; they depend on how many records all clients together drew",
+        ),
+        (
+            "sizes of messages" if encrypted else "sizes of messages; who sent which update",
+            "fixed by the public settings",
+        ),
+        (
+            "length and head of every ledger",
+            "how often the client reserved and committed; heads are digests of salted numbers",
+        ),
+    )
 
 
 def clipping(rule: Clipping) -> str:

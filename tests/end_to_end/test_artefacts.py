@@ -1,0 +1,216 @@
+"""No file of a run folder states less than the ledgers count, whenever the run was killed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from accountants import AnchorFolder, Ledger, Neighbouring, epsilon
+from privfed import Callback
+from privfed.client.state import ledger_path
+from privfed.errors import ModelError, ReportError, RunFolderError
+from privfed.reports.budget import BudgetReport
+from privfed.verification import verify_and_render
+
+SERVER = Path(__file__).with_name("artefact_server.py")
+
+
+def spent_by_ledger(state, client):
+    """Epsilon of all that a client's ledger counts, open reservations included."""
+    ledger = Ledger.inspect(ledger_path(state, client, "d"))
+    return epsilon(ledger.events(), 1e-3, Neighbouring.ADD_REMOVE).upper
+
+
+def claims_of(report):
+    """What the report says of each client, in the column that its status makes the claim."""
+    going_on = report.status == "running"
+    return {c.id: c.epsilon_if_begun if going_on else c.epsilon_spent for c in report.clients}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_killed_run_never_claims_less_than_its_ledgers(tmp_path, bert_folder, seed):
+    trials = 18
+    command = [sys.executable, str(SERVER), str(tmp_path), bert_folder, str(trials), str(seed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, timeout=300, check=True, capture_output=True)
+    refused = begun = 0
+    for number in range(trials):
+        folder = tmp_path / str(number)
+        path = folder / "run/report.json"
+        if not path.exists():
+            with pytest.raises(RunFolderError):
+                verify_and_render(folder / "run", AnchorFolder(folder / "anchors"))
+            assert not list((folder / "state").rglob("ledger*")) or all(
+                spent_by_ledger(folder / "state", f"client-{i}") == 0 for i in range(5)
+            ), "something was reserved before a report stood"
+            continue
+        report = BudgetReport.from_json(path.read_text())
+        assert report.headline.startswith("NOT FINISHED")
+        assert report.status == "running"
+        for client, claim in claims_of(report).items():
+            spent = spent_by_ledger(folder / "state", client)
+            assert claim >= spent - 1e-9, f"trial {number}: {client} claims too little"
+            begun += spent > 0
+        assert report.guarantee["epsilon"] == max(claims_of(report).values())
+        refused += not _verifies(folder, report)
+    assert begun > trials, "the kills came too early to say anything"
+    assert 0 < refused < trials
+
+
+def _verifies(folder, report):
+    """Whether `privfed report` accepts; if it does, the exports hold all of the run."""
+    try:
+        verify_and_render(folder / "run", AnchorFolder(folder / "anchors"))
+    except ReportError:
+        return False
+    for client in report.clients:
+        ledger = Ledger.inspect(ledger_path(folder / "state", client.id, "d"))
+        assert client.epsilon_spent == epsilon(ledger.events(), 1e-3, Neighbouring.ADD_REMOVE).upper
+    return True
+
+
+class Stop(Callback):
+    """Interrupts the run after a round, as Ctrl-C does."""
+
+    def __init__(self, round_number):
+        self.round_number = round_number
+
+    def on_round(self, figures):
+        if figures.round == self.round_number:
+            raise KeyboardInterrupt
+
+
+class StopWithin(Callback):
+    """Interrupts the run within a round, after its first client."""
+
+    def on_client(self, round_number, client):
+        if round_number == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_says_so_first_and_what_is_spent(make_federation, tmp_path):
+    federation = make_federation()
+    with pytest.raises(KeyboardInterrupt, match=r"stopped in round 2, spent 2\.\d+ of 4 \(client"):
+        federation.run(tmp_path / "run", callbacks=[StopWithin()])
+    report, notes = verify_and_render(tmp_path / "run", AnchorFolder(federation.anchors))
+    assert not notes
+    assert report.status == "stopped in round 2"
+    assert report.headline.startswith("NOT FINISHED: 1 of 3 rounds are over, the run stopped in")
+    spent = {client.id: client.epsilon_spent for client in report.clients}
+    row = report.rounds[-1]["epsilon"]
+    assert spent["client-0"] > row["client-0"], "its second round is in the ledger"
+    assert spent["client-3"] == row["client-3"], "it had not begun"
+    assert report.guarantee["epsilon"] == spent["client-0"]
+    assert "NOT FINISHED" in (tmp_path / "run/report.html").read_text()
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "stopped in round 2"
+
+    result = federation.run(tmp_path / "run", resume=True)
+    assert result.report.status == "complete"
+    assert result.report.headline.startswith("Whatever anyone")
+    assert verify_and_render(tmp_path / "run", AnchorFolder(federation.anchors))[1] == []
+
+
+def test_between_two_rounds_the_next_one_counts_as_begun(make_federation, tmp_path):
+    seen = []
+
+    class Look(Callback):
+        def on_start(self, *arguments):
+            seen.append(BudgetReport.from_json((tmp_path / "run/report.json").read_text()))
+
+        def on_round(self, figures):
+            seen.append(BudgetReport.from_json((tmp_path / "run/report.json").read_text()))
+
+    result = make_federation().run(tmp_path / "run", callbacks=[Look()])
+    assert [report.status for report in seen] == ["running"] * 3 + ["complete"]
+    for before, after in zip(seen[:-1], seen[1:], strict=True):
+        for earlier, later in zip(before.clients, after.clients, strict=True):
+            assert earlier.epsilon_spent < earlier.epsilon_if_begun
+            assert earlier.epsilon_if_begun == pytest.approx(later.epsilon_spent, rel=1e-6)
+        assert before.guarantee["epsilon"] >= max(c.epsilon_spent for c in after.clients) - 1e-6
+        assert not before.clients[0].attack, "the curve takes seconds, it waits for the end"
+    assert all(client.attack for client in result.report.clients)
+
+
+class TestOneMoment:
+    """A file that is older than another is refused."""
+
+    @pytest.fixture
+    def stages(self, make_federation, tmp_path):
+        """The run folder as it was after round 1, and as it is at the end."""
+        federation = make_federation()
+        federation = federation if federation.rounds == 3 else make_federation(rounds=3)
+
+        class Keep(Callback):
+            def on_round(self, figures):
+                if figures.round == 1:
+                    shutil.copytree(tmp_path / "run", tmp_path / "old")
+
+        federation.run(tmp_path / "run", callbacks=[Keep()])
+        return tmp_path / "old", tmp_path / "run", AnchorFolder(federation.anchors)
+
+    @pytest.mark.parametrize(
+        "older", ["report.json", "run.json", "ledgers/client-1.json", "adapter", "checkpoints"]
+    )
+    def test_an_older_file_is_refused(self, stages, older):
+        old, run, anchors = stages
+        verify_and_render(run, anchors)
+        if (run / older).is_dir():
+            shutil.rmtree(run / older)
+            shutil.copytree(old / older, run / older)
+        else:
+            shutil.copy(old / older, run / older)
+        with pytest.raises(ReportError):
+            verify_and_render(run, anchors)
+
+    def test_a_whole_folder_put_back_is_refused_where_the_ledger_lies(self, stages, tmp_path):
+        old, _, anchors = stages
+        with pytest.raises(ReportError, match=r"older than the ledger .* epsilon spent is at most"):
+            verify_and_render(old, anchors)
+        report, _ = verify_and_render(old, AnchorFolder(tmp_path / "another machine"))
+        assert report.headline.startswith("NOT FINISHED"), "elsewhere it says what it is"
+
+    def test_an_adapter_with_other_values_is_refused(self, stages):
+        _, run, anchors = stages
+        (weights,) = (run / "adapter").glob("*.safetensors")
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+        with pytest.raises(ReportError, match="changed"):
+            verify_and_render(run, anchors)
+
+
+def test_a_later_run_on_the_same_data_is_told_and_no_error(make_federation, tmp_path):
+    from dataclasses import replace
+
+    from privfed import Budget
+
+    federation = make_federation(rounds=1)
+    small = replace(federation.privacy, budget=Budget(epsilon=1.0, delta=1e-3))
+    replace(federation, privacy=small).run(tmp_path / "first")
+    federation.run(tmp_path / "second")
+    anchors = AnchorFolder(federation.anchors)
+    report, notes = verify_and_render(tmp_path / "first", anchors)
+    assert len(notes) == len(report.clients)
+    assert all("counted other runs on the same data" in note for note in notes)
+    assert verify_and_render(tmp_path / "second", anchors)[1] == []
+
+
+def test_a_base_model_with_other_weights_does_not_resume(make_federation, bert_folder, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    base = tmp_path / "base"
+    shutil.copytree(bert_folder, base)
+    model = make_federation().model
+    federation = make_federation(model=type(model)(base=str(base), labels=model.labels))
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(tmp_path / "run", callbacks=[Stop(1)])
+    weights = load_file(base / "model.safetensors")
+    name = next(name for name in weights if "encoder" in name)
+    with torch.no_grad():
+        weights[name] = weights[name] + 0.01
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="must have the frozen parameters that the run began with"):
+        federation.run(tmp_path / "run", resume=True)
