@@ -135,6 +135,7 @@ def _guarantees(
             run=record["run"],
             public_size=client.public_size,
             budget=preparation.budget_of(client, settings.privacy),
+            neighbouring=settings.privacy.neighbouring,
             planned=PoissonGaussian(
                 noise_multiplier=record["noise_multipliers"][client.id],
                 sample_rate=preparation.sample_rate_of(client, settings.privacy),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accountants import Budget, PoissonGaussian
+from accountants import Budget, Neighbouring, PoissonGaussian
 from privfed.errors import ReportError, RunFolderError
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
@@ -36,8 +36,9 @@ def verify_and_render(path: Path) -> BudgetReport:
     if not report_path.is_file():
         raise RunFolderError(f"{path} holds no report.json; is it the folder of a finished run?")
     report = BudgetReport.from_json(report_path.read_text(encoding="utf-8"))
+    neighbouring = _neighbouring_of(report)
     for claimed in report.clients:
-        _require_equal(claimed, _recomputed(path, report.run, claimed))
+        _require_equal(claimed, _recomputed(path, report.run, claimed, neighbouring))
         _require_rounds(report, claimed)
     _require_headline(report)
     RunFolder(path).write_text("report.html", render_html(report))
@@ -68,7 +69,20 @@ def _require_headline(report: BudgetReport) -> None:
         raise ReportError(f"the headline does not follow from the ledgers: {report.headline!r}")
 
 
-def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarantee:
+def _neighbouring_of(report: BudgetReport) -> Neighbouring:
+    named = report.accounting.get("neighbouring relation")
+    try:
+        return Neighbouring(named)
+    except ValueError as error:
+        raise ReportError(
+            f"the report must name its neighbouring relation, got {named!r}; without it no epsilon "
+            "can be recomputed"
+        ) from error
+
+
+def _recomputed(
+    path: Path, run: str, claimed: ClientGuarantee, neighbouring: Neighbouring
+) -> ClientGuarantee:
     export_path = path / ledger_file_name(claimed.id)
     try:
         export: dict[str, Any] = json.loads(export_path.read_text(encoding="utf-8"))
@@ -79,6 +93,7 @@ def _recomputed(path: Path, run: str, claimed: ClientGuarantee) -> ClientGuarant
         run=run,
         public_size=claimed.public_size,
         budget=Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta),
+        neighbouring=neighbouring,
         planned=PoissonGaussian(
             noise_multiplier=claimed.noise_multiplier, sample_rate=claimed.sample_rate, steps=1
         ),

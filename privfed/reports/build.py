@@ -10,6 +10,7 @@ import accountants
 from accountants import (
     Budget,
     Event,
+    Neighbouring,
     PoissonGaussian,
     ScheduleFilter,
     epsilon,
@@ -39,6 +40,7 @@ def client_guarantee(
     run: str,
     public_size: int,
     budget: Budget,
+    neighbouring: Neighbouring,
     planned: PoissonGaussian,
 ) -> ClientGuarantee:
     """One client's guarantee, computed from its ledger's export.
@@ -48,6 +50,7 @@ def client_guarantee(
         run: whose rounds are "this run".
         public_size: as declared.
         budget: as agreed.
+        neighbouring: as agreed.
         planned: a round as it was calibrated; stands in for sigma and q where none was begun.
 
     Raises:
@@ -55,7 +58,7 @@ def client_guarantee(
         ReportError: if the rounds of the run differ in noise or sampling rate.
     """
     verify_export(export)
-    spent = epsilon(events_of_export(export), budget.delta)
+    spent = epsilon(events_of_export(export), budget.delta, neighbouring)
     everything = events_of_export(export)
     mine = events_of_export(export, run=run)
     others = list(everything)
@@ -73,7 +76,7 @@ def client_guarantee(
         public_size=public_size,
         epsilon_spent=spent.upper,
         epsilon_lower=spent.lower,
-        epsilon_before=epsilon(others, budget.delta).upper,
+        epsilon_before=epsilon(others, budget.delta, neighbouring).upper,
         epsilon_budget=budget.epsilon,
         delta=budget.delta,
         rounds=len(begun),
