@@ -1,8 +1,8 @@
 """Privacy accounting for federated learning: what was released, and what it cost.
 
-    >>> from accountants import PoissonGaussian, epsilon
+    >>> from accountants import Neighbouring, PoissonGaussian, epsilon
     >>> training = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
-    >>> epsilon([training], delta=1e-5).upper < 1.83
+    >>> epsilon([training], 1e-5, Neighbouring.ADD_REMOVE).upper < 1.83
     True
 
 `epsilon` and `delta` give certified bounds for any mix of the events in `accountants.events`,

@@ -76,8 +76,8 @@ def noise_multiplier(
     sample_rate: float,
     steps: int,
     history: Iterable[Event] = (),
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
     *,
+    neighbouring: Neighbouring,
     group_size: int = 1,
 ) -> float:
     """The smallest noise multiplier whose schedule, after `history`, stays within the budget.
@@ -100,8 +100,9 @@ def noise_multiplier(
         InvalidValueError: for a value out of range.
 
     Example:
-        >>> from accountants import Budget, noise_multiplier
-        >>> noise_multiplier(Budget(epsilon=2.0, delta=1e-5), sample_rate=0.01, steps=1000)
+        >>> from accountants import Budget, Neighbouring, noise_multiplier
+        >>> budget, relation = Budget(epsilon=2.0, delta=1e-5), Neighbouring.ADD_REMOVE
+        >>> noise_multiplier(budget, sample_rate=0.01, steps=1000, neighbouring=relation)
         0.95921
     """
     sample_rate = checks.rate(sample_rate=sample_rate)
@@ -120,9 +121,7 @@ def noise_multiplier(
     return sigma
 
 
-def noise_multipliers(
-    plans: Mapping[str, Plan], neighbouring: Neighbouring = Neighbouring.ADD_REMOVE
-) -> dict[str, float]:
+def noise_multipliers(plans: Mapping[str, Plan], neighbouring: Neighbouring) -> dict[str, float]:
     """`noise_multiplier` for every client; equal plans are computed once.
 
     Raises:
@@ -133,7 +132,11 @@ def noise_multipliers(
         if plan not in found:
             try:
                 found[plan] = noise_multiplier(
-                    plan.budget, plan.sample_rate, plan.steps, plan.history, neighbouring
+                    plan.budget,
+                    plan.sample_rate,
+                    plan.steps,
+                    plan.history,
+                    neighbouring=neighbouring,
                 )
             except BudgetExceededError as error:
                 raise BudgetExceededError(
@@ -147,8 +150,8 @@ def steps_within(
     noise_multiplier: float,
     sample_rate: float,
     history: Iterable[Event] = (),
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
     *,
+    neighbouring: Neighbouring,
     group_size: int = 1,
 ) -> int:
     """The most steps that the budget allows at this noise; 0 if not even one fits.
@@ -166,8 +169,9 @@ def steps_within(
         round down.
 
     Example:
-        >>> from accountants import Budget
-        >>> steps_within(Budget(epsilon=2.0, delta=1e-5), noise_multiplier=1.0, sample_rate=0.01)
+        >>> from accountants import Budget, Neighbouring
+        >>> budget, relation = Budget(epsilon=2.0, delta=1e-5), Neighbouring.ADD_REMOVE
+        >>> steps_within(budget, noise_multiplier=1.0, sample_rate=0.01, neighbouring=relation)
         1201
     """
     one = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=1)
@@ -195,8 +199,8 @@ def sample_rate_within(
     noise_multiplier: float,
     steps: int,
     history: Iterable[Event] = (),
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
     *,
+    neighbouring: Neighbouring,
     group_size: int = 1,
     smallest: float = SMALLEST_SAMPLE_RATE,
 ) -> float:
@@ -219,8 +223,9 @@ def sample_rate_within(
         BudgetExceededError: if not even a rate of `smallest` fits.
 
     Example:
-        >>> from accountants import Budget
-        >>> sample_rate_within(Budget(epsilon=2.0, delta=1e-5), noise_multiplier=1.0, steps=1000)
+        >>> from accountants import Budget, Neighbouring
+        >>> budget, relation = Budget(epsilon=2.0, delta=1e-5), Neighbouring.ADD_REMOVE
+        >>> sample_rate_within(budget, noise_multiplier=1.0, steps=1000, neighbouring=relation)
         0.010861
     """
     plan = PoissonGaussian(noise_multiplier=noise_multiplier, sample_rate=1.0, steps=steps)
@@ -251,8 +256,8 @@ def batch_size_within(
     steps: int,
     public_size: int,
     history: Iterable[Event] = (),
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
     *,
+    neighbouring: Neighbouring,
     group_size: int = 1,
 ) -> int:
     """The largest expected batch of a Poisson sampler that the budget allows, rounded down.
@@ -271,8 +276,9 @@ def batch_size_within(
         `sample_rate = batch / public_size`.
 
     Example:
-        >>> from accountants import Budget
-        >>> batch_size_within(Budget(epsilon=2.0, delta=1e-5), 1.0, 1000, public_size=5000)
+        >>> from accountants import Budget, Neighbouring
+        >>> budget, relation = Budget(epsilon=2.0, delta=1e-5), Neighbouring.ADD_REMOVE
+        >>> batch_size_within(budget, 1.0, 1000, public_size=5000, neighbouring=relation)
         54
     """
     size = checks.count(public_size=public_size)
@@ -284,7 +290,7 @@ def batch_size_within(
         noise_multiplier,
         steps,
         history,
-        neighbouring,
+        neighbouring=neighbouring,
         group_size=group_size,
         smallest=0.1 / size,
     )
@@ -297,8 +303,8 @@ def what_if(
     noise_multipliers: Sequence[float],
     sample_rates: Sequence[float],
     steps: Sequence[int],
+    neighbouring: Neighbouring,
     history: Iterable[Event] = (),
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
     group_size: int = 1,
 ) -> tuple[Scenario, ...]:
     """Epsilon for every combination of noise, sampling rate and steps: curves as data.
@@ -308,15 +314,21 @@ def what_if(
         noise_multipliers: values of sigma.
         sample_rates: values of q.
         steps: values of T.
-        history: what was already released on the same data.
         neighbouring: which data sets are neighbours.
+        history: what was already released on the same data.
         group_size: records of one unit, say of one person, that may differ together (k).
 
     Returns:
         One scenario per combination, the last argument varying fastest.
 
     Example:
-        >>> curve = what_if(1e-5, noise_multipliers=[1.0], sample_rates=[0.01], steps=[100, 1000])
+        >>> curve = what_if(
+        ...     1e-5,
+        ...     noise_multipliers=[1.0],
+        ...     sample_rates=[0.01],
+        ...     steps=[100, 1000],
+        ...     neighbouring=Neighbouring.ADD_REMOVE,
+        ... )
         >>> [round(scenario.bounds.upper, 2) for scenario in curve]
         [0.72, 1.83]
     """

@@ -59,7 +59,7 @@ Phases = tuple[Event, ...]
 def epsilon(
     events: Iterable[Event],
     delta: float,
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    neighbouring: Neighbouring,
     *,
     group_size: int = 1,
     relative_gap: float = RELATIVE_GAP,
@@ -84,9 +84,9 @@ def epsilon(
         UnsupportedAnalysisError: for events without a sound analysis under this relation.
 
     Example:
-        >>> from accountants import PoissonGaussian, epsilon
+        >>> from accountants import Neighbouring, PoissonGaussian, epsilon
         >>> dp_sgd = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
-        >>> bounds = epsilon([dp_sgd], delta=1e-5)
+        >>> bounds = epsilon([dp_sgd], 1e-5, Neighbouring.ADD_REMOVE)
         >>> print(f"{bounds.lower:.4f} <= epsilon <= {bounds.upper:.4f}")
         1.8280 <= epsilon <= 1.8285
     """
@@ -102,7 +102,7 @@ def epsilon(
 def delta(
     events: Iterable[Event],
     epsilon: float,
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    neighbouring: Neighbouring,
     *,
     group_size: int = 1,
     relative_gap: float = RELATIVE_GAP,
@@ -124,8 +124,9 @@ def delta(
         UnsupportedAnalysisError: for events without a sound analysis under this relation.
 
     Example:
-        >>> from accountants import Gaussian, delta
-        >>> print(f"{delta([Gaussian(noise_multiplier=1.0)], epsilon=1.0).upper:.5f}")
+        >>> from accountants import Gaussian, Neighbouring, delta
+        >>> bounds = delta([Gaussian(noise_multiplier=1.0)], 1.0, Neighbouring.ADD_REMOVE)
+        >>> print(f"{bounds.upper:.5f}")
         0.12694
     """
     phases = canonical(events)
@@ -149,7 +150,7 @@ def is_within(
     events: Iterable[Event],
     delta: float,
     limit: float,
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    neighbouring: Neighbouring,
     *,
     group_size: int = 1,
 ) -> bool:
@@ -166,8 +167,8 @@ def is_within(
         True only if some upper bound proves it, and False where none does.
 
     Example:
-        >>> from accountants import Gaussian
-        >>> is_within([Gaussian(noise_multiplier=1.0)], 1e-5, 4.38)
+        >>> from accountants import Gaussian, Neighbouring
+        >>> is_within([Gaussian(noise_multiplier=1.0)], 1e-5, 4.38, Neighbouring.ADD_REMOVE)
         True
     """
     phases = canonical(events)

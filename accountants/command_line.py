@@ -104,9 +104,9 @@ def _add_relation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--neighbouring",
         type=_relation,
-        default=Neighbouring.ADD_REMOVE,
+        required=True,
         metavar="RELATION",
-        help=f"one of {_RELATION_NAMES} (default: {Neighbouring.ADD_REMOVE.value})",
+        help=f"which data sets are neighbours: one of {_RELATION_NAMES}",
     )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
 

@@ -30,7 +30,7 @@ _BLOCK_BYTES = 8 * 2**20
 def trajectory(
     prefixes: Iterable[Iterable[Event]],
     delta: float,
-    neighbouring: Neighbouring = Neighbouring.ADD_REMOVE,
+    neighbouring: Neighbouring,
 ) -> list[float]:
     """Epsilon of each prefix of a history.
 
@@ -48,7 +48,8 @@ def trajectory(
         InvalidValueError: for a prefix that does not hold all of the one before it.
 
     >>> from accountants.events import Gaussian
-    >>> [round(value, 4) for value in trajectory([[], [Gaussian(noise_multiplier=1.0)]], 1e-5)]
+    >>> prefixes = [[], [Gaussian(noise_multiplier=1.0)]]
+    >>> [round(value, 4) for value in trajectory(prefixes, 1e-5, Neighbouring.ADD_REMOVE)]
     [0.0, 4.3772]
     """
     prefixes = [canonical(prefix) for prefix in prefixes]

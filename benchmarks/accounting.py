@@ -97,12 +97,14 @@ def events_of(case: dict[str, Any]) -> list[Event]:
 
 def query(case: dict[str, Any]) -> Callable[[], certified.EpsilonBounds]:
     """Lower and upper bound of a golden case, default settings."""
-    return lambda: certified.epsilon(events_of(case), case["delta"])
+    return lambda: certified.epsilon(events_of(case), case["delta"], Neighbouring.ADD_REMOVE)
 
 
 def calibrate() -> float:
     """Noise for epsilon 2 at delta 1e-5, q 0.01, 1000 steps."""
-    return noise_multiplier(Budget(epsilon=2.0, delta=DELTA), 0.01, 1000)
+    return noise_multiplier(
+        Budget(epsilon=2.0, delta=DELTA), 0.01, 1000, neighbouring=Neighbouring.ADD_REMOVE
+    )
 
 
 def odometers(repetitions: int, rates: int) -> dict[str, float]:
@@ -177,7 +179,10 @@ def peers(cases: list[dict[str, Any]], repetitions: int, *, quick: bool) -> dict
             for _ in range(1 if quick else min(repetitions, 3)):
                 ours.append(seconds(query(case), 1))
                 theirs.append(seconds(partial(peer, case), 1))
-            ratios.append(peer(case) / certified.epsilon(events_of(case), case["delta"]).upper)
+            ratios.append(
+                peer(case)
+                / certified.epsilon(events_of(case), case["delta"], Neighbouring.ADD_REMOVE).upper
+            )
         found[name] = {
             "seconds_median": statistics.median(theirs),
             "ours_seconds_median": statistics.median(ours),

@@ -130,7 +130,7 @@ def calibrate(
                 allowed=budget.epsilon,
             )
         rate = sample_rate_of(client, privacy)
-        sigma = noise_multiplier(budget, rate, steps, history, privacy.neighbouring)
+        sigma = noise_multiplier(budget, rate, steps, history, neighbouring=privacy.neighbouring)
         if sigma > privacy.expected_batch_size:
             raise BudgetExceededError(
                 f"the plan must fit client {client.id!r}'s budget (epsilon {budget.epsilon:g} at "

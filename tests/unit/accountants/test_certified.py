@@ -136,7 +136,7 @@ def gap(bounds):
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["id"])
 def test_golden_values_lie_between_the_bounds(case):
     phases = [poisson(*phase) for phase in case["phases"]]
-    bounds = certified.epsilon(phases, case["delta"])
+    bounds = certified.epsilon(phases, case["delta"], ADD)
     assert bounds.lower <= case["upper"]
     assert bounds.upper >= case["lower"]
     assert gap(bounds) <= 1e-2
@@ -144,7 +144,7 @@ def test_golden_values_lie_between_the_bounds(case):
 
 def test_a_known_number():
     """Golden: three accountants agree on 1.8282 for 1000 steps at sigma 1, q 0.01, delta 1e-5."""
-    bounds = certified.epsilon([poisson(1.0, 0.01, 1000)], 1e-5, relative_gap=1e-5)
+    bounds = certified.epsilon([poisson(1.0, 0.01, 1000)], 1e-5, ADD, relative_gap=1e-5)
     assert bounds.lower == pytest.approx(1.82824, abs=2e-5)
     assert bounds.upper == pytest.approx(1.82824, abs=2e-5)
     assert bounds.method == certified.TILTED
@@ -156,14 +156,14 @@ def test_a_known_number():
     ("sigma", "q"), [(1.0, 0.3), (0.5, 0.01), (4.0, 0.9), (0.2, 0.05), (1.0, 1 - 1e-6)]
 )
 def test_one_poisson_step(sigma, q, delta):
-    bounds = certified.epsilon([poisson(sigma, q)], delta)
+    bounds = certified.epsilon([poisson(sigma, q)], delta, ADD)
     assert encloses(bounds, delta, lambda e: poisson_delta(sigma, q, e))
     assert gap(bounds) <= 1e-2
 
 
 def test_one_step_at_delta_1e_20_as_recorded():
     """Golden: 4.404189 at sigma 1, q 0.01 (closed form)."""
-    bounds = certified.epsilon([poisson(1.0, 0.01)], 1e-20)
+    bounds = certified.epsilon([poisson(1.0, 0.01)], 1e-20, ADD)
     assert bounds.lower <= 4.40419
     assert bounds.upper >= 4.404188
 
@@ -179,7 +179,7 @@ def test_one_poisson_step_with_a_record_replaced(sigma, q, delta):
 @pytest.mark.parametrize("delta", [1e-2, 1e-6, 1e-15])
 @pytest.mark.parametrize(("sigma", "q", "size"), [(2.0, 0.1, 2), (1.0, 0.02, 4), (3.0, 0.8, 3)])
 def test_one_poisson_step_for_units_of_several_records(sigma, q, size, delta):
-    bounds = certified.epsilon([poisson(sigma, q)], delta, group_size=size)
+    bounds = certified.epsilon([poisson(sigma, q)], delta, ADD, group_size=size)
     assert encloses(bounds, delta, lambda e: poisson_delta(sigma, q, e, size))
     assert gap(bounds) <= 1e-2
 
@@ -209,7 +209,7 @@ def test_many_batches_of_fixed_size_cost_no_more_than_without_sampling(delta):
 )
 def test_randomised_responses(loss, steps, delta):
     event = PureDP(epsilon=loss, neighbouring=ADD, steps=steps)
-    bounds = certified.epsilon([event], delta)
+    bounds = certified.epsilon([event], delta, ADD)
     assert encloses(bounds, delta, lambda e: response_delta(loss, steps, e))
     assert bounds.upper == 0 or gap(bounds) <= 1e-2
     assert bounds.upper <= steps * loss * (1 + 1e-12)
@@ -219,7 +219,7 @@ def test_randomised_responses(loss, steps, delta):
 @pytest.mark.parametrize("a", [0.5, 2.0, 5.0])
 def test_one_laplace_release(a, delta):
     """delta(epsilon) = 1 - exp((epsilon - a) / 2), so epsilon = a + 2 log(1 - delta)."""
-    bounds = certified.epsilon([Laplace(noise_multiplier=1 / a)], delta)
+    bounds = certified.epsilon([Laplace(noise_multiplier=1 / a)], delta, ADD)
     exact = max(a + 2 * math.log1p(-delta), 0)
     assert bounds.lower <= exact * (1 + 1e-12)
     assert bounds.upper >= exact * (1 - 1e-12)
@@ -229,7 +229,7 @@ def test_one_laplace_release(a, delta):
 @pytest.mark.parametrize("delta", [1e-2, 1e-5])
 @pytest.mark.parametrize("a", [0.5, 2.0])
 def test_two_laplace_releases(a, delta):
-    bounds = certified.epsilon([Laplace(noise_multiplier=1 / a, steps=2)], delta)
+    bounds = certified.epsilon([Laplace(noise_multiplier=1 / a, steps=2)], delta, ADD)
     with mp.workdps(25):
         assert laplace_twice_delta(a, bounds.lower) >= delta
         assert laplace_twice_delta(a, bounds.upper) <= delta
@@ -238,18 +238,18 @@ def test_two_laplace_releases(a, delta):
 @pytest.mark.parametrize(("a", "steps"), [(1.0, 10**6), (2.0, 10**5), (3.0, 10**4)])
 def test_many_laplace_releases_cost_more_than_their_mean_loss(a, steps):
     """Beyond the mean loss T (a + exp(-a) - 1), by four standard deviations at delta 1e-5."""
-    bounds = certified.epsilon([Laplace(noise_multiplier=1 / a, steps=steps)], 1e-5)
+    bounds = certified.epsilon([Laplace(noise_multiplier=1 / a, steps=steps)], 1e-5, ADD)
     mean = steps * (a + math.expm1(-a))
     assert bounds.upper > mean + 3 * math.sqrt(steps) * 0.3 * a
-    half = certified.delta([Laplace(noise_multiplier=1 / a, steps=steps)], 0.9 * mean)
+    half = certified.delta([Laplace(noise_multiplier=1 / a, steps=steps)], 0.9 * mean, ADD)
     assert half.upper > 0.999999
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 20.0])
 @pytest.mark.parametrize("delta", [1e-3, 1e-12, 1e-100])
 def test_sampling_almost_everything_is_the_closed_form(sigma, delta):
-    plain = certified.epsilon([Gaussian(noise_multiplier=sigma, steps=5)], delta)
-    nearly = certified.epsilon([poisson(sigma, 1 - 1e-13, 5)], delta)
+    plain = certified.epsilon([Gaussian(noise_multiplier=sigma, steps=5)], delta, ADD)
+    nearly = certified.epsilon([poisson(sigma, 1 - 1e-13, 5)], delta, ADD)
     assert plain.method == certified.CLOSED_FORM
     assert nearly.lower <= plain.upper
     assert nearly.upper >= plain.lower * (1 - 1e-9)
@@ -279,8 +279,8 @@ def test_the_direction_that_costs_more_decides():
 @pytest.mark.parametrize("loss", [1e-3, 1e-6, 1e-9])
 def test_a_tiny_pure_release_hardly_adds_to_others(loss):
     weak = PureDP(epsilon=loss, neighbouring=ADD)
-    alone = certified.epsilon([poisson(1.0, 0.01, 1000)], 1e-5)
-    mixed = certified.epsilon([weak, poisson(1.0, 0.01, 1000)], 1e-5)
+    alone = certified.epsilon([poisson(1.0, 0.01, 1000)], 1e-5, ADD)
+    mixed = certified.epsilon([weak, poisson(1.0, 0.01, 1000)], 1e-5, ADD)
     assert alone.lower <= mixed.upper
     assert mixed.upper <= alone.upper * 1.01 + loss
 
@@ -336,12 +336,12 @@ def test_a_banded_matrix_is_a_gaussian_with_one_part_per_participation():
     ids=["discrete", "skellam", "zcdp"],
 )
 def test_renyi_only_releases_give_an_upper_bound_over_the_lower_one_of_the_rest(event):
-    alone = certified.epsilon([poisson(1.0, 0.01, 100)], 1e-5)
-    mixed = certified.epsilon([event, poisson(1.0, 0.01, 100)], 1e-5)
+    alone = certified.epsilon([poisson(1.0, 0.01, 100)], 1e-5, ADD)
+    mixed = certified.epsilon([event, poisson(1.0, 0.01, 100)], 1e-5, ADD)
     assert mixed.method.startswith(certified.RENYI)
     assert alone.lower * (1 - 1e-2) <= mixed.lower
     assert alone.upper < mixed.upper < math.inf
-    assert certified.delta([event], 1.0).method.startswith(certified.RENYI)
+    assert certified.delta([event], 1.0, ADD).method.startswith(certified.RENYI)
 
 
 def test_replacing_costs_four_times_the_rho():
@@ -355,11 +355,11 @@ def test_replacing_costs_four_times_the_rho():
     ("steps", "bound"), [([], 0.0), ([PureDP(epsilon=0.0, neighbouring=ADD, steps=5)], 0.0)]
 )
 def test_nothing_released_costs_nothing(steps, bound):
-    found = certified.epsilon(steps, 1e-5)
+    found = certified.epsilon(steps, 1e-5, ADD)
     assert (found.lower, found.upper) == (bound, bound)
     assert found.method == certified.NOTHING_RELEASED
-    assert certified.delta(steps, 0.0).upper == 0
-    assert certified.epsilon(steps, 0.0).upper == 0
+    assert certified.delta(steps, 0.0, ADD).upper == 0
+    assert certified.epsilon(steps, 0.0, ADD).upper == 0
 
 
 @pytest.mark.parametrize(
@@ -389,25 +389,25 @@ def test_delta_zero_is_the_sum_of_pure_epsilons():
         Laplace(noise_multiplier=2.0, steps=3),
         PureDP(epsilon=0.25, neighbouring=ADD, steps=2),
     ]
-    bounds = certified.epsilon(events, 0.0)
+    bounds = certified.epsilon(events, 0.0, ADD)
     assert bounds.lower <= 2.0 <= bounds.upper
     assert bounds.upper - bounds.lower < 1e-13
     assert bounds.method == certified.PURE
     assert certified.epsilon(events, 0.0, REPLACE).upper == pytest.approx(4.0, rel=1e-14)
-    assert certified.epsilon([poisson(9.0, 0.001)], 0.0).upper == math.inf
+    assert certified.epsilon([poisson(9.0, 0.001)], 0.0, ADD).upper == math.inf
 
 
 def test_large_and_small_deltas():
     event = poisson(1.0, 0.01, 100)
-    assert certified.epsilon([event], 0.9999).upper == 0
+    assert certified.epsilon([event], 0.9999, ADD).upper == 0
     for delta in (1e-20, 1e-50, 1e-3):
-        assert gap(certified.epsilon([event], delta)) <= 1e-2
+        assert gap(certified.epsilon([event], delta, ADD)) <= 1e-2
 
 
 @pytest.mark.parametrize("delta", [1e-280, 1e-299, 1e-310, 5e-324])
 def test_deltas_at_the_end_of_floating_point_give_valid_bounds(delta):
-    bounds = certified.epsilon([poisson(1.0, 0.01, 100)], delta)
-    closer = certified.epsilon([poisson(1.0, 0.01, 100)], 1e-250)
+    bounds = certified.epsilon([poisson(1.0, 0.01, 100)], delta, ADD)
+    closer = certified.epsilon([poisson(1.0, 0.01, 100)], 1e-250, ADD)
     assert bounds.upper >= closer.lower > 0
 
 
@@ -425,7 +425,7 @@ def test_deltas_at_the_end_of_floating_point_give_valid_bounds(delta):
     ids=["usual", "rare", "noisy", "rarer", "once", "laplace"],
 )
 def test_the_gap_asked_for_is_kept(event, delta, relative_gap):
-    bounds = certified.epsilon([event], delta, relative_gap=relative_gap)
+    bounds = certified.epsilon([event], delta, ADD, relative_gap=relative_gap)
     assert gap(bounds) <= relative_gap * (1 + 1e-9)
 
 
@@ -445,7 +445,7 @@ def test_finer_answers_lie_within_coarser_ones():
 @pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize(("sigma", "q"), [(1.0, 0.3), (0.5, 0.01)])
 def test_delta_of_one_poisson_step(sigma, q, epsilon):
-    bounds = certified.delta([poisson(sigma, q)], epsilon)
+    bounds = certified.delta([poisson(sigma, q)], epsilon, ADD)
     with mp.workdps(50):
         exact = poisson_delta(sigma, q, epsilon)
     assert bounds.lower <= exact <= bounds.upper
@@ -455,7 +455,7 @@ def test_delta_of_one_poisson_step(sigma, q, epsilon):
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 2.9, 3.0, 3.1, 100.0, 1e300])
 def test_delta_up_to_and_beyond_the_largest_loss(epsilon):
     """Three randomised responses of epsilon 1: nothing is left beyond 3."""
-    bounds = certified.delta([PureDP(epsilon=1.0, neighbouring=ADD, steps=3)], epsilon)
+    bounds = certified.delta([PureDP(epsilon=1.0, neighbouring=ADD, steps=3)], epsilon, ADD)
     with mp.workdps(40):
         exact = response_delta(1.0, 3, epsilon)
     assert bounds.lower <= exact <= bounds.upper
@@ -464,7 +464,7 @@ def test_delta_up_to_and_beyond_the_largest_loss(epsilon):
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 2.0, 50.0])
 def test_delta_of_one_laplace_release(epsilon):
-    bounds = certified.delta([Laplace(noise_multiplier=1.0)], epsilon)
+    bounds = certified.delta([Laplace(noise_multiplier=1.0)], epsilon, ADD)
     exact = max(-math.expm1((epsilon - 1) / 2), 0.0)
     assert bounds.lower <= exact * (1 + 1e-12)
     assert exact * (1 - 1e-12) <= bounds.upper <= 1.05 * exact + 1e-12
@@ -472,7 +472,7 @@ def test_delta_of_one_laplace_release(epsilon):
 
 def test_delta_of_a_gaussian_is_the_closed_form():
     """Golden: 0.126937 at sigma 1, epsilon 1 (Balle & Wang 2018)."""
-    bounds = certified.delta([Gaussian(noise_multiplier=1.0)], 1.0)
+    bounds = certified.delta([Gaussian(noise_multiplier=1.0)], 1.0, ADD)
     assert bounds.lower == pytest.approx(0.126936737507)
     assert bounds.upper == pytest.approx(0.126936737507)
 
@@ -568,12 +568,12 @@ def test_a_value_out_of_range_is_refused_by_name(changes, name):
 @pytest.mark.parametrize("epsilon", [-1e-9, math.inf, math.nan, None])
 def test_an_epsilon_out_of_range_is_refused(epsilon):
     with pytest.raises(InvalidValueError, match="^epsilon must be"):
-        certified.delta([poisson(1.0, 0.5)], epsilon)
+        certified.delta([poisson(1.0, 0.5)], epsilon, ADD)
 
 
 def test_what_is_no_event_is_refused():
     with pytest.raises(UnsupportedAnalysisError, match="an event must be one of"):
-        certified.epsilon([("poisson", 1.0)], 1e-5)
+        certified.epsilon([("poisson", 1.0)], 1e-5, ADD)
 
 
 @pytest.mark.parametrize(
@@ -608,29 +608,29 @@ def test_extreme_events_give_bounds_and_no_warning(events, relation, group_size,
 def test_a_loss_near_the_end_of_floating_point_is_not_overstated():
     """The truth is just below 589.02246: the closed form gives a smaller delta there."""
     sigma, q, delta = 0.0460341220616957, 0.013748511333216102, 3.269689617393422e-63
-    bounds = certified.epsilon([poisson(sigma, q)], delta, relative_gap=1e-4)
+    bounds = certified.epsilon([poisson(sigma, q)], delta, ADD, relative_gap=1e-4)
     assert encloses(bounds, delta, lambda e: poisson_delta(sigma, q, e), digits=300)
 
 
 @pytest.mark.parametrize(("one", "steps"), [(0.006723544634255388, 3), (0.1, 3), (1 / 3, 7)])
 def test_sums_of_pure_epsilons_are_rounded_up(one, steps):
     release = PureDP(epsilon=one, neighbouring=ADD, steps=steps)
-    bounds = certified.epsilon([release], 0.0)
+    bounds = certified.epsilon([release], 0.0, ADD)
     exact = Fraction(one) * steps
     assert Fraction(bounds.lower) <= exact <= Fraction(bounds.upper)
-    below = certified.delta([release], float(exact) * (1 - 1e-9))
+    below = certified.delta([release], float(exact) * (1 - 1e-9), ADD)
     assert below.upper > 0
-    assert certified.delta([release], bounds.upper).upper == 0
+    assert certified.delta([release], bounds.upper, ADD).upper == 0
 
 
 def test_many_coins_lose_nothing_to_the_grid():
     """Golden: the exact binomial, at 40 digits, gives 0.05655956827."""
     coins = PureDP(epsilon=0.023603478098130536, neighbouring=ADD, steps=6672)
-    bounds = certified.delta([coins], 4.197)
+    bounds = certified.delta([coins], 4.197, ADD)
     assert bounds.lower <= 0.05655956827 <= bounds.upper
     assert bounds.upper - bounds.lower < 1e-6 * bounds.upper
 
 
 def test_large_pure_losses_name_the_sum_that_bounds_them():
-    bounds = certified.epsilon([PureDP(epsilon=300.0, neighbouring=ADD, steps=2)], 1e-6)
+    bounds = certified.epsilon([PureDP(epsilon=300.0, neighbouring=ADD, steps=2)], 1e-6, ADD)
     assert (bounds.upper, bounds.method) == (pytest.approx(600.0), certified.PURE)

@@ -132,7 +132,10 @@ def test_rarer_sampling_costs_less(sigma, q, steps, delta, factor):
 @given(event=sampled | bounded, delta=deltas, more=st.integers(1, 50))
 def test_more_steps_cost_more(event, delta, more):
     longer = type(event)(**{**fields(event), "steps": event.steps + more})
-    assert certified.epsilon([event], delta).lower <= certified.epsilon([longer], delta).upper
+    assert (
+        certified.epsilon([event], delta, ADD).lower
+        <= certified.epsilon([longer], delta, ADD).upper
+    )
 
 
 @several
@@ -149,8 +152,8 @@ def test_a_larger_delta_costs_less(history, delta, factor):
 @given(sigma=st.floats(1, 20), q=rates, steps=counts, delta=deltas, size=st.integers(1, 4))
 def test_larger_units_cost_more(sigma, q, steps, delta, size):
     events = [poisson(sigma, q, steps)]
-    one = certified.epsilon(events, delta, group_size=size)
-    more = certified.epsilon(events, delta, group_size=size + 1)
+    one = certified.epsilon(events, delta, ADD, group_size=size)
+    more = certified.epsilon(events, delta, ADD, group_size=size + 1)
     assert one.lower <= more.upper
 
 
@@ -166,9 +169,9 @@ def test_replacing_costs_at_least_as_much_as_adding(sigma, q, steps, delta):
 @some
 @given(sigma=noise, q=rates, steps=counts, delta=deltas)
 def test_sampling_costs_no_more_than_taking_all(sigma, q, steps, delta):
-    plain_bounds = certified.epsilon([Gaussian(noise_multiplier=sigma, steps=steps)], delta)
+    plain_bounds = certified.epsilon([Gaussian(noise_multiplier=sigma, steps=steps)], delta, ADD)
     for q_now in (q, min(q, 0.999)):
-        bounds = certified.epsilon([poisson(sigma, q_now, steps)], delta)
+        bounds = certified.epsilon([poisson(sigma, q_now, steps)], delta, ADD)
         assert bounds.upper <= plain_bounds.upper * (1 + 1e-12)
 
 
@@ -200,5 +203,5 @@ def test_delta_falls_with_epsilon(history, epsilon, more):
 def test_the_gap_asked_for_is_kept_in_common_cases(event, gap, power):
     assume(event.sample_rate >= 0.003)
     assume(event.steps >= 20)
-    bounds = certified.epsilon([event], 10.0**power, relative_gap=gap)
+    bounds = certified.epsilon([event], 10.0**power, ADD, relative_gap=gap)
     assert bounds.upper - bounds.lower <= gap * bounds.upper * (1 + 1e-9)

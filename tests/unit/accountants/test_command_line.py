@@ -34,6 +34,7 @@ from accountants.printing import GROUPS, RELATIONS, rounded_down, rounded_up
 OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split, ü 2024"}
 STEP = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
 DP_SGD = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
+ADD = ("--neighbouring", "add_remove")
 SCHEDULE = ("--noise-multiplier", "1.0", "--sample-rate", "0.01", "--steps", "1000")
 
 
@@ -116,14 +117,14 @@ def test_short_numbers_are_printed_as_they_are():
 
 
 def test_epsilon_is_the_certified_bound(run):
-    bounds = certified.epsilon([DP_SGD], 1e-5)
-    printed = rows(run("epsilon", *SCHEDULE, "--delta", "1e-5"))
+    bounds = certified.epsilon([DP_SGD], 1e-5, Neighbouring.ADD_REMOVE)
+    printed = rows(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5"))
     assert printed["epsilon"] == f"at most {rounded_up(bounds.upper)}, at delta 1e-05"
     assert printed["method"] == bounds.method
     assert printed["neighbours"] == "one data set has one unit more than the other (add_remove)"
     assert "a person with k records is protected less" in printed["unit"]
     assert "a shuffled epoch is no Poisson sample" in printed["assumes"]
-    exact = json.loads(run("epsilon", *SCHEDULE, "--delta", "1e-5", "--json"))
+    exact = json.loads(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--json"))
     assert (exact["epsilon_lower"], exact["epsilon"]) == (bounds.lower, bounds.upper)
     assert exact["delta"] == 1e-5
     assert exact["method"] == bounds.method
@@ -133,7 +134,7 @@ def test_epsilon_is_the_certified_bound(run):
 
 def test_a_lower_bound_is_printed_rounded_down(run):
     """Golden: Balle & Wang 2018, sigma = 1, delta = 1e-5 gives 4.377178."""
-    text = run("epsilon", "--phase", "1,1,1", "--delta", "1e-5")
+    text = run("epsilon", *ADD, "--phase", "1,1,1", "--delta", "1e-5")
     assert "at most 4.37718," in text
     assert "can go below 4.37717\n" in text
 
@@ -154,7 +155,7 @@ def test_all_phases_and_files_are_composed(run, tmp_path):
         (tmp_path / f"{index}.json").write_text(json.dumps([event_to_json(event)]))
     files = [argument for i in range(2) for argument in ("--events", tmp_path / f"{i}.json")]
     phases = ("--phase", "1.1,0.02,30", "--phase", "3,1,4")
-    out = json.loads(run("epsilon", *SCHEDULE, *phases, *files, "--delta", "1e-5", "--json"))
+    out = json.loads(run("epsilon", *ADD, *SCHEDULE, *phases, *files, "--delta", "1e-5", "--json"))
     wanted = [
         PoissonGaussian(noise_multiplier=1.1, sample_rate=0.02, steps=30),
         PoissonGaussian(noise_multiplier=3.0, sample_rate=1.0, steps=4),
@@ -162,11 +163,11 @@ def test_all_phases_and_files_are_composed(run, tmp_path):
         *events,
     ]
     assert out["events"] == [event_to_json(event) for event in wanted]
-    assert out["epsilon"] == certified.epsilon(wanted, 1e-5).upper
+    assert out["epsilon"] == certified.epsilon(wanted, 1e-5, Neighbouring.ADD_REMOVE).upper
 
 
 def test_no_protection_is_said_in_a_word(run):
-    arguments = ("epsilon", "--phase", "0,1,1", "--delta", "1e-5")
+    arguments = ("epsilon", *ADD, "--phase", "0,1,1", "--delta", "1e-5")
     assert rows(run(*arguments))["epsilon"].startswith("at most infinity")
     assert json.loads(run(*arguments, "--json"))["epsilon"] == "infinity"
 
@@ -195,16 +196,16 @@ def test_no_protection_is_said_in_a_word(run):
 def test_a_file_that_holds_no_events_is_refused(refused, tmp_path, text, reason):
     file = tmp_path / "events.json"
     file.write_text(text)
-    line = refused("epsilon", "--events", file, "--delta", "1e-5")
+    line = refused("epsilon", *ADD, "--events", file, "--delta", "1e-5")
     assert str(file) in line
     assert re.search(reason, line)
 
 
 def test_a_ledger_in_place_of_events_is_refused_with_what_to_write(refused, path, export_path):
-    assert "is a ledger file" in refused("epsilon", "--events", path, "--delta", "1e-5")
-    assert "is an export" in refused("epsilon", "--events", export_path, "--delta", "1e-5")
+    assert "is a ledger file" in refused("epsilon", *ADD, "--events", path, "--delta", "1e-5")
+    assert "is an export" in refused("epsilon", *ADD, "--events", export_path, "--delta", "1e-5")
     for file in (path, export_path):
-        line = refused("delta", "--events", file, "--epsilon", "1")
+        line = refused("delta", *ADD, "--events", file, "--epsilon", "1")
         assert str(file) in line
         assert line.endswith("give it to --ledger\n")
 
@@ -214,22 +215,22 @@ def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
     events = ledger.events()
     assert events == (STEP, STEP, STEP, STEP, Laplace(noise_multiplier=2.0))
     for file in (path, export_path):
-        arguments = ("epsilon", "--ledger", file, "--delta", "1e-5")
+        arguments = ("epsilon", *ADD, "--ledger", file, "--delta", "1e-5")
         exact = json.loads(run(*arguments, "--json"))
-        assert exact["epsilon"] == certified.epsilon(events, 1e-5).upper
+        assert exact["epsilon"] == certified.epsilon(events, 1e-5, Neighbouring.ADD_REMOVE).upper
         assert exact["events"] == [event_to_json(event) for event in events]
         assert exact["ledger"] == OWNER | ledger.anchor().to_json()
         row = rows(run(*arguments))["ledger"]
         assert row.startswith("'ward', 'notes-7', 8 entries; reserved rounds count in full; ")
         assert "a rollback is not checked here" in row
-        delta = json.loads(run("delta", "--ledger", file, "--epsilon", "2", "--json"))
-        assert delta["delta"] == certified.delta(events, 2.0).upper
-    assert "ledger" not in rows(run("epsilon", *SCHEDULE, "--delta", "1e-5"))
+        delta = json.loads(run("delta", *ADD, "--ledger", file, "--epsilon", "2", "--json"))
+        assert delta["delta"] == certified.delta(events, 2.0, Neighbouring.ADD_REMOVE).upper
+    assert "ledger" not in rows(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5"))
 
 
 def test_an_empty_ledger_has_cost_nothing(run, tmp_path):
     Ledger.create(tmp_path / "ledger", **OWNER)
-    text = run("epsilon", "--ledger", tmp_path / "ledger", "--delta", "1e-5")
+    text = run("epsilon", *ADD, "--ledger", tmp_path / "ledger", "--delta", "1e-5")
     assert rows(text)["epsilon"] == "at most 0, at delta 1e-05"
 
 
@@ -237,7 +238,7 @@ def test_a_damaged_ledger_gives_no_number(refused, path, export_path):
     export_path.write_text(export_path.read_text().replace('"steps": 8', '"steps": 1', 1))
     path.write_bytes(path.read_bytes()[:5000])
     for file in (path, export_path):
-        assert "restore a copy" in refused("epsilon", "--ledger", file, "--delta", "1e-5")
+        assert "restore a copy" in refused("epsilon", *ADD, "--ledger", file, "--delta", "1e-5")
 
 
 @pytest.mark.parametrize("name", ["add_remove", "replace_one", "zero_out"])
@@ -259,7 +260,7 @@ def test_a_group_has_the_number_of_a_group(run, name):
 
 def test_a_group_size_out_of_range_is_refused(refused):
     for value in ("0", "-1"):
-        line = refused("epsilon", *SCHEDULE, "--delta", "1e-5", "--group-size", value)
+        line = refused("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--group-size", value)
         assert "group_size must be" in line
 
 
@@ -276,7 +277,7 @@ def test_a_group_size_out_of_range_is_refused(refused):
     ],
 )
 def test_values_out_of_range_are_refused_in_one_line(refused, arguments, reason):
-    assert reason in refused("epsilon", *arguments)
+    assert reason in refused("epsilon", *ADD, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_a_computation_that_breaks_off_gives_no_number(refused, monkeypatch, fai
         raise failure
 
     monkeypatch.setattr(certified, "epsilon", fail)
-    assert reason in refused("epsilon", *SCHEDULE, "--delta", "1e-5")
+    assert reason in refused("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5")
 
 
 # delta
@@ -312,14 +313,14 @@ def test_delta_is_the_certified_bound(run):
 
 def test_delta_of_the_gaussian_is_its_closed_form(run):
     """Golden: Phi(-1/2) - e Phi(-3/2) = 0.12693673750664 at sigma = 1, epsilon = 1."""
-    text = run("delta", "--phase", "1,1,1", "--epsilon", "1")
+    text = run("delta", *ADD, "--phase", "1,1,1", "--epsilon", "1")
     assert "at most 0.126937," in text
     assert "can go below 0.126936\n" in text
 
 
 def test_delta_refuses_an_epsilon_out_of_range(refused):
     for value in ("-1", "nan", "inf"):
-        line = refused("delta", *SCHEDULE, "--epsilon", value)
+        line = refused("delta", *ADD, *SCHEDULE, "--epsilon", value)
         assert "epsilon must be" in line
 
 
@@ -327,9 +328,11 @@ def test_delta_refuses_an_epsilon_out_of_range(refused):
 
 
 def test_calibrate_gives_the_noise_of_the_library(run):
-    arguments = ("calibrate", "--epsilon", "2", "--delta", "1e-5")
+    arguments = ("calibrate", *ADD, "--epsilon", "2", "--delta", "1e-5")
     arguments += ("--sample-rate", "0.01", "--steps", "100")
-    sigma = noise_multiplier(Budget(epsilon=2.0, delta=1e-5), 0.01, 100)
+    sigma = noise_multiplier(
+        Budget(epsilon=2.0, delta=1e-5), 0.01, 100, neighbouring=Neighbouring.ADD_REMOVE
+    )
     printed = run(*arguments)
     assert float(printed.split()[2].rstrip(",")) >= sigma
     assert f"noise multiplier  {rounded_up(sigma)}, times the clipping norm" in printed
@@ -350,8 +353,10 @@ def test_calibrate_knows_the_relation(run):
 
 def test_calibrate_refuses_a_budget_out_of_range(refused):
     rest = ("--sample-rate", "0.01", "--steps", "10")
-    assert "epsilon must be" in refused("calibrate", "--epsilon", "0", "--delta", "1e-5", *rest)
-    assert "delta must be" in refused("calibrate", "--epsilon", "1", "--delta", "1", *rest)
+    assert "epsilon must be" in refused(
+        "calibrate", *ADD, "--epsilon", "0", "--delta", "1e-5", *rest
+    )
+    assert "delta must be" in refused("calibrate", *ADD, "--epsilon", "1", "--delta", "1", *rest)
 
 
 # verify
@@ -424,7 +429,7 @@ def test_a_cut_export_raises_the_alarm(refused, export_path):
     assert "restore a copy" in refused("verify", export_path)
 
 
-@pytest.mark.parametrize("command", [("verify",), ("epsilon", "--delta", "1e-5", "--ledger")])
+@pytest.mark.parametrize("command", [("verify",), ("epsilon", *ADD, "--delta", "1e-5", "--ledger")])
 def test_what_is_no_ledger_raises_no_alarm(refused, tmp_path, command):
     other = tmp_path / "other.db"
     with closing(sqlite3.connect(other)) as connection, connection:
@@ -484,7 +489,7 @@ json_values = st.recursive(
 def test_whatever_a_file_holds_the_answer_is_one_line(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("files") / "file"
     file.write_bytes(content)
-    for arguments in (["verify"], ["epsilon", "--delta", "1e-5", "--events"], ["export"]):
+    for arguments in (["verify"], ["epsilon", *ADD, "--delta", "1e-5", "--events"], ["export"]):
         if content.strip() != b"[]":
             assert main([*arguments, str(file)]) == 1
 
@@ -520,23 +525,26 @@ def test_export_refuses_what_is_no_ledger(refused, export_path):
     [
         [],
         ["audit"],
-        ["epsilon", *SCHEDULE],
-        ["epsilon", *SCHEDULE, "--delta", "x"],
-        ["epsilon", "--delta", "1e-5"],
-        ["epsilon", "--noise-multiplier", "1", "--delta", "1e-5"],
-        ["epsilon", *SCHEDULE[:4], "--phase", "1,1,1", "--delta", "1e-5"],
-        ["epsilon", "--phase", "1,0.5", "--delta", "1e-5"],
-        ["epsilon", "--phase", "1,0.5,2.5", "--delta", "1e-5"],
+        ["epsilon", *SCHEDULE, "--delta", "1e-5"],  # neighbours of which kind?
+        ["delta", *SCHEDULE, "--epsilon", "1"],
+        ["calibrate", "--epsilon", "1", "--delta", "1e-5", "--sample-rate", "1", "--steps", "1"],
+        ["epsilon", *ADD, *SCHEDULE],
+        ["epsilon", *ADD, *SCHEDULE, "--delta", "x"],
+        ["epsilon", *ADD, "--delta", "1e-5"],
+        ["epsilon", *ADD, "--noise-multiplier", "1", "--delta", "1e-5"],
+        ["epsilon", *ADD, *SCHEDULE[:4], "--phase", "1,1,1", "--delta", "1e-5"],
+        ["epsilon", *ADD, "--phase", "1,0.5", "--delta", "1e-5"],
+        ["epsilon", *ADD, "--phase", "1,0.5,2.5", "--delta", "1e-5"],
         ["epsilon", *SCHEDULE, "--delta", "1e-5", "--neighbouring", "other"],
-        ["epsilon", *SCHEDULE, "--del", "1e-5"],
-        ["epsilon", *SCHEDULE, "--delta", "1e-5", "--group-size", "1.5"],
-        ["epsilon", *SCHEDULE, "--delta", "1e-5", "--ledger", "file"],
-        ["epsilon", "--steps", "1", "--delta", "1e-5", "--ledger", "file"],
-        ["epsilon", "--phase", "1,1,1", "--delta", "1e-5", "--ledger", "file"],
-        ["delta", "--events", "file", "--epsilon", "1", "--ledger", "file"],
-        ["delta", *SCHEDULE],
-        ["delta", "--epsilon", "1"],
-        ["calibrate", "--epsilon", "1", "--delta", "1e-5", "--steps", "1"],
+        ["epsilon", *ADD, *SCHEDULE, "--del", "1e-5"],
+        ["epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--group-size", "1.5"],
+        ["epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--ledger", "file"],
+        ["epsilon", *ADD, "--steps", "1", "--delta", "1e-5", "--ledger", "file"],
+        ["epsilon", *ADD, "--phase", "1,1,1", "--delta", "1e-5", "--ledger", "file"],
+        ["delta", *ADD, "--events", "file", "--epsilon", "1", "--ledger", "file"],
+        ["delta", *ADD, *SCHEDULE],
+        ["delta", *ADD, "--epsilon", "1"],
+        ["calibrate", *ADD, "--epsilon", "1", "--delta", "1e-5", "--steps", "1"],
         ["verify"],
         ["verify", "file", "--anchor", "7"],
         ["verify", "file", "--anchor", f"x:{'0' * 64}"],

@@ -215,7 +215,7 @@ def test_one_event_in_place_of_several_is_refused_by_everything(event, tmp_path)
     for use in (
         checked,
         canonical,
-        lambda v: epsilon(v, 1e-5),
+        lambda v: epsilon(v, 1e-5, Neighbouring.ADD_REMOVE),
         lambda v: is_within(v, []),
         lambda v: ledger.reserve("run", 0, v, lambda *_: None),
     ):

@@ -31,7 +31,7 @@ def released(row):
 def test_trajectory_is_the_certified_number_of_each_prefix():
     rounds = [Gaussian(noise_multiplier=sigma) for sigma in (2.0, 1.0, 4.0)]
     prefixes = [rounds[:i] for i in range(4)]
-    found = trajectory(prefixes, DELTA)
+    found = trajectory(prefixes, DELTA, ADD_REMOVE)
     assert found == [certified.epsilon(prefix, DELTA, ADD_REMOVE).upper for prefix in prefixes]
     assert found[0] == 0
     assert found[2] > 4.377178
@@ -161,7 +161,7 @@ def test_rounds_do_not_pass_for_running_totals():
     one = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.1, steps=1)
     two = PoissonGaussian(noise_multiplier=2.0, sample_rate=0.1, steps=1)
     with pytest.raises(InvalidValueError, match="prefix 1 must hold everything"):
-        trajectory([[one], [two]], 1e-5)
+        trajectory([[one], [two]], 1e-5, ADD_REMOVE)
     with pytest.raises(InvalidValueError, match="prefix 2 must hold everything"):
-        trajectory([[], [one, one], [one]], 1e-5)
-    assert trajectory([[one], [one], [one, two]], 1e-5)[0] > 0
+        trajectory([[], [one, one], [one]], 1e-5, ADD_REMOVE)
+    assert trajectory([[one], [one], [one, two]], 1e-5, ADD_REMOVE)[0] > 0
