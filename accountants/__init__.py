@@ -20,6 +20,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from accountants.anchors import AnchorFolder as AnchorFolder
+    from accountants.anchors import KeptAnchor as KeptAnchor
     from accountants.book import Reservation as Reservation
     from accountants.bounds import DeltaBounds as DeltaBounds
     from accountants.bounds import EpsilonBounds as EpsilonBounds
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from accountants.clients import Client as Client
     from accountants.decisions import Decision as Decision
     from accountants.decisions import Outcome as Outcome
+    from accountants.earlier import EarlierLedgers as EarlierLedgers
     from accountants.errors import AccountingError as AccountingError
     from accountants.errors import BudgetExceededError as BudgetExceededError
     from accountants.errors import InvalidValueError as InvalidValueError
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from accountants.filters import AdaptiveFilter as AdaptiveFilter
     from accountants.filters import ScheduleFilter as ScheduleFilter
     from accountants.filters import ZeroConcentratedFilter as ZeroConcentratedFilter
+    from accountants.identity import Identity as Identity
     from accountants.ledger import Ledger as Ledger
     from accountants.odometer import OnlineOdometer as OnlineOdometer
     from accountants.odometer import trajectories as trajectories
@@ -80,6 +84,7 @@ if TYPE_CHECKING:
     from accountants.units import NoiseShares as NoiseShares
 
 _HOMES = {
+    "anchors": ("AnchorFolder", "KeptAnchor"),
     "book": ("Reservation",),
     "bounds": ("DeltaBounds", "EpsilonBounds"),
     "budget": ("Budget",),
@@ -97,6 +102,7 @@ _HOMES = {
     "chain": ("Anchor", "anchor_from_json"),
     "clients": ("Client",),
     "decisions": ("Decision", "Outcome"),
+    "earlier": ("EarlierLedgers",),
     "errors": (
         "AccountingError",
         "BudgetExceededError",
@@ -128,6 +134,7 @@ _HOMES = {
     "export": ("events_of_export", "verify_export"),
     "federation": ("FederatedAccountant", "FederationEpsilon"),
     "filters": ("AdaptiveFilter", "ScheduleFilter", "ZeroConcentratedFilter"),
+    "identity": ("Identity",),
     "ledger": ("Ledger",),
     "odometer": ("OnlineOdometer", "trajectories", "trajectory"),
     "relations": ("Neighbouring", "Unit"),

@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from accountants.book import Book
 from accountants.bounds import DeltaBounds, EpsilonBounds
 from accountants.command_line import parser
+from accountants.earlier import assign
 from accountants.errors import AccountingError
 from accountants.events import Event, PoissonGaussian
+from accountants.export import export
+from accountants.identity import Identity
 from accountants.input_files import events_of_file, ledger_of_file, ledger_or_export
 from accountants.printing import (
     Rows,
@@ -122,23 +125,41 @@ def _verify(options: argparse.Namespace) -> None:
     anchor = book.anchor()
     rows = [
         ("whole", f"this {kind}: every entry follows from the one before it"),
-        *((name, repr(value)) for name, value in book.identity.to_json().items()),
+        *_names(book),
         ("entries", f"{anchor.length}"),
         ("head", anchor.head),
+        *_inherited(book),
         *_runs(book),
         ("rollback", NO_ANCHOR if options.anchor is None else "none: it continues the anchor"),
-        ("anchor", f"{anchor.length}:{anchor.head}"),
+        ("anchor", str(anchor)),
     ]
     print_rows(rows)
 
 
 def _export(options: argparse.Namespace) -> None:
-    text = json.dumps(ledger_of_file(options.path).export(), indent=1) + "\n"
+    text = json.dumps(export(ledger_of_file(options.path)), indent=1) + "\n"
     if options.output is None:
         sys.stdout.write(text)
         return
     with open(options.output, "x", encoding="utf-8") as file:  # never over a ledger
         file.write(text)
+
+
+def _assign(options: argparse.Namespace) -> None:
+    found = ledger_of_file(options.path)
+    identity = Identity(
+        client=found.identity.client if options.client is None else options.client,
+        dataset=options.dataset,
+        unit=options.unit,
+        neighbouring=options.neighbouring,
+    )
+    rows = [
+        ("assigned", f"{options.path}, with {len(found.entries)} entries"),
+        *((f"its {name}", value) for name, value in _names(found)),
+        *((f"to the {name}", repr(value)) for name, value in identity.to_json().items()),
+        ("written", str(assign(options.path, identity))),
+    ]
+    print_rows(rows)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -147,6 +168,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "calibrate": _calibrate,
     "verify": _verify,
     "export": _export,
+    "assign": _assign,
 }
 
 
@@ -203,10 +225,24 @@ def _show_bounds(
     ]
     if book is not None:
         anchor = book.anchor()
-        record["ledger"] = book.identity.to_json() | anchor.to_json()
+        record["ledger"] = {"id": book.id, **book.identity.to_json(), **anchor.to_json()}
         whose = f"{book.identity.client!r}, {book.identity.dataset!r}, {anchor.length} entries"
         rows.append(("ledger", f"{whose}; reserved rounds count in full; {ROLLBACK}"))
     show(record, rows, as_json=options.json)
+
+
+def _names(book: Book) -> Rows:
+    """Whose releases these are; one of the first version has no id."""
+    names = ({} if book.id is None else {"id": book.id}) | book.identity.to_json()
+    return [(name, repr(value)) for name, value in names.items()]
+
+
+def _inherited(book: Book) -> Rows:
+    """One row per ledger of an earlier version that was joined."""
+    return [
+        ("joined", f"the earlier ledger of {each.identity.to_json()}, anchor {each.anchor}")
+        for each in book.inherited.values()
+    ]
 
 
 def _runs(book: Book) -> Rows:

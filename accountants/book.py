@@ -1,8 +1,9 @@
 """What the entries of a ledger say: what was planned, what ran and what was sent.
 
 Entry 0 ("open") says whose data this is; "reserve" says what one round is about to release;
-"commit" says what of it ran, with the SHA-256 of the bytes that may leave. A release counts from
-its reservation on, and by what ran once it is committed. Everything here is pure.
+"commit" says what of it ran, with the SHA-256 of the bytes that may leave; "inherit" says what a
+ledger of an earlier version released from the same data. A release counts from its reservation on,
+and by what ran once it is committed. Everything here is pure.
 """
 
 import hashlib
@@ -20,51 +21,18 @@ from accountants.chain import (
     damaged,
     is_digest,
     linked,
+    require_fields,
 )
 from accountants.errors import (
     InvalidValueError,
-    LedgerCorruptError,
     LedgerRolledBackError,
     LedgerStateError,
     UnsupportedAnalysisError,
 )
 from accountants.events import Event, event_from_json, event_to_json, is_within
-
-SCHEMA = "privfed-ledger/1"
-"""Name of the only form of entries and export that this version reads and writes."""
+from accountants.identity import SCHEMA, EarlierIdentity, Identity, identity_of
 
 Events = tuple[Event, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """Whose releases a ledger counts; public text, none of it derived from the data.
-
-    Attributes:
-        client: who holds the data.
-        dataset: which data set; a budget belongs to it, not to a run.
-        description: which split of which data, in words for the report.
-
-    Raises:
-        InvalidValueError: for text that is empty or that UTF-8 cannot hold.
-    """
-
-    client: str
-    dataset: str
-    description: str
-
-    def __post_init__(self) -> None:
-        checks.text(client=self.client)
-        checks.text(dataset=self.dataset)
-        checks.text(description=self.description)
-
-    def to_json(self) -> dict[str, str]:
-        """The identity as a JSON object."""
-        return {
-            "client": self.client,
-            "dataset": self.dataset,
-            "description": self.description,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,23 +74,44 @@ class Commit:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inheritance:
+    """What a ledger of an earlier version released from the data of this one.
+
+    Attributes:
+        source: which one; see `source_of`.
+        identity: whose releases it counted, in its own words.
+        anchor: its length and head when it was joined.
+        released: all that counted then.
+    """
+
+    source: str
+    identity: EarlierIdentity
+    anchor: Anchor
+    released: Events
+
+
 @dataclass(slots=True, kw_only=True)
 class Book:
     """What a whole, checked chain says; `read` builds it.
 
     Attributes:
         identity: whose releases these are.
+        id: random, of this very ledger; None for one of the first version.
         entries: the chain.
         reservations: by id, in order.
         commits: by the id of their reservation, in order of commitment.
         rounds: the id of the reservation of each (run, round).
+        inherited: by its source, what each earlier ledger released.
     """
 
-    identity: Identity
+    identity: Identity | EarlierIdentity
+    id: str | None
     entries: tuple[Entry, ...]
     reservations: dict[int, Reservation] = field(default_factory=dict)
     commits: dict[int, Commit] = field(default_factory=dict)
     rounds: dict[tuple[str, int], int] = field(default_factory=dict)
+    inherited: dict[str, Inheritance] = field(default_factory=dict)
 
     def anchor(self) -> Anchor:
         """Length and head of the chain."""
@@ -133,8 +122,14 @@ class Book:
         return list(dict.fromkeys(r.run for r in self.reservations.values()))
 
     def events(self, run: str | None = None) -> Events:
-        """All that counts as released: what was committed, and what is still reserved."""
+        """All that counts as released: what was committed, and what is still reserved.
+
+        Without a run, also all that earlier ledgers of the same data released.
+        """
         counted: list[Event] = []
+        if run is None:
+            for inheritance in self.inherited.values():
+                counted.extend(inheritance.released)
         for reservation in self.reservations.values():
             if run is None or reservation.run == run:
                 commit = self.commits.get(reservation.id)
@@ -174,7 +169,8 @@ class Book:
             state = (
                 "committed; send its stored bytes again, or go on with the next round"
                 if known in self.commits
-                else "reserved and never committed; it counts in full; go on with the next round"
+                else "reserved and never committed; if another process works on this run, let it "
+                "finish; else it counts in full; go on with the next round"
             )
             raise LedgerStateError(
                 f"a round must be reserved once: round {round} of run {run!r} is already {state}"
@@ -202,9 +198,9 @@ class Book:
         return reservation
 
 
-def opening(identity: Identity) -> Entry:
+def opening(identity: Identity, id_: str) -> Entry:
     """Entry 0 of a new chain."""
-    return linked("open", {"schema": SCHEMA} | identity.to_json(), None)
+    return linked("open", {"schema": SCHEMA, "id": id_} | identity.to_json(), None)
 
 
 def reserving(after: Anchor, run: str, round: int, planned: Events) -> Entry:
@@ -224,8 +220,28 @@ def committing(after: Anchor, reservation_id: int, ran: Events, outgoing: bytes)
     return linked("commit", body, after)
 
 
+def inheriting(after: Anchor, earlier: Book) -> Entry:
+    """The entry that joins a ledger of the first version, with all that it counts now."""
+    body = {
+        "source": source_of(earlier),
+        **earlier.identity.to_json(),
+        **earlier.anchor().to_json(),
+        "released": [event_to_json(event) for event in earlier.events()],
+    }
+    return linked("inherit", body, after)
+
+
+def source_of(earlier: Book) -> str:
+    """What stands for the id of a ledger of the first version: the digest of its entry 1.
+
+    Its entry 0 would be the same in another ledger of the same names; entry 1 reserves a round of a
+    run, and runs have names of their own.
+    """
+    return earlier.entries[1].digest
+
+
 def read(entries: Sequence[Entry]) -> Book:
-    """Check a whole chain and say what it means.
+    """Check a whole chain, of this version or the first, and say what it means.
 
     Raises:
         LedgerCorruptError: for a broken link, a body that does not parse, a schema that is not
@@ -233,7 +249,8 @@ def read(entries: Sequence[Entry]) -> Book:
         UnsupportedAnalysisError: for a type of event that this version does not know.
     """
     bodies = checked_bodies(entries)
-    book = Book(identity=_identity(entries[0].kind, bodies[0]), entries=tuple(entries))
+    id_, identity = _opened(entries[0].kind, bodies[0])
+    book = Book(identity=identity, id=id_, entries=tuple(entries))
     for entry, body in zip(entries[1:], bodies[1:], strict=True):
         try:
             _apply(book, entry, body)
@@ -246,22 +263,11 @@ def read(entries: Sequence[Entry]) -> Book:
     return book
 
 
-def check_schema(schema: object) -> None:
-    """Refuse, by name, a schema that this version does not know."""
-    if schema != SCHEMA:
-        raise LedgerCorruptError(
-            f"the schema must be {SCHEMA!r}, got {schema!r}; read it with the version of the "
-            "package that wrote it"
-        )
-
-
-def _identity(kind: str, body: dict[str, Any]) -> Identity:
+def _opened(kind: str, body: dict[str, Any]) -> tuple[str | None, Identity | EarlierIdentity]:
     if kind != "open":
         raise damaged(f"entry 0 must be of kind 'open', not {kind!r}")
-    check_schema(body.get("schema"))
     try:
-        _require(body, {"schema", "client", "dataset", "description"})
-        return Identity(**{name: value for name, value in body.items() if name != "schema"})
+        return identity_of(body)
     except InvalidValueError as error:
         raise damaged(f"entry 0 names nobody: {error}") from error
 
@@ -272,12 +278,16 @@ def _apply(book: Book, entry: Entry, body: dict[str, Any]) -> None:
         _apply_reservation(book, entry.seq, body)
     elif entry.kind == "commit":
         _apply_commit(book, body)
+    elif entry.kind == "inherit" and isinstance(book.identity, Identity):
+        _apply_inheritance(book, body)
     else:
-        raise InvalidValueError(f"kind must be 'reserve' or 'commit', got {entry.kind!r}")
+        raise InvalidValueError(
+            f"kind must be 'reserve', 'commit' or 'inherit', got {entry.kind!r}"
+        )
 
 
 def _apply_reservation(book: Book, seq: int, body: dict[str, Any]) -> None:
-    _require(body, {"run", "round", "planned"})
+    require_fields(body, {"run", "round", "planned"})
     run, round_ = checks.text(run=body["run"]), checks.index(round=body["round"])
     planned = _events(body["planned"])
     book.check_reservation(run, round_, planned)
@@ -286,19 +296,38 @@ def _apply_reservation(book: Book, seq: int, body: dict[str, Any]) -> None:
 
 
 def _apply_commit(book: Book, body: dict[str, Any]) -> None:
-    _require(body, {"reservation", "ran", "outgoing_sha256", "outgoing_bytes"})
+    require_fields(body, {"reservation", "ran", "outgoing_sha256", "outgoing_bytes"})
     reservation_id = checks.index(reservation=body["reservation"])
     size = checks.index(outgoing_bytes=body["outgoing_bytes"])
-    ran, digest = _events(body["ran"]), body["outgoing_sha256"]
-    if not is_digest(digest):
-        raise InvalidValueError(f"outgoing_sha256 must be a SHA-256 digest, got {digest!r}")
+    ran, digest = _events(body["ran"]), _digest(outgoing_sha256=body["outgoing_sha256"])
     book.check_commit(reservation_id, ran)
     book.commits[reservation_id] = Commit(ran=ran, outgoing_sha256=digest, outgoing_bytes=size)
 
 
-def _require(body: dict[str, Any], names: set[str]) -> None:
-    if set(body) != names:
-        raise InvalidValueError(f"a body must have the fields {sorted(names)}, got {sorted(body)}")
+def _apply_inheritance(book: Book, body: dict[str, Any]) -> None:
+    """A later entry of one source is of the same ledger, grown, and replaces the one before."""
+    names = ("client", "dataset", "description")
+    require_fields(body, {"source", *names, "length", "head", "released"})
+    source = _digest(source=body["source"])
+    anchor = Anchor(length=body["length"], head=body["head"])
+    known = book.inherited.get(source)
+    if anchor.length <= (1 if known is None else known.anchor.length):
+        raise InvalidValueError(
+            f"an earlier ledger must have grown since it was joined, got {anchor.length} entries"
+        )
+    book.inherited[source] = Inheritance(
+        source=source,
+        identity=EarlierIdentity(**{name: body[name] for name in names}),
+        anchor=anchor,
+        released=_events(body["released"]),
+    )
+
+
+def _digest(**named: object) -> str:
+    ((name, value),) = named.items()
+    if not is_digest(value):
+        raise InvalidValueError(f"{name} must be a SHA-256 digest, got {checks.shown(value)}")
+    return str(value)
 
 
 def _events(values: object) -> Events:

@@ -29,7 +29,7 @@ class Entry:
 
     Attributes:
         seq: its number, from 0.
-        kind: "open", "reserve" or "commit".
+        kind: "open", "reserve", "commit" or "inherit".
         body: canonical JSON text of an object.
         previous: digest of the entry before; 64 zeros for entry 0.
         digest: SHA-256 over the canonical JSON of [seq, kind, body, previous], hexadecimal.
@@ -57,6 +57,10 @@ class Anchor:
     """Proof, kept outside the ledger, that it once held `length` entries ending in `head`.
 
     Nothing else shows that a chain was cut at its end, replaced by an older copy, or written anew.
+    As text it is LENGTH:HEAD, which `parse` reads.
+
+    >>> str(Anchor(length=3, head="ab" * 32)).startswith("3:abab")
+    True
 
     Attributes:
         length: number of entries, >= 1.
@@ -76,6 +80,25 @@ class Anchor:
                 "anchor_head must be 64 lower-case hexadecimal digits, got "
                 f"{checks.shown(self.head)}"
             )
+
+    @classmethod
+    def parse(cls, text: str) -> "Anchor":
+        """Read LENGTH:HEAD, as `str` writes it and reports print it.
+
+        Raises:
+            InvalidValueError: for anything else.
+        """
+        length, colon, head = text.partition(":") if isinstance(text, str) else ("", "", "")
+        # Only plain digits: `int` reads signs, underscores and the digits of other scripts too.
+        if not (colon and length.isascii() and length.isdecimal() and len(length) < 17):
+            raise InvalidValueError(
+                "an anchor must be LENGTH:HEAD, the number of entries and 64 hexadecimal digits, "
+                f"got {checks.shown(text)}"
+            )
+        return cls(length=int(length), head=head)
+
+    def __str__(self) -> str:
+        return f"{self.length}:{self.head}"
 
     def to_json(self) -> dict[str, object]:
         """The anchor as a JSON object."""
@@ -123,6 +146,16 @@ def canonical_json(value: object) -> str:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValueError(f"a value must be one that JSON can hold: {error}") from error
+
+
+def require_fields(body: Mapping[str, Any], names: set[str]) -> None:
+    """Refuse an object that lacks a field, or has another one.
+
+    Raises:
+        InvalidValueError: naming both.
+    """
+    if set(body) != names:
+        raise InvalidValueError(f"a body must have the fields {sorted(names)}, got {sorted(body)}")
 
 
 def linked(kind: str, body: dict[str, Any], after: Anchor | None) -> Entry:

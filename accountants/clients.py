@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from accountants import checks
-from accountants.book import Events, Identity, Reservation
+from accountants.book import Events, Reservation
 from accountants.budget import Budget
 from accountants.chain import Anchor, checked_anchor
 from accountants.errors import InvalidValueError, LedgerError, UnsupportedAnalysisError
 from accountants.events import Event, checked
 from accountants.filters import ScheduleFilter
+from accountants.identity import Identity
 from accountants.ledger import Admit
 from accountants.relations import Neighbouring
 
@@ -120,18 +121,27 @@ def checked_clients(clients: object) -> dict[str, Client]:
 def refuse_shared_ledgers(clients: Mapping[str, Client]) -> None:
     """Refuse no clients, one without a name, or two that would count the same data apart.
 
+    A filter must count in the relation of its ledger.
+
     Raises:
         InvalidValueError: naming them.
     """
     if not clients:
         raise InvalidValueError("clients must hold at least one client, got none")
-    owners: dict[Identity, str] = {}
+    owners: dict[tuple[str, str], str] = {}
     for name, client in clients.items():
-        other = owners.setdefault(client.ledger.identity, checks.text(client=name))
+        identity = client.ledger.identity
+        data = (identity.client, identity.dataset)  # of two units too
+        other = owners.setdefault(data, checks.text(client=name))
         if other != name:
             raise InvalidValueError(
                 f"each client must have a ledger of its own, got that of {other!r} for {name!r} "
                 "too; give clients of the same data one entry and one budget"
+            )
+        if client.filter.neighbouring is not identity.neighbouring:
+            raise InvalidValueError(
+                f"client {name!r}: the filter must count in the relation of the ledger, "
+                f"{identity.neighbouring}, got {client.filter.neighbouring}; build it with that one"
             )
 
 

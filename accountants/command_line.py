@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from accountants.chain import Anchor
+from accountants.errors import InvalidValueError
 from accountants.relations import Neighbouring
 
 _RELATION_NAMES = ", ".join(each.value for each in Neighbouring)
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_verify(commands)
     _add_export(commands)
+    _add_assign(commands)
     return whole
 
 
@@ -131,6 +133,22 @@ def _add_export(commands: Any) -> None:
     )
 
 
+def _add_assign(commands: Any) -> None:
+    text = "say whose releases a ledger of the first version counts, so that today's joins it"
+    parser = _add(commands, "assign", text)
+    parser.add_argument("path", type=Path, metavar="EARLIER_LEDGER")
+    parser.add_argument("--client", metavar="NAME", help="by default, the client it names")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="as runs name it today")
+    parser.add_argument("--unit", required=True, metavar="WORDS", help="what one record is")
+    parser.add_argument(
+        "--neighbouring",
+        type=_relation,
+        required=True,
+        metavar="RELATION",
+        help=f"one of {_RELATION_NAMES}",
+    )
+
+
 def _phase(text: str) -> tuple[float, float, int]:
     """The argument SIGMA,Q,STEPS."""
     try:
@@ -155,9 +173,6 @@ def _relation(text: str) -> Neighbouring:
 def _anchor(text: str) -> Anchor:
     """The argument LENGTH:HEAD."""
     try:
-        length, head = text.split(":")
-        return Anchor(length=int(length), head=head)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be LENGTH:HEAD, the number of entries and 64 hexadecimal digits, got {text!r}"
-        ) from None
+        return Anchor.parse(text)
+    except InvalidValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

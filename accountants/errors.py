@@ -7,7 +7,7 @@ AccountingError
 └── LedgerError               the file that remembers what was released cannot be used as asked
     ├── LedgerMissingError        there is no file; what was spent is unknown
     ├── LedgerCorruptError        the file or export is damaged or was edited
-    ├── LedgerForeignError        the file belongs to another client, data set or description
+    ├── LedgerForeignError        the file is of another client, data set, unit or relation
     ├── LedgerRolledBackError     the file is older than an anchor taken from it
     └── LedgerStateError          the step does not follow from what the ledger holds
 """
@@ -73,7 +73,7 @@ class LedgerCorruptError(LedgerError):
 
 
 class LedgerForeignError(LedgerError):
-    """The ledger belongs to another client, data set or description."""
+    """The ledger is of another client, data set, unit or relation, or awaits being assigned."""
 
 
 class LedgerRolledBackError(LedgerError):

@@ -1,21 +1,23 @@
 """A ledger as one JSON object, for a run folder or a reader elsewhere, and how to check it."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from accountants.book import SCHEMA, Book, Events, check_schema, read
+from accountants.book import Book, Events, read
 from accountants.chain import Anchor, Entry, canonical_json, damaged
+from accountants.identity import check_schema
 
-_HEADER = ("client", "dataset", "description")
-_EXPORT_FIELDS = {"schema", *_HEADER, "entries", "head"}
 _ENTRY_FIELDS = {"seq", "kind", "body", "previous", "digest"}
 
 
 def export(book: Book) -> dict[str, object]:
-    """The whole chain as a JSON object: schema, identity, entries with digests, and the head."""
+    """The whole chain as a JSON object: schema, id, identity, entries with digests, and the head.
+
+    What stands beside the entries is what entry 0 holds; a ledger of the first version has no id.
+    """
     return {
-        "schema": SCHEMA,
-        **book.identity.to_json(),
+        **_header(book),
         "entries": [entry.to_json() for entry in book.entries],
         "head": book.anchor().head,
     }
@@ -60,13 +62,17 @@ def book_of_export(exported: Mapping[str, Any]) -> Book:
     if not isinstance(exported, Mapping) or "schema" not in exported:
         raise damaged("an export must be an object with a 'schema'")
     check_schema(exported["schema"])
-    if set(exported) != _EXPORT_FIELDS or not isinstance(exported["entries"], list):
-        raise damaged(f"an export must have the fields {sorted(_EXPORT_FIELDS)}")
+    if not isinstance(exported.get("entries"), list):
+        raise damaged("an export must have a list of entries")
     book = read([_entry(value) for value in exported["entries"]])
-    header = {name: exported[name] for name in _HEADER}
-    if header != book.identity.to_json() or exported["head"] != book.anchor().head:
+    header = {name: exported[name] for name in exported if name not in ("entries", "head")}
+    if header != _header(book) or exported.get("head") != book.anchor().head:
         raise damaged("the header or head of the export is not that of its entries")
     return book
+
+
+def _header(book: Book) -> dict[str, object]:
+    return dict(json.loads(book.entries[0].body))
 
 
 def _entry(value: object) -> Entry:

@@ -91,7 +91,11 @@ class FederatedAccountant:
     >>> def client(name, epsilon):
     ...     return Client(
     ...         ledger=Ledger.create(
-    ...             f"{folder.name}/{name}", client=name, dataset="notes", description="2024"
+    ...             f"{folder.name}/{name}",
+    ...             client=name,
+    ...             dataset="notes",
+    ...             unit="one note",
+    ...             neighbouring=Neighbouring.ADD_REMOVE,
     ...         ),
     ...         filter=ScheduleFilter(
     ...             budget=Budget(epsilon=epsilon, delta=1e-5),
@@ -124,7 +128,8 @@ class FederatedAccountant:
 
         Raises:
             InvalidValueError: for anything else than a mapping of names to clients, no client,
-                one without a name, or two with the same ledger.
+                one without a name, two with the same ledger, or a filter of another relation
+                than its ledger.
         """
         self.clients: Mapping[str, Client] = MappingProxyType(checked_clients(clients))
 

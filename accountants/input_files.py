@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from accountants.book import SCHEMA, Book
+from accountants import storage
+from accountants.book import Book
 from accountants.chain import damaged
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
 from accountants.events import Event, event_from_json
 from accountants.export import book_of_export
-from accountants.ledger import Ledger
+from accountants.identity import SCHEMA
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -53,7 +54,7 @@ def ledger_or_export(path: Path) -> tuple[str, Book]:
         OSError: if the file cannot be read.
     """
     if _is_ledger(path):
-        return "ledger", book_of_export(Ledger.inspect(path).export())
+        return "ledger", storage.verified_book(path)
     content = b"" if path.is_dir() else path.read_bytes()
     if _MARK not in content:
         raise InvalidValueError(f"{path} is not a ledger or an export of one")
@@ -63,8 +64,8 @@ def ledger_or_export(path: Path) -> tuple[str, Book]:
         raise damaged(str(error)) from error
 
 
-def ledger_of_file(path: Path) -> Ledger:
-    """The ledger in a file, verified.
+def ledger_of_file(path: Path) -> Book:
+    """What the ledger in a file says, of this version or the first; verified.
 
     Raises:
         InvalidValueError: for a file that holds none.
@@ -74,7 +75,7 @@ def ledger_of_file(path: Path) -> Ledger:
     """
     if path.exists() and not _is_ledger(path):
         raise InvalidValueError(f"{path} is not a ledger file")
-    return Ledger.inspect(path)
+    return storage.verified_book(path)
 
 
 def _is_ledger(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 `entries` holds the hash chain, `outbox` the bytes of the last commit of each run. The header of
 the file carries an application id and the number of the schema, so that neither another program's
-database nor a later schema is read as a ledger.
+database nor a later schema is read as a ledger. Files of the first schema are read, never written.
 """
 
 import os
@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from accountants.book import SCHEMA, Book, check_schema
+from accountants.book import Book, read
 from accountants.chain import WHAT_TO_DO, Entry, damaged
+from accountants.durable import create_private_folders, sync_folder
 from accountants.errors import LedgerError, LedgerMissingError, LedgerStateError
+from accountants.identity import EARLIER_SCHEMA, SCHEMA, check_schema
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for another process that is writing."""
@@ -46,7 +48,7 @@ def create_file(path: Path, first: Entry) -> None:
     Raises:
         LedgerStateError: if the path is taken, also by another process at the same moment.
     """
-    _create_private_folders(path.parent)
+    create_private_folders(path.parent)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
@@ -61,7 +63,7 @@ def create_file(path: Path, first: Entry) -> None:
         ) from None
     finally:
         draft.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 @contextmanager
@@ -75,7 +77,8 @@ def session(path: Path, begin: str) -> Iterator[sqlite3.Connection]:
     Raises:
         LedgerMissingError: if there is no file.
         LedgerCorruptError: if it is no ledger, damaged, or of an unknown schema.
-        LedgerStateError: if another process keeps it busy for too long.
+        LedgerStateError: if another process keeps it busy for too long, or for writing to a ledger
+            of the first version.
         LedgerError: if it cannot be read or written, for instance on a full disk.
     """
     if not path.exists():
@@ -84,8 +87,9 @@ def session(path: Path, begin: str) -> Iterator[sqlite3.Connection]:
         raise damaged(f"{path} is not a file")
     try:
         with closing(_connect(path)) as connection, _transaction(connection, begin):
-            _check_header(connection)
+            number = _check_header(connection)
             if begin != "BEGIN":  # before SQLite makes the journal, which gets the same permissions
+                _check_writable(path, number)
                 make_private(path)
             yield connection
     except sqlite3.Error as error:
@@ -116,6 +120,19 @@ def read_entries(connection: sqlite3.Connection) -> list[Entry]:
         Entry(seq=seq, kind=kind, body=body, previous=previous, digest=digest)
         for seq, kind, body, previous, digest in rows
     ]
+
+
+def verified_book(path: Path) -> Book:
+    """What the ledger in a file says, of this version or the first; all of it verified.
+
+    Raises:
+        LedgerError: as `session`, and for entries or stored messages that do not hold.
+        UnsupportedAnalysisError: for a type of event that this version does not know.
+    """
+    with session(path, "BEGIN") as connection:
+        book = read(read_entries(connection))
+        check_storage(connection, book)
+        return book
 
 
 def append(connection: sqlite3.Connection, entry: Entry) -> None:
@@ -182,12 +199,23 @@ def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def _check_header(connection: sqlite3.Connection) -> None:
+def _check_header(connection: sqlite3.Connection) -> str:
+    """The number of the schema, of a file that is a ledger."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if application != _APPLICATION_ID:
         raise damaged("the file is not a ledger: its application id is another one's")
-    number = connection.execute("PRAGMA user_version").fetchone()[0]
+    number = str(connection.execute("PRAGMA user_version").fetchone()[0])
     check_schema(f"{_SCHEMA_NAME}/{number}")
+    return number
+
+
+def _check_writable(path: Path, number: str) -> None:
+    if number != _SCHEMA_NUMBER:
+        raise LedgerStateError(
+            f"a ledger that is written to must be of schema {SCHEMA!r}, and {path} is of "
+            f"{EARLIER_SCHEMA!r}, which is only read; make a new ledger, which counts what this "
+            "one holds, in its client's folder"
+        )
 
 
 def _translated(error: sqlite3.Error, path: Path) -> LedgerError:
@@ -195,7 +223,9 @@ def _translated(error: sqlite3.Error, path: Path) -> LedgerError:
     if code in _BUSY:
         return LedgerStateError(
             f"the ledger {path} must be free within {BUSY_TIMEOUT_S:g} seconds, and another "
-            f"process holds it ({error}); wait for that process and try again"
+            f"process holds it ({error}); nothing was written. Let the other run on this data "
+            "finish, or end a process that hangs (fuser names those that have the file open); "
+            "then run this again"
         )
     if code == sqlite3.SQLITE_CANTOPEN and not path.exists():
         return _missing(path)
@@ -213,18 +243,3 @@ def _missing(path: Path) -> LedgerMissingError:
         "unknown; if nothing was ever released from it, create a ledger, otherwise "
         + WHAT_TO_DO.removeprefix("stop using it, keep it, and ")
     )
-
-
-def _create_private_folders(folder: Path) -> None:
-    missing = [f for f in (folder, *folder.parents) if not f.exists()]
-    for each in reversed(missing):
-        each.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(each.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

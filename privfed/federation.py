@@ -166,7 +166,11 @@ class _Running:
         held_out = _held_out(settings, model)
         anchors = None if checkpoint is None else checkpoint.record["anchors"]
         ledgers = preparation.open_ledgers(
-            settings.clients, settings.state, anchors, secret_coins=settings.secret_coins
+            settings.clients,
+            settings.privacy,
+            settings.state,
+            anchors,
+            secret_coins=settings.secret_coins,
         )
         parties = open_parties(
             [client.id for client in settings.clients],

@@ -17,13 +17,14 @@ from accountants import (
     epsilon,
     noise_multiplier,
 )
+from accountants.identity import NOT_PRIVATE
 from privfed.client.clipping import AdaptiveBound
 from privfed.client.dpsgd import DPSGDConfig
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins
-from privfed.client.state import ledger_path, local_logger, make_private_folder
+from privfed.client.state import earlier_ledgers, ledger_path, local_logger
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
@@ -76,6 +77,7 @@ def build_private_model(
 
 def open_ledgers(
     clients: Sequence[Client],
+    privacy: PrivacyConfig,
     state: Path,
     anchors: Mapping[str, Any] | None,
     *,
@@ -83,23 +85,21 @@ def open_ledgers(
 ) -> dict[str, Ledger]:
     """Every client's ledger; with anchors (a resume) it must exist and reach at least that far.
 
-    What a run with repeatable coins released is worth no epsilon. Its ledger says so in its
-    description, and neither kind of run accepts a ledger of the other kind.
+    What a run with repeatable coins released is worth no epsilon. The unit of its ledger says so,
+    and neither kind of run accepts a ledger of the other kind.
     """
     ledgers = {}
-    mark = "" if secret_coins else " (seeded coins: not private)"
+    use = Ledger.open_or_create if anchors is None else Ledger.open
     for client in clients:
-        path = ledger_path(state, client.id, client.dataset)
-        naming = {
-            "client": client.id,
-            "dataset": client.dataset,
-            "description": client.description + mark,
-        }
-        if anchors is None:
-            make_private_folder(path.parent)
-            ledgers[client.id] = Ledger.open_or_create(path, **naming)
-        else:
-            ledgers[client.id] = Ledger.open(path, **naming)
+        ledgers[client.id] = use(
+            ledger_path(state, client.id, client.dataset),
+            client=client.id,
+            dataset=client.dataset,
+            unit=privacy.record if secret_coins else privacy.record + NOT_PRIVATE,
+            neighbouring=privacy.neighbouring,
+            earlier=earlier_ledgers(state, client.id, assume_unit=privacy.examples_per_record == 1),
+        )
+        if anchors is not None:
             ledgers[client.id].verify(anchor_from_json(anchors[client.id]))
     return ledgers
 

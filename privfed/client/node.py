@@ -50,8 +50,7 @@ class Client:
         public_size: declared once, before training, and independent of any one record. Sampling
             rate, weight and delta check use it, never the true number.
         dataset: public name of the data set; the budget belongs to it, over all runs.
-        description: public text on where the records come from; a ledger opened under another
-            description is refused.
+        description: public text on where the records come from, for the report.
         budget: of this client; None takes the federation's.
     """
 

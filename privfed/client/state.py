@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from accountants import EarlierLedgers
 from privfed.errors import ConfigError
 
 
@@ -25,8 +26,23 @@ def client_folder(state: Path, client: str, dataset: str) -> Path:
 
 
 def ledger_path(state: Path, client: str, dataset: str) -> Path:
-    """The ledger of one client and data set."""
-    return client_folder(state, client, dataset) / "ledger.sqlite3"
+    """The ledger of one client and data set.
+
+    Another name than that of ledgers of the first version, `earlier_ledgers`, which are only read.
+    """
+    return client_folder(state, client, dataset) / "ledger-2.sqlite3"
+
+
+def earlier_ledgers(state: Path, client: str, *, assume_unit: bool) -> EarlierLedgers:
+    """The ledgers of the first version of one client, of whatever data set.
+
+    Args:
+        state: the state folder.
+        client: public name.
+        assume_unit: whether one with today's names counts in today's unit; see `EarlierLedgers`.
+    """
+    folder = state / "clients" / _file_name("client id", client)
+    return EarlierLedgers(folder=folder, assume_unit=assume_unit)
 
 
 def identity_path(state: Path, name: str) -> Path:

@@ -56,12 +56,7 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, bert_folder, seed, custo
     check_leftovers(tmp_path)
 
     for client in {key[0] for key in sent}:
-        ledger = Ledger.open(
-            ledger_path(tmp_path / "state", client, "d"),
-            client=client,
-            dataset="d",
-            description="the client's own data",
-        )
+        ledger = Ledger.inspect(ledger_path(tmp_path / "state", client, "d"))
         exported = ledger.export()
         committed = {
             entry["body"]["outgoing_sha256"]

@@ -463,7 +463,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
     @pytest.fixture(autouse=True)
     def _nothing_spent(self, tmp_path):
         yield
-        for path in (tmp_path / "state").rglob("ledger.sqlite3"):
+        for path in (tmp_path / "state").rglob("ledger-2.sqlite3"):
             with sqlite3.connect(path) as connection:
                 kinds = connection.execute("select kind from entries").fetchall()
             connection.close()
@@ -551,14 +551,20 @@ class TestRefusedBeforeAnyBudgetIsSpent:
         with pytest.raises(ModelError, match="no_such_layer"):
             make_federation(adapter=adapter).run(tmp_path / "run")
 
-    def test_a_ledger_of_another_split(self, make_federation, tmp_path):
+    def test_a_ledger_of_another_unit(self, make_federation, tmp_path):
         federation = make_federation()
         from accountants import Ledger
         from privfed.client.state import ledger_path
 
         path = ledger_path(tmp_path / "state", "client-0", "topics")
-        Ledger.create(path, client="client-0", dataset="topics", description="another split")
-        with pytest.raises(LedgerForeignError, match="another split"):
+        Ledger.create(
+            path,
+            client="client-0",
+            dataset="topics",
+            unit="one person",
+            neighbouring=federation.settings.privacy.neighbouring,
+        )
+        with pytest.raises(LedgerForeignError, match="unit .* 'one person', and not"):
             federation.run(tmp_path / "run")
 
 
@@ -568,7 +574,7 @@ class Killed(BaseException):
 
 def committed(state, client):
     """What a client's ledger keeps to be sent: salt and numbers of its last committed round."""
-    (path,) = state.glob(f"clients/{client}/*/ledger.sqlite3")
+    (path,) = state.glob(f"clients/{client}/*/ledger-2.sqlite3")
     connection = sqlite3.connect(path)
     try:
         return [row[0] for row in connection.execute("select payload from outbox")]

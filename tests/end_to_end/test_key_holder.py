@@ -509,7 +509,7 @@ class TestARealRoster:
         def run(error, match, **changes):
             with pytest.raises(error, match=match):
                 enrolled.load(**changes).run(next(out))
-            for path in (tmp_path / "state").rglob("ledger.sqlite3"):
+            for path in (tmp_path / "state").rglob("ledger-2.sqlite3"):
                 with sqlite3.connect(path) as connection:
                     kinds = connection.execute("select kind from entries").fetchall()
                 connection.close()

@@ -217,7 +217,7 @@ def test_updates_lie_in_clear_on_their_clients_own_disk_only(make_federation, tm
     import sqlite3
 
     make_federation(rounds=1).run(tmp_path / "run")
-    for path in (tmp_path / "state/clients").rglob("ledger.sqlite3"):
+    for path in (tmp_path / "state/clients").rglob("ledger-2.sqlite3"):
         connection = sqlite3.connect(path)
         ((payload,),) = connection.execute("select payload from outbox").fetchall()
         connection.close()

@@ -14,9 +14,14 @@ import sys
 import time
 from pathlib import Path
 
-from accountants import BudgetExceededError, Ledger, LedgerError, PoissonGaussian
+from accountants import BudgetExceededError, Ledger, LedgerError, Neighbouring, PoissonGaussian
 
-OWNER = {"client": "ward", "dataset": "notes", "description": "training split"}
+OWNER = {
+    "client": "ward",
+    "dataset": "notes",
+    "unit": "one note",
+    "neighbouring": Neighbouring.ADD_REMOVE,
+}
 PLANNED = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
 RAN = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=5)
 

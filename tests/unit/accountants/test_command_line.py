@@ -31,7 +31,12 @@ from accountants.__main__ import main
 from accountants.events import Gaussian, Laplace
 from accountants.printing import GROUPS, RELATIONS, rounded_down, rounded_up
 
-OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split, ü 2024"}
+OWNER = {
+    "client": "ward",
+    "dataset": "notes-7",
+    "unit": "one note, ü",
+    "neighbouring": "add_remove",
+}
 STEP = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
 DP_SGD = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
 ADD = ("--neighbouring", "add_remove")
@@ -219,7 +224,7 @@ def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
         exact = json.loads(run(*arguments, "--json"))
         assert exact["epsilon"] == certified.epsilon(events, 1e-5, Neighbouring.ADD_REMOVE).upper
         assert exact["events"] == [event_to_json(event) for event in events]
-        assert exact["ledger"] == OWNER | ledger.anchor().to_json()
+        assert exact["ledger"] == {"id": ledger.id} | OWNER | ledger.anchor().to_json()
         row = rows(run(*arguments))["ledger"]
         assert row.startswith("'ward', 'notes-7', 8 entries; reserved rounds count in full; ")
         assert "a rollback is not checked here" in row
@@ -370,7 +375,9 @@ def test_verify_says_what_a_ledger_and_its_export_hold(run, path, export_path):
         assert printed["whole"].startswith(f"this {kind}:")
         assert printed["client"] == "'ward'"
         assert printed["dataset"] == "'notes-7'"
-        assert printed["description"] == "'training split, ü 2024'"
+        assert printed["unit"] == "'one note, ü'"
+        assert printed["neighbouring"] == "'add_remove'"
+        assert printed["id"] == repr(Ledger.inspect(path).id)
         assert printed["entries"] == "8"
         assert printed["head"] == anchor.head
         assert "'first': 3 committed, 0 only reserved\n" in text

@@ -211,7 +211,8 @@ def test_what_is_no_event_is_refused_by_everything(value):
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
 def test_one_event_in_place_of_several_is_refused_by_everything(event, tmp_path):
-    ledger = Ledger.create(tmp_path / "ledger", client="a", dataset="b", description="c")
+    whose = {"client": "a", "dataset": "b", "unit": "c", "neighbouring": Neighbouring.ADD_REMOVE}
+    ledger = Ledger.create(tmp_path / "ledger", **whose)
     for use in (
         checked,
         canonical,

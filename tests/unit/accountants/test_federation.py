@@ -7,14 +7,14 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accountants import certified, federation
-from accountants.book import Identity, Reservation
+from accountants.book import Reservation
 from accountants.budget import Budget
 from accountants.chain import Anchor
 from accountants.errors import (
@@ -30,6 +30,7 @@ from accountants.errors import (
 from accountants.events import FixedSizeGaussian, Gaussian, PoissonGaussian
 from accountants.federation import Client, FederatedAccountant, Outcome
 from accountants.filters import AdaptiveFilter, ScheduleFilter, ZeroConcentratedFilter
+from accountants.identity import Identity
 from accountants.ledger import Ledger
 from accountants.relations import Neighbouring
 
@@ -72,8 +73,10 @@ def each(names, events):
 class MemoryLedger:
     """A ledger without a file."""
 
-    def __init__(self, name, events=()):
-        self.identity = Identity(client=name, dataset="notes", description="all")
+    def __init__(self, name, events=(), neighbouring=ADD_REMOVE):
+        self.identity = Identity(
+            client=name, dataset="notes", unit="one note", neighbouring=neighbouring
+        )
         self.released = [tuple(events)]
         self.open = {}
         self.rounds = set()
@@ -103,7 +106,10 @@ def in_memory(histories, filter=None):
     """An accountant of clients with these histories."""
     return FederatedAccountant(
         {
-            name: Client(ledger=MemoryLedger(name, events), filter=filter or scheduled(100.0))
+            name: Client(
+                ledger=MemoryLedger(name, events, (filter or scheduled()).neighbouring),
+                filter=filter or scheduled(100.0),
+            )
             for name, events in histories.items()
         }
     )
@@ -115,7 +121,11 @@ def on_disk(folder, filters, anchors=None):
         {
             name: Client(
                 ledger=Ledger.open_or_create(
-                    folder / name, client=name, dataset="notes", description="all"
+                    folder / name,
+                    client=name,
+                    dataset="notes",
+                    unit="one note",
+                    neighbouring=filter.neighbouring,
                 ),
                 filter=filter,
                 anchor=(anchors or {}).get(name),
@@ -591,7 +601,8 @@ def test_every_client_at_the_delta_of_its_budget_unless_one_is_given():
 def test_clients_with_other_relations_have_no_number_together():
     clients = {
         name: Client(
-            ledger=MemoryLedger(name, [noise(2.0)]), filter=scheduled(neighbouring=relation)
+            ledger=MemoryLedger(name, [noise(2.0)], relation),
+            filter=scheduled(neighbouring=relation),
         )
         for name, relation in {"a": ADD_REMOVE, "b": REPLACE_ONE}.items()
     }
@@ -654,6 +665,18 @@ def test_a_federation_needs_clients_with_ledgers_of_their_own():
     again = Client(ledger=MemoryLedger("a"), filter=scheduled())
     with pytest.raises(InvalidValueError, match="'a' for 'b'"):
         FederatedAccountant({"a": client, "b": again})
+    persons = MemoryLedger("a")
+    persons.identity = replace(persons.identity, unit="one person")
+    with pytest.raises(InvalidValueError, match="'a' for 'b'"):
+        FederatedAccountant({"a": client, "b": Client(ledger=persons, filter=scheduled())})
+
+
+def test_a_filter_counts_in_the_relation_of_its_ledger():
+    client = Client(ledger=MemoryLedger("a"), filter=scheduled(neighbouring=REPLACE_ONE))
+    with pytest.raises(
+        InvalidValueError, match="client 'a': the filter must count in .*ADD_REMOVE"
+    ):
+        FederatedAccountant({"a": client})
 
 
 def test_a_filter_must_not_change():
@@ -805,9 +828,10 @@ def test_clients_that_differ_in_delta_or_relation_are_computed_apart(asked):
     filters = [scheduled(99.0), scheduled(99.0, 1e-6), scheduled(99.0, neighbouring=REPLACE_ONE)]
     clients = {
         f"client {number}": Client(
-            ledger=MemoryLedger(f"client {number}", [noise(3.0)]), filter=filters[number % 3]
+            ledger=MemoryLedger(f"client {number}", [noise(3.0)], filter.neighbouring),
+            filter=filter,
         )
-        for number in range(9)
+        for number, filter in enumerate(3 * filters)
     }
     found = FederatedAccountant(clients).epsilons()
     assert len(asked) == 3

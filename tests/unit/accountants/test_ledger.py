@@ -37,7 +37,12 @@ from accountants import (
 )
 from accountants.chain import linked
 
-OWNER = {"client": "ward", "dataset": "notes-7", "description": "training split of notes, 2024"}
+OWNER = {
+    "client": "ward",
+    "dataset": "notes-7",
+    "unit": "one note",
+    "neighbouring": "add_remove",
+}
 
 
 def event(steps):
@@ -328,12 +333,53 @@ def test_open_or_create_makes_the_first(path):
     assert path.exists()
 
 
-@pytest.mark.parametrize("field", sorted(OWNER))
+@pytest.mark.parametrize("field", ["client", "dataset"])
 def test_a_foreign_ledger_is_refused(path, ledger, field):
     with pytest.raises(LedgerForeignError, match=f"the {field} 'other'"):
         Ledger.open(path, **OWNER | {field: "other"})
     with pytest.raises(LedgerForeignError):
         Ledger.open_or_create(path, **OWNER | {field: "other"})
+
+
+@pytest.mark.parametrize(
+    ("field", "other"), [("unit", "one patient"), ("neighbouring", "replace_one")]
+)
+def test_another_unit_or_relation_on_the_same_data_is_refused(path, ledger, field, other):
+    play(ledger)
+    for use in (Ledger.open, Ledger.open_or_create):
+        with pytest.raises(LedgerForeignError, match="says nothing about another; use the") as no:
+            use(path, **OWNER | {field: other})
+        assert f"the {field} it was created with, {OWNER[field]!r}, and not {other!r}" in str(
+            no.value
+        )
+    assert len(Ledger.open(path, **OWNER).events()) == 3
+
+
+def test_two_ledgers_of_equal_names_have_different_ids(path, ledger):
+    other = Ledger.create(path.with_name("other"), **OWNER)
+    assert other.identity == ledger.identity
+    assert other.id != ledger.id
+    for each in (other, ledger):
+        assert set(each.id) <= set("0123456789abcdef")
+        assert len(each.id) == 32
+        assert each.export()["id"] == Ledger.open(each.path, **OWNER).id == each.id
+
+
+def test_a_ledger_replaced_by_one_of_equal_names_under_a_running_process_shows(path, ledger):
+    other = Ledger.create(path.with_name("other"), **OWNER)
+    play(other)
+    os.replace(other.path, path)
+    with pytest.raises(LedgerRolledBackError, match=f"id {ledger.id}, and has the id {other.id}"):
+        ledger.reserve("a", 0, [STEP], always)
+
+
+def test_a_moved_ledger_goes_on(path, ledger, tmp_path):
+    """Neither where it lies nor how many others take part says whose it is."""
+    play(ledger)
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    os.replace(path, moved)
+    assert Ledger.open_or_create(moved, **OWNER).events() == (STEP, STEP, STEP)
 
 
 def test_only_the_owner_may_read_it(tmp_path, monkeypatch):
@@ -537,8 +583,8 @@ def test_a_file_cut_short_is_refused(path, ledger):
 
 def test_an_unknown_schema_is_refused_by_name(path, ledger):
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(LedgerCorruptError, match="'privfed-ledger/2'"):
+        connection.execute("PRAGMA user_version = 3")
+    with pytest.raises(LedgerCorruptError, match="got 'privfed-ledger/3'"):
         Ledger.open(path, **OWNER)
 
 
@@ -625,7 +671,7 @@ def commit_body(**changes):
         ("commit", commit_body(outgoing_sha256="0" * 63)),
         ("commit", commit_body(outgoing_bytes=-1)),
         ("commit", {"reservation": 1}),
-        ("open", {"schema": "privfed-ledger/1"} | OWNER),
+        ("open", {"schema": "privfed-ledger/2", "id": "0" * 32} | OWNER),
         ("refund", {}),
     ],
 )

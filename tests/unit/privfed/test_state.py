@@ -81,7 +81,7 @@ class TestTheDefaultFolder:
 class TestNames:
     def test_a_plain_name_stays_readable(self):
         path = ledger_path(STATE, "St. Anna-2", "notes_2026")
-        assert path == STATE / "clients" / "St. Anna-2" / "notes_2026" / "ledger.sqlite3"
+        assert path == STATE / "clients" / "St. Anna-2" / "notes_2026" / "ledger-2.sqlite3"
         assert identity_path(STATE, "St. Anna-2") == STATE / "identities" / "St. Anna-2.identity"
         assert results_folder(STATE) == STATE / "key-holder"
 
@@ -150,12 +150,18 @@ class TestPermissions:
         assert mode(folder / "client.log") == 0o600
 
     def test_a_ledger_and_an_identity_are_their_owners_alone(self, tmp_path):
-        from accountants import Ledger
+        from accountants import Ledger, Neighbouring
         from privfed.identity.keys import Identity, Role
 
         ledger, identity = ledger_path(tmp_path, "ada", "notes"), identity_path(tmp_path, "ada")
         make_private_folder(ledger.parent)
-        Ledger.create(ledger, client="ada", dataset="notes", description="all")
+        Ledger.create(
+            ledger,
+            client="ada",
+            dataset="notes",
+            unit="one note",
+            neighbouring=Neighbouring.ADD_REMOVE,
+        )
         make_private_folder(identity.parent)
         Identity.generate("ada", Role.CLIENT).save(identity)
         assert (mode(ledger), mode(identity)) == (0o600, 0o600)
