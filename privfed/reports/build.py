@@ -18,6 +18,7 @@ from accountants import (
     event_to_json,
 )
 from accountants.export import book_of_export
+from accountants.identity import Identity
 from accountants.tradeoff import curve
 from privfed.errors import ReportError
 from privfed.reports.budget import RUNNING, SCHEMA, BudgetReport, ClientGuarantee
@@ -61,8 +62,13 @@ def client_guarantee(
         ReportError: if the rounds of the run differ in noise or sampling rate.
     """
     book = book_of_export(export)
-    whose, everything, mine = book.identity, book.events(), book.events(run)
-    relation = whose.neighbouring
+    whose, id_ = book.identity, book.id
+    if not isinstance(whose, Identity) or id_ is None:
+        raise ReportError(
+            "a report needs ledgers of this version, which state their unit; the export of client "
+            f"{whose.client!r} is of the first version"
+        )
+    everything, mine, relation = book.events(), book.events(run), whose.neighbouring
     others = list(everything)
     for event in mine:
         others.remove(event)
@@ -92,7 +98,7 @@ def client_guarantee(
         sample_rate=round_event.sample_rate,
         releases=tuple(event_to_json(event) for event in everything),
         attack={} if status == RUNNING else attack_bounds(everything, relation),
-        ledger_id=book.id,
+        ledger_id=id_,
         ledger_length=len(book.entries),
         ledger_head=book.anchor().head,
     )
