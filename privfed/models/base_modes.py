@@ -42,7 +42,7 @@ def training_mode(model: nn.Module) -> None:
     """
     model.train()
     for module in model.modules():
-        if getattr(module, _MARK, False):
+        if _MARK in vars(module):  # PEFT's wrappers hand on what they are asked for
             module.training = getattr(module, "gradient_checkpointing", False) or any(
                 parameter.requires_grad for parameter in module.parameters(recurse=False)
             )
@@ -51,10 +51,7 @@ def training_mode(model: nn.Module) -> None:
 def _zero_rates(holder: Any) -> None:
     for name, value in list(vars(holder).items()):
         if "drop" in name and type(value) in (int, float) and value:
-            setattr(holder, name, 0.0)
-        elif isinstance(value, dict) and isinstance(holder, PreTrainedConfig):
-            rates = {n: 0.0 for n, v in value.items() if "drop" in str(n) and type(v) is float}
-            value.update(rates)
+            setattr(holder, name, type(value)(0))
 
 
 def _configs(base: nn.Module) -> Iterator[PreTrainedConfig]:
