@@ -33,11 +33,13 @@ class PrivateModel:
         task: computes one loss per example.
         device: where the model lives.
         computation: how it is computed; nothing of it changes a guarantee.
+        base_sha256: `base_digest` of the base model, taken before the adapter was attached.
 
     Attributes:
         adapter: the model itself.
         task: as given.
         device: as given.
+        base_sha256: as given; None if it was not.
 
     Raises:
         GateError: if a trainable parameter has no exact per-example gradient; it is named.
@@ -50,12 +52,15 @@ class PrivateModel:
         task: Task,
         device: torch.device,
         computation: Computation | None = None,
+        *,
+        base_sha256: str | None = None,
     ) -> None:
         computation = computation or Computation()
         _refuse_what_mixes_records(model)
         self._names = [name for name, _ in _trained(model)]
         self.task = task
         self.device = device
+        self.base_sha256 = base_sha256
         self.adapter = model.to(device)
         self._low = _LOW_PRECISION.get(computation.precision)
         self._loss_scale = _LOSS_SCALE.get(computation.precision, 1.0)

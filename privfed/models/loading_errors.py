@@ -9,14 +9,14 @@ _LFS_POINTER: Final = b"version https://git-lfs"
 _MOST_CHARACTERS: Final = 300
 
 
-def explained(base: str, error: Exception) -> str:
+def explained(place: str | Path, error: Exception) -> str:
     """What is wrong with a folder, else what the library said, on one line.
 
     Args:
-        base: folder or name of a model.
+        place: folder of a model or an adapter, or a model's name.
         error: of the library that tried to read it.
     """
-    folder = Path(base)
+    folder = Path(place)
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
             if path.is_file() and _begins_with(path, _LFS_POINTER):
@@ -30,7 +30,7 @@ def explained(base: str, error: Exception) -> str:
                     f"{path.name} is damaged or cut short; copy it again and compare its size "
                     "with the original's"
                 )
-        if not (folder / "config.json").is_file():
+        if not any(folder.glob("*config.json")):
             return "the folder has no config.json; write it with save_pretrained"
     said = " ".join(str(error).split())[:_MOST_CHARACTERS]
     return f"{type(error).__name__}: {said}; take an intact copy, or another model"

@@ -36,7 +36,10 @@ GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64}
 RATES = {"attention_dropout": 0.1}
 LANGUAGE_MODELS = {
     "gpt_bigcode": (GPT, "c_attn"),  # its own default: 0.1
-    "starcoder2": ({**GROUPED, "residual_dropout": 0.1, "embedding_dropout": 0.1, **RATES}, "v_proj"),
+    "starcoder2": (
+        {**GROUPED, "residual_dropout": 0.1, "embedding_dropout": 0.1, **RATES},
+        "v_proj",
+    ),
     "seed_oss": (GROUPED, "v_proj"),  # its own default: 0.1
     "opt": (
         {

@@ -240,7 +240,10 @@ class TestFilesThatCannotBeRead:
     def test_an_index_that_names_a_missing_part(self, llama_folder, changed):
         base = changed(llama_folder)
         (Path(base) / FILE).unlink()
-        index = {"metadata": {}, "weight_map": {"model.norm.weight": "model-00001-of-2.safetensors"}}
+        index = {
+            "metadata": {},
+            "weight_map": {"model.norm.weight": "model-00001-of-2.safetensors"},
+        }
         (Path(base) / f"{FILE}.index.json").write_text(json.dumps(index))
         self.refused(base, "model-00001-of-2.safetensors")
 
