@@ -39,7 +39,7 @@ from privfed.client.dpsgd import DPSGDConfig, train_round
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import RandomStream, SecureNoise
 from privfed.client.stacked import LocalRound, train_stacked
-from privfed.models.load import switch_off_dropout
+from privfed.models.base_modes import switch_off_dropout
 from privfed.models.tasks import SentenceClassifier
 from privfed.models.vector import read_vector, write_vector
 

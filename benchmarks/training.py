@@ -259,7 +259,7 @@ def adapted(cell: Cell, layers: int) -> tuple[nn.Module, Any]:
         LlamaForCausalLM,
     )
 
-    from privfed.models.load import switch_off_dropout
+    from privfed.models.base_modes import switch_off_dropout
     from privfed.models.tasks import SentenceClassifier
 
     torch.manual_seed(0)

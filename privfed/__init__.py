@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from privfed.models.custom_loss import CustomLoss as CustomLoss
     from privfed.models.in_place import InPlace as InPlace
     from privfed.models.in_place import InPlaceModel as InPlaceModel
+    from privfed.models.load_adapter import load_adapter as load_adapter
     from privfed.models.tasks import CausalLanguageModel as CausalLanguageModel
     from privfed.models.tasks import Classification as Classification
     from privfed.models.tasks import load_task as load_task
@@ -72,6 +73,7 @@ _HOMES = {
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),
     "privfed.models.custom_loss": ("CustomLoss",),
     "privfed.models.in_place": ("InPlace", "InPlaceModel"),
+    "privfed.models.load_adapter": ("load_adapter",),
     "privfed.models.tasks": ("CausalLanguageModel", "Classification", "load_task"),
     "privfed.parties": ("Enrolment",),
     "privfed.summation": ("BFV", "CKKS", "Custody", "Plain"),

@@ -31,9 +31,11 @@ from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
 from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
+from privfed.models.base_modes import switch_off_dropout
 from privfed.models.examples import encode_records
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
+from privfed.models.vector import base_digest
 
 _SMALLEST_SHARE: Final = 0.01
 """A run that could spend less than this share of a budget would drown in noise: refused."""
@@ -63,6 +65,8 @@ def build_private_model(
         stacked_clients=min(computation.stacked_clients, num_clients),
     )
     base = task.build()
+    switch_off_dropout(base)  # also where a task of somebody's own builds it
+    digest = base_digest(base)
     model = adapter.attach(base, task.modules_to_save, seed)
     if strategy.freeze_lora_a:
         freeze_orthonormal_a(model, seed)
@@ -70,7 +74,7 @@ def build_private_model(
     if computation.precision is not Precision.FP32:
         full = replace(computation, precision=Precision.FP32)
         check(PrivateModel(model, task, where, full))
-    private = PrivateModel(model, task, where, computation)
+    private = PrivateModel(model, task, where, computation, base_sha256=digest)
     check(private)
     return private
 

@@ -3,6 +3,7 @@
 See `docs/run.toml` in the repository for a commented example.
 """
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ from privfed.strategies.tail_averaging import TailAveraging
 from privfed.summation import BFV, CKKS, Custody, Plain, Summation
 from privfed.toml_section import Section, choose
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
 
 def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
     """Read a run configuration and the data that it names.
 
     Args:
-        path: of the TOML file; relative data paths are relative to its folder.
+        path: of the TOML file; relative paths of data and base model are relative to its folder.
         state_folder: where ledgers live; None takes the user's state folder.
 
     Raises:
@@ -52,7 +55,7 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         DataError: for data that cannot be used.
     """
     root = Section("", _parse(path))
-    task = _task(root.section("model"))
+    task = _task(root.section("model"), path.parent)
     seed = root.take("seed", int)
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
@@ -97,9 +100,9 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is no readable TOML file: {error}") from error
 
 
-def _task(section: Section) -> Task:
+def _task(section: Section, folder: Path) -> Task:
     kind = section.take("task", str)
-    base, length = section.take("base", str), section.take("max_length", int, 128)
+    base, length = _base(section.take("base", str), folder), section.take("max_length", int, 128)
     weights = choose(section, "weights", BaseWeights, BaseWeights.FLOAT32)
     task: Task
     if kind == "classification":
@@ -114,6 +117,13 @@ def _task(section: Section) -> Task:
         raise ConfigError(f"[model] task must be 'classification' or 'causal-lm', got {kind!r}")
     section.end()
     return task
+
+
+def _base(base: str, folder: Path) -> str:
+    """A folder with a model, relative to that of the configuration; a name on the hub as it is."""
+    local = folder / base
+    is_name = _HUB_NAME.fullmatch(base) is not None
+    return base if is_name and not local.is_dir() else str(local.resolve())
 
 
 def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:

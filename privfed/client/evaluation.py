@@ -17,14 +17,11 @@ def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> flo
         batch_size: records per forward pass.
     """
     numerator = denominator = 0.0
-    model.adapter.eval()
-    with torch.inference_mode(), model.autocast():
+    with model.evaluation():
         for part in torch.split(torch.arange(num_rows(encoded)), batch_size):
             batch = model.begin(_without_padding(rows(encoded, part)))
             parts = model.task.figure_parts(model.adapter, batch)
             numerator, denominator = numerator + parts[0], denominator + parts[1]
-    model.adapter.train()
-    model.begin({})
     return model.task.figure(numerator, denominator)
 
 

@@ -14,6 +14,7 @@ from privfed.client.dropout import forget_keys, new_keys, secret_dropouts
 from privfed.client.gradients import HookGradients, LeafGradients, PerExampleGradients
 from privfed.config import Computation, GradientMethod, Precision
 from privfed.errors import ConfigError, ModelError
+from privfed.models.base_modes import training_mode
 from privfed.models.checkpointing import checkpoint_layers
 from privfed.models.frozen_layers import FrozenLayers
 from privfed.models.tasks import EXAMPLE_WEIGHT, FROZEN_STATES, Batch, Task
@@ -32,11 +33,13 @@ class PrivateModel:
         task: computes one loss per example.
         device: where the model lives.
         computation: how it is computed; nothing of it changes a guarantee.
+        base_sha256: `base_digest` of the base model, taken before the adapter was attached.
 
     Attributes:
         adapter: the model itself.
         task: as given.
         device: as given.
+        base_sha256: as given; None if it was not.
 
     Raises:
         GateError: if a trainable parameter has no exact per-example gradient; it is named.
@@ -49,16 +52,20 @@ class PrivateModel:
         task: Task,
         device: torch.device,
         computation: Computation | None = None,
+        *,
+        base_sha256: str | None = None,
     ) -> None:
         computation = computation or Computation()
         _refuse_what_mixes_records(model)
         self._names = [name for name, _ in _trained(model)]
         self.task = task
         self.device = device
-        self.adapter = model.to(device).train()
+        self.base_sha256 = base_sha256
+        self.adapter = model.to(device)
         self._low = _LOW_PRECISION.get(computation.precision)
         self._loss_scale = _LOSS_SCALE.get(computation.precision, 1.0)
         checkpoint_layers(model, computation.checkpointing)
+        training_mode(model)
         self._frozen = FrozenLayers(model) if computation.cache_frozen_layers else None
         self._dropouts = secret_dropouts(model)
         if self._dropouts and computation.compile:
@@ -236,6 +243,17 @@ class PrivateModel:
         weights = weights.to(self.device)
         counted = torch.where(weights > 0, losses.view(weights.shape) * weights, 0.0)
         return counted.sum(dim=1)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Without gradients, and with all of the model as at evaluation."""
+        self.adapter.eval()
+        try:
+            with torch.no_grad(), self.autocast():
+                yield
+        finally:
+            training_mode(self.adapter)
+            self.begin({})
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

@@ -6,11 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from privfed.checks import require_count
 from privfed.errors import ConfigError, ModelError
+from privfed.models.loading_errors import explained
 
 _WEIGHTS = "trained.safetensors"
 
@@ -42,13 +44,28 @@ class InPlaceModel(nn.Module):
         """Put trained parameters into a fresh base model.
 
         Raises:
-            ModelError: if they belong to another base model.
+            ModelError: if they belong to another base model, or cannot be read.
         """
-        trained = load_file(Path(folder) / _WEIGHTS)
-        _, unexpected = base.load_state_dict(trained, strict=False)
-        if unexpected:
-            raise ModelError(f"{folder} belongs to another base model: it has no {unexpected[:3]}")
+        try:
+            trained = load_file(Path(folder) / _WEIGHTS)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"the trained parameters in {folder} cannot be loaded: {explained(folder, error)}"
+            ) from error
+        known = dict(base.named_parameters())
+        foreign = [n for n, t in trained.items() if n not in known or known[n].shape != t.shape]
+        if foreign:
+            raise ModelError(
+                f"{folder} belongs to another base model: this one has no {foreign[:3]} of the "
+                "same shape"
+            )
+        base.load_state_dict(trained, strict=False)
         return cls(base)
+
+
+def holds_trained_parameters(folder: Path) -> bool:
+    """Whether an adapter folder holds parameters of the base, not an adapter of PEFT."""
+    return (folder / _WEIGHTS).is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

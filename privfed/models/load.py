@@ -3,7 +3,9 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import is_bitsandbytes_available
+from transformers.utils import logging as transformers_logging
 
 from privfed.config import BaseWeights
 from privfed.errors import ConfigError, ModelError
+from privfed.models.base_modes import switch_off_dropout
+from privfed.models.loading_errors import explained
+from privfed.models.loading_report import require_loaded_as_saved
 
 
 def choose_device(device: str | None = None) -> torch.device:
@@ -47,7 +53,7 @@ def _named_device(name: str) -> torch.device:
 
 
 def load_pretrained(loader: Callable[..., Any], base: str, weights: BaseWeights) -> nn.Module:
-    """Load a model through transformers, with dropout off and finite weights.
+    """Load a model through transformers as it was saved, with dropout off and finite weights.
 
     Args:
         loader: a `from_pretrained` of transformers.
@@ -56,17 +62,10 @@ def load_pretrained(loader: Callable[..., Any], base: str, weights: BaseWeights)
 
     Raises:
         ConfigError: if bitsandbytes is needed and not installed.
-        ModelError: unknown model, a weight that is not finite (named), or nothing in 4 bits.
+        ModelError: unknown model, files that cannot be read, a weight that is missing, left out or
+            not finite (named), or nothing in 4 bits.
     """
-    options = _loading_options(weights)
-    try:
-        model: nn.Module = loader(base, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"the base model {base!r} cannot be loaded: it is neither a folder with a model nor "
-            f"a name that the model hub (or its cache) knows. transformers said: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    model = _loaded_as_saved(loader, base, base, **_loading_options(weights))
     if weights is BaseWeights.NF4 and not any(
         hasattr(parameter, "quant_state") for parameter in model.parameters()
     ):
@@ -76,6 +75,41 @@ def load_pretrained(loader: Callable[..., Any], base: str, weights: BaseWeights)
     require_finite(model)
     switch_off_dropout(model)
     return model
+
+
+def _loaded_as_saved(
+    loader: Callable[..., Any], place: str | Path, base: str, **options: Any
+) -> nn.Module:
+    """Run a `from_pretrained` and check what it says about the weights."""
+    try:
+        with _quiet():
+            model, report = loader(
+                place, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+    except Exception as error:
+        raise ModelError(
+            f"the base model {base!r} cannot be loaded; it must be a folder with a model, or a "
+            f"name that the model hub (or its cache) knows: {explained(base, error)}"
+        ) from error
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            f"the folder {base!r} holds an adapter on top of another model (adapter_config.json); "
+            "merge it (merge_and_unload) and save the result, or name the base model itself"
+        )
+    require_loaded_as_saved(base, model, report)
+    loaded: nn.Module = model
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the table that transformers prints of what `require_loaded_as_saved` judges."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _loading_options(weights: BaseWeights) -> dict[str, Any]:
@@ -132,15 +166,24 @@ def require_causal(model: nn.Module) -> None:
 
 
 def load_tokenizer(base: str) -> Any:
-    """The tokenizer of a base model; padding is added where the vocabulary has none."""
+    """The tokenizer of a base model; padding is added where the vocabulary has none.
+
+    Raises:
+        ModelError: if it cannot be read, or has no token to fill up with.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise ModelError(
-            f"{base!r} has no tokenizer that can be loaded: {str(error).splitlines()[0]}"
+            f"{base!r} has no tokenizer that can be loaded: {explained(base, error)}"
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"the tokenizer of {base!r} must have a padding or an end token, it has neither; set "
+            "pad_token and save it"
+        )
     tokenizer.padding_side = "right"
     return tokenizer
 
@@ -155,16 +198,6 @@ def require_finite(model: nn.Module) -> None:
             )
 
 
-def switch_off_dropout(model: nn.Module) -> None:
-    """Run the frozen base as at evaluation, also in training mode (Opacus needs that mode)."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout", "layerdrop"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-
-
 def convert_gguf_llama(gguf: Path, name: str) -> str:
     """Convert a Llama-type GGUF file to safetensors, once, and return the folder.
 
@@ -174,12 +207,16 @@ def convert_gguf_llama(gguf: Path, name: str) -> str:
     Args:
         gguf: the file.
         name: name of the folder below the user's cache folder.
+
+    Raises:
+        ModelError: if it cannot be read, or does not hold all weights.
     """
     target = cache_folder() / name
     if (target / "model.safetensors").is_file():
         return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    read = LlamaForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    loader = partial(LlamaForCausalLM.from_pretrained, gguf_file=gguf.name, dtype=torch.float32)
+    read: Any = _loaded_as_saved(loader, gguf.parent, str(gguf))
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)
     clean = LlamaForCausalLM(LlamaConfig(**settings))

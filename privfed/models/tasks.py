@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,9 @@ The other tensors then have shape (records, examples, ...). Weights of a record 
 an example that only fills up has weight zero.
 """
 
+
+BASE_DIGEST: Final = "base_sha256"
+"""Key of an adapter's description that names the weights it was trained on: `base_digest`."""
 
 FROZEN_STATES = "frozen_states"
 """Where frozen blocks are skipped: what enters the first trained one, (records, length, width)."""
@@ -187,7 +190,7 @@ class Classification:
         texts = all(isinstance(label, str) and label.strip() for label in self.labels)
         if not texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ConfigError(f"labels must be two or more different names, got {self.labels!r}")
-        object.__setattr__(self, "base", os.fspath(self.base))
+        object.__setattr__(self, "base", _place(self.base))
         _check_length(self.max_length)
         _check_weights(self.weights)
         if not 0 < self.logit_scale < math.inf:
@@ -270,7 +273,7 @@ class CausalLanguageModel:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        object.__setattr__(self, "base", os.fspath(self.base))
+        object.__setattr__(self, "base", _place(self.base))
         _check_length(self.max_length)
         _check_weights(self.weights)
 
@@ -329,16 +332,24 @@ class CausalLanguageModel:
         return (losses * targets).sum(dim=1), targets.sum(dim=1)
 
 
+def description_path(adapter: str | Path) -> Path:
+    """The file in an adapter folder that says what was trained."""
+    return Path(adapter) / "privfed.json"
+
+
 def load_task(adapter: str | Path) -> Task:
     """The task that an adapter folder of a finished run was trained for.
+
+    Its base model is not compared with the one that was trained on; `load_adapter` does that.
 
     Raises:
         ModelError: if the folder was not written by a run.
     """
-    path = Path(adapter) / "privfed.json"
+    path = description_path(adapter)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("loss", None)  # of training; the model and its figures do not need it
+        values.pop(BASE_DIGEST, None)
         kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[
             values.pop("task")
         ]
@@ -346,9 +357,14 @@ def load_task(adapter: str | Path) -> Task:
             values["labels"] = tuple(values["labels"])
         values["weights"] = BaseWeights(values.get("weights", BaseWeights.FLOAT32))
         task: Task = kind(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} names no task that can be loaded: {error}") from error
     return task
+
+
+def _place(base: str | os.PathLike[str]) -> str:
+    """A folder by its whole path, which means the same wherever it is read; a name as it is."""
+    return str(Path(base).resolve()) if Path(base).is_dir() else os.fspath(base)
 
 
 def _check_weights(weights: object) -> None:

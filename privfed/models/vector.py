@@ -1,7 +1,7 @@
 """Trainable parameters as one flat float32 vector, and back."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -49,25 +49,50 @@ def vector_digest(vector: NDArray[np.float32]) -> str:
     return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
 
 
+def base_digest(base: nn.Module) -> str:
+    """SHA-256 (hex) of a base model as a task builds it, before an adapter is attached.
+
+    It covers all that a checkpoint of the base would hold, by the base's own names, whatever part
+    of it an adapter goes on to train. So it can be computed again from the base alone, on another
+    device and in another process. In 4 bits it is that of the quantised weights, which are the same
+    wherever bitsandbytes quantises on the same kind of device.
+    """
+    return _digest([*base.named_parameters(), *_saved_buffers(base)])
+
+
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) of all frozen parameters and buffers: names, types, shapes and values."""
+    """SHA-256 (hex) of all that is frozen in a model: names, types, shapes and values.
+
+    Buffers that a checkpoint would not hold are left out: each party computes them from the public
+    configuration (rotary frequencies), on its own device, where the last bit may differ.
+    """
+    frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
+    return _digest([*frozen, *_saved_buffers(model)])
+
+
+def _digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(_frozen_tensors(model), key=lambda pair: pair[0]):
+    for name, tensor in sorted(_with_scales(named), key=lambda pair: pair[0]):
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
         values = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
         digest.update(values.cpu().numpy().data)
     return digest.hexdigest()
 
 
-def _frozen_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_buffers()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            yield name, parameter
-            quantised = getattr(parameter, "quant_state", None)  # of bitsandbytes: its scales
-            if quantised is not None:
-                for part, tensor in quantised.as_dict(packed=True).items():
-                    yield f"{name}.{part}", tensor
+def _with_scales(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in named:
+        yield name, tensor
+        quantised = getattr(tensor, "quant_state", None)  # of bitsandbytes: its scales
+        if quantised is not None:
+            for part, scales in quantised.as_dict(packed=True).items():
+                yield f"{name}.{part}", scales
+
+
+def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield f"{path}.{name}".removeprefix("."), buffer
 
 
 def layout_digest(model: nn.Module) -> str:

@@ -249,11 +249,11 @@ class TestLoading:
     def test_a_weight_that_is_not_finite_is_named(self, bert_folder):
         from transformers import AutoModel
 
-        def broken(base, dtype):
-            model = AutoModel.from_pretrained(base, dtype=dtype)
+        def broken(base, dtype, **report):
+            model, found = AutoModel.from_pretrained(base, dtype=dtype, **report)
             with torch.no_grad():
                 model.encoder.layer[1].attention.self.key.bias[3] = float("inf")
-            return model
+            return model, found
 
         with pytest.raises(ModelError, match=r"layer\.1\.attention\.self\.key\.bias"):
             load_pretrained(broken, bert_folder, BaseWeights.FLOAT32)

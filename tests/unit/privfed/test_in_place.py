@@ -96,7 +96,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
             self.layer = nn.Linear(4, 4)
 
     InPlace(patterns=("*",)).attach(Wide(), (), 0).save_pretrained(tmp_path)
-    with pytest.raises((ModelError, RuntimeError), match=r"another base model|layer\.weight"):
+    with pytest.raises(ModelError, match=r"another base model.*layer\.weight"):
         InPlaceModel.from_pretrained(Narrow(), tmp_path)
 
 

@@ -266,6 +266,33 @@ OPTIONAL = [
 ]
 
 
+class TestWhereTheBaseModelLies:
+    def base(self, load, settings, base):
+        return load(changed(settings, "model/base", base)).model.base
+
+    def test_a_folder_beside_the_configuration_is_found_from_anywhere(
+        self, load, settings, tmp_path, monkeypatch
+    ):
+        """Like the source of the data, and unlike what lies where the command is run."""
+        for folder in (tmp_path, tmp_path / "elsewhere"):
+            (folder / "models" / "small").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        expected = str(tmp_path / "models" / "small")
+        assert self.base(load, settings, "models/small") == expected
+        assert self.base(load, settings, "./models/small") == expected
+        assert self.base(load, settings, expected) == expected
+
+    def test_a_name_on_the_hub_stays(self, load, settings):
+        assert self.base(load, settings, "somebody/some-model.v2") == "somebody/some-model.v2"
+        assert self.base(load, settings, "some-model") == "some-model"
+
+    @pytest.mark.parametrize("path", ["./none", "../none", "a/b/none"])
+    def test_a_path_that_is_no_folder_is_never_looked_up_as_a_name(
+        self, path, load, settings, tmp_path
+    ):
+        assert self.base(load, settings, path) == str((tmp_path / path).resolve())
+
+
 def test_without_the_optional_keys_there_are_defaults(load, settings):
     for path in OPTIONAL:
         settings = changed(settings, path, MISSING)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoTokenizer, BertForMaskedLM
 
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
@@ -321,10 +322,12 @@ class TestLoadTask:
 
 
 class TestABaseModelThatDoesNotFit:
-    def test_an_encoder_is_no_language_model(self, bert_folder):
+    def test_an_encoder_is_no_language_model(self, bert_folder, tmp_path):
         """It would see the token that it is to predict."""
+        BertForMaskedLM.from_pretrained(bert_folder).save_pretrained(tmp_path)
+        AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
         with pytest.raises(ModelError, match="sees later tokens"):
-            CausalLanguageModel(base=bert_folder, max_length=12).build()
+            CausalLanguageModel(base=str(tmp_path), max_length=12).build()
 
     def test_a_length_beyond_the_positions_is_named(self, bert_folder):
         with pytest.raises(ConfigError, match=r"max_length must be at most \d+, the positions"):

@@ -7,6 +7,7 @@ from torch import nn
 
 from privfed.errors import ModelError
 from privfed.models.vector import (
+    base_digest,
     frozen_digest,
     layout_digest,
     num_trainable,
@@ -149,3 +150,46 @@ class TestTheDigestOfTheFrozenModel:
         made.register_buffer("b", torch.arange(6.0).reshape(2, 3).T)
         same.register_buffer("b", torch.arange(6.0).reshape(2, 3).T.contiguous())
         assert frozen_digest(made) == frozen_digest(same)
+
+    def test_what_a_party_computes_by_itself_is_left_out(self):
+        """Rotary frequencies may differ in their last bit between kinds of devices."""
+
+        def digest(frequency):
+            made = model()
+            made.register_buffer("computed", torch.tensor(frequency), persistent=False)
+            return frozen_digest(made), base_digest(made)
+
+        assert digest(1.0) == digest(2.0) == (frozen_digest(model()), base_digest(model()))
+
+
+class TestTheDigestOfTheBase:
+    """What names the base model beside an adapter, before anything is attached or frozen."""
+
+    def test_it_is_that_of_all_parameters_and_saved_buffers(self):
+        made = nn.Linear(1, 1)
+        with torch.no_grad():
+            made.weight.fill_(2.0)
+            made.bias.fill_(3.0)
+        made.register_buffer("scale", torch.tensor(4.0))
+        expected = hashlib.sha256(
+            b'["bias","torch.float32",[1]]'
+            + np.array([3], "<f4").tobytes()
+            + b'["scale","torch.float32",[]]'
+            + np.array([4], "<f4").tobytes()
+            + b'["weight","torch.float32",[1,1]]'
+            + np.array([2], "<f4").tobytes()
+        )
+        assert base_digest(made) == expected.hexdigest()
+
+    def test_what_is_trained_does_not_matter_and_any_value_does(self):
+        made = model()
+        before = base_digest(made)
+        made.requires_grad_(False)
+        assert base_digest(made) == before
+        with torch.no_grad():
+            made.a.weight[0, 0] += 1
+        assert base_digest(made) != before
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+    def test_it_is_the_same_on_every_device(self):
+        assert base_digest(model().cuda()) == base_digest(model())
