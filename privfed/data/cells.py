@@ -15,15 +15,18 @@ from typing import Final
 _WHOLE: Final = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
 """A whole number as programs write it whose column holds floats."""
 
+_NAN: Final = ("nan", "NaN")
+"""How programs write NaN into a CSV file, which knows strings only."""
+
 
 class CellError(ValueError):
     """A cell that cannot be used; the message says why, and never what the cell holds."""
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell holds nothing: null, NaN, or a string without anything but white space."""
+    """Whether a cell holds nothing: null, NaN (also as a string), or white space alone."""
     if isinstance(value, str):
-        return not value.strip()
+        return value in _NAN or not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

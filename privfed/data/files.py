@@ -174,7 +174,8 @@ def _read_csv(path: Path, columns: Sequence[str], encoding: str) -> Table:  # no
 
 def _read_parquet(path: Path, columns: Sequence[str], encoding: str) -> Table:  # noqa: ARG001
     """The wanted columns alone: others may be of types that have no Python value."""
-    table = pyarrow.parquet.read_table(path)
+    with pyarrow.parquet.ParquetFile(path) as file:
+        table = file.read()
     wanted = [name for name in table.column_names if name in columns]
     if len(set(wanted)) < len(wanted):
         return [{}] * table.num_rows, table.column_names
