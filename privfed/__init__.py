@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from privfed.config import PrivacyConfig as PrivacyConfig
     from privfed.config import QuantileClipping as QuantileClipping
     from privfed.config import TrainingConfig as TrainingConfig
+    from privfed.data.public_size import NoisySize as NoisySize
     from privfed.data.records import Record as Record
     from privfed.data.records import RecordGroup as RecordGroup
     from privfed.federation import Callback as Callback
@@ -68,6 +69,7 @@ _HOMES = {
         "QuantileClipping",
         "TrainingConfig",
     ),
+    "privfed.data.public_size": ("NoisySize",),
     "privfed.data.records": ("Record", "RecordGroup"),
     "privfed.federation": ("Callback", "Federation", "FederationResult"),
     "privfed.models.adapters": ("LoRA", "PeftAdapter"),

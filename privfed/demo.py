@@ -20,11 +20,30 @@ from privfed.strategies.averaging import FFALoRA
 from privfed.summation import BFV, Plain
 
 SEED: Final = 2026
-_SIZE_ROUNDING: Final = 10
-_SIZE_SOURCE: Final = (
-    f"true numbers rounded down to a multiple of {_SIZE_ROUNDING} and published, in this "
-    "demonstration"
-)
+_SIZE_SOURCE: Final = "declared by this demonstration"
+_NEWS: Final = "bbc-news"
+_NEWSROOMS: Final = {
+    "client-01": 210,
+    "client-02": 300,
+    "client-03": 160,
+    "client-04": 190,
+    "client-05": 310,
+    "client-06": 155,
+    "client-07": 150,
+    "client-08": 180,
+}
+"""Public size of each client to which the articles are dealt."""
+_SENDERS: Final = {
+    "842e34da-02f5-4904-ace0-fe96083a3a1c": 2900,
+    "60576dcf-5b39-4420-a850-33ff7d108047": 2950,
+    "20a5e75d-5e36-4408-9073-bafa4ccd7974": 2940,
+    "5e5f6bde-85ca-492e-8c7c-dfd1dbf39580": 2930,
+    "6dd41fff-8b63-44be-bae7-524ce4ca5796": 2700,
+    "d6e03ccc-4e40-40ea-9abb-131c62ed2bf6": 2650,
+    "912875dc-b127-4fc7-9b8f-2d933a441ca4": 2600,
+    "70501b84-2434-46da-a0b9-6f1dc3dd62c0": 2250,
+}
+"""Public size of each sender who is a client, by the name in the collection."""
 _HELD_OUT_MESSAGES: Final = 256
 
 
@@ -42,16 +61,20 @@ def bbc_topics(
     texts, topics = packaged.bbc_news()
     labels = tuple(sorted(set(topics)))
     records = [Record(t, labels.index(topic)) for t, topic in zip(texts, topics, strict=True)]
-    kept, held = hold_out(texts, 0.2, SEED)
+    kept, held = hold_out(texts, 0.2, _NEWS)
     parts = dirichlet(
-        [labels.index(topics[row]) for row in kept], 8, alpha=1.0, minimum=160, seed=SEED
+        [labels.index(topics[row]) for row in kept],
+        len(_NEWSROOMS),
+        alpha=1.0,
+        minimum=160,
+        seed=SEED,
     )
     clients = [
         Client(
             id=client,
             records=tuple(records[kept[row]] for row in rows),
-            public_size=len(rows) - len(rows) % _SIZE_ROUNDING,
-            dataset="bbc-news",
+            public_size=_NEWSROOMS[client],
+            dataset=_NEWS,
             description=f"BBC news, Dirichlet(1.0) over 8 clients, seed {SEED}",
         )
         for client, rows in parts.items()
@@ -95,17 +118,17 @@ def chat_messages(
         resume: whether the run in `folder` goes on.
         rounds: fewer for a trial; the noise is calibrated to this number.
     """
-    senders, others = packaged.chitchat(8, minimum_words=3, most=3000, seed=SEED)
+    messages, others = packaged.chitchat(tuple(_SENDERS), minimum_words=3, seed=SEED)
     base = convert_gguf_llama(packaged.smollm2_gguf(), "smollm2-135m-instruct")
     clients = [
         Client(
             id=sender,
             records=tuple(records),
-            public_size=len(records) - len(records) % _SIZE_ROUNDING,
+            public_size=size,
             dataset="chitchat",
             description="Chit-Chat, messages in the sender's own words",
         )
-        for sender, records in senders.items()
+        for (sender, records), size in zip(messages.items(), _SENDERS.values(), strict=True)
     ]
     return Federation(
         title="SmolLM2-135M on chat messages",

@@ -5,6 +5,7 @@ See `docs/run.toml` in the repository for a commented example.
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from privfed.config import (
     QuantileClipping,
     TrainingConfig,
 )
+from privfed.data.public_size import NoisySize
 from privfed.engines.links import parse_address
 from privfed.errors import ConfigError
 from privfed.federation import Federation
@@ -34,7 +36,7 @@ from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.parties import Enrolment
-from privfed.run_data import SIZE_ROUNDING, clients_and_held_out
+from privfed.run_data import clients_and_held_out
 from privfed.strategies.averaging import FedAvg, FFALoRA
 from privfed.strategies.tail_averaging import TailAveraging
 from privfed.summation import BFV, CKKS, Custody, Plain, Summation
@@ -78,8 +80,7 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         device=federation.take("device", str, None),
         held_out=held_out,
         held_out_source=source,
-        public_size_source=f"declared in the configuration, else true numbers rounded down to a "
-        f"multiple of {SIZE_ROUNDING} and published",
+        public_size_source=_size_source(clients),
         seed=seed,
         title=root.take("title", str, path.stem),
         state_folder=state_folder,
@@ -173,6 +174,13 @@ def _with_budget(client: Client, budgets: dict[str, Budget]) -> Client:
         description=client.description,
         budget=own,
     )
+
+
+def _size_source(clients: Sequence[Client]) -> str:
+    declared = "declared in the configuration"
+    if not any(isinstance(client.public_size, NoisySize) for client in clients):
+        return declared
+    return f"{declared}, or the true number released once under noise that the budget counts"
 
 
 def _adapter(section: Section) -> Adapter:

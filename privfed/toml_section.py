@@ -22,8 +22,8 @@ class Section:
         self._place = f"[{name}]" if name else "the top level"
         self._left = dict(values)
 
-    def take(self, key: str, kind: type, *default: Any) -> Any:
-        """The value of a key; required unless a default is given.
+    def take(self, key: str, kind: type | tuple[type, ...], *default: Any) -> Any:
+        """The value of a key, of the kind or one of the kinds; required unless a default is given.
 
         Raises:
             ConfigError: if it is missing or of another type.
@@ -35,9 +35,11 @@ class Section:
         value = self._left.pop(key)
         if kind is float and type(value) is int:
             return float(value)
-        if type(value) is not kind:
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if type(value) not in kinds:
             where = f"[{self.name}] {key}" if self.name else f"{key!r} at the top level"
-            raise ConfigError(f"{where} must be of type {kind.__name__}, got {value!r}")
+            names = " or ".join(known.__name__ for known in kinds)
+            raise ConfigError(f"{where} must be of type {names}, got {value!r}")
         return value
 
     def take_all(self, key: str, kind: type, *default: Any) -> Any:

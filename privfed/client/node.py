@@ -23,8 +23,9 @@ from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins, FastNoise, NoiseStream, SecureNoise
 from privfed.client.stacked import LocalRound
 from privfed.config import TrainingConfig
+from privfed.data.public_size import NoisySize, check_public_size
 from privfed.data.records import Record, RecordGroup
-from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
+from privfed.errors import DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity
 from privfed.interfaces import AnsweringCipher, Cipher, Encoding, KeyedCipher
@@ -47,8 +48,9 @@ class Client:
     Attributes:
         id: public name.
         records: private; they never leave. Each may be a group of examples.
-        public_size: declared once, before training, and independent of any one record. Sampling
-            rate, weight and delta check use it, never the true number.
+        public_size: declared once, before training, and independent of any one record; or
+            `NoisySize`, to release the true number once under noise. Sampling rate, weight and
+            delta check use it, never the true number.
         dataset: public name of the data set; the budget belongs to it, over all runs.
         description: public text on where the records come from, for the report.
         budget: of this client; None takes the federation's.
@@ -56,7 +58,7 @@ class Client:
 
     id: str
     records: tuple[Record | RecordGroup, ...] = field(repr=False)
-    public_size: int
+    public_size: int | NoisySize
     dataset: str
     description: str = "the client's own data"
     budget: Budget | None = None
@@ -66,11 +68,7 @@ class Client:
         require_type(str, id=self.id, dataset=self.dataset, description=self.description)
         require_type(Budget | None, budget=self.budget)
         require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
-        if type(self.public_size) is not int or self.public_size < 1:
-            raise ConfigError(
-                f"public_size of client {self.id!r} must be a whole number of at least 1, got "
-                f"{self.public_size!r}"
-            )
+        check_public_size(self.id, self.public_size)
         if not self.records:
             raise DataError(f"client {self.id!r} holds no records; leave it out or give it data")
 

@@ -1,53 +1,82 @@
-"""Loading a table of text: JSON lines, CSV, Parquet, or the name of a Hugging Face data set."""
+"""A table of text from a file or the hub: cells by one rule, true copies removed.
 
-import csv
-import importlib.util
-import json
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+Each step changes the rows by at most one when one row is added to or removed from the source:
 
-import pyarrow
-import pyarrow.parquet
+- What a cell says, and whether it is missing, depends on that cell alone (`privfed.data.cells`). A
+  row with a missing cell is dropped, where that is asked for, by a rule on that row alone.
+- Copies are rows that are equal in all that is read of them: text, label, client and person, each
+  compared as it stands, no white space folded. What is left is the set of distinct rows, and a set
+  gains or loses at most one member. Had rows been copies whose labels differ, one that comes first
+  would take the other's place: two records change.
+"""
 
-from privfed.data.records import Record, deduplicate
-from privfed.errors import DataError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-Row = dict[str, Any]
-_LONGEST_FIELD: Final = 1 << 27
-"""Characters of one CSV field; the csv module's default of 131,072 is less than a long document."""
+from privfed.data.cells import CellError, as_name, as_text, is_missing
+from privfed.data.files import Row, read_rows
+from privfed.data.records import Record, first_copies
+from privfed.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTable:
-    """Rows of text with their label and owner, copies removed.
+    """Rows of text with their label and owner, copies removed. Labels, owners, persons are names.
 
     Attributes:
         texts: one per row.
         labels: class name per row, or None without a label column.
         owners: client per row, or None without a client column.
         persons: whom a row is about, or None without such a column.
+        numbers: of the rows in the source, where the first is 1; None numbers the rows themselves.
+        missing: rows of the source that were dropped, since a cell was missing.
+        copies: rows of the source that were dropped, since an equal row came before.
     """
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] | None = None
     owners: tuple[str, ...] | None = None
     persons: tuple[str, ...] | None = None
+    numbers: tuple[int, ...] | None = field(default=None, compare=False)
+    missing: int = field(default=0, compare=False)
+    copies: int = field(default=0, compare=False)
+
+    def number(self, row: int) -> int:
+        """The number of a row in the source; the first is 1."""
+        return row + 1 if self.numbers is None else self.numbers[row]
 
     def records(self, rows: Sequence[int], label_set: Sequence[str] | None) -> tuple[Record, ...]:
-        """The chosen rows as records; labels become indices into the public label set."""
+        """The chosen rows as records; labels become indices into the public label set.
+
+        Raises:
+            DataError: for a label that is not in the label set, by the number of its row.
+        """
         if self.labels is None or label_set is None:
             return tuple(Record(self.texts[row]) for row in rows)
-        index = {name: position for position, name in enumerate(label_set)}
-        unknown = sorted({self.labels[row] for row in rows} - set(index))
+        index = name_index(label_set)
+        unknown = [row for row in rows if self.labels[row] not in index]
         if unknown:
             raise DataError(
-                f"{len(unknown)} label value(s) are not in the public label set {list(label_set)}; "
-                "list every label in [model] labels"
+                f"{len({self.labels[row] for row in unknown})} label value(s) are not in the "
+                f"public label set {list(label_set)}, the first in row {self.number(unknown[0])}; "
+                "list every label in [model] labels, or mend the rows"
             )
         return tuple(Record(self.texts[row], index[self.labels[row]]) for row in rows)
+
+
+def name_index(names: Sequence[str]) -> dict[str, int]:
+    """Position of each declared name, by the spelling in which names of a table are compared.
+
+    Raises:
+        ConfigError: if two of them are one name in a table, as "1" and "1.0" are.
+    """
+    index = {as_name(name): position for position, name in enumerate(names)}
+    if len(index) < len(names):
+        raise ConfigError(
+            f"names must differ in more than how a file may write them ('1' and '1.0', 'true' and "
+            f"'True' are the same), got {list(names)}"
+        )
+    return index
 
 
 def load_table(
@@ -57,128 +86,88 @@ def load_table(
     label: str | None = None,
     owner: str | None = None,
     person: str | None = None,
+    missing: str = "refuse",
+    encoding: str = "utf-8",
 ) -> TextTable:
-    """Read a data set and remove copies of the same text.
+    """Read a data set and remove copies of the same row.
 
     Args:
-        source: path of a .jsonl, .csv or .parquet file, or a Hugging Face data set name, with an
-            optional split behind a colon ("ag_news:train").
+        source: path of a .jsonl, .json, .csv or .parquet file, or a Hugging Face data set name,
+            with an optional split behind a colon ("ag_news:train").
         text: column with the text.
         label: column with the class, if any.
         owner: column that says which client a row belongs to, if any. Copies are then removed
             within each client, since an organisation cannot know what another one holds.
         person: column that says whom a row is about, if any. Copies are then removed within each
             person: what one of them brings must not depend on another.
+        missing: "refuse" or "drop" rows in which one of these columns is missing.
+        encoding: of a text file.
 
     Raises:
-        DataError: unknown file, format or column, or no text at all.
+        ConfigError: for another value of `missing`, an unknown encoding, or one column twice.
+        DataError: unknown file, format or column, a cell that cannot be used, or no text at all.
+            No message quotes a file.
     """
-    columns = {"text": text, "label": label, "client": owner, "person": person}
-    named = [column for column in columns.values() if column is not None]
+    if missing not in ("refuse", "drop"):
+        raise ConfigError(f"[data] missing must be 'refuse' or 'drop', got {missing!r}")
+    asked = {"text": text, "label": label, "client": owner, "person": person}
+    roles = {role: column for role, column in asked.items() if column is not None}
+    named = list(roles.values())
     if len(set(named)) < len(named):
-        raise DataError(f"text, label and client must be different columns, got {named}")
-    rows = _read(source)
-    found = sorted({column for row in rows for column in row})
-    for role, column in columns.items():
-        if column is not None and column not in found:
-            raise DataError(f"{source} has no column {column!r} for the {role}; it has {found}")
-    rows = [row for row in rows if all(row.get(column) is not None for column in named)]
-    parties = [column for column in (owner, person) if column]
-    keys = [_key(row, text, parties) for row in rows]
-    kept = [rows[position] for position in deduplicate(keys)]
-    if not kept:
-        raise DataError(f"{source} holds no text in column {text!r}")
+        raise DataError(f"text, label, client and person must be different columns, got {named}")
+    rows = read_rows(source, roles, encoding)
+    gaps = _gaps(rows, named)
+    if gaps and missing == "refuse":
+        raise DataError(_missing(source, gaps))
+    complete = [number for number in range(1, len(rows) + 1) if number not in gaps]
+    if not complete:
+        raise DataError(f"{source} holds no text in column {text!r}: every row lacks a value")
+    read = {column: as_text if column == text else as_name for column in named}
+    cells = [_cells(source, read, rows[number - 1], number) for number in complete]
+    kept = first_copies(cells)
+    values = zip(*(cells[place] for place in kept), strict=True)
+    columns: dict[str | None, tuple[str, ...]] = dict(zip(named, values, strict=True))
     return TextTable(
-        texts=tuple(str(row[text]) for row in kept),
-        labels=tuple(str(row[label]) for row in kept) if label else None,
-        owners=tuple(str(row[owner]) for row in kept) if owner else None,
-        persons=tuple(str(row[person]) for row in kept) if person else None,
+        texts=columns[text],
+        labels=columns.get(label),
+        owners=columns.get(owner),
+        persons=columns.get(person),
+        numbers=tuple(complete[place] for place in kept),
+        missing=len(gaps),
+        copies=len(cells) - len(kept),
     )
 
 
-def _key(row: Row, text: str, parties: Sequence[str]) -> str:
-    """Equal for the copies of a text within the same parties; empty for no text."""
-    folded = " ".join(str(row[text]).split())
-    return json.dumps([str(row[column]) for column in parties] + [folded]) if folded else ""
+def _gaps(rows: Sequence[Row], named: Sequence[str]) -> dict[int, str]:
+    """A column without a value, for each row that has one, by its number."""
+    return {
+        number: column
+        for number, row in enumerate(rows, start=1)
+        for column in named
+        if is_missing(row.get(column))
+    }
 
 
-def _read(source: str) -> list[Row]:
-    path = Path(source)
-    reader = _READERS.get(path.suffix)
-    if reader is None:
-        if path.exists() or not is_hub_name(source):
-            found = "a folder" if path.is_dir() else "neither"
+def _missing(source: str, gaps: Mapping[int, str]) -> str:
+    first = min(gaps)
+    return (
+        f"{source} has no value in column {gaps[first]!r} of row {first} (the first is 1), and "
+        f"{len(gaps) - 1} other row(s) lack one; fill them in, or drop such rows with [data] "
+        "missing = 'drop'"
+    )
+
+
+def _cells(
+    source: str, read: Mapping[str, Callable[[object], str]], row: Row, number: int
+) -> tuple[str, ...]:
+    """One cell for each column of `read`."""
+    cells = []
+    for column, reader in read.items():
+        try:
+            cells.append(reader(row[column]))
+        except CellError as error:
             raise DataError(
-                f"the data source must be a file that ends in {', '.join(_READERS)}, or the name "
-                f"of a Hugging Face data set ('owner/name', 'owner/name:split'); {source!r} is "
-                f"{found}"
-            )
-        return _read_from_hub(source)
-    if not path.is_file():
-        raise DataError(f"the data file {source} does not exist")
-    try:
-        return reader(path)
-    except (ValueError, OSError, csv.Error, pyarrow.ArrowException) as error:
-        raise DataError(
-            f"{source} cannot be read as {path.suffix[1:]} ({type(error).__name__}); check the "
-            "file's format"
-        ) from None
-
-
-def _read_json_lines(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("every line must be a JSON object")
-    return rows
-
-
-def _read_csv(path: Path) -> list[Row]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, strict=True))
-    if any(None in row for row in rows):
-        raise ValueError("a line has more fields than the header")
-    return [dict(row) for row in rows]
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
-    return rows
-
-
-_READERS: Final[dict[str, Callable[[Path], list[Row]]]] = {
-    ".jsonl": _read_json_lines,
-    ".json": _read_json_lines,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-
-
-_HUB_NAME: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(:.*)?")
-_FILE_ENDING: Final = re.compile(r"\.[A-Za-z]\w*")
-"""A version at the end of a name, as in "corpus-1.1", is none; nor is what a split follows."""
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether a source reads as the name of a data set on the hub, not as that of a file."""
-    ending = _FILE_ENDING.fullmatch(Path(source).suffix)
-    return ending is None and _HUB_NAME.fullmatch(source) is not None
-
-
-def _read_from_hub(source: str) -> list[Row]:
-    name, _, split = source.partition(":")
-    if importlib.util.find_spec("datasets") is None:
-        raise DataError(
-            f"{source!r} is no .jsonl, .csv or .parquet file; to load a Hugging Face data set of "
-            "that name: pip install 'privfed[hub]'"
-        )
-    import datasets
-
-    try:
-        return list(datasets.load_dataset(name, split=split or "train"))
-    except (OSError, ValueError, ConnectionError) as error:
-        raise DataError(
-            f"{name!r} is neither a data file nor a data set that can be loaded "
-            f"({type(error).__name__}: {error})"
-        ) from error
+                f"column {column!r} of {source} {error} in row {number} (the first is 1); mend "
+                "that row, or write the column as text"
+            ) from None
+    return tuple(cells)

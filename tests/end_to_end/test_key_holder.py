@@ -389,6 +389,7 @@ max_length = 12
 source = "notes.jsonl"
 text = "note"
 label = "topic"
+dataset = "ward-notes"
 held_out = 0.2
 [data.partition]
 rule = "column"

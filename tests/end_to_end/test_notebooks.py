@@ -15,6 +15,7 @@ SMALL = {
     "NUM_CLIENTS": 4,
     "MINIMUM_RECORDS": 100,
     "EXPECTED_BATCH": 40,
+    "PUBLIC_SIZE": 90,
     "ROUNDS": 2,
     "MAX_LENGTH": 12,
 }

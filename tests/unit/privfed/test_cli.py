@@ -37,14 +37,15 @@ max_length = 12
 source = "notes.jsonl"
 text = "note"
 label = "topic"
+dataset = "ward-notes"
 held_out = 0.2
 [data.partition]
 rule = "column"
 column = "ward"
 [data.public_sizes]
-east = 30
-north = 30
-west = 30
+east = 31
+north = 29
+west = 27
 [privacy]
 epsilon = 4.0
 delta = 1e-3

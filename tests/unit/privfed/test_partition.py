@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privfed.data.partition import by_column, dirichlet, iid
+from privfed.data.partition import by_column, client_names, dirichlet, iid
 from privfed.errors import DataError
 
 
@@ -31,6 +31,11 @@ def test_each_value_of_a_column_is_a_client():
 def test_a_row_without_an_owner_is_named(blank):
     with pytest.raises(DataError, match="record 2 names no client"):
         by_column(["a", "b", blank])
+
+
+def test_clients_to_which_a_pool_is_dealt_have_public_names():
+    assert client_names(2) == ("client-01", "client-02")
+    assert client_names(1000)[-1] == "client-1000"
 
 
 def test_iid_clients_differ_by_at_most_one_record():
