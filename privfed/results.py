@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from accountants import PoissonGaussian
-from privfed import preparation
+from privfed import leaving, preparation
+from privfed.abandoning import Abandoned
 from privfed.channel import SumChannel
 from privfed.client.private_model import PrivateModel
 from privfed.config import PrivacyConfig
@@ -83,11 +84,9 @@ def _report(
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
     largest = max(client.epsilon_spent for client in guarantees)
     notes = list(record["notes"])
-    if record["abandoned"]:
-        notes.append(
-            f"Rounds {record['abandoned']} gathered too few contributions; they are counted and "
-            "changed nothing."
-        )
+    for values in record["abandoned"]:
+        notes.append(f"{Abandoned.from_json(values)} It is counted and changed nothing.")
+    notes += leaving.notes(record["left_out"])
     return build_report(
         guarantees,
         rounds,
