@@ -85,7 +85,8 @@ def require_adapter_of(report: BudgetReport, adapter: Path) -> None:
     if found != files:
         raise ReportError(
             f"the files in {adapter} are not those that its {DESCRIPTION} names; they were "
-            "changed, or the run was killed while it wrote them. `privfed run --resume` writes them anew"
+            "changed, or the run was killed while it wrote them; `privfed run --resume` writes "
+            "them anew"
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,8 @@ from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.engines.links import AddressLink, ProcessLink
 from privfed.errors import ConfigError, IdentityError
-from privfed.identity.keys import Identity
+from privfed.identity.contributions import LEFT_OUT
+from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.interfaces import Adder, Cipher, Encoding
 from privfed.messages import RoundPlan, Terms
@@ -80,7 +81,8 @@ class SumChannel:
             every round has its own.
         setup_bytes: bytes that handed out the run's key.
         link: to the key holder, or None.
-        opened: whose sums clients opened before a crash; None where they open none.
+        opened: what each client never forgets of the run; empty without encryption, where sums are
+            in clear.
     """
 
     public: Public
@@ -93,7 +95,7 @@ class SumChannel:
     key: Mapping[str, Any]
     setup_bytes: int = 0
     link: ProcessLink | AddressLink | None = None
-    opened: OpenedRounds | None = None
+    opened: Mapping[str, OpenedRounds] = field(default_factory=dict)
 
     @property
     def custody(self) -> str:
@@ -135,10 +137,10 @@ class SumChannel:
             encoding=encoding, weight=self.public.weights[client], cipher=self.ciphers[client]
         )
 
-    def may_contribute(self, client: str, round_number: int) -> bool:
-        """Whether a client belongs to the sum of this round, should it have been opened before."""
-        before = self.opened.contributors_of(round_number) if self.opened is not None else None
-        return before is None or client in before
+    def sums_of(self, round_number: int) -> set[tuple[str, ...]]:
+        """Contributors of the sums of this round that clients agreed to or opened before."""
+        known = (memory.contributors_of(round_number) for memory in self.opened.values())
+        return {contributors for contributors in known if contributors is not None}
 
     def mean_update(
         self, total: NDArray[np.float64], contributors: Sequence[str]
@@ -172,17 +174,47 @@ class SumChannel:
             self.link.close()
 
 
-def open_channel(public: Public, summation: Summation, parties: Parties, state: Path) -> SumChannel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where what outlives the run lies on this machine.
+
+    Attributes:
+        state: the state folder.
+        anchors: the second place.
+        resumed: whether the run goes on, so that clients remember its rounds.
+    """
+
+    state: Path
+    anchors: Path
+    resumed: bool
+
+    def opened(self, public: Public) -> dict[str, OpenedRounds]:
+        """What each client remembers of the run, or begins to remember.
+
+        Raises:
+            EncryptionError: if it cannot be written, or is missing in a resume.
+        """
+        names = list(public.weights)
+        paths = {name: opened_path(self.anchors, public.run, name) for name in names}
+        if self.resumed:
+            return {name: OpenedRounds.resume(path) for name, path in paths.items()}
+        return {name: OpenedRounds.create(path, names) for name, path in paths.items()}
+
+
+def open_channel(
+    public: Public, summation: Summation, parties: Parties, places: Places
+) -> SumChannel:
     """Keys and parameters of the sum. Secret keys exist in memory only.
 
     Raises:
         ConfigError: if no parameters fit these clients and bits, or no key holder answers.
-        EncryptionError: if the local TenSEAL is not the supported one.
+        EncryptionError: if the local TenSEAL is not the supported one, or a client cannot remember
+            whose sums it opens.
     """
     if isinstance(summation, BFV):
-        return _bfv(public, summation, parties, state)
+        return _bfv(public, summation, parties, places)
     if isinstance(summation, CKKS):
-        return _ckks(public, summation, parties, state)
+        return _ckks(public, summation, parties, places)
     if isinstance(summation, Plain):
         return _plain(public, summation, parties)
     raise ConfigError(f"encryption must be BFV(), CKKS() or Plain(), got {summation!r}")
@@ -202,7 +234,7 @@ def _plain(public: Public, summation: Plain, parties: Parties) -> SumChannel:
     )
 
 
-def _bfv(public: Public, summation: BFV, parties: Parties, state: Path) -> SumChannel:
+def _bfv(public: Public, summation: BFV, parties: Parties, places: Places) -> SumChannel:
     parameters = derive(
         num_clients=len(public.weights),
         bits=summation.bits,
@@ -210,24 +242,24 @@ def _bfv(public: Public, summation: BFV, parties: Parties, state: Path) -> SumCh
         custody=summation.custody,
     )
     if summation.custody is Custody.KEY_HOLDER:
-        return _held(public, summation, parties, parameters, state)
+        return _held(public, summation, parties, parameters, places)
     context, shape = shared_context(parameters), frames.ciphertext_shape(parameters)
     cipher = partial(SharedKeyCipher, parameters)
-    return _shared(public, summation, parties, state, parameters, context, shape, cipher)
+    return _shared(public, summation, parties, places, parameters, context, shape, cipher)
 
 
-def _ckks(public: Public, summation: CKKS, parties: Parties, state: Path) -> SumChannel:
+def _ckks(public: Public, summation: CKKS, parties: Parties, places: Places) -> SumChannel:
     parameters = derive_ckks(num_clients=len(public.weights), num_params=public.num_params)
     context, shape = ckks_context(COEFF_MODULUS), ckks_shape(parameters)
     cipher = partial(CKKSCipher, parameters)
-    return _shared(public, summation, parties, state, parameters, context, shape, cipher)
+    return _shared(public, summation, parties, places, parameters, context, shape, cipher)
 
 
 def _shared(
     public: Public,
     summation: Summation,
     parties: Parties,
-    state: Path,
+    places: Places,
     parameters: BFVParameters | CKKSParameters,
     context: Any,
     shape: frames.Shape,
@@ -235,14 +267,14 @@ def _shared(
 ) -> SumChannel:
     """Clients that share one key; `cipher` makes the side of one of them."""
     secrets, message = _shared_secrets(public, parties, parameters.to_json(), context, shape)
-    opened = OpenedRounds(opened_path(state, public.run))
+    opened = places.opened(public)
     roster, least = parties.roster, public.min_clients
     return SumChannel(
         public=public,
         summation=summation,
         parties=parties,
         ciphers={
-            client: cipher(secret, roster, least, opened, parties.clients[client])
+            client: cipher(secret, roster, least, opened[client], parties.clients[client])
             for client, secret in secrets.items()
         },
         custodian=ClientsAgree(parties.aggregator, roster),
@@ -283,24 +315,26 @@ def _shared_secrets(
 
 
 def _held(
-    public: Public, summation: BFV, parties: Parties, parameters: BFVParameters, state: Path
+    public: Public, summation: BFV, parties: Parties, parameters: BFVParameters, places: Places
 ) -> SumChannel:
-    results = results_folder(state, public.run)
-    link = _link(summation, parties, public.min_clients, results)
+    opened = places.opened(public)
+    roster, least = parties.roster, public.min_clients
     ciphers: dict[str, Cipher] = {
-        client: RoundKeyCipher(parameters, identity, parties.roster, public.min_clients)
+        client: RoundKeyCipher(parameters, identity, roster, least, opened[client])
         for client, identity in parties.clients.items()
     }
+    link = _link(summation, parties, least, results_folder(places.state, public.run))
     return SumChannel(
         public=public,
         summation=summation,
         parties=parties,
         ciphers=ciphers,
-        custodian=HolderOpens(link, parties.aggregator, parties.roster),
+        custodian=HolderOpens(link, parties.aggregator, roster),
         parameters=parameters.to_json(),
         encryption=parameters,
         key={},
         link=link,
+        opened=opened,
     )
 
 
@@ -327,12 +361,14 @@ def _link(
 def _run_manifest(
     public: Public, parameters: Mapping[str, Any], parties: Parties
 ) -> dict[str, Any]:
+    enrolled = parties.roster.of_role(Role.CLIENT)
     return {
         "base_model": public.base_model,
         "layout": public.layout,
         "settings": public.settings,
         "encryption": dict(parameters),
         "roster": parties.roster.digest().hex(),
+        LEFT_OUT: [party.name for party in enrolled if party.name not in public.weights],
     }
 
 

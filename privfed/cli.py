@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,14 @@ Out = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the last complete round of the run in --out.")
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--without",
+        metavar="CLIENT",
+        help="Go on without this client, for good (with --resume; may be repeated).",
+    ),
 ]
 State = Annotated[
     Path | None,
@@ -118,6 +127,7 @@ def run(
     out: Out = None,
     resume: Resume = False,
     state: State = None,
+    without: Without = None,
 ) -> None:
     """Run the federation that CONFIG describes."""
     if not config.is_file():
@@ -126,7 +136,7 @@ def run(
     from privfed.run_config import load_federation
 
     folder = out or Path("runs") / config.stem
-    _run(load_federation(config, state), folder, resume=resume)
+    _run(load_federation(config, state), folder, resume=resume, without=without or ())
 
 
 @app.command(name="key-holder")
@@ -217,11 +227,13 @@ def _hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
-def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
+def _run(
+    federation: "Federation", folder: Path, *, resume: bool, without: Sequence[str] = ()
+) -> None:
     from privfed.display import RoundTable
 
     with RoundTable(_console, federation.model.metric) as table:
-        result = federation.run(folder, resume=resume, callbacks=[table])
+        result = federation.run(folder, resume=resume, without=without, callbacks=[table])
     _console.print(
         f"adapter: {result.adapter}\nreport:  {result.folder / 'report.html'}",
         highlight=False,

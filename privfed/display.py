@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from privfed.abandoning import Abandoned
 from privfed.federation import Callback
 from privfed.reports.figures import RoundFigures, rounded_up
 
@@ -95,6 +96,11 @@ class RoundTable(Callback):
         )
         for client in figures.absent:
             self._print(f"       {client} did not take part", style="yellow")
+
+    def on_abandoned(self, abandoned: Abandoned) -> None:
+        """Say which round was given up, and why."""
+        self._progress.reset(self._task, round=abandoned.round + 1, total=len(self._clients))
+        self._print(f"{abandoned.round:>5}  {abandoned}", style="yellow")
 
     def _print(self, line: str, style: str | None = None) -> None:
         self._progress.console.print(

@@ -7,11 +7,15 @@ PrivfedError
 │   └── GateError       per-example gradients of a parameter are not exact: refused before training
 ├── MessageError        bytes from outside that are not what they must be
 ├── EncryptionError     encryption or decryption that must not go on
+│   └── SpoiledSumError the sum of a round is not that of its contributions; it names nobody
 ├── IdentityError       a key, a party or a roster that cannot be trusted or used
 ├── TooFewClientsError  fewer than `min_clients` clients delivered a round
+│   └── AwayError       enough delivered, but some stayed away before their sum could be opened
 ├── RunFolderError      an output folder of another run, or without what a resume needs
 └── ReportError         a report with a missing or contradicting field
 """
+
+from collections.abc import Sequence
 
 
 class PrivfedError(Exception):
@@ -42,12 +46,29 @@ class EncryptionError(PrivfedError):
     """Encryption or decryption that must not go on."""
 
 
+class SpoiledSumError(EncryptionError):
+    """The sum of a round is not that of its contributions; nobody can say whose fault it is."""
+
+
 class IdentityError(PrivfedError):
     """A key, a party or a roster that cannot be trusted or used."""
 
 
 class TooFewClientsError(PrivfedError):
-    """Fewer than `min_clients` clients delivered a round; their sum is not decrypted."""
+    """Fewer than `min_clients` clients delivered a round; their sum is not decrypted.
+
+    Args:
+        message: what must hold, what came, what to do.
+        missing: the clients that did not deliver, sorted.
+    """
+
+    def __init__(self, message: str, missing: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.missing = tuple(missing)
+
+
+class AwayError(TooFewClientsError):
+    """Clients whose updates were to be summed stayed away before the sum could be opened."""
 
 
 class RunFolderError(PrivfedError):

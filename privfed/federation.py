@@ -8,7 +8,7 @@ decrypts one sum; the strategy moves the global adapter; a checkpoint makes the 
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import AccountingError, Anchor, Ledger, anchor_from_json, verify_export
-from privfed import preparation, results
-from privfed.channel import Public, SumChannel, open_channel
+from accountants import (
+    AccountingError,
+    Anchor,
+    Ledger,
+    anchor_from_json,
+    epsilon,
+    verify_export,
+)
+from privfed import abandoning, leaving, preparation, results
+from privfed.abandoning import Abandoned
+from privfed.channel import Places, Public, SumChannel, open_channel
 from privfed.client.evaluation import held_out_figure
-from privfed.client.node import ClientNode
+from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
-from privfed.errors import ModelError, PrivfedError, RunFolderError, TooFewClientsError
+from privfed.client.state import require_second_place
+from privfed.errors import (
+    ModelError,
+    PrivfedError,
+    RunFolderError,
+    SpoiledSumError,
+    TooFewClientsError,
+)
 from privfed.messages import RoundPlan, canonical_json
 from privfed.models.tasks import Batch
 from privfed.models.vector import (
@@ -61,6 +76,9 @@ class Callback:
     def on_round(self, figures: RoundFigures) -> None:
         """A round is complete and durable."""
 
+    def on_abandoned(self, abandoned: Abandoned) -> None:
+        """A round was given up; it is counted, and changed nothing."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FederationResult:
@@ -86,22 +104,30 @@ class Federation(FederationSettings):
     """A federation that is about to run; its fields are those of `FederationSettings`."""
 
     def run(
-        self, out: str | Path, *, resume: bool = False, callbacks: Sequence[Callback] = ()
+        self,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        without: Sequence[str] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> FederationResult:
         """Run all rounds and write the run folder.
 
         Args:
             out: run folder; must be new or empty unless resuming.
             resume: go on from the last complete round of the run in `out`.
+            without: clients that a resumed run goes on without, for good; `min_clients` must stay.
             callbacks: told what happens, in order.
 
         Raises:
             PrivfedError: before any budget is spent, for settings, data or models that cannot be
-                used; later, TooFewClientsError if a round gathers too few contributions.
+                used; later, TooFewClientsError if a round gathers too few contributions, and
+                TooFewClientsError or SpoiledSumError after two abandoned rounds in a row.
             accountants.AccountingError: for a budget too small, or a ledger that is missing,
                 damaged, foreign, or shorter than the checkpoint says.
         """
         notes = preparation.check_clients(self.clients, self.privacy, self.min_clients)
+        require_second_place(self.anchors, self.state, Path(out))
         folder = RunFolder(Path(out))
         checkpoint = folder.latest(self.describe()) if resume else None
         if not resume:
@@ -112,10 +138,14 @@ class Federation(FederationSettings):
                 f"the run in {folder.path} is complete; there is nothing to resume"
             )
         try:
-            running = _Running.start(self, folder, checkpoint, notes)
+            left_out = leaving.left_out_of(
+                checkpoint, without, self.clients, min_clients=self.min_clients
+            )
+            running = _Running.start(self, folder, checkpoint, notes, left_out)
             try:
                 if checkpoint is None:
                     folder.save(running.checkpoint)
+                running.leave_out(left_out)
                 running.write_results()  # what cannot be reported must not be begun
                 running.announce(callbacks)
                 while running.checkpoint.round < self.rounds:
@@ -150,8 +180,10 @@ class _Running:
         folder: RunFolder,
         checkpoint: Checkpoint | None,
         notes: Sequence[str],
+        left_out: Collection[str],
     ) -> "_Running":
         """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
+        remaining = [client for client in settings.clients if client.id not in left_out]
         model = preparation.build_private_model(
             settings.model,
             settings.adapter,
@@ -159,7 +191,7 @@ class _Running:
             settings.computation,
             examples_per_record=settings.privacy.examples_per_record,
             physical_batch_size=settings.training.physical_batch_size,
-            num_clients=len(settings.clients),
+            num_clients=len(remaining),
             seed=settings.seed,
             device=settings.device,
         )
@@ -173,11 +205,12 @@ class _Running:
             secret_coins=settings.secret_coins,
         )
         parties = open_parties(
-            [client.id for client in settings.clients],
+            [client.id for client in remaining],
             settings.state,
             settings.enrolment,
             key_holder=settings.has_key_holder,
         )
+        resumed = checkpoint is not None
         base = frozen_digest(model.adapter)
         if checkpoint is None:
             checkpoint = _first_checkpoint(settings, model, base, held_out, ledgers, notes)
@@ -187,7 +220,7 @@ class _Running:
             folder=folder,
             model=model,
             nodes=preparation.build_nodes(
-                settings.clients,
+                remaining,
                 ledgers,
                 checkpoint.record["noise_multipliers"],
                 model,
@@ -199,7 +232,9 @@ class _Running:
                 state=settings.state,
             ),
             ledgers=ledgers,
-            channel=_channel(settings, model, checkpoint.record, parties),
+            channel=_channel(
+                settings, remaining, model, checkpoint.record, parties, resumed=resumed
+            ),
             held_out=held_out,
             checkpoint=checkpoint,
         )
@@ -230,6 +265,10 @@ class _Running:
             for callback in callbacks:
                 callback.on_client(plan.round, client)
 
+        abandoned = abandoning.given_up_before(self.channel, plan.round)
+        if abandoned is not None:
+            self._give_up(abandoned, self.checkpoint.record, callbacks)
+            return
         try:
             outcome = play(
                 self.channel,
@@ -241,8 +280,12 @@ class _Running:
                 on_client=done,
                 stacked_clients=self.settings.computation.stacked_clients,
             )
-        except TooFewClientsError as error:
-            raise self._abandoned(plan, error) from None
+        except (TooFewClientsError, SpoiledSumError) as error:
+            abandoned, earlier = abandoning.because_of(error, plan.round), self.abandoned
+            self._give_up(abandoned, self.checkpoint.record, callbacks)
+            if abandoning.must_stop(abandoned, earlier, rounds=self.settings.rounds):
+                raise self._stop_after(abandoned, earlier, error) from None
+            return
         state = self.settings.strategy.next_state(state, outcome.mean_update)
         average = self._averaged(plan.round, state)
         left = state if average is None else average
@@ -255,6 +298,11 @@ class _Running:
     def rounds(self) -> tuple[RoundFigures, ...]:
         """Figures of the complete rounds."""
         return tuple(RoundFigures.from_json(row) for row in self.checkpoint.record["rounds"])
+
+    @property
+    def abandoned(self) -> tuple[Abandoned, ...]:
+        """The rounds that were given up."""
+        return tuple(Abandoned.from_json(row) for row in self.checkpoint.record["abandoned"])
 
     def finish(self) -> FederationResult:
         """What a complete run leaves; its last round wrote it."""
@@ -326,20 +374,55 @@ class _Running:
             base_digest=vector_digest(self.checkpoint.state),
         )
 
-    def _abandoned(self, plan: RoundPlan, error: TooFewClientsError) -> TooFewClientsError:
-        """Close a round with too few contributions, before the run stops."""
+    def leave_out(self, left_out: Mapping[str, int]) -> None:
+        """Make durable who takes no further part, before anybody goes on without them."""
         record = self.checkpoint.record
-        abandoned = [*record["abandoned"], plan.round]
+        new = sorted(set(left_out).difference(record["left_out"]))
+        if not new:
+            return
+        ended = leaving.ended_by_leaving(self.channel, self.checkpoint.round + 1, new)
+        heavy = preparation.weight_notes(self.channel.public.weights)
+        notes = [*record["notes"], *(note for note in heavy if note not in record["notes"])]
+        record = {**record, "left_out": dict(left_out), "notes": notes}
+        if ended is None:
+            self._checkpoint(
+                self.checkpoint.round, self.checkpoint.state, self.checkpoint.average, record
+            )
+        else:
+            self._give_up(ended, record)
+
+    def _stop_after(
+        self, abandoned: Abandoned, earlier: Sequence[Abandoned], error: PrivfedError
+    ) -> PrivfedError:
+        """The error of a run that must not go on after this round, with what can be done."""
+        advice = abandoning.advice(
+            abandoned,
+            earlier,
+            clients=[node.id for node in self.nodes],
+            min_clients=self.settings.min_clients,
+            rounds=self.settings.rounds,
+        )
+        logs = self.settings.state / "clients"
+        return abandoning.stop(
+            abandoned, f"{error}. The cause is in each client's own log under {logs}. {advice}"
+        )
+
+    def _give_up(
+        self,
+        abandoned: Abandoned,
+        record: dict[str, Any],
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """Close a round at every remaining client, then make that durable."""
+        abandoning.close(self.channel, abandoned)
         self._checkpoint(
-            plan.round,
+            abandoned.round,
             self.checkpoint.state,
             self.checkpoint.average,
-            {**record, "abandoned": abandoned},
+            {**record, "abandoned": [*record["abandoned"], abandoned.to_json()]},
         )
-        return TooFewClientsError(
-            f"{error}. The cause is in each client's own log under "
-            f"{self.settings.state / 'clients'}; `resume` goes on with the next round"
-        )
+        for callback in callbacks:
+            callback.on_abandoned(abandoned)
 
     def _averaged(self, number: int, state: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """The average with the adapter after a round, where the round counts."""
@@ -369,8 +452,20 @@ class _Running:
             seconds=round(time.perf_counter() - started, 2),
             seconds_aggregator=round(outcome.aggregator_seconds, 4),
             seconds_opening=round(outcome.opening_seconds, 4),
-            epsilon={node.id: node.epsilon_spent() for node in self.nodes},
+            epsilon=self._spent(),
         )
+
+    def _spent(self) -> dict[str, float]:
+        """Epsilon of every client of the run, those that were left out too."""
+        privacy = self.settings.privacy
+        return {
+            client.id: epsilon(
+                self.ledgers[client.id].events(),
+                preparation.budget_of(client, privacy).delta,
+                privacy.neighbouring,
+            ).upper
+            for client in self.settings.clients
+        }
 
     def _save(
         self,
@@ -427,7 +522,7 @@ def _first_checkpoint(
         "run": secrets.token_hex(8),
         "settings": settings.describe(),
         "base_sha256": base,
-        "notes": [*notes, *preparation.weight_notes(_weights(settings))],
+        "notes": [*notes, *preparation.weight_notes(_weights(settings, settings.clients))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
         "public_range": largest,
@@ -435,6 +530,7 @@ def _first_checkpoint(
         "baseline": held_out_figure(model, held_out, settings.training.physical_batch_size),
         "rounds": [],
         "abandoned": [],
+        "left_out": {},
     }
     return Checkpoint(round=0, state=read_vector(model.adapter), record=record)
 
@@ -450,9 +546,15 @@ def _require_same_base(began_with: str, found: str) -> None:
 
 
 def _channel(
-    settings: FederationSettings, model: PrivateModel, record: Mapping[str, Any], parties: Parties
+    settings: FederationSettings,
+    remaining: Sequence[Client],
+    model: PrivateModel,
+    record: Mapping[str, Any],
+    parties: Parties,
+    *,
+    resumed: bool,
 ) -> SumChannel:
-    weights = _weights(settings)
+    weights = _weights(settings, remaining)  # of those who take part: also who they are
     agreed = canonical_json({"settings": settings.describe(), "weights": weights})
     public = Public(
         run=record["run"],
@@ -463,9 +565,10 @@ def _channel(
         weights=weights,
         min_clients=settings.min_clients,
     )
-    return open_channel(public, settings.encryption, parties, settings.state)
+    places = Places(state=settings.state, anchors=settings.anchors, resumed=resumed)
+    return open_channel(public, settings.encryption, parties, places)
 
 
-def _weights(settings: FederationSettings) -> dict[str, float]:
-    sizes = {client.id: client.public_size for client in settings.clients}
+def _weights(settings: FederationSettings, clients: Sequence[Client]) -> dict[str, float]:
+    sizes = {client.id: client.public_size for client in clients}
     return settings.strategy.weights(sizes)

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accountants import PoissonGaussian
-from privfed import preparation
+from privfed import leaving, preparation
+from privfed.abandoning import Abandoned
 from privfed.adapter_folder import save_adapter
 from privfed.channel import SumChannel
 from privfed.client.private_model import PrivateModel
@@ -60,7 +61,7 @@ def _report(
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> BudgetReport:
-    record = checkpoint.record
+    record, lost = checkpoint.record, checkpoint.record["abandoned"]
     guarantees = _guarantees(settings, record, exports, status)
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
     largest = largest_epsilon(guarantees, status)
@@ -106,20 +107,15 @@ def _report(
             held_out_source=settings.held_out_source,
             secure_noise=settings.privacy.secure_noise,
         ),
-        warnings=(*record["notes"], *_abandoned(record)),
+        warnings=(
+            *record["notes"],
+            *(f"{Abandoned.from_json(row)} It is counted and changed nothing." for row in lost),
+            *leaving.notes(record["left_out"]),
+        ),
         baseline={settings.model.metric: record["baseline"]},
         base_sha256=record["base_sha256"],
         adapter_sha256=vector_digest(checkpoint.released),
     )
-
-
-def _abandoned(record: Mapping[str, Any]) -> list[str]:
-    if not record["abandoned"]:
-        return []
-    return [
-        f"Rounds {record['abandoned']} gathered too few contributions; they are counted and "
-        "changed nothing."
-    ]
 
 
 def _guarantees(

@@ -6,7 +6,7 @@ sum; a client reads the result. All that passes between parties is signed bytes.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from privfed.channel import SumChannel
 from privfed.client.node import ClientNode, Codec
 from privfed.engines.inprocess import collect_answers, collect_updates
 from privfed.engines.stacked import collect_stacked
+from privfed.errors import AwayError
 from privfed.messages import RoundPlan
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import Opening
@@ -74,8 +75,11 @@ def play(
 
     Raises:
         TooFewClientsError: with fewer contributions than `min_clients`.
-        EncryptionError: if the key holder refuses the sum.
+        AwayError: if a contributor stays away before the sum is opened.
+        SpoiledSumError: if the sum is not that of its contributions.
+        EncryptionError: if the key holder cannot go on.
     """
+    before = channel.sums_of(plan.round)
     opening = channel.custodian.begin(channel.terms(plan, public_range))
     encoding = channel.encoding(public_range)
     codecs = {node.id: channel.codec(node.id, encoding) for node in nodes}
@@ -90,10 +94,12 @@ def play(
         adder=channel.new_adder(),
         min_clients=channel.public.min_clients,
     )
-    cohort = [node for node in nodes if channel.may_contribute(node.id, plan.round)]
+    # Clients that agreed to a sum before a crash agree to no other: its contributors must be back.
+    cohort = [node for node in nodes if all(node.id in names for names in before)]
     one_by_one = stacked_clients == 1
     collect = collect_updates if one_by_one else partial(collect_stacked, size=stacked_clients)
     collected = collect(cohort, plan, opening, state, codecs, aggregator, on_client)
+    _require_back(before, collected.messages, plan)
     begun = time.perf_counter()
     total = aggregator.total()
     costs = _Costs(
@@ -113,6 +119,15 @@ def play(
     message = channel.custodian.close(opening.terms, total, ask)
     costs.bytes_holder = channel.custodian.bytes_asked
     return _read(channel, codecs, opening, message, costs, begun)
+
+
+def _require_back(before: set[tuple[str, ...]], sent: Collection[str], plan: RoundPlan) -> None:
+    if missing := sorted({name for names in before for name in names}.difference(sent)):
+        raise AwayError(
+            f"round {plan.round} was agreed to before as a sum with {', '.join(missing)}, whose "
+            "update did not come again; a sum without would show what it sent",
+            missing,
+        )
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from privfed.checks import (
 )
 from privfed.client.node import Client
 from privfed.client.randomness import Coins, SystemCoins
-from privfed.client.state import default_state_folder
+from privfed.client.state import default_anchor_folder, default_state_folder
 from privfed.config import (
     Clipping,
     Computation,
@@ -57,6 +57,9 @@ class FederationSettings:
         min_clients: fewest contributions that are summed, >= 3.
         device: "cpu", "cuda", ...; None takes CUDA where there is one.
         state_folder: where ledgers live; None takes the user's state folder.
+        anchor_folder: the second place, which must not be restored together with the state folder
+            or a run folder: clients remember there how far ledgers had come and whose sums they
+            opened. None takes the user's.
         coins: where clients' randomness comes from; anything but SystemCoins is reported as not
             private.
         enrolment: files with the parties' keys and the signed roster; None makes keys for a
@@ -81,6 +84,7 @@ class FederationSettings:
     min_clients: int = 3
     device: str | None = None
     state_folder: Path | None = None
+    anchor_folder: Path | None = None
     coins: Coins = field(default_factory=SystemCoins)
     enrolment: Enrolment | None = None
     computation: Computation = field(default_factory=Computation)
@@ -127,6 +131,7 @@ class FederationSettings:
         require_type(TailAveraging | None, averaging=self.averaging)
         require_type(Enrolment | None, enrolment=self.enrolment)
         require_type(Path | None, state_folder=self.state_folder)
+        require_type(Path | None, anchor_folder=self.anchor_folder)
         require_type(str | None, device=self.device)
         require_type(bool, fresh_ledgers=self.fresh_ledgers)
         require_type(
@@ -183,6 +188,11 @@ class FederationSettings:
     def state(self) -> Path:
         """Where ledgers and keys live."""
         return self.state_folder or default_state_folder()
+
+    @property
+    def anchors(self) -> Path:
+        """The second place: what must survive that state folder or run folder are put back."""
+        return self.anchor_folder or default_anchor_folder()
 
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:

@@ -20,8 +20,9 @@ def _two_threads():
 
 @pytest.fixture(autouse=True)
 def _own_state_folder(tmp_path, monkeypatch):
-    """No test touches the user's ledgers or caches."""
+    """No test touches the user's ledgers, anchors or caches."""
     monkeypatch.setenv("PRIVFED_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("PRIVFED_ANCHORS", str(tmp_path / "anchors"))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Budget, Ledger, PoissonGaussian, Reservation, ScheduleFilter, epsilon
+from accountants import Budget, Ledger, PoissonGaussian, Reservation, ScheduleFilter
 from privfed.checks import require_items, require_type
 from privfed.client.clipping import AdaptiveBound
 from privfed.client.dpsgd import DPSGDConfig, train_round
@@ -249,11 +249,6 @@ class ClientNode:
     def _noise(self) -> NoiseStream:
         stream = self.coins.stream(self.id, "noise")
         return SecureNoise(stream) if self.secure_noise else FastNoise(stream)
-
-    def epsilon_spent(self) -> float:
-        """Epsilon of everything in the ledger, at the budget's delta."""
-        budget = self.filter.budget
-        return epsilon(self.ledger.events(), budget.delta, self.filter.neighbouring).upper
 
 
 def _keyed(cipher: Cipher) -> KeyedCipher:

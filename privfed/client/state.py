@@ -1,7 +1,8 @@
-"""Where a client keeps what outlives a run: its ledger, its log, its identity.
+"""Where a client keeps what outlives a run: ledger, log, identity, and its memory of rounds.
 
 All of it lies outside the run folder, readable by its owner only: a run folder is meant to be
-handed on, a ledger belongs to the client and its data set.
+handed on, a ledger belongs to the client and its data set. What must survive that the state folder
+is put back as it was (how far a ledger had come, whose sums were opened) lies in a second place.
 """
 
 import logging
@@ -18,6 +19,33 @@ def default_state_folder() -> Path:
     if chosen := os.environ.get("PRIVFED_STATE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "privfed"
+
+
+def default_anchor_folder() -> Path:
+    """$PRIVFED_ANCHORS, else $XDG_DATA_HOME/privfed/anchors, else ~/.local/share/privfed/...."""
+    if chosen := os.environ.get("PRIVFED_ANCHORS"):
+        return Path(chosen)
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    return data / "privfed" / "anchors"
+
+
+def require_second_place(anchors: Path, *others: Path) -> None:
+    """Refuse a second place that would be put back together with what it is to outlive.
+
+    Args:
+        anchors: the second place.
+        others: state folder and run folder.
+
+    Raises:
+        ConfigError: if it is one of the others, or below one.
+    """
+    place = anchors.resolve()
+    for other in others:
+        if place.is_relative_to(other.resolve()):
+            raise ConfigError(
+                f"what clients must remember when {other} is put back as it was must lie outside "
+                f"it, {anchors} does not; choose another folder ($PRIVFED_ANCHORS)"
+            )
 
 
 def client_folder(state: Path, client: str, dataset: str) -> Path:
@@ -50,9 +78,10 @@ def identity_path(state: Path, name: str) -> Path:
     return state / "identities" / f"{_file_name('party', name)}.identity"
 
 
-def opened_path(state: Path, run: str) -> Path:
-    """Whose sum the clients of a run opened last."""
-    return state / "opened" / f"{_file_name('run', run)}.json"
+def opened_path(anchors: Path, run: str, client: str) -> Path:
+    """Whose sums one client agreed to or opened in the rounds of a run; in the second place."""
+    folder = anchors / "opened" / _file_name("run", run)
+    return folder / f"{_file_name('client id', client)}.jsonl"
 
 
 def results_folder(state: Path, run: str | None = None) -> Path:

@@ -39,7 +39,7 @@ from privfed.encryption.adding import CIPHERTEXTS, SEEDS
 from privfed.encryption.ckks import PARAMS_PER_CIPHERTEXT, CKKSParameters, ckks_shape
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import SEED_BYTES
-from privfed.errors import EncryptionError
+from privfed.errors import EncryptionError, SpoiledSumError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.interfaces import OpenedSum
@@ -59,7 +59,8 @@ class CKKSCipher:
         secret: of the run, made for `ckks_context` and `ckks_shape`; every client holds a copy.
         roster: who is enrolled.
         min_clients: fewest contributors of a sum that is opened.
-        opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+        opened: what this client never forgets of the run; None remembers nothing of earlier
+            processes.
         identity: this client's; with it, sums are opened only if all contributors agreed to the
             list of contributions.
     """
@@ -82,10 +83,10 @@ class CKKSCipher:
         """The blobs of an update: ciphertexts, then their seeds.
 
         Raises:
-            EncryptionError: before anything is sent, if `numbers` are not floats in [-1, 1] in
-                shape (params,).
+            EncryptionError: before anything is sent, if the round is closed or was left behind, or
+                `numbers` are not floats in [-1, 1] in shape (params,).
         """
-        del terms
+        self._sums.require_not_over(terms)
         _check_numbers(numbers, self._parameters.num_params)
         seeds: list[bytes] = []
         yield CIPHERTEXTS, self._ciphertexts(numbers, seeds)
@@ -108,8 +109,8 @@ class CKKSCipher:
         """The flooded sum of the contributors' numbers, shape (params,), float64.
 
         Raises:
-            MessageError, EncryptionError: as `SeededSums.read`; or if the sum is not one that
-                values in [-1, 1] can have.
+            MessageError, EncryptionError: as `SeededSums.read`.
+            SpoiledSumError: if the sum is not one that values in [-1, 1] can have.
         """
         received = self._sums.read(terms, message)
         values = self._flooded(received, _context(terms, self._secret.key_id, received))
@@ -136,7 +137,7 @@ class CKKSCipher:
         largest = np.full(len(values), off)
         largest[: self._parameters.num_params] += contributors
         if not np.all(np.abs(values) <= largest):
-            raise EncryptionError(
+            raise SpoiledSumError(
                 f"every number of the sum must lie within {contributors} and the padding be zero, "
                 f"{np.count_nonzero(~(np.abs(values) <= largest))} do not: it was changed on the "
                 "way, decrypted with another key, or is not the sum of the listed contributions; "

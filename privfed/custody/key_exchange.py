@@ -12,6 +12,7 @@ from privfed.custody.native import require_same_software, software
 from privfed.custody.wrapping import unwrap, wrap
 from privfed.encryption import frames
 from privfed.errors import MessageError
+from privfed.identity.contributions import taking_part
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
 from privfed.identity.signing import exact_values, signed_message, verified
@@ -21,16 +22,16 @@ KEY_KIND: Final = "shared-key"
 
 
 def share_secret(secret: SharedSecret, maker: Identity, roster: Roster, terms: Terms) -> bytes:
-    """The message by which the maker hands the secrets to all enrolled clients.
+    """The message by which the maker hands the secrets to the other clients of the run.
 
     Args:
         secret: made for the parameters in the terms.
         maker: the client that made it.
         roster: who is enrolled.
-        terms: of the run, round 0.
+        terms: of the run, round 0; whom they leave out gets no key.
     """
     content = secret.to_bytes()
-    clients = [party for party in roster.of_role(Role.CLIENT) if party != maker.party]
+    clients = [party for party in taking_part(roster, terms) if party != maker.party]
     blobs = {
         party.name: wrap(
             content, party, _wrapping_context(terms, secret.key_id, maker.party, party)

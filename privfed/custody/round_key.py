@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from privfed.custody import bfv
 from privfed.custody.keys import PublicKey
 from privfed.custody.native import require_same_software
+from privfed.custody.opened_rounds import OpenedRounds
 from privfed.encryption import packing, residues
 from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.bitpacking import unpack_rows
@@ -24,7 +25,7 @@ from privfed.encryption.challenges import Challenge
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.tags import PUBLIC, Tags, tag_context
 from privfed.errors import EncryptionError, MessageError
-from privfed.identity.contributions import UPDATE
+from privfed.identity.contributions import UPDATE, taking_part
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.identity.signing import exact_values, signed_message, verified
@@ -52,15 +53,23 @@ class RoundKeyCipher:
         identity: this client's.
         roster: who is enrolled.
         min_clients: fewest contributors of a result that is accepted.
+        opened: what this client never forgets of the run; None remembers nothing of earlier
+            processes.
     """
 
     def __init__(
-        self, parameters: BFVParameters, identity: Identity, roster: Roster, min_clients: int
+        self,
+        parameters: BFVParameters,
+        identity: Identity,
+        roster: Roster,
+        min_clients: int,
+        opened: OpenedRounds | None = None,
     ) -> None:
         self._parameters = parameters
         self._identity = identity
         self._roster = roster
         self._min_clients = min_clients
+        self._opened = opened
         self._key: tuple[Terms, PublicKey] | None = None
         self._answered: set[str] = set()
 
@@ -94,8 +103,11 @@ class RoundKeyCipher:
         """The blob of an update.
 
         Raises:
-            EncryptionError: if no key for these terms was accepted.
+            EncryptionError: if no key for these terms was accepted, or the round is closed or was
+                left behind.
         """
+        if self._opened is not None:
+            self._opened.require_not_over(terms.round)
         tags = public_tags(self._parameters, terms)
         yield CIPHERTEXTS, self._ciphertexts(self._key_of(terms), tags, numbers)
 
@@ -114,6 +126,10 @@ class RoundKeyCipher:
     def answer(self, terms: Terms, challenge: Blob, sent: Blob) -> bytes:
         """Help the key holder to verify the sum.
 
+        A right answer lets the sum be decrypted. So its contributors are recorded first, and sums
+        of others are answered for no more in this round: the key holder's own memory may have been
+        put back as it was.
+
         Args:
             terms: of the round.
             challenge: signed by the key holder.
@@ -122,7 +138,8 @@ class RoundKeyCipher:
         Raises:
             MessageError: if either is not a message of this round by who must have signed it, or
                 the sum is not one with this client and enough others.
-            EncryptionError: if the round's key was not accepted here, or too many challenges came.
+            EncryptionError: if the round's key was not accepted here, too many challenges came, a
+                sum of others was answered for in this round, or the round is over.
         """
         self._key_of(terms)
         asked = verified(challenge, self._roster, role=Role.KEY_HOLDER, kind=CHALLENGE, terms=terms)
@@ -131,8 +148,9 @@ class RoundKeyCipher:
         exact_values(own, terms, states={LEDGER}, blobs={CIPHERTEXTS})
         if own.statement.sender != self._identity.party.name:
             raise MessageError("a client answers for its own update only")
-        self._contributors(stated, own.statement.sender)
+        names = self._contributors(stated, terms, own.statement.sender)
         self._count_answer(statement_digest(asked.statement))
+        self._remember(terms, names)
         bits = self._parameters.upload_bits
         count = self._parameters.num_ciphertexts
         rows = residues.rows_of(own.blobs[CIPHERTEXTS], count, bits)
@@ -157,18 +175,27 @@ class RoundKeyCipher:
         Raises:
             MessageError: if it is not the key holder's result of this round, or has too few
                 contributors or sums out of range.
+            EncryptionError: if a result of others was accepted in this round, or the round is over.
         """
         envelope = verified(message, self._roster, role=Role.KEY_HOLDER, kind=RESULT, terms=terms)
         # A result that is sent again, after a crash, also names the key that it was made with.
         states = {"contributors", "key_id", "software"} - set(terms.manifest)
-        names = self._contributors(exact_values(envelope, terms, states=states, blobs={SUMS}))
+        stated = exact_values(envelope, terms, states=states, blobs={SUMS})
+        names = self._contributors(stated, terms)
         values = read_sums(envelope.blobs[SUMS], self._parameters)
+        self._remember(terms, names)
         return OpenedSum(values=values, contributors=tuple(names))
 
-    def _contributors(self, stated: Mapping[str, object], *required: str) -> list[str]:
-        """Names that the key holder states: enough different enrolled clients, `required` too."""
+    def _remember(self, terms: Terms, names: list[str]) -> None:
+        if self._opened is not None:
+            self._opened.require(terms.round, tuple(names))
+
+    def _contributors(
+        self, stated: Mapping[str, object], terms: Terms, *required: str
+    ) -> list[str]:
+        """Names that the key holder states: enough of those who take part, `required` too."""
         names = stated.get("contributors")
-        enrolled = [party.name for party in self._roster.of_role(Role.CLIENT)]
+        enrolled = [party.name for party in taking_part(self._roster, terms)]
         if not isinstance(names, list) or names != [name for name in enrolled if name in names]:
             raise MessageError(f"contributors must be different enrolled clients, got {names}")
         if len(names) < self._min_clients:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.encryption import residues
 from privfed.encryption.adding import CIPHERTEXTS, SEEDS, seeds_of
-from privfed.errors import EncryptionError, MessageError
+from privfed.errors import EncryptionError, MessageError, SpoiledSumError
 from privfed.identity.contributions import (
     AGREED,
     CONTRIBUTIONS,
@@ -74,7 +74,8 @@ class SeededSums:
         parameters: of the encryption.
         roster: who is enrolled.
         min_clients: fewest contributors of a sum that is opened.
-        opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+        opened: what this client never forgets of the run; None remembers nothing of earlier
+            processes.
         identity: this client's, with which it agrees to a list of contributions; with it, sums are
             read only if all contributors agreed. None for a reader that contributes nothing.
     """
@@ -96,6 +97,15 @@ class SeededSums:
         self._identity = identity
         self._agreed: dict[int, str] = {}
 
+    def require_not_over(self, terms: Terms) -> None:
+        """Refuse to take part in a round that is closed or was left behind.
+
+        Raises:
+            EncryptionError: if it is.
+        """
+        if self._opened is not None:
+            self._opened.require_not_over(terms.round)
+
     def agree(self, terms: Terms, listing: Blob, sent: Blob) -> bytes:
         """Sign, once in a round, that these are the contributions of its sum.
 
@@ -106,7 +116,8 @@ class SeededSums:
 
         Raises:
             MessageError: if the listing is malformed, or lacks this client's own contribution.
-            EncryptionError: if another list was agreed to in this round, or a later round began.
+            EncryptionError: if another list was agreed to in this round, the round is over, or the
+                agreement cannot be recorded.
         """
         if self._identity is None:
             raise EncryptionError("a reader without an identity agrees to nothing")
@@ -134,8 +145,9 @@ class SeededSums:
         Raises:
             MessageError: a message of another round or party, too few or repeated contributors, a
                 missing or wrong signature, or blobs that nobody signed.
-            EncryptionError: a repeated seed, a second sum for a round, or one of other contributors
-                than before a crash.
+            SpoiledSumError: a repeated seed.
+            EncryptionError: a second sum for a round, or one of other contributors than before a
+                crash.
         """
         envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=SUM_KIND, terms=terms)
         contributions = self._contributions(envelope, terms)
@@ -150,7 +162,7 @@ class SeededSums:
             )
         fresh = residues.seed_set(seeds)
         if len(fresh) < seeds.shape[0] * seeds.shape[1] or fresh & self._earlier_seeds:
-            raise EncryptionError(
+            raise SpoiledSumError(
                 "every ciphertext must have a seed of its own, some come twice or from earlier "
                 "rounds; refuse this sum, and find out whose generator repeats itself"
             )

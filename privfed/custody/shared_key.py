@@ -35,7 +35,8 @@ class SharedKeyCipher:
         secret: of the run; every client holds its own copy.
         roster: who is enrolled.
         min_clients: fewest contributors of a sum that is opened.
-        opened: whose sums were opened before a crash; None remembers nothing of earlier processes.
+        opened: what this client never forgets of the run; None remembers nothing of earlier
+            processes.
         identity: this client's; with it, sums are opened only if all contributors agreed to the
             list of contributions.
     """
@@ -54,7 +55,12 @@ class SharedKeyCipher:
         self._sums = SeededSums(parameters, roster, min_clients, opened, identity)
 
     def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
-        """The blobs of an update: ciphertexts, then their seeds."""
+        """The blobs of an update: ciphertexts, then their seeds.
+
+        Raises:
+            EncryptionError: if the round is closed or was left behind.
+        """
+        self._sums.require_not_over(terms)
         seeds: list[bytes] = []
         yield CIPHERTEXTS, self._ciphertexts(terms, numbers, seeds)
         yield SEEDS, seeds
@@ -78,8 +84,8 @@ class SharedKeyCipher:
         """The sum of the contributors' numbers.
 
         Raises:
-            MessageError, EncryptionError: as `SeededSums.read`; or if the sum is not that of the
-                listed contributions.
+            MessageError, EncryptionError: as `SeededSums.read`.
+            SpoiledSumError: if the sum is not that of the listed contributions.
         """
         received = self._sums.read(terms, message)
         values = self._decrypted(received, self._tags(terms))

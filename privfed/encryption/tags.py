@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from privfed.encryption.modular import InnerProducts
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
-from privfed.errors import EncryptionError
+from privfed.errors import EncryptionError, SpoiledSumError
 from privfed.messages import canonical_json
 from privfed.summation import Custody
 
@@ -84,12 +84,12 @@ class Tags:
         """Refuse slots of a sum that is not the sum of what clients tagged for this round.
 
         Raises:
-            EncryptionError: if a tag is wrong.
+            SpoiledSumError: if a tag is wrong.
         """
         if slots.shape[1:] != (POLY_MODULUS_DEGREE,) or not np.array_equal(
             slots[:, self._slots :], self._of(slots)
         ):
-            raise EncryptionError(
+            raise SpoiledSumError(
                 "the decrypted sum must carry the tags of its contributors, it does not: it was "
                 "changed on the way, decrypted with another key, or is not the sum of the listed "
                 "contributions; discard the round"

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from privfed.errors import MessageError
 from privfed.identity.encoding import from_hex
-from privfed.identity.keys import Role
+from privfed.identity.keys import Party, Role
 from privfed.identity.roster import Roster
 from privfed.identity.signing import require_signature
 from privfed.messages import (
@@ -30,6 +30,9 @@ CONTRIBUTIONS: Final = "contributions"
 UPDATE: Final = "update"
 LISTING: Final = "listing"
 AGREED: Final = "agreed"
+LEFT_OUT: Final = "left_out"
+"""What terms state of enrolled clients that take no part in the run, or no further part."""
+
 _KEYS: Final = {"client", LEDGER, "blobs", "signature"}
 
 
@@ -100,10 +103,20 @@ class Contribution:
         )
 
 
+def taking_part(roster: Roster, terms: Terms) -> list[Party]:
+    """The enrolled clients that the terms do not leave out, sorted by name.
+
+    Raises:
+        MessageError: if the terms state no list of names.
+    """
+    left_out = _left_out(terms)
+    return [party for party in roster.of_role(Role.CLIENT) if party.name not in left_out]
+
+
 def require_contributions(
     listed: object, roster: Roster, terms: Terms, *, min_clients: int, max_clients: int
 ) -> list[Contribution]:
-    """The contributions of a sum, every one signed for these terms by another enrolled client.
+    """The contributions of a sum, each signed for these terms by another client that takes part.
 
     Args:
         listed: what the sum states.
@@ -127,11 +140,23 @@ def require_contributions(
     names = [contribution.client for contribution in contributions]
     if names != sorted(set(names)):
         raise MessageError(f"contributors must be different and sorted, got {names!r:.200}")
+    left_out = _left_out(terms)
+    if strangers := [name for name in names if name in left_out]:
+        raise MessageError(
+            f"contributors must take part in the run, {strangers!r:.200} were left out of it"
+        )
     for contribution in contributions:
         require_signature(
             contribution.statement(terms), contribution.signature, roster, role=Role.CLIENT
         )
     return contributions
+
+
+def _left_out(terms: Terms) -> list[str]:
+    names = terms.manifest.get(LEFT_OUT, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MessageError("terms must state the clients that are left out as a list of names")
+    return names
 
 
 def contributions_json(contributions: Iterable[Contribution]) -> list[Mapping[str, Any]]:
@@ -152,14 +177,18 @@ def agreement(client: str, terms: Terms, listed: object) -> Statement:
         terms: of the round.
         listed: the contributions as a sum lists them.
     """
-    digest = hashlib.sha256(canonical_json(listed)).hexdigest()
     return Statement(
         run=terms.run,
         round=terms.round,
         sender=client,
         kind=AGREED,
-        manifest={**terms.manifest, LISTING: digest},
+        manifest={**terms.manifest, LISTING: listing_digest(listed)},
     )
+
+
+def listing_digest(listed: object) -> str:
+    """SHA-256 (hex) of a list of contributions, by which agreements refer to it."""
+    return hashlib.sha256(canonical_json(listed)).hexdigest()
 
 
 def require_agreement(

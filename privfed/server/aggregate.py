@@ -88,7 +88,8 @@ class Aggregator:
         if len(self._bytes) < self._min_clients:
             raise TooFewClientsError(
                 f"round {self._terms.round} has {len(self._bytes)} contribution(s), at least "
-                f"{self._min_clients} must be summed; nothing is decrypted"
+                f"{self._min_clients} must be summed; nothing is decrypted",
+                sorted(self._cohort.difference(self._bytes)),
             )
         return signed_message(
             self._identity,

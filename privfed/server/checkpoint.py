@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from privfed.durable import replace_durably
 from privfed.errors import RunFolderError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,5 +84,8 @@ def load_latest(folder: Path) -> Checkpoint | None:
             "go on from the one before, or start a new run"
         ) from error
     if schema != SCHEMA:
-        raise RunFolderError(f"checkpoint schema must be {SCHEMA}, got {schema}")
+        raise RunFolderError(
+            f"checkpoint schema must be {SCHEMA}, got {schema}; resume the run with the privfed "
+            "that began it"
+        )
     return Checkpoint(round=round_number, state=state, average=average, record=record)

@@ -7,12 +7,13 @@ passes the challenge on, and hands the answers back.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from privfed.errors import EncryptionError, MessageError
-from privfed.identity.contributions import AGREED, CONTRIBUTIONS, LISTING
+from privfed.errors import AwayError, EncryptionError, MessageError, SpoiledSumError
+from privfed.identity.contributions import AGREED, CONTRIBUTIONS, LISTING, listing_digest
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.identity.signing import (
@@ -28,6 +29,9 @@ _ROUND_KEY: Final = "round-key"
 _CHALLENGE: Final = "challenge"
 _RESULT: Final = "result"
 _REFUSAL: Final = "refusal"
+_ANSWER: Final = "answer"
+_CHECKED: Final = ("EncryptionError: ", "MessageError: ", "SpoiledSumError: ")
+"""How reasons begin that a key holder gives for what it was sent."""
 
 
 class Link(Protocol):
@@ -115,19 +119,15 @@ class ClientsAgree(ClientsOpen):
         """The sum with the contributors' agreement to its list of contributions.
 
         Raises:
-            EncryptionError: if a contributor does not agree.
-            MessageError: if what it sends is no agreement.
+            AwayError: naming the contributors that sent no agreement.
         """
         envelope = Envelope.from_bytes(total)
         listed = envelope.statement.manifest[CONTRIBUTIONS]
         listing = signed_message(self._identity, terms, LISTING, manifest={CONTRIBUTIONS: listed})
-        answers = ask(listing)
-        signatures = {}
-        for entry in listed:
-            client = entry["client"]
-            if client not in answers:
-                raise EncryptionError(f"{client!r} did not agree to the contributions of the sum")
-            signatures[client] = self._agreement(answers[client], client, terms)
+        names = [entry["client"] for entry in listed]
+        states = {LISTING: listing_digest(listed)}
+        agreements = _answers(ask(listing), names, self._roster, terms, AGREED, states)
+        signatures = {name: answer.signature.hex() for name, answer in agreements.items()}
         return signed_message(
             self._identity,
             terms,
@@ -135,13 +135,6 @@ class ClientsAgree(ClientsOpen):
             manifest={CONTRIBUTIONS: listed, AGREED: signatures},
             blobs=envelope.blobs,
         )
-
-    def _agreement(self, message: bytes, client: str, terms: Terms) -> str:
-        answer = verified(message, self._roster, role=Role.CLIENT, kind=AGREED, terms=terms)
-        if answer.statement.sender != client:
-            raise MessageError(f"the agreement of {client!r} is somebody else's")
-        exact_values(answer, terms, states={LISTING})
-        return answer.signature.hex()
 
 
 class HolderOpens:
@@ -184,21 +177,33 @@ class HolderOpens:
         """Have the sum verified and decrypted.
 
         Raises:
-            EncryptionError: if the key holder refuses.
+            AwayError: naming the contributors that sent no answer.
+            SpoiledSumError: if the key holder refuses the answers or what it decrypted.
+            EncryptionError: if it refuses something else.
             MessageError: if it is not the key holder that answers, or not to this.
         """
         challenge, envelope = self._ask(total)
         require_terms(envelope.statement, kind=_CHALLENGE, terms=terms)
-        exact_values(envelope, terms, states={"seed", "sum", "contributors"})
-        answers = ask(challenge)
+        stated = exact_values(envelope, terms, states={"seed", "sum", "contributors"})
+        names, answers = stated["contributors"], ask(challenge)
+        if not isinstance(names, list):
+            raise MessageError("the key holder's challenge must name the contributors")
+        digest = hashlib.sha256(envelope.statement.to_bytes()).hexdigest()
+        states = {"challenge": digest, "values": None}
+        _answers(answers, names, self._roster, terms, _ANSWER, states)
+        blobs = {name: answers[name] for name in names}
         result, envelope = self._ask(
-            signed_message(self._identity, terms, "answers", blobs=answers)
+            signed_message(self._identity, terms, "answers", blobs=blobs),
+            checked=SpoiledSumError,
         )
         require_terms(envelope.statement, kind=_RESULT, terms=terms)
         exact_values(envelope, terms, states={"contributors"}, blobs={"sums"})
         return result
 
-    def _ask(self, message: bytes) -> tuple[bytes, Envelope]:
+    def _ask(
+        self, message: bytes, checked: type[EncryptionError] = EncryptionError
+    ) -> tuple[bytes, Envelope]:
+        """The reply; `checked` is raised where the key holder checked and refuses the message."""
         reply = self._link.ask(message)
         self.bytes_asked += len(message) + len(reply)
         envelope = Envelope.from_bytes(reply)
@@ -207,8 +212,50 @@ class HolderOpens:
         if statement.kind == _REFUSAL:
             if statement.manifest.get("of") != hashlib.sha256(message).hexdigest():
                 raise MessageError("the key holder refused another message")
-            raise EncryptionError(f"the key holder refuses: {statement.manifest.get('reason')}")
+            reason = str(statement.manifest.get("reason"))
+            # Other reasons are failures of its own, say of its disk: those are nobody's update.
+            error = checked if reason.startswith(_CHECKED) else EncryptionError
+            raise error(f"the key holder refuses: {reason}")
         return reply, envelope
+
+
+def _answers(
+    answers: Mapping[str, bytes],
+    contributors: Sequence[str],
+    roster: Roster,
+    terms: Terms,
+    kind: str,
+    states: Mapping[str, object],
+) -> dict[str, Envelope]:
+    """What every contributor answered, signed by itself; who answers anything else is away.
+
+    Args:
+        answers: messages by client.
+        contributors: names.
+        roster: who is enrolled.
+        terms: of the round.
+        kind: of an answer.
+        states: what it must state beyond the terms; None for any value.
+
+    Raises:
+        AwayError: naming all who sent no such answer.
+    """
+    found = {}
+    for name in contributors:
+        # What came instead is no matter: it opens nothing, as if nothing had come.
+        with suppress(KeyError, MessageError):
+            answer = verified(answers[name], roster, role=Role.CLIENT, kind=kind, terms=terms)
+            stated = exact_values(answer, terms, states=states)
+            about = all(value in (None, stated[key]) for key, value in states.items())
+            if answer.statement.sender == name and about:
+                found[name] = answer
+    if missing := [name for name in contributors if name not in found]:
+        raise AwayError(
+            f"every contributor of a sum must answer before it is opened, {', '.join(missing)} did "
+            f"not in round {terms.round}; nothing is opened",
+            missing,
+        )
+    return found
 
 
 def _named(agreed: Terms) -> set[str]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,7 @@ def test_between_two_rounds_the_next_one_counts_as_begun(make_federation, tmp_pa
 
     result = make_federation().run(tmp_path / "run", callbacks=[Look()])
     assert [report.status for report in seen] == ["running"] * 3 + ["complete"]
-    for before, after in zip(seen[:-1], seen[1:], strict=True):
+    for before, after in pairwise(seen):
         for earlier, later in zip(before.clients, after.clients, strict=True):
             assert earlier.epsilon_spent < earlier.epsilon_if_begun
             assert earlier.epsilon_if_begun == pytest.approx(later.epsilon_spent, rel=1e-6)
