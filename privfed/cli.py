@@ -1,6 +1,7 @@
 """The command line. Heavy libraries are imported only by the commands that need them."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ import typer
 from rich.console import Console
 
 from privfed import __version__
+from privfed.ending import Program, failures_kept, stopped_by_signals, tell
 from privfed.errors import ConfigError
 from privfed.roster_cli import roster_app
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from privfed.identity.keys import Identity
 
 app = typer.Typer(
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -114,12 +117,14 @@ def demo(
 
 @app.command()
 def run(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="TOML file; see docs/run.toml for an example.")],
     out: Out = None,
     resume: Resume = False,
     state: State = None,
 ) -> None:
     """Run the federation that CONFIG describes."""
+    context.find_root().obj = state
     if not config.is_file():
         raise ConfigError(f"the configuration {config} does not exist")
     _hide_loading_bars()
@@ -145,7 +150,7 @@ def key_holder(
     """
     from privfed.client.state import default_state_folder, results_folder
     from privfed.custody.key_holder import KeyHolder
-    from privfed.custody.serving import only_holder_of, serve
+    from privfed.custody.serving import logged_in, only_holder_of, serve
     from privfed.identity.keys import Identity
     from privfed.identity.roster import Roster
     from privfed.roster_cli import authority_key
@@ -153,12 +158,15 @@ def key_holder(
     own = Identity.load(identity)
     enrolled = Roster.load(roster, authority=authority_key(authority))
     folder = results or results_folder(default_state_folder())
-    with only_holder_of(folder):
+    with only_holder_of(folder), logged_in(folder):
         holder = KeyHolder(own, enrolled, folder, min_clients)
-        if listen is None:
-            serve(holder, own, sys.stdin.buffer, sys.stdout.buffer)
-        else:
-            _listen(holder, own, listen)
+        try:
+            if listen is None:
+                serve(holder, own, sys.stdin.buffer, sys.stdout.buffer)
+            else:
+                _listen(holder, own, listen)
+        finally:
+            holder.close()
 
 
 def _listen(holder: "KeyHolder", own: "Identity", address: str) -> None:
@@ -218,10 +226,20 @@ def _hide_loading_bars() -> None:
 
 
 def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
+    from privfed.client.state import log_path
     from privfed.display import RoundTable
 
-    with RoundTable(_console, federation.model.metric) as table:
-        result = federation.run(folder, resume=resume, callbacks=[table])
+    logs = {
+        client.id: log_path(federation.state, client.id, client.dataset)
+        for client in federation.clients
+    }
+    with RoundTable(_console, federation.model.metric, logs) as table:
+        try:
+            result = federation.run(folder, resume=resume, callbacks=[table])
+        except KeyboardInterrupt as error:
+            told = str(error) or table.stopped()
+            error.args = (f"{told}; `{_again(folder)}` goes on",)
+            raise
     _console.print(
         f"adapter: {result.adapter}\nreport:  {result.folder / 'report.html'}",
         highlight=False,
@@ -230,25 +248,24 @@ def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
     )
 
 
+def _again(folder: Path) -> str:
+    """The command that goes on with a run which this process began."""
+    words = ["privfed", *sys.argv[1:]]
+    if "--out" not in " ".join(words):
+        words += ["--out", str(folder)]
+    if "--resume" not in words:
+        words += ["--resume"]
+    return shlex.join(words)
+
+
 def main() -> None:
-    """Entry point: errors that privfed raises on purpose are one line, not a traceback."""
-    try:
-        app()
-    except Exception as error:
-        if not _is_ours(error):
-            raise
-        Console(stderr=True).print(
-            f"privfed: {type(error).__name__}: {error}",
-            style="red",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        sys.exit(1)
-
-
-def _is_ours(error: Exception) -> bool:
+    """Entry point: whatever ends the program is one line, not a traceback."""
     from accountants.errors import AccountingError
     from privfed.errors import PrivfedError
 
-    return isinstance(error, (PrivfedError, AccountingError))
+    with stopped_by_signals(), failures_kept():
+        try:
+            app()
+        except (PrivfedError, AccountingError) as error:
+            tell(f"{type(error).__name__}: {error}")
+            sys.exit(1)

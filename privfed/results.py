@@ -8,6 +8,7 @@ from privfed import preparation
 from privfed.channel import SumChannel
 from privfed.client.private_model import PrivateModel
 from privfed.config import PrivacyConfig
+from privfed.durable import writing
 from privfed.models.in_place import InPlaceModel
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
@@ -64,8 +65,9 @@ def write_results(
 
 
 def _save_adapter(folder: RunFolder, model: PrivateModel) -> None:
-    (folder.adapter / "README.md").unlink(missing_ok=True)  # PEFT would complete an earlier one
-    model.save_adapter(folder.adapter)
+    with writing(folder.adapter):
+        (folder.adapter / "README.md").unlink(missing_ok=True)  # PEFT would complete an earlier one
+        model.save_adapter(folder.adapter)
     folder.write_json("adapter/privfed.json", model.task.describe())
     in_place = isinstance(model.adapter, InPlaceModel)
     package, loader = ("privfed", "InPlaceModel") if in_place else ("peft", "PeftModel")

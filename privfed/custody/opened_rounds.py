@@ -9,7 +9,7 @@ again, and the same sum comes out.
 import json
 from pathlib import Path
 
-from privfed.durable import write_durably
+from privfed.durable import write_durably, writing
 from privfed.errors import EncryptionError
 
 
@@ -59,5 +59,6 @@ class OpenedRounds:
             self._write({"round": round_number, "contributors": list(contributors)})
 
     def _write(self, values: dict[str, object]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._path, json.dumps(values).encode())
