@@ -1,8 +1,10 @@
 """The command line. Heavy libraries are imported only by the commands that need them."""
 
+import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,12 +109,14 @@ def demo(
 ) -> None:
     """Run the main job on real text: MiniLM on BBC news (or SmolLM2 on chat messages)."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    _hide_loading_bars()
-    from privfed import demo as demos
+    with _nothing_spent_yet():
+        _hide_loading_bars()
+        from privfed import demo as demos
 
-    folder = out or demos.new_folder("chat" if chat else "news")
-    build = demos.chat_messages if chat else demos.bbc_topics
-    _run(build(folder, encrypted=not plain, resume=resume), folder, resume=resume)
+        folder = out or demos.new_folder("chat" if chat else "news")
+        build = demos.chat_messages if chat else demos.bbc_topics
+        federation = build(folder, encrypted=not plain, resume=resume)
+    _run(federation, folder, resume=resume)
 
 
 @app.command()
@@ -127,11 +131,13 @@ def run(
     context.find_root().obj = state
     if not config.is_file():
         raise ConfigError(f"the configuration {config} does not exist")
-    _hide_loading_bars()
-    from privfed.run_config import load_federation
+    with _nothing_spent_yet():
+        _hide_loading_bars()
+        from privfed.run_config import load_federation
 
-    folder = out or Path("runs") / config.stem
-    _run(load_federation(config, state), folder, resume=resume)
+        folder = out or Path("runs") / config.stem
+        federation = load_federation(config, state)
+    _run(federation, folder, resume=resume)
 
 
 @app.command(name="key-holder")
@@ -225,6 +231,16 @@ def _hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def _nothing_spent_yet() -> Iterator[None]:
+    """Tell who stops the program meanwhile that no budget was touched."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = ("stopped before a round began, so nothing was spent",)
+        raise
+
+
 def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
     from privfed.client.state import log_path
     from privfed.display import RoundTable
@@ -238,7 +254,7 @@ def _run(federation: "Federation", folder: Path, *, resume: bool) -> None:
             result = federation.run(folder, resume=resume, callbacks=[table])
         except KeyboardInterrupt as error:
             told = str(error) or table.stopped()
-            error.args = (f"{told}; `{_again(folder)}` goes on",)
+            error.args = (f"{told}; `{_again(folder)}` goes on" if folder.is_dir() else told,)
             raise
     _console.print(
         f"adapter: {result.adapter}\nreport:  {result.folder / 'report.html'}",

@@ -107,7 +107,7 @@ class RoundTable(Callback):
     def stopped(self) -> str:
         """How far the run had come, for one that was stopped and did not say so itself."""
         if self._round is None:
-            return "stopped before a round began, so nothing was spent"
+            return "stopped before a round began, so this call spent nothing"
         return f"stopped in round {self._round}; what is spent stands in the ledgers"
 
     def _print(self, line: str, style: str | None = None) -> None:

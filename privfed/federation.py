@@ -35,7 +35,7 @@ from privfed.models.vector import (
 )
 from privfed.parties import Parties, open_parties
 from privfed.reports.budget import BudgetReport
-from privfed.reports.figures import RoundFigures
+from privfed.reports.figures import RoundFigures, rounded_up
 from privfed.rounds import Outcome, play
 from privfed.run_folder import RunFolder
 from privfed.server.checkpoint import Checkpoint
@@ -121,6 +121,9 @@ class Federation(FederationSettings):
                 while running.checkpoint.round < self.rounds:
                     running.play_round(callbacks)
                 return running.finish()
+            except KeyboardInterrupt as error:
+                error.args = (running.stopped(),)
+                raise error from None  # what a client was failing at may quote its text
             finally:
                 running.channel.close()
         finally:
@@ -258,6 +261,19 @@ class _Running:
             ledgers=exports,
         )
 
+    def stopped(self) -> str:
+        """How far the run has come, and what is spent, reserved rounds included."""
+        number, budgets = self.checkpoint.round, {n.id: n.filter.budget for n in self.nodes}
+        spent = {node.id: node.epsilon_spent() for node in self.nodes}
+        largest = max(spent, key=lambda client: spent[client])
+        place = (
+            f"in round {number + 1}" if number < self.settings.rounds else "after the last round"
+        )
+        return (
+            f"stopped {place}, spent {rounded_up(spent[largest])} of {budgets[largest].epsilon:g} "
+            f"(client {largest!r}, the largest)"
+        )
+
     def write_report(self, status: str) -> tuple[BudgetReport, dict[str, dict[str, Any]]]:
         """Write adapter, ledger exports and report as things stand."""
         write_vector(self.model.adapter, self.checkpoint.released)
@@ -297,6 +313,13 @@ class _Running:
             {**record, "abandoned": abandoned},
         )
         self.write_report(f"stopped: {error}")
+        used_up = [node.id for node in self.nodes if node.has_no_budget_for(plan)]
+        if used_up:
+            return TooFewClientsError(
+                f"{error}. The budget of {used_up} is used up: their ledgers leave no room for "
+                "another round, as when two runs spend one budget at once; agree on a larger "
+                "budget, or train on other data"
+            )
         return TooFewClientsError(
             f"{error}. The cause is in each client's own log under "
             f"{self.settings.state / 'clients'}; `resume` goes on with the next round"

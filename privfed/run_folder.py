@@ -166,7 +166,7 @@ def _differences(old: object, new: object, key: str = "") -> list[str]:
 
 
 def _by_name(value: object) -> object:
-    """A list of things that have an id, as the clients, under these ids; else the value itself."""
+    """The list of clients under their ids; any other value itself."""
     if isinstance(value, list) and all(
         isinstance(item, Mapping) and "id" in item for item in value
     ):

@@ -84,13 +84,13 @@ def only_holder_of(results: Path) -> Iterator[None]:
 @contextmanager
 def logged_in(results: Path) -> Iterator[None]:
     """Keep the key holder's log in its results folder, and show none of it elsewhere."""
-    log = OwnLog(results / "key-holder.log", "the key holder")
+    log, before = OwnLog(results / "key-holder.log", "the key holder"), LOG.propagate
     LOG.addHandler(log)
     LOG.propagate = False
     try:
         yield
     finally:
-        LOG.propagate = True
+        LOG.propagate = before
         LOG.removeHandler(log)
 
 
