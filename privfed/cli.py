@@ -1,8 +1,10 @@
 """The command line. Heavy libraries are imported only by the commands that need them."""
 
+import contextlib
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 from rich.console import Console
 
 from privfed import __version__
+from privfed.ending import Program, failures_kept, stopped_by_signals, tell
 from privfed.errors import ConfigError
 from privfed.roster_cli import roster_app
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from privfed.identity.keys import Identity
 
 app = typer.Typer(
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -113,16 +117,19 @@ def demo(
 ) -> None:
     """Run the main job on real text: MiniLM on BBC news (or SmolLM2 on chat messages)."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    _hide_loading_bars()
-    from privfed import demo as demos
+    with _nothing_spent_yet():
+        _hide_loading_bars()
+        from privfed import demo as demos
 
-    folder = out or demos.new_folder("chat" if chat else "news")
-    build = demos.chat_messages if chat else demos.bbc_topics
-    _run(build(folder, encrypted=not plain, resume=resume), folder, resume=resume)
+        folder = out or demos.new_folder("chat" if chat else "news")
+        build = demos.chat_messages if chat else demos.bbc_topics
+        federation = build(folder, encrypted=not plain, resume=resume)
+    _run(federation, folder, resume=resume)
 
 
 @app.command()
 def run(
+    context: typer.Context,
     config: Annotated[Path, typer.Argument(help="TOML file; see docs/run.toml for an example.")],
     out: Out = None,
     resume: Resume = False,
@@ -130,13 +137,16 @@ def run(
     without: Without = None,
 ) -> None:
     """Run the federation that CONFIG describes."""
+    context.find_root().obj = state
     if not config.is_file():
         raise ConfigError(f"the configuration {config} does not exist")
-    _hide_loading_bars()
-    from privfed.run_config import load_federation
+    with _nothing_spent_yet():
+        _hide_loading_bars()
+        from privfed.run_config import load_federation
 
-    folder = out or Path("runs") / config.stem
-    _run(load_federation(config, state), folder, resume=resume, without=without or ())
+        folder = out or Path("runs") / config.stem
+        federation = load_federation(config, state)
+    _run(federation, folder, resume=resume, without=without or ())
 
 
 @app.command(name="key-holder")
@@ -155,7 +165,7 @@ def key_holder(
     """
     from privfed.client.state import default_state_folder, results_folder
     from privfed.custody.key_holder import KeyHolder
-    from privfed.custody.serving import only_holder_of, serve
+    from privfed.custody.serving import logged_in, only_holder_of, serve
     from privfed.identity.keys import Identity
     from privfed.identity.roster import Roster
     from privfed.roster_cli import authority_key
@@ -163,12 +173,15 @@ def key_holder(
     own = Identity.load(identity)
     enrolled = Roster.load(roster, authority=authority_key(authority))
     folder = results or results_folder(default_state_folder())
-    with only_holder_of(folder):
+    with only_holder_of(folder), logged_in(folder):
         holder = KeyHolder(own, enrolled, folder, min_clients)
-        if listen is None:
-            serve(holder, own, sys.stdin.buffer, sys.stdout.buffer)
-        else:
-            _listen(holder, own, listen)
+        try:
+            if listen is None:
+                serve(holder, own, sys.stdin.buffer, sys.stdout.buffer)
+            else:
+                _listen(holder, own, listen)
+        finally:
+            holder.close()
 
 
 def _listen(holder: "KeyHolder", own: "Identity", address: str) -> None:
@@ -227,13 +240,33 @@ def _hide_loading_bars() -> None:
     logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def _nothing_spent_yet() -> Iterator[None]:
+    """Tell who stops the program meanwhile that no budget was touched."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.args = ("stopped before a round began, so nothing was spent",)
+        raise
+
+
 def _run(
     federation: "Federation", folder: Path, *, resume: bool, without: Sequence[str] = ()
 ) -> None:
+    from privfed.client.state import log_path
     from privfed.display import RoundTable
 
-    with RoundTable(_console, federation.model.metric) as table:
-        result = federation.run(folder, resume=resume, without=without, callbacks=[table])
+    logs = {
+        client.id: log_path(federation.state, client.id, client.dataset)
+        for client in federation.clients
+    }
+    with RoundTable(_console, federation.model.metric, logs) as table:
+        try:
+            result = federation.run(folder, resume=resume, without=without, callbacks=[table])
+        except KeyboardInterrupt as error:
+            told = str(error) or table.stopped()
+            error.args = (f"{told}; `{_again(folder)}` goes on" if folder.is_dir() else told,)
+            raise
     _console.print(
         f"adapter: {result.adapter}\nreport:  {result.folder / 'report.html'}",
         highlight=False,
@@ -242,25 +275,24 @@ def _run(
     )
 
 
+def _again(folder: Path) -> str:
+    """The command that goes on with a run which this process began."""
+    words = ["privfed", *sys.argv[1:]]
+    if "--out" not in " ".join(words):
+        words += ["--out", str(folder)]
+    if "--resume" not in words:
+        words += ["--resume"]
+    return shlex.join(words)
+
+
 def main() -> None:
-    """Entry point: errors that privfed raises on purpose are one line, not a traceback."""
-    try:
-        app()
-    except Exception as error:
-        if not _is_ours(error):
-            raise
-        Console(stderr=True).print(
-            f"privfed: {type(error).__name__}: {error}",
-            style="red",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        sys.exit(1)
-
-
-def _is_ours(error: Exception) -> bool:
+    """Entry point: whatever ends the program is one line, not a traceback."""
     from accountants.errors import AccountingError
     from privfed.errors import PrivfedError
 
-    return isinstance(error, (PrivfedError, AccountingError))
+    with stopped_by_signals(), failures_kept():
+        try:
+            app()
+        except (PrivfedError, AccountingError) as error:
+            tell(f"{type(error).__name__}: {error}")
+            sys.exit(1)

@@ -1,6 +1,7 @@
 """What a run prints: a line for each round, and a bar for the clients within it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,11 +19,14 @@ class RoundTable(Callback):
     Args:
         console: where to print.
         metric: "accuracy" or "perplexity".
+        logs: the log of each client that runs on this machine: it tells why a client failed.
     """
 
-    def __init__(self, console: Console, metric: str) -> None:
+    def __init__(self, console: Console, metric: str, logs: Mapping[str, Path]) -> None:
         self._console = console
         self._metric = metric
+        self._logs = logs
+        self._round: int | None = None
         self._progress = Progress(
             TextColumn("round {task.fields[round]}"),
             BarColumn(),
@@ -52,6 +56,7 @@ class RoundTable(Callback):
     ) -> None:
         """Print the head of the table, and the rounds before a resume."""
         self._clients = clients
+        self._round = 1
         self._print(
             f"run {run}: {len(clients)} clients, {rounds} rounds, held-out {self._metric} "
             f"{baseline:.4g} before training"
@@ -74,12 +79,14 @@ class RoundTable(Callback):
 
     def on_client(self, round_number: int, client: str) -> None:  # noqa: ARG002 - a bar counts
         """Move the bar."""
+        self._round = round_number
         self._progress.update(
             self._task, round=round_number, total=len(self._clients), visible=True, advance=1
         )
 
     def on_round(self, figures: RoundFigures) -> None:
         """Print the line of a round."""
+        self._round = figures.round + 1
         self._progress.reset(self._task, round=figures.round + 1, total=len(self._clients))
         spent = " ".join(rounded_up(figures.epsilon[client], 2) for client in self._clients)
         self._print(
@@ -95,7 +102,14 @@ class RoundTable(Callback):
             )
         )
         for client in figures.absent:
-            self._print(f"       {client} did not take part", style="yellow")
+            told = f": the cause is in {self._logs[client]}" if client in self._logs else ""
+            self._print(f"       {client} did not take part{told}", style="yellow")
+
+    def stopped(self) -> str:
+        """How far the run had come, for one that was stopped and did not say so itself."""
+        if self._round is None:
+            return "stopped before a round began, so this call spent nothing"
+        return f"stopped in round {self._round}; what is spent stands in the ledgers"
 
     def on_abandoned(self, abandoned: Abandoned) -> None:
         """Say which round was given up, and why."""

@@ -6,7 +6,35 @@ file, and once a call has returned it is the new one.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from privfed.errors import FileError
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system says against writing in this block into one error that says what to do.
+
+    Args:
+        place: the file or folder that the block writes.
+
+    Raises:
+        FileError: for an OSError, or what safetensors makes of one.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(
+            f"{place} must be writable, and is not ({reason}); make room there, let this user "
+            "write there, or choose another place"
+        ) from error
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -17,15 +45,16 @@ def write_durably(path: Path, content: bytes) -> None:
         content: all of it.
 
     Raises:
-        OSError: if it cannot be written; what was at `path` is still there, unless only the flush
-            of the folder failed.
+        FileError: if it cannot be written; what was at `path` is still there, unless only the
+            flush of the folder failed.
     """
     half_made = path.with_name(path.name + ".part")
-    with half_made.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(half_made, path)
+    with writing(path):
+        with half_made.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(half_made, path)
 
 
 def replace_durably(source: Path, target: Path) -> None:
@@ -36,11 +65,12 @@ def replace_durably(source: Path, target: Path) -> None:
         target: what is there is replaced.
 
     Raises:
-        OSError: as `write_durably`.
+        FileError: as `write_durably`.
     """
-    with source.open("rb+") as file:
-        os.fsync(file.fileno())
-    _rename(source, target)
+    with writing(target):
+        with source.open("rb+") as file:
+            os.fsync(file.fileno())
+        _rename(source, target)
 
 
 def _rename(source: Path, target: Path) -> None:

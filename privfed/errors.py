@@ -12,9 +12,14 @@ PrivfedError
 ├── TooFewClientsError  fewer than `min_clients` clients delivered a round
 │   └── AwayError       enough delivered, but some stayed away before their sum could be opened
 ├── RunFolderError      an output folder of another run, or without what a resume needs
-└── ReportError         a report with a missing or contradicting field
+├── ReportError         a report with a missing or contradicting field
+├── FileError           a file or folder that the system does not let be written (also OSError)
+└── UnforeseenError     what no other error says; its cause is in a private file
+
+Stopped is none of them: somebody wants the program to end (a KeyboardInterrupt).
 """
 
+import signal
 from collections.abc import Sequence
 
 
@@ -77,3 +82,34 @@ class RunFolderError(PrivfedError):
 
 class ReportError(PrivfedError):
     """A report with a missing or contradicting field; it is refused, not rendered with a gap."""
+
+
+class FileError(PrivfedError, OSError):
+    """The system does not let a file or folder be written: no room, no permission, no folder."""
+
+
+class UnforeseenError(PrivfedError):
+    """What nobody foresaw. The cause may quote private text, so it is told in a private file."""
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM came, and the program ends in good order.
+
+    Whoever knows how far things had come puts a sentence that says so into `args`.
+
+    Attributes:
+        signal: which of the two.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something failed: an exception, or a panic of a library in Rust (pyo3).
+
+    Python counts such a panic among the exceptions that nothing should catch, like the wish to
+    stop, yet tokenizers' panics quote the text that they are of.
+    """
+    return isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime"

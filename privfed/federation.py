@@ -151,6 +151,9 @@ class Federation(FederationSettings):
                 while running.checkpoint.round < self.rounds:
                     running.play_round(callbacks)
                 return running.finish()
+            except KeyboardInterrupt as error:
+                running.stop(error)
+                raise error from None  # what a client was failing at may quote its text
             except BaseException as error:
                 running.stop(error)
                 raise
@@ -324,10 +327,10 @@ class _Running:
         try:
             begun = any(ledger.status(self.run, number) for ledger in self.ledgers.values())
             where = f"{'in' if begun else 'before'} round {number}"
-            known = isinstance(error, PrivfedError | AccountingError)
-            report = self.write_results(
-                f"stopped {where}: {error}" if known else f"stopped {where}"
-            )
+            if number > self.settings.rounds:
+                where = "after the last round"
+            reason = f": {error}" if isinstance(error, PrivfedError | AccountingError) else ""
+            report = self.write_results(f"stopped {where}{reason}")
             self.folder.write_json("run.json", run_record(self.checkpoint.record, report.status))
         except (PrivfedError, AccountingError, OSError) as unwritten:
             error.add_note(f"The report could not be brought up to date: {unwritten}")
@@ -336,7 +339,7 @@ class _Running:
             most = max(report.clients, key=lambda client: client.epsilon_spent)
             error.args = (
                 f"stopped {where}, spent {rounded_up(most.epsilon_spent)} of "
-                f"{most.epsilon_budget:g} (client {most.id}); `--resume` goes on",
+                f"{most.epsilon_budget:g} (client {most.id!r}, the largest)",
             )
 
     def write_results(self, status: str | None = None) -> BudgetReport:

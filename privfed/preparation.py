@@ -24,7 +24,7 @@ from privfed.client.gate import check_per_example_gradients
 from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins
-from privfed.client.state import earlier_ledgers, ledger_path, local_logger
+from privfed.client.state import earlier_ledgers, ledger_path, local_logger, log_path
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
@@ -36,6 +36,7 @@ from privfed.models.examples import encode_records
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
 from privfed.models.vector import base_digest
+from privfed.own_log import told_in
 
 _SMALLEST_SHARE: Final = 0.01
 """A run that could spend less than this share of a budget would drown in noise: refused."""
@@ -279,15 +280,14 @@ def _encoded(
 ) -> Batch:
     """A client's records as tensors; why they cannot be read stays in the client's own log."""
     task = model.task
-    try:
+    log = local_logger(state, client.id, client.dataset)
+    with told_in([log], "records cannot be prepared"):
         encoded = encode_records(task, task.tokenizer(), client.records, examples_per_record)
         return model.with_frozen_states(encoded, training.physical_batch_size)
-    except Exception:  # noqa: BLE001 - any cause may quote private text, so none is shown
-        local_logger(state, client.id, client.dataset).exception("records cannot be prepared")
-        raise DataError(
-            f"the records of client {client.id!r} cannot be prepared for the model; the cause is "
-            "in the client's own log"
-        ) from None
+    raise DataError(
+        f"the records of client {client.id!r} cannot be prepared for the model; the cause is in "
+        f"the client's own log {log_path(state, client.id, client.dataset)}"
+    )
 
 
 def range_from_public_settings(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
 
-from privfed.durable import write_durably
+from privfed.durable import write_durably, writing
 from privfed.errors import RunFolderError
 from privfed.reports.build import software_versions
 from privfed.server.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 SCHEMA: Final = 1
 _LOCK: Final = ".lock"
+_LONGEST_SHOWN: Final = 60
 
 
 class RunFolder:
@@ -41,17 +42,20 @@ class RunFolder:
 
         Raises:
             RunFolderError: if anything is in it.
+            FileError: if it cannot be made or written.
         """
-        # A run that failed before it began leaves its lock file and nothing else.
-        taken = self.path.exists() and (
-            not self.path.is_dir() or any(p.name != _LOCK for p in self.path.iterdir())
-        )
+        with writing(self.path):
+            # A run that failed before it began leaves its lock file and nothing else.
+            taken = self.path.exists() and (
+                not self.path.is_dir() or any(p.name != _LOCK for p in self.path.iterdir())
+            )
         if taken:
             raise RunFolderError(
                 f"the output folder {self.path} is not empty: choose another one, or resume the "
                 "run in it (--resume)"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         self._take_lock()
 
     def latest(self, settings: Mapping[str, Any]) -> Checkpoint | None:
@@ -59,13 +63,14 @@ class RunFolder:
 
         Raises:
             RunFolderError: if there is no run here, or one with other settings.
+            FileError: if the folder cannot be written.
         """
         if not self.path.is_dir():
             raise RunFolderError(f"there is no run to resume in {self.path}")
         self._take_lock()
         try:
             return self._matching(settings)
-        except RunFolderError:
+        except BaseException:
             self.release()
             raise
 
@@ -81,7 +86,7 @@ class RunFolder:
         changed = _differences(checkpoint.record["settings"], _as_json(settings))
         if changed:
             raise RunFolderError(
-                f"the run in {self.path} has other settings ({', '.join(changed)}); resume it "
+                f"the run in {self.path} has other settings ({'; '.join(changed)}); resume it "
                 "with its own settings, or choose another output folder"
             )
         return checkpoint
@@ -94,7 +99,8 @@ class RunFolder:
 
     def _take_lock(self) -> None:
         """Two processes that drive one run would decrypt two sums of the same round."""
-        self._lock = (self.path / _LOCK).open("wb")
+        with writing(self.path):
+            self._lock = (self.path / _LOCK).open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -109,7 +115,7 @@ class RunFolder:
         path = self.path / "run.json"
         try:
             return path.is_file() and json.loads(path.read_text())["status"] == "complete"
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -120,7 +126,8 @@ class RunFolder:
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
         write_durably(path, text.encode())
 
@@ -144,5 +151,30 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+def _differences(old: object, new: object, key: str = "") -> list[str]:
+    """The settings that differ, by their dotted keys, each with both of its (public) values."""
+    old, new = _by_name(old), _by_name(new)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            difference
+            for name in sorted({*old, *new})
+            for difference in _differences(
+                old.get(name), new.get(name), f"{key}.{name}" if key else name
+            )
+        ]
+    return [] if old == new else [f"{key} was {_shown(old)} and is {_shown(new)}"]
+
+
+def _by_name(value: object) -> object:
+    """The list of clients under their ids; any other value itself."""
+    if isinstance(value, list) and all(
+        isinstance(item, Mapping) and "id" in item for item in value
+    ):
+        return {item["id"]: item for item in value}
+    return value
+
+
+def _shown(value: object) -> str:
+    """A value as JSON, which for a long list is cut."""
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -15,7 +15,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import Budget, Ledger, PoissonGaussian, Reservation, ScheduleFilter
+from accountants import (
+    Budget,
+    BudgetExceededError,
+    Ledger,
+    PoissonGaussian,
+    Reservation,
+    ScheduleFilter,
+)
 from privfed.checks import require_items, require_type
 from privfed.client.clipping import AdaptiveBound
 from privfed.client.dpsgd import DPSGDConfig, train_round
@@ -225,6 +232,16 @@ class ClientNode:
             sample_rate=self.config.sample_rate,
             steps=self.config.steps,
         )
+
+    def has_no_budget_for(self, plan: RoundPlan) -> bool:
+        """Whether the ledger, with all runs that it counts, leaves no room to reserve a round."""
+        if self.ledger.status(plan.run, plan.round) is not None:
+            return False
+        try:
+            self.filter.admit(self.ledger.events(), [self.release()])
+        except BudgetExceededError:
+            return True
+        return False
 
     def _committed_numbers(self, terms: Terms, codec: Codec) -> NDArray[Any]:
         committed = self.ledger.outgoing(terms.run, terms.round)

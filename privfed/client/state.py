@@ -5,13 +5,16 @@ handed on, a ledger belongs to the client and its data set. What must survive th
 is put back as it was (how far a ledger had come, whose sums were opened) lies in a second place.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 from urllib.parse import quote
 
 from accountants import EarlierLedgers
-from privfed.errors import ConfigError
+from privfed.durable import writing
+from privfed.errors import ConfigError, FileError
+from privfed.own_log import OwnLog
 
 
 def default_state_folder() -> Path:
@@ -90,25 +93,38 @@ def results_folder(state: Path, run: str | None = None) -> Path:
     return folder if run is None else folder / _file_name("run", run)
 
 
+def failures_folder(state: Path) -> Path:
+    """Where the causes of failures lie that nobody foresaw; they may quote private text."""
+    return state / "failures"
+
+
+def log_path(state: Path, client: str, dataset: str) -> Path:
+    """The log of one client and data set."""
+    return client_folder(state, client, dataset) / "client.log"
+
+
 def local_logger(state: Path, client: str, dataset: str) -> logging.Logger:
     """A log on the client's own disk: the only place where the cause of a failure is written."""
-    path = client_folder(state, client, dataset) / "client.log"
-    make_private_folder(path.parent)
+    path = log_path(state, client, dataset)
     logger = logging.getLogger(f"privfed.client.{path}")
     if not logger.handlers:
-        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-        handler = logging.FileHandler(path, delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
+        with contextlib.suppress(FileError):  # the log says so when it is to be written
+            make_private_folder(path.parent)
+        logger.addHandler(OwnLog(path, f"client {client!r}"))
         logger.setLevel(logging.INFO)
         logger.propagate = False
     return logger
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for its owner only."""
-    for missing in reversed([folder, *folder.parents]):
-        missing.mkdir(exist_ok=True, mode=0o700)
+    """Make a folder, and those above it that are missing, for its owner only.
+
+    Raises:
+        FileError: if it cannot be made.
+    """
+    with writing(folder):
+        for missing in reversed([folder, *folder.parents]):
+            missing.mkdir(exist_ok=True, mode=0o700)
 
 
 def _file_name(role: str, name: str) -> str:

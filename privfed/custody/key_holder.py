@@ -41,7 +41,7 @@ from privfed.custody.round_key import (
     public_tags,
     statement_digest,
 )
-from privfed.durable import write_durably
+from privfed.durable import write_durably, writing
 from privfed.encryption import packing, residues
 from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.bitpacking import pack_rows
@@ -144,6 +144,11 @@ class KeyHolder:
         if statement.kind == ANSWERS:
             return self._result(envelope, self._round_of(envelope))
         raise MessageError(f"a key holder cannot answer a {statement.kind!r}")
+
+    def close(self) -> None:
+        """Destroy the keys of all rounds that are open; nothing of them can be decrypted then."""
+        while self._rounds:
+            self._rounds.popitem()[1].key.destroy()
 
     def _open(self, envelope: Envelope) -> bytes:
         statement = envelope.statement
@@ -308,7 +313,8 @@ class KeyHolder:
 
     def _keep(self, run: str, message: bytes) -> None:
         """Keep a result durably before it is sent."""
-        self._results.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with writing(self._results):
+            self._results.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(self._result_path(run), message)
 
     def _result_path(self, run: str) -> Path:

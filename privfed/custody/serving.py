@@ -2,7 +2,7 @@
 
 What it refuses it refuses with a signed "refusal" that names the reason, and goes on: a bad message
 costs that message, whatever it makes go wrong. Reasons that privfed did not write itself stay in
-the key holder's own log.
+the key holder's own log, a file beside its results.
 """
 
 import fcntl
@@ -18,10 +18,12 @@ from typing import Final
 
 from privfed import framing
 from privfed.custody.key_holder import KeyHolder
+from privfed.durable import writing
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
 from privfed.identity.signing import signed_message
 from privfed.messages import Terms
+from privfed.own_log import OwnLog
 
 REFUSAL: Final = "refusal"
 LOG: Final = logging.getLogger("privfed.key_holder")
@@ -59,9 +61,12 @@ def only_holder_of(results: Path) -> Iterator[None]:
 
     Raises:
         EncryptionError: if another one stays.
+        FileError: if the folder cannot be written.
     """
-    results.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (results / ".lock").open("wb") as lock:
+    with writing(results):
+        results.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (results / ".lock").open("wb")
+    with lock:
         for attempt in range(_LOCK_ATTEMPTS):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,6 +79,19 @@ def only_holder_of(results: Path) -> Iterator[None]:
                     ) from error
                 time.sleep(_LOCK_SECONDS)
         yield
+
+
+@contextmanager
+def logged_in(results: Path) -> Iterator[None]:
+    """Keep the key holder's log in its results folder, and show none of it elsewhere."""
+    log, before = OwnLog(results / "key-holder.log", "the key holder"), LOG.propagate
+    LOG.addHandler(log)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.propagate = before
+        LOG.removeHandler(log)
 
 
 def serve(
@@ -118,6 +136,10 @@ def serve_address(
     class Server(ThreadingTCPServer):
         allow_reuse_address = True
         daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+            """Python would print the traceback."""
+            LOG.exception("connection from %s failed", client_address)
 
     return Server((host, port), Handler)
 

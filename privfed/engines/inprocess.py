@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from privfed.client.node import ClientNode, Codec
 from privfed.messages import RoundPlan
+from privfed.own_log import told_in
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import Opening
 
@@ -54,11 +55,9 @@ def collect_updates(
     """
     collected = Collected()
     for node in nodes:
-        try:
+        with told_in([node.log], f"round {plan.round}: did not take part"):
             node.train(plan, state, codecs[node.id])
             send_update(node, opening, codecs[node.id], aggregator, collected)
-        except Exception:
-            node.log.exception("round %d: did not take part", plan.round)
         on_client(node.id)
     return collected
 
@@ -108,9 +107,7 @@ def collect_answers(
     for node in nodes:
         if node.id not in messages:
             continue
-        try:
+        with told_in([node.log], f"round {opening.terms.round}: did not answer the key holder"):
             sent = messages[node.id]
             answers[node.id] = node.answer(opening.terms, challenge, sent, codecs[node.id])
-        except Exception:
-            node.log.exception("round %d: did not answer the key holder", opening.terms.round)
     return answers

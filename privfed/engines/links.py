@@ -38,7 +38,10 @@ class ProcessLink:
         command += ["--identity", str(identity), "--roster", str(roster)]
         command += ["--authority", authority, "--results", str(results)]
         command += ["--min-clients", str(min_clients)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # In a session of its own: Ctrl-C at a terminal asks this process to end, not both at once.
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
 
     @property
     def process_id(self) -> int:
@@ -59,6 +62,10 @@ class ProcessLink:
             reply = framing.receive(source)
         except (OSError, ValueError, MessageError) as error:
             raise self._stopped(error) from error
+        except KeyboardInterrupt:
+            # It would wait for somebody to read its answer. What it decrypted is on its disk.
+            self._process.kill()
+            raise
         if reply is None:
             raise self._stopped("no answer came")
         return reply

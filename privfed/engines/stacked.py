@@ -8,7 +8,7 @@ client that has reserved and not committed, where one after the other it would l
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import groupby
 
 import numpy as np
@@ -19,6 +19,7 @@ from privfed.client.node import ClientNode, Codec
 from privfed.client.stacked import record_shapes, train_stacked
 from privfed.engines.inprocess import Collected, send_update
 from privfed.messages import RoundPlan
+from privfed.own_log import told_in
 from privfed.server.aggregate import Aggregator
 from privfed.server.closing import Opening
 
@@ -52,7 +53,7 @@ def collect_stacked(
     collected = Collected()
     waiting: list[_Waiting] = []
     for node in nodes:
-        with _own_log([node], plan):
+        with _own_logs([node], plan):
             reservation = node.reserve(plan)
             if reservation is not None:
                 waiting.append((node, reservation))
@@ -61,10 +62,10 @@ def collect_stacked(
         on_client(node.id)
     for stack in _stacks(waiting, size):
         updates: list[NDArray[np.float64]] = []
-        with _own_log([node for node, _ in stack], plan):
+        with _own_logs([node for node, _ in stack], plan):
             updates = _train([node for node, _ in stack], plan, state)
         for (node, reservation), update in zip(stack, updates, strict=False):
-            with _own_log([node], plan):
+            with _own_logs([node], plan):
                 node.commit(reservation, update, codecs[node.id])
                 send_update(node, opening, codecs[node.id], aggregator, collected)
         for node, _ in stack:
@@ -90,11 +91,6 @@ def _train(
     return [adapter.astype(np.float64) - state.astype(np.float64) for adapter in trained]
 
 
-@contextmanager
-def _own_log(nodes: Sequence[ClientNode], plan: RoundPlan) -> Iterator[None]:
+def _own_logs(nodes: Sequence[ClientNode], plan: RoundPlan) -> AbstractContextManager[None]:
     """An exception ends the block and is told in the own log of each of the clients."""
-    try:
-        yield
-    except Exception:
-        for node in nodes:
-            node.log.exception("round %d: did not take part", plan.round)
+    return told_in([node.log for node in nodes], f"round {plan.round}: did not take part")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from privfed.durable import replace_durably
+from privfed.durable import replace_durably, writing
 from privfed.errors import RunFolderError
 
 SCHEMA = 2
@@ -44,8 +44,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint durably, then drop all but the last two."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint durably, then drop all but the last two.
+
+    Raises:
+        FileError: if it cannot be written; those before it are still there.
+    """
     final = folder / f"round-{checkpoint.round:05d}.safetensors"
     half_made = final.with_suffix(".part")
     metadata = {
@@ -56,10 +59,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     tensors = {"state": checkpoint.state}
     if checkpoint.average is not None:
         tensors["average"] = checkpoint.average
-    save_file(tensors, half_made, metadata=metadata)
-    replace_durably(half_made, final)
-    for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
-        old.unlink()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, half_made, metadata=metadata)
+        replace_durably(half_made, final)
+        for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
+            old.unlink()
 
 
 def load_latest(folder: Path) -> Checkpoint | None:

@@ -5,9 +5,13 @@ import json
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import privfed
-from privfed import cli, display
+from privfed import cli, display, ending
 from privfed.display import RoundTable
 from privfed.errors import RunFolderError
 from privfed.reports.figures import RoundFigures
@@ -24,6 +28,13 @@ from privfed.server.checkpoint import load_latest
 COMMANDS = ("demo", "run", "report", "roster", "key-holder")
 MAIN = [sys.executable, "-c", "from privfed.cli import main; main()"]
 HEAVY = ("torch", "transformers", "peft", "opacus", "tenseal", "dp_accounting", "scipy", "pandas")
+PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+"""What a panic in Rust is in Python; the real class cannot be imported."""
+
+UNFORESEEN = (
+    "{}: nobody foresaw it; the traceback is in {}. It may quote private text: read it before you "
+    "show it to anybody"
+)
 
 CONFIGURATION = """
 title = "wards"
@@ -396,16 +407,49 @@ class TestErrors:
             "public key must be" in line
         )
 
-    def test_an_error_that_nobody_meant_keeps_its_traceback(self, monkeypatch, config):
+    @pytest.mark.parametrize("kind", [ZeroDivisionError, PermissionError, PANIC])
+    def test_what_nobody_foresaw_is_told_in_a_private_file(
+        self, monkeypatch, failure, config, tmp_path, kind
+    ):
+        """Its words may be private; only its class is shown, and where the rest lies."""
         from privfed import run_config
 
         def broken(*arguments):
-            raise ZeroDivisionError("a bug")
+            raise kind("patient Smith")
 
         monkeypatch.setattr(run_config, "load_federation", broken)
-        monkeypatch.setattr(sys, "argv", ["privfed", "run", str(config)])
-        with pytest.raises(ZeroDivisionError, match="a bug"):
-            cli.main()
+        line = failure("run", config, "--out", tmp_path / "out", "--state", tmp_path / "own")
+        (told,) = (tmp_path / "own/failures").iterdir()
+        assert line.startswith(f"privfed: UnforeseenError: {kind.__name__}: ")
+        assert str(told) in line
+        assert "patient" not in line
+        assert stat.S_IMODE(told.stat().st_mode) == 0o600
+        assert "in broken" in told.read_text()
+        assert "patient Smith" in told.read_text()
+        assert not (tmp_path / "out").exists()
+
+    def test_what_nobody_foresaw_may_have_nowhere_to_be_told(self, monkeypatch, failure, config):
+        from privfed import run_config
+
+        def broken(*arguments):
+            raise ValueError("patient Smith")
+
+        monkeypatch.setattr(run_config, "load_federation", broken)
+        line = failure("run", config, "--state", config / "below-a-file")
+        assert "ValueError: nobody foresaw it, and its traceback cannot be written" in line
+        assert "patient" not in line
+
+    def test_a_thread_that_fails_is_told_in_a_private_file(self, tmp_path, capfd):
+        def broken():
+            raise ValueError("patient Smith")
+
+        with ending.failures_kept():
+            thread = threading.Thread(target=broken)
+            thread.start()
+            thread.join()
+        (told,) = (tmp_path / "state/failures").iterdir()
+        assert capfd.readouterr() == ("", f"privfed: {UNFORESEEN.format('ValueError', told)}\n")
+        assert "patient Smith" in told.read_text()
 
     def test_as_a_program(self, tmp_path):
         name = "a-long-name-of-a-folder-that-is-nowhere-to-be-found-on-this-machine"
@@ -437,10 +481,10 @@ class TestTheTable:
         }
         return RoundFigures(**{**values, **changes})
 
-    def printed(self, figures, clients=("a", "b", "c"), past=()):
+    def printed(self, figures, clients=("a", "b", "c"), past=(), logs=MappingProxyType({})):
         buffer = io.StringIO()
         console = Console(file=buffer, width=60, color_system=None)
-        with RoundTable(console, "accuracy") as table:
+        with RoundTable(console, "accuracy", logs) as table:
             table.on_start("00ff", 3, clients, 0.25, past)
             for client in clients:
                 table.on_client(figures.round, client)
@@ -461,6 +505,11 @@ class TestTheTable:
     def test_who_did_not_take_part_is_named(self):
         lines = self.printed(self.figures(absent=("c",)))
         assert lines[-1].strip() == "c did not take part"
+
+    def test_where_it_runs_here_its_log_is_named(self):
+        """The cause is in that file; its words are shown nowhere."""
+        lines = self.printed(self.figures(absent=("c",)), logs={"c": Path("/state/[c]/client.log")})
+        assert lines[-1].strip() == "c did not take part: the cause is in /state/[c]/client.log"
 
     @pytest.mark.parametrize("name", ["ward [red]", "[bold]", "[/x]", "a[0]"])
     def test_a_name_in_brackets_is_shown_as_it_is(self, name):

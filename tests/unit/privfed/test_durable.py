@@ -1,10 +1,14 @@
 """A file is replaced whole or not at all, and is on the disk afterwards."""
 
 import os
+import resource
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from privfed.durable import replace_durably, write_durably
+from privfed.durable import replace_durably, write_durably, writing
+from privfed.errors import FileError
 
 
 @pytest.fixture
@@ -74,10 +78,52 @@ def test_what_a_killed_writer_left_is_overwritten(target):
 
 
 def test_a_missing_source_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match="target must be writable"):
         replace_durably(tmp_path / "absent", tmp_path / "target")
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match="No such file"):
         write_durably(tmp_path / "absent" / "target", b"new")
+
+
+class TestWhatTheSystemSays:
+    """Every way to fail is one FileError, which names the file, the reason and what to do."""
+
+    @pytest.fixture
+    def _small_files(self):
+        """No file may grow beyond 1000 bytes: to a writer as a disk that is full."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @pytest.mark.usefixtures("_small_files")
+    def test_no_room_leaves_the_old_file(self, target):
+        with pytest.raises(FileError) as caught:
+            write_durably(target, bytes(2000))
+        assert str(caught.value) == (
+            f"{target} must be writable, and is not (File too large); make room there, let this "
+            "user write there, or choose another place"
+        )
+        assert target.read_bytes() == b"old"
+
+    @pytest.mark.usefixtures("_small_files")
+    def test_no_room_for_what_safetensors_writes(self, tmp_path):
+        """Its error is of a class of its own."""
+        with (
+            pytest.raises(FileError, match="state must be writable.*File too large"),
+            writing(tmp_path / "state"),
+        ):
+            save_file({"a": np.zeros(500, np.float32)}, tmp_path / "state")
+
+    @pytest.mark.parametrize("place", ["file/below", "folder"])
+    def test_a_path_that_cannot_be_a_file(self, tmp_path, place):
+        (tmp_path / "file").touch()
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(FileError, match=f"{place} must be writable, and is not"):
+            write_durably(tmp_path / place, b"new")
+
+    def test_other_errors_pass(self, tmp_path):
+        with pytest.raises(ValueError, match="mine"), writing(tmp_path):
+            raise ValueError("mine")
