@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from accountants.events import FixedSizeGaussian as FixedSizeGaussian
     from accountants.events import Gaussian as Gaussian
     from accountants.events import Laplace as Laplace
+    from accountants.events import NoisedCount as NoisedCount
     from accountants.events import PoissonGaussian as PoissonGaussian
     from accountants.events import PureDP as PureDP
     from accountants.events import Skellam as Skellam
@@ -122,6 +123,7 @@ _HOMES = {
         "FixedSizeGaussian",
         "Gaussian",
         "Laplace",
+        "NoisedCount",
         "PoissonGaussian",
         "PureDP",
         "Skellam",

@@ -17,7 +17,7 @@ from accountants.bounds import DeltaBounds, EpsilonBounds
 from accountants.command_line import parser
 from accountants.earlier import assign
 from accountants.errors import AccountingError
-from accountants.events import Event, PoissonGaussian
+from accountants.events import Event, NoisedCount, PoissonGaussian
 from accountants.export import export
 from accountants.identity import Identity
 from accountants.input_files import events_of_file, ledger_of_file, ledger_or_export
@@ -98,13 +98,14 @@ def _calibrate(options: argparse.Namespace) -> None:
     from accountants.calibration import noise_multiplier
 
     budget = Budget(epsilon=options.epsilon, delta=options.delta)
+    counts = _noised_counts(options)
     sigma = noise_multiplier(
-        budget, options.sample_rate, options.steps, neighbouring=options.neighbouring
+        budget, options.sample_rate, options.steps, counts, neighbouring=options.neighbouring
     )
     plan = PoissonGaussian(
         noise_multiplier=sigma, sample_rate=options.sample_rate, steps=options.steps
     )
-    record = claim([plan], options.neighbouring) | {
+    record = claim([*counts, plan], options.neighbouring) | {
         "delta": options.delta,
         "epsilon": options.epsilon,
         "noise_multiplier": sigma,
@@ -177,8 +178,11 @@ def _book(options: argparse.Namespace) -> Book | None:
     if options.ledger is None:
         return None
     single = (options.noise_multiplier, options.sample_rate, options.steps)
-    if options.phase or options.events or any(value is not None for value in single):
-        options.refuse("--ledger must come without --noise-multiplier, --phase and --events")
+    others = (options.phase, options.events, options.noised_count)
+    if any(others) or any(value is not None for value in single):
+        options.refuse(
+            "--ledger must come without --noise-multiplier, --phase, --events and --noised-count"
+        )
     return ledger_or_export(options.ledger)[1]
 
 
@@ -189,15 +193,20 @@ def _events(options: argparse.Namespace) -> list[Event]:
     if any(given) and not all(given):
         options.refuse("--noise-multiplier, --sample-rate and --steps must come together")
     phases = [*options.phase, *([single] if all(given) else [])]
-    if not phases and not options.events:
+    if not phases and not options.events and not options.noised_count:
         options.refuse("give a schedule by --noise-multiplier, --phase or --events, or a --ledger")
     events: list[Event] = [
         PoissonGaussian(noise_multiplier=sigma, sample_rate=rate, steps=steps)
         for sigma, rate, steps in phases
     ]
+    events.extend(_noised_counts(options))
     for path in options.events:
         events.extend(events_of_file(path))
     return events
+
+
+def _noised_counts(options: argparse.Namespace) -> list[NoisedCount]:
+    return [NoisedCount(epsilon=value) for value in options.noised_count]
 
 
 def _show_bounds(

@@ -9,6 +9,9 @@ Three ways, the tightest that applies:
   the tightest number; the lower bound is that of the other releases, with zCDP ones as the
   Gaussian mechanism that meets the same bound.
 
+The epsilon of noised counts, from which parameters of the others may follow, is added to what these
+say (`noised_counts`).
+
 Where the losses leave the range of floating point or the grid its memory limit, the least of what
 the closed form without sampling and Renyi divergences say is taken, which is above the truth too.
 Calibration, admission and reports all use the upper number of `epsilon`.
@@ -18,7 +21,7 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-from accountants import checks, composition, gaussian, renyi
+from accountants import checks, composition, gaussian, noised_counts, renyi
 from accountants.bounds import DeltaBounds, EpsilonBounds
 from accountants.errors import UnsupportedAnalysisError
 from accountants.events import Event, canonical
@@ -38,6 +41,7 @@ CLOSED_FORM = "closed form of the Gaussian mechanism"
 TILTED = "privacy loss distributions, tilted FFT with bounded errors"
 WITHOUT_SAMPLING = "closed form of the Gaussian mechanism, sampling left out of account"
 RENYI = "Renyi divergences"
+COUNTS = "the epsilons of noised counts, added up"
 
 ACCOUNTANT = (
     "certified bounds: the closed form of the Gaussian mechanism, or privacy loss distributions "
@@ -139,11 +143,21 @@ def delta(
         return DeltaBounds(1.0, 1.0, UNPROTECTED)
     if epsilon >= parts.pure_epsilon:
         return DeltaBounds(0.0, 0.0, PURE)
-    lower, upper = _delta_of(parts, epsilon, relative_gap)
+    counts, rest = parts.counts_epsilon, noised_counts.without_counts(phases)
+    left = noised_counts.room_beside(counts, epsilon)
+    lower, upper = _delta_of(parts, left, relative_gap)
     if parts.renyi_only:
-        values = renyi.rdp(phases, neighbouring, group_size=group_size)
-        upper = renyi.delta_from_rdp(values, epsilon)
-    return DeltaBounds(lower, upper, _method(parts))
+        values = renyi.rdp(rest, neighbouring, group_size=group_size)
+        upper = renyi.delta_from_rdp(values, left)
+    if not counts:
+        return DeltaBounds(lower, upper, _method(parts))
+    if epsilon < counts:
+        upper = noised_counts.delta_at_zero(counts, epsilon, upper)
+    lower = max(
+        _delta_of(parts, epsilon, relative_gap)[0],
+        noised_counts.delta_of_one(parts.largest_count, epsilon),
+    )
+    return DeltaBounds(lower, upper, _with_counts(_method(parts)))
 
 
 def is_within(
@@ -175,7 +189,7 @@ def is_within(
     parts = reduced(phases, checks.neighbouring(neighbouring), group_size)
     if not parts.renyi_only and not parts.unprotected:
         whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1]
-        if whole + parts.pure <= limit:
+        if noised_counts.epsilon_of_sum(parts.counts_epsilon, whole + parts.pure) <= limit:
             return True
     rough = epsilon(phases, delta, neighbouring, group_size=group_size, relative_gap=_ROUGH_GAP)
     if rough.upper <= limit * (1 - RELATIVE_GAP) or rough.lower > limit:
@@ -193,6 +207,26 @@ def _epsilon(
     if delta == 0:
         pure = parts.pure_epsilon
         return EpsilonBounds(pure * (1 - _PURE_ROUNDING), pure, PURE)
+    rest = noised_counts.without_counts(phases)
+    found = _of_the_rest(rest, parts, delta, neighbouring, group_size, relative_gap)
+    if not parts.counts_epsilon:
+        return found
+    return EpsilonBounds(
+        max(found.lower, noised_counts.epsilon_of_one(parts.largest_count, delta)),
+        noised_counts.epsilon_of_sum(parts.counts_epsilon, found.upper),
+        _with_counts(found.method),
+    )
+
+
+def _of_the_rest(
+    phases: Phases,
+    parts: Reduced,
+    delta: float,
+    neighbouring: Neighbouring,
+    group_size: int,
+    relative_gap: float,
+) -> EpsilonBounds:
+    """Bounds on the epsilon of events with fixed parameters, at a delta above 0."""
     if parts.renyi_only:
         return _by_renyi(phases, parts, delta, neighbouring, group_size, relative_gap)
     lower, upper = _epsilon_of(parts, delta, relative_gap)
@@ -239,6 +273,10 @@ def _method(parts: Reduced) -> str:
     if parts.steps:
         return TILTED
     return CLOSED_FORM if parts.gaussian else NOTHING_RELEASED
+
+
+def _with_counts(method: str) -> str:
+    return COUNTS if method == NOTHING_RELEASED else f"{method}; and {COUNTS}"
 
 
 def _epsilon_of(parts: Reduced, delta: float, relative_gap: float) -> tuple[float, float]:

@@ -58,6 +58,7 @@ def _add_calibrate(commands: Any) -> None:
     parser.add_argument("--delta", type=float, required=True, help="of the budget, in (0, 1)")
     parser.add_argument("--sample-rate", type=float, required=True, help="in (0, 1]")
     parser.add_argument("--steps", type=int, required=True, help="1 or more")
+    _add_noised_count(parser)
     _add_relation(parser)
 
 
@@ -83,6 +84,7 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a JSON list of events of any type; may be repeated",
     )
+    _add_noised_count(parser)
     parser.add_argument(
         "--ledger",
         type=Path,
@@ -90,6 +92,18 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
         help="in place of all these: what a ledger file, or an export of one, counts as released",
     )
     parser.set_defaults(refuse=parser.error)
+
+
+def _add_noised_count(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--noised-count",
+        type=float,
+        action="append",
+        default=[],
+        metavar="EPSILON",
+        help="a released number of records, from which noise and rates may have been chosen; its "
+        "epsilon is added; may be repeated",
+    )
 
 
 def _add_group_size(parser: argparse.ArgumentParser) -> None:

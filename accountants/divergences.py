@@ -20,6 +20,7 @@ from accountants.events import (
     FixedSizeGaussian,
     Gaussian,
     Laplace,
+    NoisedCount,
     PoissonGaussian,
     PureDP,
     Skellam,
@@ -76,6 +77,8 @@ def rho(event: Event, neighbouring: Neighbouring, *, group_size: int = 1) -> flo
         case PureDP() | Laplace():
             pure = _pure_epsilon(event, distance)
             return pure * pure / 2
+        case NoisedCount():
+            raise _no_divergence(event)
     raise UnsupportedAnalysisError(
         f"rho-zCDP must be known for every event here, and none is for {type(event).__name__}; "
         "use its Renyi divergence at one order"
@@ -116,12 +119,22 @@ def one_step(
             values = _laplace(_pure_epsilon(event, distance), grid)
         case PureDP():
             values = _randomised_response(_pure_epsilon(event, distance), grid)
+        case NoisedCount():
+            raise _no_divergence(event)
         case _:
             values = rho(event, neighbouring, group_size=group_size) * grid
     if not _is_free(event):
         values = np.maximum(values, _TINY)
     values.flags.writeable = False
     return values
+
+
+def _no_divergence(event: NoisedCount) -> UnsupportedAnalysisError:
+    return UnsupportedAnalysisError(
+        f"Renyi divergences must be of events whose parameters are fixed, and {event!r} is a count "
+        "that others may be chosen from: its epsilon is added to theirs; use certified.epsilon, "
+        "certified.delta, trajectory or ScheduleFilter, which do that"
+    )
 
 
 def _is_free(event: Event) -> bool:

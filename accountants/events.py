@@ -295,6 +295,42 @@ class BandedMatrixFactorization:
         _set(self, checks.count, steps=self.steps)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoisedCount:
+    """A released number of records, from which the parameters of other events may follow.
+
+    Released is n + Z with P[Z = z] proportional to exp(-epsilon |z|), discrete Laplace noise of
+    scale 1 / epsilon (Ghosh, Roughgarden & Sundararajan 2009, arXiv:0811.2841). One record moves n
+    by one, so every count is at most exp(epsilon) times as likely under one of two neighbours as
+    under the other.
+
+    Noise, sampling rate and steps of other events may have been chosen from the count. A
+    composition by privacy losses presupposes them fixed, so the epsilon of the count is *added* to
+    that of everything else, never convolved with it: if for every count c that may come out the
+    rest is (e2, delta)-DP, then for any set S of results of both, with S_c its part at count c,
+
+        P[S] = sum_c P[c] P[S_c | c] <= sum_c P[c] (exp(e2) Q[S_c | c] + delta)
+            <= sum_c exp(epsilon + e2) Q[c] Q[S_c | c] + sum_c P[c] delta
+             = exp(epsilon + e2) Q[S] + delta.
+
+    The e2 is the largest over all counts that may come out. Where the rest was calibrated to a
+    budget, that is what the count left of the budget; what the events of one run add up to is the
+    same statement given its count. ADD_REMOVE only: under the others the number of records is the
+    same on both sides, or undefined, and public.
+
+    Attributes:
+        epsilon: of one count, > 0.
+        steps: counts released with noise of this scale, each with fresh noise, >= 1.
+    """
+
+    epsilon: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _set(self, checks.positive, epsilon=self.epsilon)
+        _set(self, checks.count, steps=self.steps)
+
+
 Event = (
     Gaussian
     | PoissonGaussian
@@ -306,6 +342,7 @@ Event = (
     | ZeroConcentrated
     | TreeAggregation
     | BandedMatrixFactorization
+    | NoisedCount
 )
 
 _TYPES: dict[str, type[Event]] = {
@@ -319,6 +356,7 @@ _TYPES: dict[str, type[Event]] = {
     "zero_concentrated": ZeroConcentrated,
     "tree_aggregation": TreeAggregation,
     "banded_matrix_factorization": BandedMatrixFactorization,
+    "noised_count": NoisedCount,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
 

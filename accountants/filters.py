@@ -67,7 +67,9 @@ class ScheduleFilter:
         "Noise, sampling rates and their order were fixed before the first release. A run that "
         "stops early, for whatever reason, is post-processing of the longest run that the budget "
         "admits, so the composition bound of that run holds for it. The value at a stop that was "
-        "chosen from results is no bound of its own (Rogers et al. 2016, arXiv:1605.08294)."
+        "chosen from results is no bound of its own (Rogers et al. 2016, arXiv:1605.08294). Where "
+        "the schedule was chosen from a noised count that was released before, the epsilon of the "
+        "count is added to it, whatever the count was."
     )
 
     def __post_init__(self) -> None:

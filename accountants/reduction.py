@@ -13,6 +13,7 @@ from accountants.events import (
     FixedSizeGaussian,
     Gaussian,
     Laplace,
+    NoisedCount,
     PoissonGaussian,
     PureDP,
     Skellam,
@@ -26,7 +27,7 @@ from accountants.sensitivity import shift
 
 # Plain Gaussian mechanisms with less than this mu^2 are counted as if they had it.
 _TINY = 1e-24
-# Relative; more than the products, quotients and the sum that lead to a pure epsilon can be off.
+# Relative; more than the products, quotients and sums that lead to a pure epsilon can be off.
 _ROUNDING = 2.0**-50
 
 
@@ -40,6 +41,10 @@ class Reduced:
         counts: how often each of `steps` ran.
         unsampled: mu^2 of all sampled Gaussian steps if every record joined every batch.
         pure: sum of the epsilons of all steps with a bounded loss, rounded up.
+        counts_epsilon: sum of the epsilons of all noised counts, rounded up; `steps` and `pure` do
+            not hold them.
+        largest_count: the epsilon of the one of them with the least noise, for a unit of one
+            record.
         renyi_only: some events have a Renyi divergence only; zCDP ones stand in `gaussian` as the
             Gaussian mechanism with the same bound, which the tightest number cannot be below.
         unprotected: some event has no noise.
@@ -50,6 +55,8 @@ class Reduced:
     counts: tuple[int, ...] = ()
     unsampled: float = 0.0
     pure: float = 0.0
+    counts_epsilon: float = 0.0
+    largest_count: float = 0.0
     renyi_only: bool = False
     unprotected: bool = False
 
@@ -57,7 +64,7 @@ class Reduced:
     def pure_epsilon(self) -> float:
         """Epsilon at delta 0, rounded up."""
         unbounded = self.renyi_only or self.unprotected or self.gaussian + self.unsampled > 0
-        return math.inf if unbounded else self.pure
+        return math.inf if unbounded else self.pure + self.counts_epsilon
 
     def all_steps(self) -> tuple[tuple[Step, ...], tuple[int, ...]]:
         """The steps, with all plain Gaussian releases as one more, and their counts."""
@@ -81,6 +88,8 @@ def reduced(events: Iterable[Event], neighbouring: Neighbouring, group_size: int
         counts=tuple(count for part in parts for count in part.counts),
         unsampled=math.fsum(part.unsampled for part in parts),
         pure=math.fsum(part.pure for part in parts),
+        counts_epsilon=math.fsum(part.counts_epsilon for part in parts),
+        largest_count=max((part.largest_count for part in parts), default=0.0),
         renyi_only=any(part.renyi_only for part in parts),
         unprotected=any(part.unprotected for part in parts),
     )
@@ -108,6 +117,9 @@ def _reduced(event: Event, neighbouring: Neighbouring, group_size: int) -> Reduc
         case PureDP():
             loss = distance * event.epsilon
             return _bounded(RandomisedResponseStep(loss), loss, event.steps)
+        case NoisedCount():
+            total = event.steps * distance * event.epsilon * (1 + _ROUNDING)
+            return Reduced(counts_epsilon=total, largest_count=event.epsilon)
         case ZeroConcentrated():
             stand_in = 2 * event.rho * distance**2 * event.steps
             return Reduced(gaussian=stand_in, renyi_only=True)

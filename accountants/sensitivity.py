@@ -6,6 +6,7 @@ from accountants.events import (
     BandedMatrixFactorization,
     Event,
     FixedSizeGaussian,
+    NoisedCount,
     PoissonGaussian,
     PureDP,
     TreeAggregation,
@@ -40,6 +41,14 @@ def shift(event: Event, neighbouring: Neighbouring, group_size: int = 1) -> floa
         )
     if isinstance(event, PureDP | ZeroConcentrated):
         return group_size * _hops(event, neighbouring)
+    if isinstance(event, NoisedCount):
+        _refuse_unless(
+            neighbouring is Neighbouring.ADD_REMOVE,
+            event,
+            neighbouring,
+            group_size,
+            "neighbours have the same number of records there, which is public; declare it",
+        )
     if isinstance(event, FixedSizeGaussian):
         _refuse_unless(
             neighbouring is Neighbouring.REPLACE_ONE and group_size == 1,

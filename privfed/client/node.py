@@ -61,6 +61,8 @@ class Client:
         dataset: public name of the data set; the budget belongs to it, over all runs.
         description: public text on where the records come from, for the report.
         budget: of this client; None takes the federation's.
+        continues: anchor (LENGTH:HEAD) that an earlier report printed; the client's ledger must
+            continue it. None trusts the anchors of this machine alone.
     """
 
     id: str
@@ -69,6 +71,7 @@ class Client:
     dataset: str
     description: str = "the client's own data"
     budget: Budget | None = None
+    continues: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""

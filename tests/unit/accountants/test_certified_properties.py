@@ -11,6 +11,7 @@ from accountants.events import (
     FixedSizeGaussian,
     Gaussian,
     Laplace,
+    NoisedCount,
     PoissonGaussian,
     PureDP,
     TreeAggregation,
@@ -57,7 +58,8 @@ banded = st.builds(
     bands=st.integers(1, 9),
     participations=st.integers(1, 9),
 )
-added = st.lists(sampled | plain | bounded | pure, min_size=1, max_size=3)
+sizes = st.builds(NoisedCount, epsilon=st.floats(0.01, 2), steps=st.integers(1, 3))
+added = st.lists(sampled | plain | bounded | pure | sizes, min_size=1, max_size=3)
 replaced = st.lists(
     sampled | plain | bounded | pure | fixed | trees | banded, min_size=1, max_size=3
 )

@@ -25,6 +25,7 @@ from accountants.events import (
     FixedSizeGaussian,
     Gaussian,
     Laplace,
+    NoisedCount,
     PoissonGaussian,
     PureDP,
     Skellam,
@@ -103,11 +104,16 @@ WIRE = [
             "steps": 1,
         },
     ),
+    (
+        NoisedCount(epsilon=0.25, steps=2),
+        {"type": "noised_count", "epsilon": 0.25, "steps": 2},
+    ),
 ]
 EXAMPLES = [event for event, _ in WIRE]
 LARGE = {"dataset_size": st.integers(10**4, 10**9), "l1_sensitivity": st.floats(1e4, 1e9)}
 RANGES = {
     "sample_rate": st.floats(0, 1, exclude_min=True),
+    "epsilon": st.floats(0, exclude_min=True, allow_infinity=False),
     "sensitivity": st.floats(0, 1e4, exclude_min=True),
     **LARGE,
 }
@@ -182,6 +188,10 @@ def test_events_are_keyword_only_and_frozen(event):
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.steps = 1
     without_noise = fields(event)[0].name
+    if isinstance(event, NoisedCount):  # noise of scale 1 / 0
+        with pytest.raises(InvalidValueError, match="epsilon must be a finite number above 0"):
+            NoisedCount(epsilon=0.0)
+        return
     assert getattr(replace(event, **{without_noise: 0.0}), without_noise) == 0.0
 
 

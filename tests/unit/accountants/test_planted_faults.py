@@ -31,6 +31,12 @@ FAULTS = {
         "return Schedule(tuple(steps), tuple(max(n - 1, 1) for n in counts), tail, sketches)",
         GOLDEN,
     ),
+    "count not added": (
+        "noised_counts.py",
+        "return (counts_epsilon + rest) * (1 + _ROUNDING) if counts_epsilon else rest",
+        "return max(counts_epsilon, rest)",
+        "test_noised_counts.py",
+    ),
     "halved sensitivity": (
         "sensitivity.py",
         "2.0 if neighbouring is Neighbouring.REPLACE_ONE else 1.0",
