@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,14 @@ Out = Annotated[
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the last complete round of the run in --out.")
+]
+Anchors = Annotated[
+    Path | None,
+    typer.Option(
+        "--anchors",
+        help="Where the last anchor of every ledger is kept; outside of state and run folders "
+        "(default: $PRIVFED_ANCHORS, or below the user's data folder).",
+    ),
 ]
 Without = Annotated[
     list[str] | None,
@@ -134,6 +143,7 @@ def run(
     out: Out = None,
     resume: Resume = False,
     state: State = None,
+    anchors: Anchors = None,
     without: Without = None,
 ) -> None:
     """Run the federation that CONFIG describes."""
@@ -145,7 +155,7 @@ def run(
         from privfed.run_config import load_federation
 
         folder = out or Path("runs") / config.stem
-        federation = load_federation(config, state)
+        federation = replace(load_federation(config, state), anchor_folder=anchors)
     _run(federation, folder, resume=resume, without=without or ())
 
 
@@ -210,28 +220,41 @@ def _listen(holder: "KeyHolder", own: "Identity", address: str) -> None:
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
+    anchors: Anchors = None,
 ) -> None:
-    """Recompute every epsilon from the ledger exports in FOLDER and render the report again."""
+    """Recompute every epsilon from the ledger exports in FOLDER and render the report again.
+
+    Files of different moments are refused; so is a report that is older than a ledger of this
+    machine.
+    """
+    from accountants import AnchorFolder
+    from privfed.client.state import default_anchor_folder
+    from privfed.reports.budget import COMPLETE, RUNNING
     from privfed.reports.figures import rounded_up
     from privfed.verification import verify_and_render
 
-    verified = verify_and_render(folder)
+    verified, notes = verify_and_render(folder, AnchorFolder(anchors or default_anchor_folder()))
+    if verified.status != COMPLETE:
+        _say(verified.headline)
     for client in verified.clients:
-        _console.print(
+        line = (
             f"{client.id}: epsilon {rounded_up(client.epsilon_spent)} of "
-            f"{client.epsilon_budget:g} at "
-            f"delta {client.delta:g}, {client.steps} steps",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"{client.epsilon_budget:g} at delta {client.delta:g}, {client.steps} steps"
         )
-    _console.print(
-        "Checked against the ledger exports: epsilon, sigma, q and steps of every client, and the "
-        f"headline. Not checked: other text and figures. Report: {folder / 'report.html'}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        if verified.status == RUNNING:
+            line += f"; {rounded_up(client.epsilon_if_begun)} with the next round"
+        _say(line)
+    for note in notes:
+        _say(note)
+    _say(
+        "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
+        "client, and the headline; that all files are of one moment; ledgers that lie on this "
+        f"machine. Not checked: other text and figures. Report: {folder / 'report.html'}"
     )
+
+
+def _say(line: str) -> None:
+    _console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _hide_loading_bars() -> None:

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from accountants import (
     AccountingError,
     Anchor,
+    AnchorFolder,
     Ledger,
     anchor_from_json,
     epsilon,
@@ -126,7 +127,7 @@ class Federation(FederationSettings):
             accountants.AccountingError: for a budget too small, or a ledger that is missing,
                 damaged, foreign, or shorter than the checkpoint says.
         """
-        notes = preparation.check_clients(self.clients, self.privacy, self.min_clients)
+        preparation.check_clients(self.clients, self.privacy, self.min_clients)
         require_second_place(self.anchors, self.state, Path(out))
         folder = RunFolder(Path(out))
         checkpoint = folder.latest(self.describe()) if resume else None
@@ -141,7 +142,7 @@ class Federation(FederationSettings):
             left_out = leaving.left_out_of(
                 checkpoint, without, self.clients, min_clients=self.min_clients
             )
-            running = _Running.start(self, folder, checkpoint, notes, left_out)
+            running = _Running.start(self, folder, checkpoint, left_out)
             try:
                 if checkpoint is None:
                     folder.save(running.checkpoint)
@@ -182,11 +183,10 @@ class _Running:
         settings: FederationSettings,
         folder: RunFolder,
         checkpoint: Checkpoint | None,
-        notes: Sequence[str],
         left_out: Collection[str],
     ) -> "_Running":
         """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
-        remaining = [client for client in settings.clients if client.id not in left_out]
+        described, asked = settings.describe(), settings.clients
         model = preparation.build_private_model(
             settings.model,
             settings.adapter,
@@ -194,19 +194,29 @@ class _Running:
             settings.computation,
             examples_per_record=settings.privacy.examples_per_record,
             physical_batch_size=settings.training.physical_batch_size,
-            num_clients=len(remaining),
+            num_clients=len(asked) - len(left_out),
             seed=settings.seed,
             device=settings.device,
         )
         held_out = _held_out(settings, model)
-        anchors = None if checkpoint is None else checkpoint.record["anchors"]
+        encoded = preparation.encoded_records(
+            [client for client in asked if client.id not in left_out],
+            model,
+            settings.privacy,
+            settings.training,
+            settings.state,
+        )
         ledgers = preparation.open_ledgers(
-            settings.clients,
+            asked,
             settings.privacy,
             settings.state,
-            anchors,
+            AnchorFolder(settings.anchors),
+            None if checkpoint is None else checkpoint.record["anchors"],
             secret_coins=settings.secret_coins,
         )
+        settings, notes = _sized(settings, ledgers)
+        ledgers = {client.id: ledgers[client.id] for client in settings.clients}
+        remaining = [client for client in settings.clients if client.id not in left_out]
         parties = open_parties(
             [client.id for client in remaining],
             settings.state,
@@ -214,16 +224,16 @@ class _Running:
             key_holder=settings.has_key_holder,
         )
         resumed = checkpoint is not None
-        base = frozen_digest(model.adapter)
         if checkpoint is None:
-            checkpoint = _first_checkpoint(settings, model, base, held_out, ledgers, notes)
-        _require_same_base(checkpoint.record["base_sha256"], base)
+            checkpoint = _first_checkpoint(settings, described, model, held_out, ledgers, notes)
+        _require_same_base(checkpoint.record["base_sha256"], model.base_sha256)
         return cls(
             settings=settings,
             folder=folder,
             model=model,
             nodes=preparation.build_nodes(
                 remaining,
+                encoded,
                 ledgers,
                 checkpoint.record["noise_multipliers"],
                 model,
@@ -510,10 +520,27 @@ def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
     return model.with_frozen_states(encoded, size, held_out=True)
 
 
+def _sized(
+    settings: FederationSettings, ledgers: Mapping[str, Ledger]
+) -> tuple[FederationSettings, list[str]]:
+    """The settings with all public sizes as numbers, and warnings for the report.
+
+    Who turns out to be too small takes no part.
+    """
+    asked, privacy = settings.clients, settings.privacy
+    sized = preparation.with_public_sizes(asked, ledgers, privacy, settings.coins)
+    small = preparation.left_out_for_size(asked, sized)
+    clients = [client for client in sized if client.id not in small]
+    preparation.check_clients(clients, privacy, settings.min_clients)
+    source = preparation.size_source(asked, settings.public_size_source)
+    changed = replace(settings, clients=clients, public_size_source=source)
+    return changed, [*small.values(), *preparation.delta_notes(clients, privacy)]
+
+
 def _first_checkpoint(
     settings: FederationSettings,
+    described: Mapping[str, Any],
     model: PrivateModel,
-    base: str,
     held_out: Batch,
     ledgers: Mapping[str, Ledger],
     notes: Sequence[str],
@@ -523,8 +550,8 @@ def _first_checkpoint(
     largest = settings.encryption.public_range or derived
     record = {
         "run": secrets.token_hex(8),
-        "settings": settings.describe(),
-        "base_sha256": base,
+        "settings": described,
+        "base_sha256": model.base_sha256,
         "notes": [*notes, *preparation.weight_notes(_weights(settings, settings.clients))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
@@ -538,7 +565,7 @@ def _first_checkpoint(
     return Checkpoint(round=0, state=read_vector(model.adapter), record=record)
 
 
-def _require_same_base(began_with: str, found: str) -> None:
+def _require_same_base(began_with: str, found: str | None) -> None:
     """A resumed run must train the very model that it began with."""
     if found != began_with:
         raise ModelError(
@@ -573,5 +600,5 @@ def _channel(
 
 
 def _weights(settings: FederationSettings, clients: Sequence[Client]) -> dict[str, float]:
-    sizes = {client.id: client.public_size for client in clients}
+    sizes = {client.id: client.size for client in clients}
     return settings.strategy.weights(sizes)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from accountants import (
+    Anchor,
+    AnchorFolder,
     Budget,
     BudgetExceededError,
     Ledger,
@@ -23,9 +25,11 @@ from privfed.client.dpsgd import DPSGDConfig
 from privfed.client.gate import check_per_example_gradients
 from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
+from privfed.client.public_size import public_size
 from privfed.client.randomness import Coins
 from privfed.client.state import earlier_ledgers, ledger_path, local_logger, log_path
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
+from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
@@ -84,29 +88,82 @@ def open_ledgers(
     clients: Sequence[Client],
     privacy: PrivacyConfig,
     state: Path,
-    anchors: Mapping[str, Any] | None,
+    second_place: AnchorFolder,
+    reached: Mapping[str, Any] | None,
     *,
     secret_coins: bool,
 ) -> dict[str, Ledger]:
-    """Every client's ledger; with anchors (a resume) it must exist and reach at least that far.
+    """Every client's ledger, which continues all that is known of it.
+
+    That is: what the second place keeps; the anchors that a run had reached (a resume); and what
+    the client itself was shown before. Where one of the last two is known, a ledger must exist.
 
     What a run with repeatable coins released is worth no epsilon. The unit of its ledger says so,
     and neither kind of run accepts a ledger of the other kind.
     """
     ledgers = {}
-    use = Ledger.open_or_create if anchors is None else Ledger.open
     for client in clients:
+        known = [] if client.continues is None else [Anchor.parse(client.continues)]
+        if reached is not None and client.id in reached:
+            known.append(anchor_from_json(reached[client.id]))
+        use = Ledger.open if known else Ledger.open_or_create
         ledgers[client.id] = use(
             ledger_path(state, client.id, client.dataset),
             client=client.id,
             dataset=client.dataset,
             unit=privacy.record if secret_coins else privacy.record + NOT_PRIVATE,
             neighbouring=privacy.neighbouring,
+            anchors=second_place,
             earlier=earlier_ledgers(state, client.id, assume_unit=privacy.examples_per_record == 1),
         )
-        if anchors is not None:
-            ledgers[client.id].verify(anchor_from_json(anchors[client.id]))
+        for anchor in known:
+            ledgers[client.id].verify(anchor)
     return ledgers
+
+
+def with_public_sizes(
+    clients: Sequence[Client], ledgers: Mapping[str, Ledger], privacy: PrivacyConfig, coins: Coins
+) -> list[Client]:
+    """The clients with their sizes as numbers; a size that is to be released is released here."""
+    return [
+        replace(
+            client,
+            public_size=public_size(
+                client.public_size,
+                len(client.records),
+                ledgers[client.id],
+                budget_of(client, privacy),
+                coins,
+            ),
+        )
+        for client in clients
+    ]
+
+
+def left_out_for_size(asked: Sequence[Client], sized: Sequence[Client]) -> dict[str, str]:
+    """Clients whose released size lies below the least that was asked, and a note on each."""
+    return {
+        client.id: f"client {client.id!r} takes no part: its released size {now.size} lies below "
+        f"{client.public_size.minimum}. Its ledger counts the release"
+        for client, now in zip(asked, sized, strict=True)
+        if isinstance(client.public_size, NoisySize) and now.size < client.public_size.minimum
+    }
+
+
+def size_source(clients: Sequence[Client], declared: str) -> str:
+    """Where the public sizes come from, for the report."""
+    released = [
+        f"{client.id} (epsilon {client.public_size.noise_epsilon:g})"
+        for client in clients
+        if isinstance(client.public_size, NoisySize)
+    ]
+    if not released:
+        return declared
+    noised = (
+        "released once for each data set with discrete Laplace noise, whose epsilon is added to "
+        f"that of everything else: {', '.join(released)}"
+    )
+    return noised if len(released) == len(clients) else f"{declared}; {noised}"
 
 
 def calibrate(
@@ -157,11 +214,11 @@ def budget_of(client: Client, privacy: PrivacyConfig) -> Budget:
 
 def sample_rate_of(client: Client, privacy: PrivacyConfig) -> float:
     """Sampling rate q = B / public size: a public number."""
-    return privacy.expected_batch_size / client.public_size
+    return privacy.expected_batch_size / client.size
 
 
-def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> list[str]:
-    """Refuse a federation that cannot start; return warnings for the report."""
+def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> None:
+    """Refuse a federation that cannot start, as far as declared numbers tell."""
     ids = [client.id for client in clients]
     if len(set(ids)) != len(ids):
         raise ConfigError(f"client ids must differ, got {ids}")
@@ -172,7 +229,6 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
         )
     if len(clients) < min_clients:
         raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
-    notes = []
     for client in clients:
         if privacy.examples_per_record == 1 and any(
             isinstance(record, RecordGroup) for record in client.records
@@ -181,17 +237,29 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
                 f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
                 "to say how many of a group are read"
             )
-        if client.public_size < privacy.expected_batch_size:
-            raise ConfigError(
-                f"the public size {client.public_size} of client {client.id!r} is smaller than "
-                f"expected_batch_size = {privacy.expected_batch_size}; lower expected_batch_size "
-                f"to at most {client.public_size}, or leave the client out"
-            )
+        if isinstance(client.public_size, int):
+            require_size(client, privacy)
+
+
+def require_size(client: Client, privacy: PrivacyConfig) -> None:
+    """Refuse a client that would take part in every step with more than all of its records."""
+    if client.size < privacy.expected_batch_size:
+        raise ConfigError(
+            f"the public size {client.size} of client {client.id!r} is smaller than "
+            f"expected_batch_size = {privacy.expected_batch_size}; lower expected_batch_size "
+            f"to at most {client.size}, or leave the client out"
+        )
+
+
+def delta_notes(clients: Sequence[Client], privacy: PrivacyConfig) -> list[str]:
+    """Warnings for the report where delta is so large that it means little."""
+    notes = []
+    for client in clients:
         delta = budget_of(client, privacy).delta
-        if delta >= 1 / client.public_size:
+        if delta >= 1 / client.size:
             notes.append(
                 f"delta = {delta:g} of client {client.id!r} is not below 1 / public size = "
-                f"{1 / client.public_size:.2g}: it allows that one whole record is disclosed"
+                f"{1 / client.size:.2g}: it allows that one whole record is disclosed"
             )
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
@@ -217,8 +285,23 @@ def weight_notes(weights: Mapping[str, float]) -> list[str]:
     return [note]
 
 
+def encoded_records(
+    clients: Sequence[Client],
+    model: PrivateModel,
+    privacy: PrivacyConfig,
+    training: TrainingConfig,
+    state: Path,
+) -> dict[str, Batch]:
+    """Every client's records as tensors; this comes before anything of them is released."""
+    return {
+        client.id: _encoded(client, model, privacy.examples_per_record, state, training)
+        for client in clients
+    }
+
+
 def build_nodes(
     clients: Sequence[Client],
+    encoded: Mapping[str, Batch],
     ledgers: Mapping[str, Ledger],
     sigmas: Mapping[str, float],
     model: PrivateModel,
@@ -236,7 +319,7 @@ def build_nodes(
             id=client.id,
             identity=identities[client.id],
             model=model,
-            encoded=_encoded(client, model, privacy.examples_per_record, state, training),
+            encoded=encoded[client.id],
             config=DPSGDConfig(
                 noise_multiplier=sigmas[client.id],
                 sample_rate=sample_rate_of(client, privacy),

@@ -128,7 +128,7 @@ def _guarantees(
         client_guarantee(
             exports[client.id],
             run=record["run"],
-            public_size=client.public_size,
+            public_size=client.size,
             budget=preparation.budget_of(client, settings.privacy),
             planned=PoissonGaussian(
                 noise_multiplier=record["noise_multipliers"][client.id],

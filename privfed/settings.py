@@ -165,7 +165,9 @@ class FederationSettings:
                     "id": client.id,
                     "dataset": client.dataset,
                     "description": client.description,
-                    "public_size": client.public_size,
+                    "public_size": client.public_size
+                    if isinstance(client.public_size, int)
+                    else asdict(client.public_size),
                     "epsilon_budget": preparation.budget_of(client, self.privacy).epsilon,
                     "delta": preparation.budget_of(client, self.privacy).delta,
                 }

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import (
+    Anchor,
     Budget,
     BudgetExceededError,
     Ledger,
@@ -32,7 +33,7 @@ from privfed.client.stacked import LocalRound
 from privfed.config import TrainingConfig
 from privfed.data.public_size import NoisySize, check_public_size
 from privfed.data.records import Record, RecordGroup
-from privfed.errors import DataError, EncryptionError, PrivfedError
+from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
 from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity
 from privfed.interfaces import AnsweringCipher, Cipher, Encoding, KeyedCipher
@@ -79,8 +80,21 @@ class Client:
         require_type(Budget | None, budget=self.budget)
         require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
         check_public_size(self.id, self.public_size)
+        if self.continues is not None:
+            Anchor.parse(self.continues)
         if not self.records:
             raise DataError(f"client {self.id!r} holds no records; leave it out or give it data")
+
+    @property
+    def size(self) -> int:
+        """The public size as a number.
+
+        Raises:
+            ConfigError: if it is still to be released.
+        """
+        if isinstance(self.public_size, int):
+            return self.public_size
+        raise ConfigError(f"the public size of client {self.id!r} is not released yet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

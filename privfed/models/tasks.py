@@ -41,6 +41,9 @@ an example that only fills up has weight zero.
 BASE_DIGEST: Final = "base_sha256"
 """Key of an adapter's description that names the weights it was trained on: `base_digest`."""
 
+OF_THE_RUN: Final = ("run", "rounds_over", "adapter_sha256", "files")
+"""Keys of an adapter's description that say which run wrote it, and when."""
+
 FROZEN_STATES = "frozen_states"
 """Where frozen blocks are skipped: what enters the first trained one, (records, length, width)."""
 
@@ -349,7 +352,8 @@ def load_task(adapter: str | Path) -> Task:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("loss", None)  # of training; the model and its figures do not need it
-        values.pop(BASE_DIGEST, None)
+        for name in (BASE_DIGEST, *OF_THE_RUN):
+            values.pop(name, None)
         kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[
             values.pop("task")
         ]
