@@ -104,7 +104,8 @@ def client_guarantee(
     )
 
 
-def attack_bounds(events: Sequence[Event], relation: Neighbouring) -> dict[str, float]:
+@lru_cache(maxsize=4096)  # clients of equal histories have equal curves
+def attack_bounds(events: tuple[Event, ...], relation: Neighbouring) -> Mapping[str, float]:
     """What the best attack on one record can reach, from the certified trade-off of the releases.
 
     Returns:
