@@ -329,11 +329,11 @@ def test_a_moved_ledger_goes_on_and_its_old_place_stays_taken(path, opened, seco
     ledger = opened(moved)
     assert ledger.events() == (RAN, RAN, RAN)
     assert second.find(ledger.id).path == moved
-    with pytest.raises(LedgerMissingError, match=f"it was last seen at {moved};"):
+    with pytest.raises(LedgerMissingError, match=f"it was last seen at {moved} "):
         opened()
     os.replace(moved, path)
     assert opened().events() == (RAN, RAN, RAN)
-    with pytest.raises(LedgerMissingError, match=f"it was last seen at {path};"):
+    with pytest.raises(LedgerMissingError, match=f"it was last seen at {path} "):
         opened(moved)
 
 
