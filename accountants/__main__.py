@@ -147,20 +147,23 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _assign(options: argparse.Namespace) -> None:
-    found = ledger_of_file(options.path)
-    identity = Identity(
-        client=found.identity.client if options.client is None else options.client,
-        dataset=options.dataset,
-        unit=options.unit,
-        neighbouring=options.neighbouring,
-    )
-    rows = [
-        ("assigned", f"{options.path}, with {len(found.entries)} entries"),
-        *((f"its {name}", value) for name, value in _names(found)),
-        *((f"to the {name}", repr(value)) for name, value in identity.to_json().items()),
-        ("written", str(assign(options.path, identity))),
-    ]
-    print_rows(rows)
+    for path in options.paths:
+        found = ledger_of_file(path)
+        identity = Identity(
+            client=options.client or found.identity.client,
+            dataset=options.dataset,
+            unit=options.unit,
+            neighbouring=options.neighbouring,
+        )
+        written = assign(path, identity)
+        print_rows(
+            [
+                ("assigned", f"{path}, with {len(found.entries)} entries"),
+                *((f"its {name}", value) for name, value in _names(found)),
+                *((f"to the {name}", repr(value)) for name, value in identity.to_json().items()),
+                ("written", str(written)),
+            ]
+        )
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {

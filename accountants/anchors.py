@@ -109,7 +109,7 @@ class AnchorFolder:
         kept = self.find(id_)
         what_is_known = "it was deleted or moved away"
         if kept is not None and kept.path != _absolute(path):
-            what_is_known = f"it was last seen at {kept.path}"
+            what_is_known = f"it was last seen at {kept.path} (open it there, or move it back)"
         raise LedgerMissingError(
             f"the ledger {path} must be there, and is gone: the ledger {id_} lay there, and "
             f"{what_is_known}; counting must not start at zero. Put back a copy that is at least "

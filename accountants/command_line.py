@@ -150,8 +150,8 @@ def _add_export(commands: Any) -> None:
 def _add_assign(commands: Any) -> None:
     text = "say whose releases a ledger of the first version counts, so that today's joins it"
     parser = _add(commands, "assign", text)
-    parser.add_argument("path", type=Path, metavar="EARLIER_LEDGER")
-    parser.add_argument("--client", metavar="NAME", help="by default, the client it names")
+    parser.add_argument("paths", type=Path, nargs="+", metavar="EARLIER_LEDGER")
+    parser.add_argument("--client", metavar="NAME", help="by default, the client that it names")
     parser.add_argument("--dataset", required=True, metavar="NAME", help="as runs name it today")
     parser.add_argument("--unit", required=True, metavar="WORDS", help="what one record is")
     parser.add_argument(

@@ -4,17 +4,26 @@ Run as a script, so that it forks from a process with one thread and everything 
 take seconds. Each child tells its parent, through a pipe, after each call that returned.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import random
+import select
 import signal
 import sqlite3
 import sys
 import time
 from pathlib import Path
 
-from accountants import BudgetExceededError, Ledger, LedgerError, Neighbouring, PoissonGaussian
+from accountants import (
+    AnchorFolder,
+    BudgetExceededError,
+    Ledger,
+    LedgerError,
+    Neighbouring,
+    PoissonGaussian,
+)
 
 OWNER = {
     "client": "ward",
@@ -87,12 +96,22 @@ def counted(lines):
     return (RAN,) * (len(lines) // 2) + (PLANNED,) * (len(lines) % 2)
 
 
-class Watch:
-    """Compares ledgers with what their writers told before they were killed."""
+def second_place(folder):
+    """Apart from the ledgers, as in a run."""
+    return AnchorFolder(folder / "second")
 
-    def __init__(self):
+
+class Watch:
+    """Compares ledgers with what their writers told before they were killed.
+
+    With a second place, an anchor must cover all that was told, and the ledger must continue it.
+    """
+
+    def __init__(self, second=None):
         self.seen = {"kills": 0, "told": 0, "unfinished": 0, "ahead": 0, "lost": [], "errors": []}
+        self.seen["behind"] = 0
         self.anchors = {}
+        self.second = second
 
     def kill(self, child):
         os.kill(child, signal.SIGKILL)
@@ -109,12 +128,29 @@ class Watch:
         self.seen["unfinished"] += Path(f"{path}-journal").exists()
         self.seen["told"] += sum(map(len, told.values()))
         try:
-            ledger = Ledger.open(path, **OWNER)
+            if self.second is not None:
+                self.check_second_place(path, told)
+            ledger = Ledger.open_or_create(path, **OWNER, anchors=self.second)
             self.anchors[path] = ledger.verify(self.anchors.get(path))
             for run, lines in told.items():
                 self.check_run(ledger, run, lines)
         except LedgerError as error:
             self.seen["errors"].append(repr(error))
+
+    def check_second_place(self, path, told):
+        """Before anybody opens the ledger, which would bring the second place up to it."""
+        if not path.exists():
+            return
+        ledger = Ledger.inspect(path)
+        kept = self.second.find(ledger.id)
+        before = self.anchors.get(path)
+        least = (0 if before is None else before.length) + sum(map(len, told.values()))
+        if kept is None:
+            self.seen["lost"] += [f"{path}: no anchor, told {told}"] if least else []
+            return
+        if kept.anchor.length < least:
+            self.seen["lost"].append(f"{path}: {kept.anchor.length} kept, {least} told")
+        self.seen["behind"] += ledger.verify(kept.anchor) != kept.anchor
 
     def check_run(self, ledger, run, lines):
         held = steps_of(ledger, run)
@@ -129,20 +165,23 @@ class Watch:
             self.seen["lost"].append(f"{run}: the bytes of round {last}")
 
 
-def kill_at_random(folder, trials, writers):
+def kill_at_random(folder, trials, writers, second=None):
     """Kill writers at random moments, again and again, on ledgers that go on being used."""
-    watch, moments = Watch(), random.Random(7 + writers)
+    watch, moments = Watch(second), random.Random(7 + writers)
     for trial in range(trials):
         path = folder / f"ledger{trial // 10}"
         if trial % 10 == 0:
-            watch.anchors[path] = Ledger.create(path, **OWNER).anchor()
+            watch.anchors[path] = Ledger.create(path, **OWNER, anchors=second).anchor()
 
         def work(write, run, path=path):
-            write_rounds(Ledger.open(path, **OWNER), run, write)
+            write_rounds(Ledger.open(path, **OWNER, anchors=second), run, write)
 
         runs = [f"run{trial}.{writer}" for writer in range(writers)]
         children = [fork(lambda write, run=run: work(write, run)) for run in runs]
-        for child, _ in children:
+        pipes = [reading for _, reading in children]
+        for number, (child, _) in enumerate(children):
+            # On a busy machine they take a while to begin; one may keep the others waiting.
+            select.select(pipes[number:], [], [], 30)
             time.sleep(moments.uniform(0.004, 0.1))
             watch.kill(child)
         told_by = {run: told(pipe) for run, (_, pipe) in zip(runs, children, strict=True)}
@@ -184,6 +223,61 @@ def kill_everywhere(folder):
     return watch.seen
 
 
+def kill_at_random_with_anchors(folder, trials, writers):
+    """The same, with a second place."""
+    return kill_at_random(folder, trials, writers, second_place(folder))
+
+
+def kill_before_call(path, second, number, write):
+    """Make a ledger and write one round; die just before the `number`-th step of any kind.
+
+    A step is an SQL statement, or a call of the system that the two places are written by.
+    """
+    left, connect = [number], sqlite3.connect
+
+    def count(*_):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def traced(*args, **options):
+        connection = connect(*args, **options)
+        connection.set_trace_callback(count)
+        return connection
+
+    def counted(call):
+        def counting(*args, **options):
+            count()
+            return call(*args, **options)
+
+        return counting
+
+    sqlite3.connect = traced
+    for module, names in ((os, ("open", "fsync", "replace", "link", "mkdir")), (fcntl, ("flock",))):
+        for name in names:
+            setattr(module, name, counted(getattr(module, name)))
+    ledger = Ledger.create(path, **OWNER, anchors=second)
+    write("made")
+    write_rounds(ledger, "run", write, rounds=1)
+
+
+def kill_everywhere_with_anchors(folder):
+    """Die before each step of creating, reserving and committing in both places, in turn."""
+    number, killed, watch = 0, True, Watch()
+    while killed:
+        place = folder / str(number)
+        path, watch.second = place / "ledgers" / "ledger", second_place(place)
+
+        def work(write, at=(path, watch.second, number)):
+            kill_before_call(*at, write)
+
+        child, pipe = fork(work)
+        killed = watch.reap(child)
+        watch.check(path, {"run": told(pipe)[1:]})
+        number += 1
+    return watch.seen
+
+
 def race(folder, rounds):
     """Two processes reserve at once where the budget is for one; who got it, per round."""
 
@@ -219,16 +313,16 @@ def race(folder, rounds):
     return outcomes
 
 
-def share(folder, rounds):
-    """Two processes write to one ledger, and two create one at the same time."""
+def share(folder, processes, rounds, second=None):
+    """Several processes create one ledger at the same time, and write to it."""
     path = folder / "ledger"
 
     def work(write):
-        ledger = Ledger.open_or_create(path, **OWNER)
+        ledger = Ledger.open_or_create(path, **OWNER, anchors=second)
         write("opened")
         write_rounds(ledger, f"run{os.getpid()}", write, rounds)
 
-    children = [fork(work) for _ in range(2)]
+    children = [fork(work) for _ in range(processes)]
     lines = [line for child, reading in children for line in told(reading)]
     for child, _ in children:
         os.waitpid(child, 0)
@@ -236,6 +330,26 @@ def share(folder, rounds):
     return [len(lines), len(ledger.runs()), len(ledger.events()), os.listdir(folder)]
 
 
+def share_with_anchors(folder, processes, rounds):
+    """The same, with a second place; and what it holds in the end."""
+    second = second_place(folder)
+    lines, runs, events, _ = share(folder, processes, rounds, second)
+    ledger = Ledger.inspect(folder / "ledger")
+    kept = second.find(ledger.id)
+    return [lines, runs, events, kept is not None and kept.anchor == ledger.anchor()]
+
+
 if __name__ == "__main__":
-    modes = {f.__name__: f for f in (kill_at_random, kill_everywhere, race, share)}
+    modes = {
+        f.__name__: f
+        for f in (
+            kill_at_random,
+            kill_at_random_with_anchors,
+            kill_everywhere,
+            kill_everywhere_with_anchors,
+            race,
+            share,
+            share_with_anchors,
+        )
+    }
     print(json.dumps(modes[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))))

@@ -49,6 +49,42 @@ def test_an_anchor_is_refused_without_writing_out_a_long_number():
         Anchor(length=1, head=10**5000)
 
 
+def test_an_anchor_is_text_that_a_report_can_print():
+    anchor = Anchor(length=12, head="ab" * 32)
+    assert str(anchor) == "12:" + "ab" * 32
+    assert Anchor.parse(str(anchor)) == anchor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "12",
+        "12:",
+        ":" + "ab" * 32,
+        "0:" + "ab" * 32,
+        "-1:" + "ab" * 32,
+        "+1:" + "ab" * 32,
+        "1_0:" + "ab" * 32,
+        " 1:" + "ab" * 32,
+        "\u0661:" + "ab" * 32,
+        "1.0:" + "ab" * 32,
+        "9" * 5000 + ":" + "ab" * 32,
+        "1:" + "AB" * 32,
+        "1:" + "ab" * 32 + "\n",
+        "1:" + "ab" * 31,
+        "1:2:" + "ab" * 32,
+        None,
+        12,
+    ],
+)
+def test_what_is_no_anchor_as_text_is_refused(text):
+    with pytest.raises(
+        InvalidValueError, match="^anchor_head must be|^an anchor must be|^anchor_l"
+    ):
+        Anchor.parse(text)
+
+
 def test_only_an_anchor_is_taken_for_one():
     anchor = Anchor(length=1, head="ab" * 32)
     assert checked_anchor(anchor) is anchor

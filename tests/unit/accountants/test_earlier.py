@@ -256,6 +256,9 @@ def test_all_that_are_not_assigned_are_counted_in_the_message(client, opened):
         write_like_it(client / name / "ledger.sqlite3", event(3), dataset=name, run=name)
     with pytest.raises(LedgerForeignError, match=r"a/ledger.sqlite3 and 2 more is not"):
         opened()
+    paths = [str(client / name / "ledger.sqlite3") for name in ("a", "b", "c")]
+    assert main(["assign", *paths, *names_on_the_command_line()]) == 0
+    assert opened().events() == (event(3), event(3), event(3))
 
 
 def test_a_unit_of_several_examples_is_not_assumed(old, opened):

@@ -469,9 +469,18 @@ def test_a_busy_ledger_says_so(path, ledger, monkeypatch):
     monkeypatch.setattr(storage, "BUSY_TIMEOUT_S", 0.05)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(LedgerStateError, match="another process holds it"):
+        with pytest.raises(LedgerStateError, match="another process holds it") as busy:
             ledger.reserve("a", 0, [STEP], always)
+        assert "nothing was written. Let the other run on this data finish" in str(busy.value)
         assert ledger.events() == ()
+    assert ledger.reserve("a", 0, [STEP], always).id == 1  # as it says, after the other is done
+
+
+def test_a_round_that_another_process_works_on_is_not_taken_for_lost(path, ledger):
+    """Two processes that resume one run: the second is told of the first."""
+    ledger.reserve("a", 0, [STEP], always)
+    with pytest.raises(LedgerStateError, match="if another process works on this run, let it"):
+        Ledger.open(path, **OWNER).reserve("a", 0, [STEP], always)
 
 
 def test_the_wait_for_another_process_is_half_a_minute():
