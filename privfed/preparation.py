@@ -23,7 +23,8 @@ from privfed.client.gate import check_per_example_gradients
 from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.client.randomness import Coins
-from privfed.client.state import ledger_path, local_logger, make_private_folder
+from privfed.client.state import ledger_path, local_logger, log_path, make_private_folder
+from privfed.client.trial import usable_records
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
@@ -31,7 +32,6 @@ from privfed.identity.keys import Identity
 from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.base_modes import switch_off_dropout
-from privfed.models.examples import encode_records
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
 from privfed.models.vector import base_digest
@@ -277,16 +277,25 @@ def _encoded(
     state: Path,
     training: TrainingConfig,
 ) -> Batch:
-    """A client's records as tensors; why they cannot be read stays in the client's own log."""
-    task = model.task
+    """A client's records as tensors, tried; why some cannot be used stays in the client's own log.
+
+    Raises:
+        DataError: naming the client and its log, and nothing that depends on a record.
+    """
+    size = training.physical_batch_size
+    log = local_logger(state, client.id, client.dataset)
     try:
-        encoded = encode_records(task, task.tokenizer(), client.records, examples_per_record)
-        return model.with_frozen_states(encoded, training.physical_batch_size)
-    except Exception:  # noqa: BLE001 - any cause may quote private text, so none is shown
-        local_logger(state, client.id, client.dataset).exception("records cannot be prepared")
+        usable = usable_records(model, client.records, examples_per_record, size)
+        for position, why in usable.left_out.items():
+            log.warning("record %d %s", position, why)
+        if usable.left_out:
+            log.warning("%d of %d records are left out", len(usable.left_out), len(client.records))
+        return model.with_frozen_states(usable.encoded, size)
+    except Exception:
+        log.exception("records cannot be prepared")
         raise DataError(
             f"the records of client {client.id!r} cannot be prepared for the model; the cause is "
-            "in the client's own log"
+            f"in its own log, {log_path(state, client.id, client.dataset)}"
         ) from None
 
 

@@ -45,9 +45,14 @@ def results_folder(state: Path, run: str | None = None) -> Path:
     return folder if run is None else folder / _file_name("run", run)
 
 
+def log_path(state: Path, client: str, dataset: str) -> Path:
+    """The log of one client and data set."""
+    return client_folder(state, client, dataset) / "client.log"
+
+
 def local_logger(state: Path, client: str, dataset: str) -> logging.Logger:
     """A log on the client's own disk: the only place where the cause of a failure is written."""
-    path = client_folder(state, client, dataset) / "client.log"
+    path = log_path(state, client, dataset)
     make_private_folder(path.parent)
     logger = logging.getLogger(f"privfed.client.{path}")
     if not logger.handlers:
