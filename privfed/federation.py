@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from accountants import Anchor, Ledger, anchor_from_json
 from privfed import preparation, results
 from privfed.channel import Public, SumChannel, open_channel
-from privfed.client.evaluation import held_out_figure
+from privfed.client.evaluation import held_out_figure, require_readable
 from privfed.client.node import ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.errors import RunFolderError, TooFewClientsError
@@ -366,6 +366,7 @@ class _Running:
 
 def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
     encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+    require_readable(model, encoded)
     size = settings.training.physical_batch_size
     return model.with_frozen_states(encoded, size, held_out=True)
 

@@ -65,7 +65,7 @@ def usable_records(
     """
     left_out: dict[int, str] = {}
     positions, encoded = _encoded(model, records, examples_per_record, left_out)
-    _leave_out(left_out, positions, _unreadable(model, encoded))
+    _leave_out(left_out, positions, unreadable_rows(model, encoded))
     _leave_out(left_out, positions, _blank(model, encoded, examples_per_record))
     positions, encoded = _rest(left_out, positions, encoded)
     failure = _failure_of_longest(model, encoded, physical_batch_size)
@@ -105,8 +105,13 @@ def _encoded(
     return list(alone), {name: torch.cat([one[name] for one in alone.values()]) for name in names}
 
 
-def _unreadable(model: PrivateModel, encoded: Batch) -> Iterator[tuple[int, str]]:
-    """Rows with a token that the base model does not embed."""
+def unreadable_rows(model: PrivateModel, encoded: Batch) -> Iterator[tuple[int, str]]:
+    """Rows with a token that the base model does not embed, each with what is wrong.
+
+    Args:
+        model: base model with an adapter.
+        encoded: tensors with leading dimension (records,).
+    """
     base = next((m for m in model.adapter.modules() if isinstance(m, PreTrainedModel)), None)
     if base is None:
         return

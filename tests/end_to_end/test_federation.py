@@ -222,6 +222,9 @@ def test_markers_that_the_model_does_not_embed_are_found_before_anything_is_rese
     with pytest.raises(DataError, match="client 'client-0' cannot be prepared"):
         replace(federation, model=task, clients=clients).run(tmp_path / "run")
     assert reserved == []
+    public = [federation.held_out[0], Record("<|29|> river", 1)]
+    with pytest.raises(DataError, match=r"held-out .* record 1, which holds token \d+"):
+        replace(federation, model=task, held_out=public).run(tmp_path / "other")
     log = (tmp_path / "state/clients/client-0/topics/client.log").read_text()
     assert "none of the 40 records can be used" in log
     assert "and the model embeds 64" in log
