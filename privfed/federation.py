@@ -28,7 +28,7 @@ from accountants import (
 from privfed import abandoning, leaving, preparation, results
 from privfed.abandoning import Abandoned
 from privfed.channel import Places, Public, SumChannel, open_channel
-from privfed.client.evaluation import held_out_figure
+from privfed.client.evaluation import held_out_figure, require_readable
 from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.client.state import require_second_place
@@ -516,6 +516,7 @@ class _Running:
 
 def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
     encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+    require_readable(model, encoded)
     size = settings.training.physical_batch_size
     return model.with_frozen_states(encoded, size, held_out=True)
 

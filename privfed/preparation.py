@@ -28,6 +28,7 @@ from privfed.client.private_model import PrivateModel
 from privfed.client.public_size import public_size
 from privfed.client.randomness import Coins
 from privfed.client.state import earlier_ledgers, ledger_path, local_logger, log_path
+from privfed.client.trial import usable_records
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
@@ -36,7 +37,6 @@ from privfed.identity.keys import Identity
 from privfed.interfaces import Strategy
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.base_modes import switch_off_dropout
-from privfed.models.examples import encode_records
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
 from privfed.models.vector import base_digest
@@ -361,15 +361,23 @@ def _encoded(
     state: Path,
     training: TrainingConfig,
 ) -> Batch:
-    """A client's records as tensors; why they cannot be read stays in the client's own log."""
-    task = model.task
+    """A client's records as tensors, tried; why some cannot be used stays in the client's own log.
+
+    Raises:
+        DataError: naming the client and its log, and nothing that depends on a record.
+    """
+    size = training.physical_batch_size
     log = local_logger(state, client.id, client.dataset)
     with told_in([log], "records cannot be prepared"):
-        encoded = encode_records(task, task.tokenizer(), client.records, examples_per_record)
-        return model.with_frozen_states(encoded, training.physical_batch_size)
+        usable = usable_records(model, client.records, examples_per_record, size)
+        for position, why in usable.left_out.items():
+            log.warning("record %d %s", position, why)
+        if usable.left_out:
+            log.warning("%d of %d records are left out", len(usable.left_out), len(client.records))
+        return model.with_frozen_states(usable.encoded, size)
     raise DataError(
         f"the records of client {client.id!r} cannot be prepared for the model; the cause is in "
-        f"the client's own log {log_path(state, client.id, client.dataset)}"
+        f"its own log, {log_path(state, client.id, client.dataset)}"
     )
 
 

@@ -5,7 +5,29 @@ from torch import Tensor
 
 from privfed.client.batches import num_rows, rows
 from privfed.client.private_model import PrivateModel
+from privfed.client.trial import unreadable_rows
+from privfed.errors import DataError
 from privfed.models.tasks import Batch
+
+
+def require_readable(model: PrivateModel, held_out: Batch) -> None:
+    """Refuse held-out records that the model cannot read, before anything is run or reserved.
+
+    Args:
+        model: as it will be trained.
+        held_out: public records, tensors with leading dimension (records,).
+
+    Raises:
+        DataError: naming the first such record by its position from 0, and how many there are.
+    """
+    found = list(unreadable_rows(model, held_out))
+    if found:
+        position, why = found[0]
+        raise DataError(
+            f"every held-out record must be readable for the model; {len(found)} are not, the "
+            f"first is record {position}, which {why}. Leave them out, or take the base model's "
+            "own tokenizer"
+        )
 
 
 def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import is_bitsandbytes_available
@@ -209,12 +210,11 @@ def convert_gguf_llama(gguf: Path, name: str) -> str:
         name: name of the folder below the user's cache folder.
 
     Raises:
-        ModelError: if it cannot be read, or does not hold all weights.
+        ModelError: if it cannot be read, does not hold all weights, or cannot be written.
     """
     target = cache_folder() / name
     if (target / "model.safetensors").is_file():
         return str(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
     loader = partial(LlamaForCausalLM.from_pretrained, gguf_file=gguf.name, dtype=torch.float32)
     read: Any = _loaded_as_saved(loader, gguf.parent, str(gguf))
     settings = read.config.to_dict()
@@ -222,13 +222,20 @@ def convert_gguf_llama(gguf: Path, name: str) -> str:
     clean = LlamaForCausalLM(LlamaConfig(**settings))
     clean.load_state_dict(read.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    with tempfile.TemporaryDirectory(dir=target.parent) as half_made:
-        clean.to(torch.bfloat16).save_pretrained(half_made)
-        tokenizer.save_pretrained(half_made)
-        if target.exists():
-            shutil.rmtree(target)
-        shutil.copytree(half_made, target.with_suffix(".new"))
-        os.replace(target.with_suffix(".new"), target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as half_made:
+            whole = Path(half_made) / "model"
+            clean.to(torch.bfloat16).save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(whole, target)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the converted model cannot be written to {target}: {' '.join(str(error).split())}; "
+            "make room there, or name another cache folder (XDG_CACHE_HOME)"
+        ) from error
     return str(target)
 
 

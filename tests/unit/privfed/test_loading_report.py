@@ -254,6 +254,50 @@ class TestFilesThatCannotBeRead:
             convert_gguf_llama(tmp_path / "model.gguf", "none")
 
 
+class TestConversion:
+    """The GGUF of the demonstration, as it is read, without its 135 million weights."""
+
+    @pytest.fixture
+    def convert(self, llama_folder, tmp_path, monkeypatch):
+        model = LlamaForCausalLM.from_pretrained(llama_folder)
+        tokenizer = AutoTokenizer.from_pretrained(llama_folder)
+        missing = set()
+
+        def read(place, gguf_file, dtype, **_):
+            return model, {
+                "missing_keys": missing,
+                "unexpected_keys": set(),
+                "mismatched_keys": set(),
+            }
+
+        monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", read)
+        monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+        def run(*names):
+            missing.update(names)
+            return convert_gguf_llama(tmp_path / "model.gguf", "small")
+
+        return run
+
+    def test_what_was_converted_holds_the_weights_that_were_read(self, convert, llama_folder):
+        name = "model.layers.1.mlp.up_proj.weight"
+        converted = load_file(Path(convert()) / FILE)[name]
+        assert torch.equal(converted, load_file(Path(llama_folder) / FILE)[name].bfloat16())
+        assert [path.name for path in Path(convert()).parent.iterdir()] == ["small"]
+
+    def test_a_file_without_all_weights_is_refused(self, convert, tmp_path):
+        with pytest.raises(ModelError, match=r"1 are not in its files .*\('lm_head.weight'\)"):
+            convert("lm_head.weight")
+        assert not (tmp_path / "cache").exists()
+
+    def test_a_cache_that_cannot_be_written_is_named_in_one_line(self, convert, tmp_path):
+        (tmp_path / "cache").write_text("a file, no folder")
+        with pytest.raises(ModelError, match="cannot be written to .*XDG_CACHE_HOME") as refused:
+            convert()
+        assert "\n" not in str(refused.value)
+
+
 def test_a_tokenizer_without_a_token_to_fill_up_with_is_refused(llama_folder, changed):
     base = changed(llama_folder)
     tokenizer = AutoTokenizer.from_pretrained(llama_folder)

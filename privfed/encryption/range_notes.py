@@ -1,0 +1,105 @@
+"""Whether the public range fits what clients send, seen from the released mean alone.
+
+Every value that is sent is clipped to the range and rounded to a step of it. A range that is too
+small cuts values off; one that is too wide makes the step larger than the values, and rounding adds
+more noise than the clients did. Neither changes a guarantee, both waste the budget. The mean is
+public already, and so is the noise that clients add: a warning from them tells nothing new.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privfed.encryption.fixedpoint import step
+from privfed.errors import ConfigError
+
+_CUT_OFF: Final = 0.4
+"""Deviation over range from which on more than 1 % of normal values lie beyond the range."""
+_AT_THE_END: Final = 0.95
+"""Share of the largest possible sum from which on a coordinate counts as cut off by all clients."""
+_FEW: Final = 1e-3
+"""Share of coordinates that may be cut off by all clients."""
+_DEVIATIONS: Final = 6.0
+
+
+def range_warning(
+    mean: NDArray[np.floating],
+    *,
+    weights: Sequence[float],
+    public_range: float,
+    bits: int | None,
+    deviations: Sequence[float] | None,
+) -> str | None:
+    """What is wrong with the public range, with the range to choose; None if nothing is.
+
+    Args:
+        mean: released mean update of a round, shape (params,).
+        weights: of the contributors in the mean.
+        public_range: of the round; each contributor's weighted update was clipped to it.
+        bits: of one quantised value; None for floats, which have no step.
+        deviations: of the noise in one coordinate of each contributor's update, before its weight,
+            in the order of `weights`; see `noise_of_update`. None where it is not known: what the
+            mean shows is then taken for noise.
+    """
+    if deviations is not None and len(deviations) != len(weights):
+        raise ConfigError(f"{len(weights)} weights need as many deviations, got {len(deviations)}")
+    sums = np.abs(np.asarray(mean, dtype=np.float64)) * math.fsum(weights)
+    smallest, largest = _sent(sums, weights, deviations)
+    common = float(sums.max(initial=0.0)) / len(weights)
+    fitting = _DEVIATIONS * largest + common
+    cut_off = np.mean(sums >= _AT_THE_END * len(weights) * public_range) > _FEW
+    if cut_off or largest > _CUT_OFF * public_range:
+        return (
+            f"the public range +-{public_range:.3g} cuts off a part of what clients send (its "
+            f"deviation is at least {largest:.2g} a coordinate); set public_range to "
+            f"{max(fitting, 2 * public_range):.2g}, or leave it out"
+        )
+    if bits is not None and 0 < smallest < step(public_range, bits):
+        return (
+            f"the public range +-{public_range:.3g} in {bits} bits has steps of "
+            f"{step(public_range, bits):.2g}, more than the deviation {smallest:.2g} of what a "
+            f"client sends in a coordinate: rounding drowns it; set public_range to {fitting:.2g}, "
+            "or follow_released"
+        )
+    return None
+
+
+def noise_of_update(
+    *,
+    noise_multiplier: float,
+    clipping_norm: float,
+    expected_batch_size: int,
+    steps: int,
+    learning_rate: float,
+    momentum: float = 0.0,
+) -> float:
+    """Standard deviation of the noise in one coordinate of a client's update, by SGD.
+
+    Args:
+        noise_multiplier: sigma.
+        clipping_norm: C.
+        expected_batch_size: B.
+        steps: in the round.
+        learning_rate: of the round.
+        momentum: within the round, in [0, 1): the noise of a step moves all steps after it, too.
+    """
+    moves = [math.fsum(momentum**later for later in range(left + 1)) for left in range(steps)]
+    one = noise_multiplier * clipping_norm / expected_batch_size
+    return learning_rate * one * math.sqrt(math.fsum(move**2 for move in moves))
+
+
+def _sent(
+    sums: NDArray[np.float64], weights: Sequence[float], deviations: Sequence[float] | None
+) -> tuple[float, float]:
+    """Deviation in a coordinate of what the quietest and the loudest contributor sent."""
+    square = float(np.mean(np.square(sums)))
+    if deviations is None:
+        alike = math.sqrt(square / len(weights))
+        return alike, alike
+    noise = [weight * deviation for weight, deviation in zip(weights, deviations, strict=True)]
+    left = square - math.fsum(one**2 for one in noise)
+    common = math.sqrt(max(0.0, left)) / len(weights)  # what all of them sent alike
+    return math.hypot(min(noise), common), math.hypot(max(noise), common)
