@@ -19,10 +19,12 @@ def _two_threads():
 
 
 @pytest.fixture(autouse=True)
-def _own_state_folder(tmp_path, monkeypatch):
-    """No test touches the user's ledgers, anchors or caches."""
-    monkeypatch.setenv("PRIVFED_STATE", str(tmp_path / "state"))
-    monkeypatch.setenv("PRIVFED_ANCHORS", str(tmp_path / "anchors"))
+def _own_state_folder(tmp_path):
+    """No test touches the user's ledgers, anchors or caches; no `undo` of a test changes that."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PRIVFED_STATE", str(tmp_path / "state"))
+        patched.setenv("PRIVFED_ANCHORS", str(tmp_path / "anchors"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -81,10 +81,13 @@ def play_clients(folder, custody, roster, port):
             )
         ciphers = {}
         for name, secret in secrets.items():
-            opened = OpenedRounds(folder / f"opened-by-{name}.json")
+            opened = OpenedRounds.create(folder / f"opened-by-{name}.jsonl", CLIENTS)
             ciphers[name] = SharedKeyCipher(chosen, secret, roster, 3, opened, identities[name])
     else:
-        ciphers = {n: RoundKeyCipher(chosen, i, roster, 3) for n, i in identities.items()}
+        ciphers = {}
+        for name, identity in identities.items():
+            opened = OpenedRounds.create(folder / f"opened-by-{name}.jsonl", CLIENTS)
+            ciphers[name] = RoundKeyCipher(chosen, identity, roster, 3, opened)
         key = exchange(stream, b"key?")
         for cipher in ciphers.values():
             terms = cipher.accept_key(agreed, key)

@@ -293,7 +293,24 @@ class TestAClientThatFails:
         monkeypatch.undo()
         result = make_federation().run(tmp_path / "run", resume=True)
         assert [row.round for row in result.rounds] == [2, 3]
-        assert any("Rounds [1]" in warning for warning in result.report.warnings)
+        assert any(
+            "Round 1 was abandoned: too few clients sent an update (missing: client-1, client-2)."
+            in warning
+            for warning in result.report.warnings
+        )
+
+    def test_resuming_is_advised_only_where_it_can_help(
+        self, make_federation, tmp_path, monkeypatch
+    ):
+        """Followed again and again, the advice would cost the others their whole budget."""
+        self._fail(monkeypatch, {"client-1", "client-2"})
+        with pytest.raises(TooFewClientsError, match="`--resume` goes on with the next round"):
+            make_federation().run(tmp_path / "run")
+        with pytest.raises(TooFewClientsError, match="did not help before") as caught:
+            make_federation().run(tmp_path / "run", resume=True)
+        assert "`--resume`" not in str(caught.value)
+        with pytest.raises(TooFewClientsError, match="No round was completed and none is left"):
+            make_federation().run(tmp_path / "run", resume=True)
 
     @staticmethod
     def _fail(monkeypatch, failing):

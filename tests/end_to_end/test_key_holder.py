@@ -22,6 +22,7 @@ from privfed.client.state import results_folder
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.engines.links import AddressLink, ProcessLink
 from privfed.errors import (
+    AwayError,
     ConfigError,
     EncryptionError,
     IdentityError,
@@ -324,7 +325,7 @@ class TestTheKeyHoldersProcess:
         assert [len(row.clients) for row in result.rounds] == [4, 4, 4]
         assert all((c.steps, c.unresolved) == (3, 0) for c in result.report.clients)
 
-    def test_an_answer_that_is_missing_stops_the_round(
+    def test_an_answer_that_is_missing_ends_the_round(
         self, make_federation, tmp_path, monkeypatch, holders, asked
     ):
         real = client_node.ClientNode.answer
@@ -335,11 +336,11 @@ class TestTheKeyHoldersProcess:
             return real(self, *arguments)
 
         monkeypatch.setattr(client_node.ClientNode, "answer", answer)
-        with pytest.raises(EncryptionError, match="key holder refuses") as caught:
+        with pytest.raises(AwayError, match="client-1 did not in round 1") as caught:
             make_federation(encryption=HELD, rounds=1).run(tmp_path / "run")
         assert "secret cause" not in str(caught.value)
         assert not list(results_folder(tmp_path / "state").rglob("*.result"))
-        assert asked[-1] == ("answers", "refusal")
+        assert asked[-1] == ("sum", "challenge")
 
 
 def test_a_changed_sum_is_not_decrypted(make_federation, tmp_path, monkeypatch, holders):
@@ -500,6 +501,29 @@ class TestARealRoster:
         roster = Roster.load(tmp_path / "wards.roster", authority=enrolled.authority)
         assert section["roster (SHA-256)"] == roster.digest().hex()
         assert not (tmp_path / "state/identities").exists(), "no keys are made beside those given"
+
+    def test_who_is_enrolled_and_takes_no_part_gets_no_key(self, enrolled, tmp_path, monkeypatch):
+        """The roster may list more clients than a run has; to its parties they are strangers."""
+        from privfed import channel
+
+        enrolled.identity("south", "client")
+        enrolled.sign("ministry")
+        handed, stated = [], []
+        share, receive = channel.share_secret, Aggregator.receive
+
+        def shared(*arguments):
+            handed.append(share(*arguments))
+            return handed[-1]
+
+        def received(self, message):
+            stated.append(Envelope.from_bytes(message).statement.manifest["left_out"])
+            receive(self, message)
+
+        monkeypatch.setattr(channel, "share_secret", shared)
+        monkeypatch.setattr(Aggregator, "receive", received)
+        enrolled.load("shared_key").run(tmp_path / "run")
+        assert sorted(Envelope.from_bytes(handed[0]).blobs) == ["north", "west"], "east made it"
+        assert stated == [["south"]] * 3
 
     @pytest.fixture
     def refused(self, enrolled, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.shared_key import SharedKeyCipher
-from privfed.errors import EncryptionError, MessageError
+from privfed.errors import AwayError, EncryptionError, MessageError
 from privfed.identity.contributions import AGREED, CONTRIBUTIONS, LISTING
 from privfed.messages import Envelope
 from privfed.server.closing import ClientsAgree
@@ -20,6 +20,8 @@ class Round:
     def __init__(self, tmp_path):
         self.federation = SmallFederation(Custody.SHARED_KEY, tmp_path, num_clients=4)
         self.folder = tmp_path
+        for name in ALL:
+            OpenedRounds.create(tmp_path / f"{name}.jsonl", ALL)
         self.start()
         self.terms = self.federation.terms()
         self.values = updates(self.federation.parameters, ALL)
@@ -36,7 +38,7 @@ class Round:
                 federation.ciphers[name]._secret,
                 federation.roster,
                 3,
-                OpenedRounds(self.folder / f"{name}.json"),
+                OpenedRounds.resume(self.folder / f"{name}.jsonl"),
                 identity,
             )
             for name, identity in federation.parties.clients.items()
@@ -140,12 +142,28 @@ def test_the_aggregator_notices_who_does_not_agree(played):
 
         return ask
 
-    with pytest.raises(EncryptionError, match="'c2' did not agree"):
+    with pytest.raises(AwayError, match="must answer .*, c2 did not in round 1") as caught:
         played.custodian.close(played.terms, total, without("c2"))
+    assert caught.value.missing == ("c2",)
 
     def swapped(listing):
         answers = without(None)(listing)
         return {**answers, "c1": answers["c2"]}
 
-    with pytest.raises(MessageError, match="the agreement of 'c1' is somebody else's"):
-        played.custodian.close(played.terms, total, swapped)
+    def junk(listing):
+        return {**without(None)(listing), "c1": b"junk", "c3": played.uploads["c3"]}
+
+    def of_another_list(listing):
+        """Signed by itself, but about something else: the others would refuse the sum for it."""
+        other = played.federation.signed(
+            played.terms,
+            AGREED,
+            signer=played.federation.parties.clients["c4"],
+            manifest={LISTING: "00" * 32},
+        )
+        return {**without(None)(listing), "c4": other}
+
+    for ask, missing in ((swapped, "c1"), (junk, "c1, c3"), (of_another_list, "c4")):
+        with pytest.raises(AwayError) as caught:
+            played.custodian.close(played.terms, total, ask)
+        assert ", ".join(caught.value.missing) == missing

@@ -233,13 +233,17 @@ class TestRuns:
     ):
         seen = {}
 
-        def pretend(federation, folder, *, resume):
-            seen.update(folder=folder, resume=resume, state=federation.state)
+        def pretend(federation, folder, *, resume, without):
+            seen.update(folder=folder, resume=resume, state=federation.state, without=without)
 
         monkeypatch.setattr(cli, "_run", pretend)
         assert invoke("run", config).exit_code == 0
         assert str(seen["folder"]) == os.path.join("runs", "wards")
         assert seen["resume"] is False
+        assert list(seen["without"]) == []
+        more = ["--resume", "--without", "north", "--without", "east"]
+        assert invoke("run", config, *more).exit_code == 0
+        assert (seen["resume"], seen["without"]) == (True, ["north", "east"])
         assert seen["state"] == tmp_path / "state"
 
     def test_a_killed_run_goes_on(self, config, tmp_path, monkeypatch):

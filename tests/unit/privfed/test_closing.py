@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from privfed.errors import EncryptionError, MessageError
+from privfed.errors import AwayError, EncryptionError, MessageError, SpoiledSumError
 from privfed.identity.keys import Role
 from privfed.identity.signing import verified
-from privfed.messages import Terms
+from privfed.messages import Envelope, Terms
 from privfed.server.closing import ClientsOpen, HolderOpens, Opening
 
 TOTAL = b"the message of a sum"
@@ -66,6 +66,19 @@ def refuse(company):
     return refuse
 
 
+@pytest.fixture
+def say_answer(company, round_terms):
+    """The answer of a client to the challenge that `say("challenge")` makes, each time the same."""
+
+    def say_answer(client, asked, /, *, key=None, **changes):
+        statement = Envelope.from_bytes(asked).statement
+        stated = {"challenge": hashlib.sha256(statement.to_bytes()).hexdigest(), "values": ["1"]}
+        manifest = {**stated, **changes}
+        return company.message(client, "answer", round_terms, manifest=manifest, key=key)
+
+    return say_answer
+
+
 def damaged(message):
     return message[:-1] + bytes([message[-1] ^ 1])
 
@@ -105,39 +118,88 @@ def test_a_round_that_is_over_begins_with_its_result(round_terms, custodian, say
     assert opening == Opening(agreed=round_terms, terms=round_terms, result=result)
 
 
-def test_a_round_is_closed_by_challenge_and_answers(company, round_terms, custodian, say):
+def test_a_round_is_closed_by_challenge_and_answers(
+    company, round_terms, custodian, say, say_answer
+):
     challenge, result = say("challenge"), say("result")
     holder, link = custodian(challenge, result)
     asked = []
-    answers = {"a": b"answer of a", "b": b"answer of b"}
+    answers = {name: say_answer(name, challenge) for name in ("a", "b")}
     assert holder.close(round_terms, TOTAL, lambda c: asked.append(c) or answers) is result
     assert asked == [challenge]
     assert link.asked[0] is TOTAL
     handed = verified(
         link.asked[1], company.roster, role=Role.AGGREGATOR, kind="answers", terms=round_terms
     )
-    assert {name: bytes(blob) for name, blob in handed.blobs.items()} == answers
+    handed_on = {name: bytes(blob) for name, blob in handed.blobs.items()}
+    assert handed_on == {"a": answers["a"]}, "b contributed nothing: its answer is not asked for"
     sizes = [len(TOTAL), len(challenge), len(link.asked[1]), len(result)]
     assert holder.bytes_asked == sum(sizes)
 
 
-def test_bytes_are_counted_for_one_round(round_terms, custodian, say):
+def test_bytes_are_counted_for_one_round(round_terms, custodian, say, say_answer):
     replies = [say("round-key"), say("challenge"), say("result")]
     holder, link = custodian(*replies, *replies)
     sizes = []
     for _ in range(2):
         holder.begin(round_terms)
-        holder.close(round_terms, TOTAL, lambda challenge: {"a": b"12"})
+        holder.close(round_terms, TOTAL, lambda challenge: {"a": say_answer("a", challenge)})
         sizes.append(holder.bytes_asked)
     assert sizes[0] == sizes[1] == sum(map(len, link.asked[:3])) + sum(map(len, replies))
 
 
-def begin(holder, terms):
+def test_who_sends_no_answer_of_its_own_is_named(company, round_terms, custodian, say, say_answer):
+    """Before the key holder is told anything: the round can be given up, nobody opened it."""
+    names = ["a", "b", "c"]
+    challenge = say("challenge", manifest={"seed": "00", "sum": "11", "contributors": names})
+    right = {name: say_answer(name, challenge) for name in names}
+    cases = [
+        ({}, ["b"]),
+        ({"b": b"junk"}, ["b"]),
+        ({"b": right["a"]}, ["b"]),
+        ({"b": damaged(right["b"])}, ["b"]),
+        ({"b": say_answer("b", challenge, challenge="00")}, ["b"]),
+        ({"b": say_answer("b", challenge, more=1)}, ["b"]),
+        ({"b": say_answer("b", challenge, key="c"), "c": challenge}, ["b", "c"]),
+    ]
+    for changed, missing in cases:
+        holder, link = custodian(challenge)
+        answers = {"a": right["a"], "c": right["c"], **changed}
+        with pytest.raises(AwayError, match=f"{', '.join(missing)} did not") as caught:
+            holder.close(round_terms, TOTAL, lambda _, answers=answers: answers)
+        assert list(caught.value.missing) == missing
+        assert len(link.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("EncryptionError: the sum is not that of the contributions", SpoiledSumError),
+        ("SpoiledSumError: the decrypted sum must carry the tags", SpoiledSumError),
+        ("MessageError: the answer of 'a' must have 4 values", SpoiledSumError),
+        ("OSError: see the key holder's log", EncryptionError),
+    ],
+)
+def test_a_refusal_of_the_answers_spoils_the_round_unless_the_holder_failed(
+    round_terms, custodian, say, say_answer, refuse, reason, kind
+):
+    challenge = say("challenge")
+    holder, _ = custodian(challenge, lambda message: refuse(message, reason))
+    with pytest.raises(EncryptionError, match="the key holder refuses") as caught:
+        holder.close(round_terms, TOTAL, lambda _: {"a": say_answer("a", challenge)})
+    assert type(caught.value) is kind
+    holder, _ = custodian(lambda message: refuse(message, reason))
+    with pytest.raises(EncryptionError, match="the key holder refuses") as caught:
+        holder.close(round_terms, TOTAL, no_answers)
+    assert type(caught.value) is EncryptionError, "a sum that is not taken stays as it was"
+
+
+def begin(holder, terms, answer):
     holder.begin(terms)
 
 
-def close(holder, terms):
-    holder.close(terms, TOTAL, lambda challenge: {"a": b"12"})
+def close(holder, terms, answer):
+    holder.close(terms, TOTAL, lambda challenge: {"a": answer("a", challenge)})
 
 
 STEPS = {
@@ -148,12 +210,12 @@ STEPS = {
 
 
 @pytest.fixture(params=STEPS)
-def step(request, custodian, round_terms, say):
+def step(request, custodian, round_terms, say, say_answer):
     """Play one step of the round with a bad answer at its end."""
     play, kinds = STEPS[request.param]
 
     def step(answer):
-        play(custodian(*[say(kind) for kind in kinds], answer)[0], round_terms)
+        play(custodian(*[say(kind) for kind in kinds], answer)[0], round_terms, say_answer)
 
     return step
 

@@ -12,6 +12,7 @@ from privfed.identity.contributions import (
     Contribution,
     contributions_json,
     require_contributions,
+    taking_part,
 )
 from privfed.messages import Envelope, Statement, Terms
 
@@ -112,6 +113,19 @@ def test_other_terms_are_refused(listed, accept, round_terms, name):
     for manifest in (without, {**round_terms.manifest, name: "other"}):
         with pytest.raises(MessageError, match="message of 'a' must carry its signature"):
             accept(listed, replace(round_terms, manifest=manifest))
+
+
+def test_who_is_left_out_is_refused_by_name(company, round_terms):
+    """Enrolled, and with a signature for these very terms."""
+    terms = replace(round_terms, manifest={**round_terms.manifest, "left_out": ["b", "d"]})
+    listed = [contribution(company, terms, client).to_json() for client in "abc"]
+    limits = {"min_clients": 2, "max_clients": 3}
+    with pytest.raises(MessageError, match=r"must take part in the run, \['b'\] were left out"):
+        require_contributions(listed, company.roster, terms, **limits)
+    others = [entry for entry in listed if entry["client"] != "b"]
+    accepted = require_contributions(others, company.roster, terms, **limits)
+    assert [record.client for record in accepted] == ["a", "c"]
+    assert [party.name for party in taking_part(company.roster, terms)] == ["a", "c"]
 
 
 def test_contributions_of_another_run_or_round_are_refused(listed, accept, round_terms):

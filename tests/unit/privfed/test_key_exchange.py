@@ -95,6 +95,16 @@ def test_wrapped_keys_that_were_swapped(message):
         received(damaged)
 
 
+def test_who_is_left_out_gets_no_key(secret):
+    """It is enrolled; the terms leave it out, and the others share the key."""
+    terms = Terms(run="run", round=0, manifest={**TERMS.manifest, "left_out": ["c3"]})
+    message = share_secret(secret, PARTIES.clients["c1"], PARTIES.roster, terms)
+    assert sorted(blobs_of(message)) == ["c2"]
+    assert received(message, "c2", terms=terms).key_id == secret.key_id
+    with pytest.raises(MessageError, match="wrapped no key to 'c3'"):
+        received(message, "c3", terms=terms)
+
+
 def test_another_maker(message):
     """A client that was not agreed on, for what it made itself or passes on."""
     other = SharedSecret.generate(CONTEXT, SHAPE)

@@ -99,8 +99,10 @@ def test_a_list_of_contributions_that_is_none(federation, sums, listed):
 def test_over_a_crash_a_round_is_opened_for_the_same_contributors_only(federation, tmp_path):
     """The second sum lacks one client: the difference of the two would be its update."""
 
+    OpenedRounds.create(tmp_path / "c1.jsonl", federation.names)
+
     def reader():
-        opened = OpenedRounds(tmp_path / "run.json")
+        opened = OpenedRounds.resume(tmp_path / "c1.jsonl")
         return SeededSums(federation.parameters, federation.roster, 3, opened)
 
     whole = message(federation, names=("c1", "c2", "c3", "c4"))
@@ -109,3 +111,5 @@ def test_over_a_crash_a_round_is_opened_for_the_same_contributors_only(federatio
     with pytest.raises(EncryptionError, match="would show by its difference"):
         reader().read(federation.terms(), message(federation))
     assert reader().read(federation.terms(2), message(federation, 2)).contributors[0] == "c1"
+    with pytest.raises(EncryptionError, match="would show by its difference"):
+        reader().read(federation.terms(), message(federation))

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from privfed.client.state import (
     client_folder,
+    default_anchor_folder,
     default_state_folder,
     identity_path,
     ledger_path,
     local_logger,
     make_private_folder,
+    opened_path,
+    require_second_place,
     results_folder,
 )
 from privfed.errors import ConfigError
@@ -129,6 +132,34 @@ class TestNames:
             assert length > 1
             return
         folder.mkdir(parents=True)
+
+
+class TestTheSecondPlace:
+    def test_it_is_chosen_by_the_environment(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PRIVFED_ANCHORS", str(tmp_path / "here"))
+        assert default_anchor_folder() == tmp_path / "here"
+        monkeypatch.delenv("PRIVFED_ANCHORS")
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+        assert default_anchor_folder() == tmp_path / "data/privfed/anchors"
+        monkeypatch.delenv("XDG_DATA_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path / "ada"))
+        assert default_anchor_folder() == tmp_path / "ada/.local/share/privfed/anchors"
+
+    def test_each_client_of_each_run_has_a_file(self):
+        paths = {opened_path(STATE, run, client) for run in ("r", "s") for client in ("a", "a/b")}
+        assert len(paths) == 4
+        assert all(path.parent.parent == STATE / "opened" for path in paths)
+
+    def test_it_lies_outside_what_may_be_put_back(self, tmp_path):
+        state, run = tmp_path / "state", tmp_path / "run"
+        require_second_place(tmp_path / "anchors", state, run)
+        require_second_place(tmp_path / "state-anchors", state, run)
+        for inside in (state, state / "anchors", run / "a" / "b", run / ".." / "run"):
+            with pytest.raises(ConfigError, match="must lie outside"):
+                require_second_place(inside, state, run)
+        (tmp_path / "link").symlink_to(state)
+        with pytest.raises(ConfigError, match="must lie outside"):
+            require_second_place(tmp_path / "link" / "anchors", state, run)
 
 
 @pytest.mark.usefixtures("_open_umask")
