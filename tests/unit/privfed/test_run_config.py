@@ -23,6 +23,7 @@ from privfed import (
     LoRA,
     PeftAdapter,
     Plain,
+    NoisySize,
     RecordGroup,
     TailAveraging,
     TrainingConfig,
@@ -88,8 +89,17 @@ def settings(bert_folder):
             "text": "note",
             "label": "topic",
             "dataset": "notes-2026",
+            "missing": "drop",
+            "encoding": "latin-1",
             "held_out": 0.2,
-            "partition": {"rule": "column", "column": "ward"},
+            "partition": {
+                "rule": "column",
+                "column": "ward",
+                "clients": ["west", "north", "east", "south"],
+                "others": "drop",
+                "minimum": 11,
+            },
+            "public_size": 21,
             "public_sizes": {"north": 25},
         },
         "privacy": {
@@ -194,18 +204,17 @@ class TestAWholeConfiguration:
         clients = {client.id: client for client in federation.clients}
         assert list(clients) == ["east", "north", "south", "west"]
         assert {client.dataset for client in federation.clients} == {"notes-2026"}
-        assert sum(len(client.records) for client in federation.clients) == 128
+        assert sum(len(client.records) for client in federation.clients) == 129
         assert {r.label for client in federation.clients for r in client.records} == {0, 1, 2}
         held = texts(federation.held_out)
-        assert len(federation.held_out) == 32
+        assert len(federation.held_out) == 31
         assert not any(held & texts(client.records) for client in federation.clients)
 
-    def test_a_given_public_size_is_taken_and_others_are_rounded_down(self, load, settings):
+    def test_a_listed_public_size_is_taken_and_others_have_that_of_all(self, load, settings):
         clients = {client.id: client for client in load(settings).clients}
-        assert clients["north"].public_size == 25
-        for name in ("east", "south", "west"):
-            count = len(clients[name].records)
-            assert clients[name].public_size == count - count % 10
+        sizes = {name: client.public_size for name, client in clients.items()}
+        assert sizes == {"east": 21, "north": 25, "south": 21, "west": 21}
+        assert not {len(client.records) for client in clients.values()} & {21, 25}
 
     def test_a_client_has_its_own_budget_and_the_others_none(self, load, settings):
         budgets = {client.id: client.budget for client in load(settings).clients}
@@ -222,7 +231,7 @@ class TestAWholeConfiguration:
     def test_where_held_out_text_and_sizes_come_from_is_said(self, load, settings):
         federation = load(settings)
         assert federation.held_out_source == "0.2 of notes.jsonl, taken out before the split"
-        assert "rounded down to a multiple of 10" in federation.public_size_source
+        assert federation.public_size_source == "declared in the configuration"
 
     def test_loading_it_again_gives_the_same(self, load, settings):
         first, again = load(settings), load(settings)
@@ -230,10 +239,24 @@ class TestAWholeConfiguration:
         assert first.clients == again.clients
         assert list(first.held_out) == list(again.held_out)
 
-    def test_another_seed_holds_out_other_notes_and_is_another_data_set(self, load, settings):
+    def test_another_seed_holds_out_the_same_notes(self, load, settings):
+        """Else a note would be trained on in one run and evaluated in clear in the next."""
         first, other = load(settings), load(changed(settings, "seed", 8))
+        assert list(first.held_out) == list(other.held_out)
+        assert [client.records for client in first.clients] == [
+            client.records for client in other.clients
+        ]
+
+    def test_another_file_of_the_data_set_holds_out_the_same_notes(self, load, settings, tmp_path):
+        first = load(settings)
+        (tmp_path / "notes.jsonl").rename(tmp_path / "renamed.jsonl")
+        other = load(changed(settings, "data/source", "renamed.jsonl"))
+        assert list(first.held_out) == list(other.held_out)
+
+    def test_another_data_set_holds_out_other_notes(self, load, settings):
+        first, other = load(settings), load(changed(settings, "data/dataset", "notes-2027"))
         assert texts(first.held_out) != texts(other.held_out)
-        assert first.clients[0].description != other.clients[0].description
+        assert {client.dataset for client in other.clients} == {"notes-2027"}
 
     def test_it_passes_the_checks_of_a_run(self, load, settings):
         federation = load(settings)
@@ -247,8 +270,11 @@ OPTIONAL = [
     "title",
     "model/max_length",
     "model/logit_scale",
-    "data/dataset",
+    "data/missing",
+    "data/encoding",
     "data/public_sizes",
+    "data/partition/others",
+    "data/partition/minimum",
     "privacy/clients",
     "privacy/clipping_norm",
     "privacy/steps_per_round",
@@ -309,7 +335,7 @@ def test_without_the_optional_keys_there_are_defaults(load, settings):
     assert type(federation.strategy) is FedAvg
     assert federation.averaging is None
     assert (federation.min_clients, federation.device) == (3, None)
-    assert {client.dataset for client in federation.clients} == {"notes"}
+    assert {client.public_size for client in federation.clients} == {21}
     assert {client.budget for client in federation.clients} == {None}
     privacy = federation.privacy
     assert (privacy.clipping_norm, privacy.steps_per_round) == (1.0, 1)
@@ -367,9 +393,9 @@ class TestOtherChoices:
         federation = load(self.split(pooled, rule="iid", clients=5))
         sizes = [len(client.records) for client in federation.clients]
         assert next(client.id for client in federation.clients) == "client-01"
-        assert sizes == [26, 26, 26, 25, 25]
+        assert sizes == [26, 26, 26, 26, 25]
         everyone = [r.text for client in federation.clients for r in client.records]
-        assert len(everyone) == len(set(everyone)) == 128
+        assert len(everyone) == len(set(everyone)) == 129
         assert federation.clients[1].budget == Budget(epsilon=1.0, delta=1e-4)
 
     def test_dirichlet(self, load, pooled):
@@ -377,7 +403,7 @@ class TestOtherChoices:
         federation = load(split)
         assert min(len(client.records) for client in federation.clients) >= 15
         everyone = [r.text for client in federation.clients for r in client.records]
-        assert len(everyone) == len(set(everyone)) == 128
+        assert len(everyone) == len(set(everyone)) == 129
         assert not set(everyone) & texts(federation.held_out)
 
     def test_a_dirichlet_split_needs_classes(self, load, pooled, llama_folder):
@@ -456,7 +482,7 @@ class TestOtherChoices:
     def test_an_absolute_source(self, load, settings, tmp_path):
         path = str(tmp_path / "notes.jsonl")
         federation = load(changed(settings, "data/source", path))
-        assert len(federation.held_out) == 32
+        assert len(federation.held_out) == 31
 
     def test_a_language_model(self, load, settings, llama_folder):
         settings["model"] = {"task": "causal-lm", "base": llama_folder, "max_length": 12}
@@ -506,6 +532,7 @@ REQUIRED = [
     "data/source",
     "data/text",
     "data/label",
+    "data/dataset",
     "data/held_out",
     "data/partition",
     "data/partition/rule",
@@ -567,6 +594,15 @@ WRONG_TYPE = [
     ("data/partition", "column"),
     ("data/partition/rule", 1),
     ("data/partition/column", 1),
+    ("data/missing", True),
+    ("data/encoding", 8),
+    ("data/partition/clients", 4),
+    ("data/partition/clients", ["north", 4]),
+    ("data/partition/others", True),
+    ("data/partition/minimum", 11.0),
+    ("data/public_size", "21"),
+    ("data/public_size", 21.0),
+    ("data/public_size", True),
     ("data/public_sizes", 25),
     ("privacy/epsilon", "4"),
     ("privacy/epsilon", True),
@@ -633,6 +669,21 @@ WRONG_VALUE = [
     ("data/public_sizes/north", 2.5, "public_size of client 'north'"),
     ("data/public_sizes/north", True, "public_size of client 'north'"),
     ("data/public_sizes/moon", 25, "moon"),
+    ("data/public_sizes/north", {}, "[data.public_sizes.north] needs the key 'noise_epsilon'"),
+    ("data/public_sizes/north", {"noise_epsilon": 0}, "noise_epsilon"),
+    ("data/public_sizes/north", {"noise_epsilon": True}, "noise_epsilon must be of type float"),
+    ("data/public_size", {"noise_epsilon": "0.1"}, "[data.public_size] noise_epsilon must be of"),
+    ("data/public_sizes/north", {"noise_epsilon": INF}, "noise_epsilon"),
+    ("data/public_sizes/north", {"noise_epsilon": 1, "delta": 0}, "['delta']"),
+    ("data/public_size", 0, "public_size of client"),
+    ("data/public_size", {"noise_epsilon": -1}, "noise_epsilon"),
+    ("data/missing", "ignore", "missing must be 'refuse' or 'drop'"),
+    ("data/encoding", "utf-9", "encoding must be one that Python knows"),
+    ("data/partition/others", "ignore", "others must be 'refuse' or 'drop'"),
+    ("data/partition/minimum", 26, "leaves out every client"),
+    ("data/partition/clients", ["north", "north"], "names must differ"),
+    ("data/partition/clients", ["north", "1", "1.0"], "names must differ"),
+    ("data/partition/clients", ["north", "moon"], "client 'moon' holds no records"),
     ("privacy/epsilon", 0, "epsilon"),
     ("privacy/epsilon", -1.0, "epsilon"),
     ("privacy/epsilon", NAN, "epsilon"),
@@ -718,13 +769,18 @@ class TestMistakes:
             ({"rule": "iid"}, "needs the key 'clients'"),
             ({"rule": "iid", "clients": 3, "alpha": 1.0}, r"unknown key\(s\) \['alpha'\]"),
             ({"rule": "iid", "clients": 3, "column": "ward"}, r"unknown key\(s\) \['column'\]"),
-            ({"rule": "iid", "clients": 0}, "cannot give 0 clients"),
+            ({"rule": "iid", "clients": 0}, "clients must be at least 1, got 0"),
             ({"rule": "iid", "clients": 1000}, "cannot give 1000 clients"),
+            ({"rule": "iid", "clients": 10**12}, "at most 1000 clients .*got 1000000000000"),
+            ({"rule": "dirichlet", "clients": 1001}, "at most 1000 clients .*got 1001"),
             ({"rule": "dirichlet", "clients": 3}, "needs the key 'alpha'"),
             ({"rule": "dirichlet", "clients": 3, "alpha": 0}, "alpha"),
             ({"rule": "dirichlet", "clients": 3, "alpha": NAN}, "alpha"),
             ({"rule": "dirichlet", "clients": 3, "alpha": 1, "minimum": 100}, "cannot give 3"),
-            ({"rule": "column", "column": "ward", "clients": 4}, r"unknown key\(s\) \['clients'\]"),
+            ({"rule": "column", "column": "ward", "clients": 4}, "clients must be of type list"),
+            ({"rule": "column", "column": "ward"}, "names are not taken from the rows"),
+            ({"rule": "column", "column": "ward", "clients": []}, "names are not taken from the"),
+            ({"rule": "iid", "clients": 3, "others": "drop"}, r"unknown key\(s\) \['others'\]"),
         ],
     )
     def test_a_split_that_cannot_be_made_is_named(self, load, settings, rule, named):
@@ -810,27 +866,132 @@ class TestMistakes:
             load_federation(tmp_path)
 
 
-class TestASmallClient:
-    """A ward with seven notes: below the step to which sizes are rounded."""
+class TestDeclaredClients:
+    """Names and sizes are public before any row is read."""
 
     @pytest.fixture
-    def small(self, load, settings, tmp_path):
-        path = tmp_path / "notes.jsonl"
-        extra = [{"note": f"river stone {n}", "topic": "sport", "ward": "tiny"} for n in range(7)]
-        with path.open("a", encoding="utf-8") as file:
+    def more(self, settings, tmp_path):
+        """The settings, with nine more notes of a ward that is not declared."""
+        extra = [{"note": f"river stone {n}", "topic": "sport", "ward": "tiny"} for n in range(9)]
+        with (tmp_path / "notes.jsonl").open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in extra)
         settings = changed(settings, "data/held_out_source", "other.jsonl")
         return changed(settings, "data/held_out", MISSING)
 
-    def test_it_is_refused_by_name_without_its_true_number(self, load, small):
-        with pytest.raises(DataError, match="'tiny' has too few.*give it a public size") as caught:
-            load(small)
-        assert "7" not in str(caught.value)
+    @pytest.fixture
+    def loaded(self, load, more):
+        """What `load` would do, when the nine notes are there."""
+        return lambda path, value: load(changed(more, path, value))
 
-    def test_with_a_public_size_it_takes_part(self, load, small):
-        federation = load(changed(small, "data/public_sizes/tiny", 8))
-        (tiny,) = [client for client in federation.clients if client.id == "tiny"]
-        assert (tiny.public_size, len(tiny.records)) == (8, 7)
+    def test_rows_of_another_client_are_refused_by_number(self, loaded):
+        with pytest.raises(DataError, match=r"9 row\(s\) .*first in row 161.* = 'drop'") as caught:
+            loaded("data/partition/others", "refuse")
+        assert "tiny" not in str(caught.value)
+
+    def test_or_left_out_also_of_what_is_held_out(self, load, loaded, more):
+        clients = loaded("data/partition/others", "drop").clients
+        assert [client.id for client in clients] == ["east", "north", "south", "west"]
+        drawn = changed(changed(more, "data/held_out_source", MISSING), "data/held_out", 0.9)
+        everything = texts(load(drawn).held_out)
+        assert len(everything) > 100
+        assert not any(text.startswith("river stone") and text[-1].isdigit() for text in everything)
+
+    def test_the_listed_sizes_name_the_clients_where_nothing_else_does(self, load, more):
+        more = changed(more, "data/partition/clients", MISSING)
+        more = changed(more, "data/public_size", MISSING)
+        sizes = {"tiny": 12, "north": 25, "east": 30}
+        more = changed(more, "privacy/clients", MISSING)
+        clients = load(changed(more, "data/public_sizes", sizes)).clients
+        assert {client.id: client.public_size for client in clients} == sizes
+        assert {client.id: len(client.records) for client in clients}["tiny"] == 9
+
+    def test_a_client_without_a_size_is_refused(self, load, settings):
+        """There is no default: a true number would tell whether one record is there."""
+        with pytest.raises(ConfigError, match=r"3 client\(s\) have no public size, such as 'west'"):
+            load(changed(settings, "data/public_size", MISSING))
+
+    def test_a_size_may_be_released_under_noise(self, load, settings):
+        settings = changed(settings, "data/public_size", {"noise_epsilon": 0.5})
+        federation = load(settings)
+        sizes = {client.id: client.public_size for client in federation.clients}
+        noisy = NoisySize(noise_epsilon=0.5, minimum=11)
+        assert sizes == {"east": noisy, "north": 25, "south": noisy, "west": noisy}
+        assert "released once under noise" in federation.public_size_source
+        settings = changed(settings, "data/public_sizes/north", {"noise_epsilon": 0.25})
+        (north,) = [client for client in load(settings).clients if client.id == "north"]
+        assert north.public_size == NoisySize(noise_epsilon=0.25, minimum=11)
+
+    def test_a_client_whose_declared_size_is_too_small_is_left_out(self, load, settings):
+        """By its declared size: that it holds more, or fewer, must not show."""
+        settings = changed(settings, "data/partition/minimum", 22)
+        assert [client.id for client in load(changed(settings, "privacy/clients", MISSING)).clients]
+        settings = changed(settings, "data/public_sizes", {"north": 25, "east": 22, "west": 90})
+        settings = changed(settings, "privacy/clients", MISSING)
+        federation = load(settings)
+        assert [client.id for client in federation.clients] == ["east", "north", "west"]
+        held = load(changed(settings, "data/partition/minimum", 1)).held_out
+        assert len(federation.held_out) < len(held)
+
+    @pytest.mark.parametrize("form", ["clients", "public_sizes"])
+    def test_the_limit_of_clients_is_checked_before_any_text_is_read(
+        self, load, settings, monkeypatch, form
+    ):
+        monkeypatch.setattr(run_data, "load_table", None)
+        names = [f"ward-{number}" for number in range(1001)]
+        if form == "clients":
+            settings = changed(settings, "data/partition/clients", names)
+        else:
+            settings = changed(settings, "data/partition/clients", MISSING)
+        settings = changed(settings, "data/public_sizes", dict.fromkeys(names, 30))
+        with pytest.raises(ConfigError, match="at most 1000 clients can take part.*got 1001"):
+            load(settings)
+        settings["data"]["public_sizes"][names[0]] = 10
+        with pytest.raises(TypeError):  # it goes on to read: one client is too small to take part
+            load(settings)
+
+    def test_names_are_compared_in_the_spelling_of_a_table(self, load, settings, tmp_path):
+        path = tmp_path / "notes.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        spelt = {"north": True, "south": 2.0, "east": "3", "west": 4}
+        rows = [{**row, "ward": spelt[row["ward"]]} for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = changed(settings, "data/partition/clients", ["True", "2", "3.0", "4"])
+        settings = changed(settings, "data/public_sizes", {"True": 25})
+        settings = changed(settings, "privacy/clients", MISSING)
+        federation = load(settings)
+        assert [client.id for client in federation.clients] == ["2", "3.0", "4", "True"]
+        assert all(len(client.records) > 25 for client in federation.clients)
+
+
+class TestRowsThatAreLeftOut:
+    """Said to whoever runs it, as counts."""
+
+    def test_they_are_counted_in_a_warning(self, load, settings, tmp_path, caplog):
+        path = tmp_path / "notes.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        other = json.loads((tmp_path / "other.jsonl").read_text().splitlines()[0])
+        extra = [rows[0], rows[0], rows[1], {**rows[2], "topic": None}]
+        extra += [{**rows[3], "ward": "tiny"} for _ in range(1)]
+        extra += [{**other, "note": other["note"] + " " * n, "ward": "north"} for n in range(5)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *extra]))
+        settings = changed(settings, "data/held_out_source", "other.jsonl")
+        settings = changed(settings, "data/held_out", MISSING)
+        with caplog.at_level("INFO", logger="privfed"):
+            load(settings)
+        (record,) = [record for record in caplog.records if record.name == "privfed.run_data"]
+        assert record.levelname == "WARNING"
+        assert record.getMessage() == (
+            "notes.jsonl: 170 rows, of which 1 lack a value, 3 are copies, 1 are of clients that "
+            "do not take part, 5 are in held_out_source too, 0 are held out, and 160 are trained on"
+        )
+
+    def test_else_they_are_counted_quietly(self, load, settings, caplog):
+        with caplog.at_level("INFO", logger="privfed"):
+            federation = load(settings)
+        (record,) = [record for record in caplog.records if record.name == "privfed.run_data"]
+        assert record.levelname == "INFO"
+        held = len(federation.held_out)
+        assert f"{held} are held out, and {160 - held} are trained on" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["title", "held_out_source"])
@@ -884,6 +1045,8 @@ class TestTheExample:
                 "label": "department",
                 "owner": "hospital",
                 "person": None,
+                "missing": "refuse",
+                "encoding": "utf-8",
             },
         }
         return loaded
@@ -891,7 +1054,7 @@ class TestTheExample:
     def test_it_is_read(self, federation):
         assert sorted(client.id for client in federation.clients) == sorted(self.HOSPITALS)
         assert federation.model.labels == self.DEPARTMENTS
-        assert len(federation.held_out) == 47
+        assert len(federation.held_out) == 35
         sizes = {client.id: client.public_size for client in federation.clients}
         assert sizes == {"north": 1200, "south": 900, "east": 2000, "west": 1500}
 
@@ -922,7 +1085,7 @@ class TestTheExample:
         absent = [
             key
             for key in known
-            if not re.search(rf"^(# )?{key} = |^(# )?\[.*\b{key}\b", text, re.M)
+            if not re.search(rf"^(# )?{key} = |^(# )?\[.*\b{key}\b|^# .*\{{ {key} = ", text, re.M)
         ]
         assert not absent
 
