@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from accountants import Budget, PoissonGaussian
-from privfed.errors import ReportError, RunFolderError
+from accountants import AccountingError, Budget, PoissonGaussian
+from privfed.errors import PrivfedError, ReportError, RunFolderError
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
@@ -32,15 +32,27 @@ def verify_and_render(path: Path) -> BudgetReport:
         ReportError: if the report is incomplete or does not agree with the ledgers.
         accountants.LedgerError: if an export was changed.
     """
-    report_path = path / "report.json"
-    if not report_path.is_file():
+    if not (path / "report.json").is_file():
         raise RunFolderError(f"{path} holds no report.json; is it the folder of a finished run?")
-    report = BudgetReport.from_json(report_path.read_text(encoding="utf-8"))
+    try:
+        report = _verified(path)
+    except (PrivfedError, AccountingError):
+        raise
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ReportError(
+            f"the report and the ledger exports in {path} must be as a run wrote them, and are "
+            f"not ({type(error).__name__}); take the folder from where the run was"
+        ) from error
+    RunFolder(path).write_text("report.html", render_html(report))
+    return report
+
+
+def _verified(path: Path) -> BudgetReport:
+    report = BudgetReport.from_json((path / "report.json").read_text(encoding="utf-8"))
     for claimed in report.clients:
         _require_equal(claimed, _recomputed(path, report.run, claimed))
         _require_rounds(report, claimed)
     _require_headline(report)
-    RunFolder(path).write_text("report.html", render_html(report))
     return report
 
 
