@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from accountants import (
+    AccountingError,
     AnchorFolder,
     Budget,
     Ledger,
@@ -23,7 +24,7 @@ from accountants import (
 )
 from accountants.export import book_of_export
 from privfed.adapter_folder import require_adapter_of
-from privfed.errors import ReportError, RunFolderError
+from privfed.errors import PrivfedError, ReportError, RunFolderError
 from privfed.reports import statements
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
@@ -57,10 +58,23 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
             agree with the ledgers.
         accountants.LedgerError: if an export was changed, or a ledger was rolled back.
     """
-    report_path = path / "report.json"
-    if not report_path.is_file():
+    if not (path / "report.json").is_file():
         raise RunFolderError(f"{path} holds no report.json; is it the folder of a run that began?")
-    report = BudgetReport.from_json(report_path.read_text(encoding="utf-8"))
+    try:
+        report, notes = _verified(path, anchors)
+    except (PrivfedError, AccountingError):
+        raise
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ReportError(
+            f"the report and the ledger exports in {path} must be as a run wrote them, and are "
+            f"not ({type(error).__name__}); take the folder from where the run was"
+        ) from error
+    RunFolder(path).write_text("report.html", render_html(report))
+    return report, notes
+
+
+def _verified(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str]]:
+    report = BudgetReport.from_json((path / "report.json").read_text(encoding="utf-8"))
     exports = {client.id: _export(path, client.id) for client in report.clients}
     for claimed in report.clients:
         _require_equal(claimed, _recomputed(exports[claimed.id], report, claimed))
@@ -71,7 +85,6 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
     notes = [
         note for client in report.clients for note in _of_ledger(report, client, exports, anchors)
     ]
-    RunFolder(path).write_text("report.html", render_html(report))
     return report, notes
 
 

@@ -324,6 +324,21 @@ class TestAClientThatFails:
         monkeypatch.setattr(client_node.ClientNode, "_update", update)
 
 
+def test_two_runs_that_spend_one_budget_at_once(make_federation, tmp_path):
+    """Both were planned before either spent; the one that is late is told that nothing is left."""
+
+    class Other(Callback):
+        def on_start(self, *arguments):
+            make_federation().run(tmp_path / "other")
+
+    with pytest.raises(TooFewClientsError, match="0 contribution") as caught:
+        make_federation(rounds=2).run(tmp_path / "run", callbacks=[Other()])
+    assert "The budget of ['client-0', 'client-1', 'client-2', 'client-3'] is used up" in str(
+        caught.value
+    )
+    assert "resume" not in str(caught.value), "which could not help"
+
+
 @pytest.mark.parametrize("custody", list(Custody))
 class TestADivergedModel:
     """An update that is not finite is not sent: the client drops out, and its round is counted."""

@@ -5,12 +5,19 @@ folder while the run goes on and after it, whatever is printed, and whatever pas
 """
 
 import base64
+import logging
+import os
+import sys
 import tempfile
+import traceback
+import warnings
 
 import pyarrow
 import pytest
 
-from privfed import BFV, Callback, channel
+from privfed import BFV, Callback, Computation, Record, channel, preparation
+from privfed.client import node
+from privfed.client.batches import num_rows
 from privfed.client.node import ClientNode
 from privfed.custody import key_holder as key_holders
 from privfed.custody.key_holder import KeyHolder
@@ -18,6 +25,8 @@ from privfed.custody.keys import RoundKey, SharedSecret
 from privfed.custody.native import ScratchFile
 from privfed.custody.serving import answer
 from privfed.encryption.frames import HEADER_BYTES, ZSTD, Header
+from privfed.engines import stacked
+from privfed.errors import DataError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.server.aggregate import Aggregator
@@ -224,3 +233,132 @@ def test_updates_lie_in_clear_on_their_clients_own_disk_only(make_federation, tm
         watched.learn(path, {payload[:32], *pieces(payload[32:])})
     assert len([name for name in watched.patterns if "ledger" in str(name)]) == 4
     watched.search()
+
+
+MARK = "patient Smith"
+PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+"""What a panic in Rust is in Python, as those of tokenizers, which quote the text."""
+
+
+def quote(kind):
+    """What code may do to private text: warn of it, log it, print it as an error, and fail."""
+    warnings.warn(f"warned of {MARK}", UserWarning, stacklevel=1)
+    logging.getLogger("some.library").error("logged %s", MARK)
+    print("printed", MARK, file=sys.stderr)
+    os.write(2, f"written {MARK}".encode())
+    raise kind(f"cannot train on {MARK!r}")
+
+
+def full(path):
+    path.symlink_to("/dev/full")
+
+
+def folder(path):
+    path.mkdir()
+
+
+def below_a_file(path):
+    path.with_name("file").touch()
+    path.symlink_to("file/client.log")
+
+
+class TestPrivateText:
+    """Whatever fails over it, wherever the log lies: it is in its clients' own files only."""
+
+    @pytest.fixture
+    def quoting(self, make_federation, tmp_path):
+        """A function that makes a federation of which two clients hold the marked text."""
+
+        def make(**changes):
+            federation = make_federation(num_clients=6, rounds=2, **changes)
+            for client in federation.clients[:2]:
+                object.__setattr__(client, "records", (Record(MARK, 1), *client.records))
+            return federation
+
+        return make
+
+    @pytest.fixture
+    def search(self, tmp_path, capfd, caplog, recwarn, watched):
+        """A function that searches everything that is not a client's own."""
+
+        def searched():
+            own = tmp_path / "state/clients"
+            files = [p for p in tmp_path.rglob("*") if p.is_file() and own not in p.parents]
+            assert tmp_path / "run/.lock" in files
+            places = {path: path.read_bytes() for path in files}
+            printed = capfd.readouterr()
+            places |= {"out": printed.out.encode(), "errors": printed.err.encode()}
+            places["warnings"] = repr([str(each.message) for each in recwarn.list]).encode()
+            places["logs of others"] = caplog.text.encode()
+            places["messages"] = b"".join(watched.shown)
+            assert not [place for place, content in places.items() if MARK.encode() in content]
+            return printed.err
+
+        return searched
+
+    @pytest.mark.parametrize(
+        ("kind", "break_log", "together"),
+        [
+            (ValueError, None, 2),
+            (ValueError, full, 1),
+            (OSError, folder, 2),
+            (PANIC, below_a_file, 1),
+        ],
+    )
+    def test_it_is_nowhere_else_when_training_fails(
+        self, quoting, search, tmp_path, monkeypatch, kind, break_log, together
+    ):
+        train_one, train_many = node.train_round, stacked.train_stacked
+
+        def one(model, encoded, *arguments, **keywords):
+            if num_rows(encoded) == 41:
+                quote(kind)
+            return train_one(model, encoded, *arguments, **keywords)
+
+        def many(model, rounds, state):
+            if any(num_rows(each.encoded) == 41 for each in rounds):
+                quote(kind)
+            return train_many(model, rounds, state)
+
+        monkeypatch.setattr(node, "train_round", one)
+        monkeypatch.setattr(stacked, "train_stacked", many)
+        logs = [tmp_path / f"state/clients/client-{i}/topics/client.log" for i in range(2)]
+        for log in logs if break_log else ():
+            log.parent.mkdir(parents=True, mode=0o700)
+            break_log(log)
+        federation = quoting(computation=Computation(stacked_clients=together))
+        result = federation.run(tmp_path / "run")
+        assert {row.absent for row in result.rounds} == {("client-0", "client-1")}
+        told = search()
+        if break_log is None:
+            assert "cannot be written" not in told
+            for log in logs:
+                assert "cannot train on 'patient Smith'" in log.read_text()
+                assert "warned of patient Smith" in log.read_text()
+            assert "printed patient Smith" in logs[0].read_text()
+        else:
+            assert told.count("cannot be written") == 2, "once for each of them"
+
+    @pytest.mark.parametrize("break_log", [None, full])
+    def test_it_is_nowhere_else_when_it_cannot_be_encoded(
+        self, quoting, search, tmp_path, monkeypatch, break_log
+    ):
+        real = preparation.encode_records
+
+        def encode(task, tokenizer, records, most):
+            if records[0].text == MARK:
+                quote(ValueError)
+            return real(task, tokenizer, records, most)
+
+        monkeypatch.setattr(preparation, "encode_records", encode)
+        log = tmp_path / "state/clients/client-0/topics/client.log"
+        if break_log:
+            log.parent.mkdir(parents=True, mode=0o700)
+            break_log(log)
+        with pytest.raises(DataError, match="the cause is in the client's own log .*") as caught:
+            quoting().run(tmp_path / "run")
+        assert MARK not in "".join(traceback.format_exception(caught.value))
+        assert str(caught.value).endswith(str(log))
+        search()
+        if break_log is None:
+            assert "cannot train on 'patient Smith'" in log.read_text()

@@ -1,5 +1,7 @@
 """The command line: quick to ask, whole runs, and one line for every error on purpose."""
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -19,10 +21,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import privfed
-from privfed import cli, display, ending
+from privfed import cli, display, durable, ending, results, run_folder
+from privfed.custody.serving import only_holder_of
 from privfed.display import RoundTable
-from privfed.errors import RunFolderError
+from privfed.errors import FileError, RunFolderError
 from privfed.reports.figures import RoundFigures
+from privfed.server import checkpoint
 from privfed.server.checkpoint import load_latest
 
 COMMANDS = ("demo", "run", "report", "roster", "key-holder")
@@ -462,6 +466,113 @@ class TestErrors:
         assert result.stdout == ""
         assert result.stderr.startswith(f"privfed: RunFolderError: {name} holds no report.json;")
         assert result.stderr.count("\n") == 1
+
+
+class TestPlacesThatCannotBeUsed:
+    """One line that names the place and says what to do; tests may run as root, who may do much."""
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        path = tmp_path / "a-file"
+        path.touch()
+        return path
+
+    @pytest.mark.parametrize("place", ["a-file", "a-file/below", "a-file/below/further"])
+    def test_a_run_folder(self, failure, config, file, place):
+        line = failure("run", config, "--out", file.parent / place)
+        assert re.match("privfed: (FileError|RunFolderError): ", line)
+        assert place in line
+
+    def test_a_run_folder_to_resume_in(self, failure, config, file):
+        assert "no run to resume" in failure("run", config, "--out", file / "below", "--resume")
+
+    @pytest.mark.parametrize("place", ["a-file", "a-file/below"])
+    def test_a_state_folder(self, failure, config, file, tmp_path, place):
+        line = failure("run", config, "--out", tmp_path / "out", "--state", tmp_path / place)
+        assert line.startswith("privfed: FileError: ")
+        assert "must be writable, and is not" in line
+        assert place in line
+
+    @pytest.mark.parametrize("place", ["a-file/below.toml", "a-file", "."])
+    def test_a_configuration(self, failure, file, place):
+        line = failure("run", file.parent / place)
+        assert line.startswith("privfed: ConfigError: ")
+
+    @pytest.mark.parametrize("place", ["a-file/notes.jsonl", "folder.jsonl", "binary.jsonl"])
+    def test_a_data_file(self, failure, config, file, tmp_path, place):
+        (tmp_path / "folder.jsonl").mkdir()
+        (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\0")
+        config.write_text(config.read_text().replace("notes.jsonl", place))
+        line = failure("run", config, "--out", tmp_path / "out")
+        assert line.startswith("privfed: DataError: ")
+        assert place in line
+
+    @pytest.mark.parametrize(
+        "name", ["report.json", "run.json", "adapter", "ledgers", "checkpoints"]
+    )
+    def test_a_disk_that_is_full_for_a_file_of_the_run(
+        self, failure, config, tmp_path, monkeypatch, name
+    ):
+        """The state stays whole: with room, the run goes on."""
+        out = tmp_path / "out"
+        real = durable.writing
+
+        @contextlib.contextmanager
+        def full(place):
+            with real(place):
+                yield
+                if name in Path(place).relative_to(out).parts[:1]:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            for module in (durable, run_folder, checkpoint, results):
+                patch.setattr(module, "writing", full)
+            line = failure("run", config, "--out", out)
+        assert line.startswith("privfed: FileError: ")
+        assert f"out/{name}" in line
+        assert "must be writable, and is not (No space left on device); make room there" in line
+        monkeypatch.setenv("PRIVFED_STATE", str(tmp_path / "state"))
+        assert invoke("run", config, "--out", out, "--resume").exit_code == 0
+        assert invoke("report", out).exit_code == 0
+
+    def test_a_results_folder_of_a_key_holder(self, tmp_path, file):
+        with (
+            pytest.raises(FileError, match="a-file/below must be writable"),
+            only_holder_of(file / "below"),
+        ):
+            pass
+
+    @pytest.mark.parametrize(
+        "content",
+        ["{", "[]", "null", "{}", '{"clients": [{"id": 3, "releases": 4}]}', b"\xff", None],
+    )
+    def test_a_folder_without_a_whole_report(self, failure, tmp_path, content):
+        path = tmp_path / "out/report.json"
+        path.parent.mkdir()
+        if content is None:
+            path.mkdir()
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert re.match("privfed: (ReportError|RunFolderError): ", failure("report", path.parent))
+
+    def test_a_report_whose_parts_are_of_another_kind(self, failure, config, tmp_path):
+        out = tmp_path / "out"
+        invoke("run", config, "--out", out)
+        export = out / "ledgers/west.json"
+        kept, report = export.read_text(), json.loads((out / "report.json").read_text())
+        for content in ("[]", "{}", '{"entries": 3}', '"x"', ""):
+            export.write_text(content)
+            assert re.match("privfed: [A-Za-z]*Error: ", failure("report", out))
+        export.unlink()
+        export.mkdir()
+        assert "cannot be read" in failure("report", out)
+        export.rmdir()
+        export.write_text(kept)
+        for key in ("rounds", "clients", "guarantee", "headline"):
+            for value in ([{}], {}, 3, "x", None, [[]]):
+                (out / "report.json").write_text(json.dumps({**report, key: value}))
+                line = failure("report", out)
+                assert "UnforeseenError" not in line, (key, value, line)
 
 
 class TestTheTable:

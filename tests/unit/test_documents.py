@@ -1,0 +1,52 @@
+"""What the documents show can be done as they show it."""
+
+import ast
+import importlib
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_compiles_and_imports_what_there_is(document):
+    for block in blocks(document, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    assert name.name != "*", "a reader cannot see where names come from"
+                    assert hasattr(module, name.name), (document.name, name.name)
+
+
+def test_the_readme_names_all_that_its_first_example_uses():
+    """But the records, which are the reader's."""
+    tree = ast.parse(blocks(ROOT / "README.md", "python")[0])
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    imported = {
+        name.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert read - imported == {"north", "south", "west", "public_letters"}
+    assert not imported - read
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_are_written_as_a_configuration_has_them(document):
+    """A table is no key: `encryption = "bfv"` is refused."""
+    tables = tomllib.loads((ROOT / "docs/run.toml").read_text())
+    named = {name for name, value in tables.items() if isinstance(value, dict)}
+    assert "encryption" in named
+    wrong = re.findall(rf"`({'|'.join(sorted(named))}) = \"[^`]*`", document.read_text())
+    assert not wrong
