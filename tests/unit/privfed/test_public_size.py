@@ -49,7 +49,7 @@ def test_the_law_is_the_discrete_laplace(epsilon):
     assert result.pvalue > 1e-6
 
 
-class Undecided(Exception):  # noqa: N818 - a signal, no fault
+class Undecided(Exception):
     """A path of draws ends here; holds the probabilities of what may be drawn next."""
 
 
@@ -66,7 +66,7 @@ class Paths:
         return self.left.pop(0)
 
     def below(self, bound, stream):
-        return self.next({number: 1 / bound for number in range(bound)})
+        return self.next(dict.fromkeys(range(bound), 1 / bound))
 
     def happens(self, exponent, stream):
         chance = math.exp(-exponent)
