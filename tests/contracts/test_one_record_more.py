@@ -159,7 +159,7 @@ def test_it_moves_the_clipped_sum_by_at_most_c(name, drawn, choice, built, tmp_p
 
 
 def test_one_row_more_of_a_person_who_stays_exchanges_a_record(built, tmp_path_factory):
-    """Which is why a report calls all rows of a person the record: this moves a sum by up to 2 C."""
+    """So a report calls all rows of a person the record: this moves a sum by up to 2 C."""
     kind = KINDS["person, public text held out"]
     task, folder = task_of(built(kind.model)), tmp_path_factory.mktemp("tables")
     row = {"note": "film actor", "topic": "a", "ward": "north", "who": "p"}
