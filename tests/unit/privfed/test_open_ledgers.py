@@ -10,7 +10,7 @@ from privfed.client.state import ledger_path
 from privfed.config import PrivacyConfig
 from privfed.data.records import Record
 from privfed.preparation import open_ledgers
-from tests.unit.accountants.first_version import FIRST_EVENTS, write_first
+from tests.unit.accountants.first_version import FIRST_EVENTS, write_first, write_like_it
 
 PRIVACY = PrivacyConfig(
     budget=Budget(epsilon=2.0, delta=1e-4),
@@ -70,7 +70,8 @@ def test_a_ledger_of_the_first_version_is_joined_where_a_record_is_one_example(t
 
 
 def test_a_ledger_of_the_first_version_of_another_name_blocks_its_client_alone(tmp_path):
-    write_first(ledger_path(tmp_path, "ward", "notes (old)").with_name("ledger.sqlite3"))
+    old = ledger_path(tmp_path, "ward", "notes (old)").with_name("ledger.sqlite3")
+    write_like_it(old, STEP, dataset="notes (old)")
     with pytest.raises(LedgerForeignError, match="'ward' must be assigned"):
         opened(tmp_path, client())
     assert opened(tmp_path, client("north"))["north"].events() == ()
