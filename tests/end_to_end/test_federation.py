@@ -647,7 +647,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
             client="client-0",
             dataset="topics",
             unit="one person",
-            neighbouring=federation.settings.privacy.neighbouring,
+            neighbouring=federation.privacy.neighbouring,
         )
         with pytest.raises(LedgerForeignError, match="unit .* 'one person', and not"):
             federation.run(tmp_path / "run")
