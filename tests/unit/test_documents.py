@@ -1,6 +1,7 @@
 """What the documents show can be done as they show it."""
 
 import ast
+import doctest
 import importlib
 import re
 import tomllib
@@ -12,13 +13,16 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(document, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.M | re.S)
+def blocks(document):
+    """The Python in a document; of a session at the prompt, what was typed."""
+    found = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.M | re.S)
+    typed = doctest.DocTestParser().get_examples
+    return ["".join(x.source for x in typed(block)) if ">>>" in block else block for block in found]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_python_compiles_and_imports_what_there_is(document):
-    for block in blocks(document, "python"):
+    for block in blocks(document):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
                 module = importlib.import_module(node.module)
@@ -29,7 +33,7 @@ def test_python_compiles_and_imports_what_there_is(document):
 
 def test_the_readme_names_all_that_its_first_example_uses():
     """But the records, which are the reader's."""
-    tree = ast.parse(blocks(ROOT / "README.md", "python")[0])
+    tree = ast.parse(blocks(ROOT / "README.md")[0])
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
     imported = {

@@ -507,9 +507,7 @@ class TestPlacesThatCannotBeUsed:
         assert line.startswith("privfed: DataError: ")
         assert place in line
 
-    @pytest.mark.parametrize(
-        "name", ["report.json", "run.json", "adapter", "ledgers", "checkpoints"]
-    )
+    @pytest.mark.parametrize("name", ["report.json", "adapter", "checkpoints"])
     def test_a_disk_that_is_full_for_a_file_of_the_run(
         self, failure, config, tmp_path, monkeypatch, name
     ):
