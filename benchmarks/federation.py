@@ -48,6 +48,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {run: [] for run in RUNS}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PRIVFED_STATE"] = f"{folder}/state"
+        os.environ["PRIVFED_ANCHORS"] = f"{folder}/anchors"
         for repetition in range(1 if options.quick else options.repetitions):
             for run in RUNS:
                 seconds[run].append(round_seconds(run, Path(folder) / f"{run}-{repetition}"))

@@ -175,13 +175,14 @@ class OpenedRounds:
                     f"sum of {list(contributors)} would show by its difference what single clients "
                     "sent, and is not opened"
                 )
-            if not set(contributors) <= set(kept.clients):
+            summed = frozenset(contributors)
+            if not summed <= set(kept.clients):
                 raise EncryptionError(
                     f"a sum must be one of clients of this run, {list(contributors)} are not: "
                     f"it began with {list(kept.clients)}"
                 )
             if round_number not in kept.sums:
-                absent = [name for name in kept.clients if name not in contributors]
+                absent = [name for name in kept.clients if name not in summed]
                 self._append(file, kept, {"round": round_number, "absent": absent})
 
     def close(self, round_number: int, why: Mapping[str, Any]) -> None:

@@ -183,7 +183,8 @@ class TestAClientThatStaysAwayOnce:
         (entry,) = run_record(tmp_path / "run")["abandoned"]
         assert (entry["round"], entry["missing"]) == (lost, ["client-2"])
         assert "stayed away" in entry["reason"]
-        assert [str(one) for one in follow.abandoned][0] in " ".join(result.report.warnings)
+        (told,) = follow.abandoned
+        assert str(told) in " ".join(result.report.warnings)
         check_moves(follow.states, committed, lambda number: tuple(SIZES), lost={lost})
         for client in result.report.clients:
             assert client.steps == ROUNDS * STEPS, "the abandoned round is counted"
