@@ -26,6 +26,7 @@ from privfed.encryption.fixedpoint import FixedPointEncoding, max_magnitude
 from privfed.encryption.noise import COEFF_MODULUS, Rule
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
+from privfed.encryption.range_notes import range_warning
 from privfed.engines.links import AddressLink, ProcessLink
 from privfed.errors import ConfigError, IdentityError
 from privfed.identity.contributions import LEFT_OUT
@@ -167,6 +168,18 @@ class SumChannel:
         spread = _DEVIATIONS * float(np.sqrt(np.mean(np.square(mean))))
         narrowed = math.sqrt(clients) * max(peak, spread)
         return min(largest, narrowed) if narrowed > 0 else largest
+
+    def range_warning(
+        self, mean: NDArray[np.float64], contributors: Sequence[str], public_range: float
+    ) -> str | None:
+        """What is wrong with the public range, as the released mean shows; None if nothing is."""
+        return range_warning(
+            mean,
+            weights=[self.public.weights[client] for client in contributors],
+            public_range=public_range,
+            bits=self.summation.bits if isinstance(self.summation, FixedPoint) else None,
+            deviations=None,
+        )
 
     def close(self) -> None:
         """End the connection to the key holder, and its process if it was started here."""

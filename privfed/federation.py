@@ -8,6 +8,7 @@ decrypts one sum; the strategy moves the global adapter; a checkpoint makes the 
 import hashlib
 import secrets
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from privfed.client.evaluation import held_out_figure, require_readable
 from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.client.state import require_second_place
+from privfed.encryption.range_notes import RANGE
 from privfed.errors import (
     ModelError,
     PrivfedError,
@@ -493,8 +495,22 @@ class _Running:
             outcome.mean_update, len(outcome.contributors), record["largest_range"]
         )
         rows = [*record["rounds"], figures.to_json()]
-        record = {**record, "rounds": rows, "public_range": narrowed}
+        notes = [*record["notes"], *self._range_notes(outcome)]
+        record = {**record, "rounds": rows, "public_range": narrowed, "notes": notes}
         self._checkpoint(number, state, average, record)
+
+    def _range_notes(self, outcome: Outcome) -> list[str]:
+        """A warning, once in a run, where the public range does not fit what was released."""
+        record = self.checkpoint.record
+        if any(note.startswith(RANGE) for note in record["notes"]):
+            return []
+        note = self.channel.range_warning(
+            outcome.mean_update, outcome.contributors, record["public_range"]
+        )
+        if note is None:
+            return []
+        warnings.warn(note, UserWarning, stacklevel=2)
+        return [note]
 
     def _checkpoint(
         self,

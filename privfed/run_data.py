@@ -57,6 +57,7 @@ def clients_and_held_out(
     cut = _cutter(section, task, person)
     dataset = section.take("dataset", str)
     sizes = _sizes(section, rule)
+    continues = _continues(section, sizes)
     section.end()
     taking = _taking_part(sizes, rule)
     table = load(source, owner=rule.column, person=person)
@@ -80,6 +81,7 @@ def clients_and_held_out(
             public_size=size,
             dataset=dataset,
             description=f"{source}, {rule.kind}, {len(taking)} clients, seed {seed}",
+            continues=continues.get(client),
         )
         for client, size in taking.items()
     ]
@@ -198,6 +200,14 @@ def _size(key: str, client: str, value: Any, minimum: int) -> int | NoisySize:
     size = NoisySize(noise_epsilon=table.take("noise_epsilon", float), minimum=minimum)
     table.end()
     return size
+
+
+def _continues(section: Section, sizes: Sizes) -> dict[str, str]:
+    """Anchors that earlier reports printed, by client."""
+    anchors: dict[str, str] = section.take("continues", dict, {})
+    if unknown := sorted(set(anchors) - set(sizes)):
+        raise ConfigError(f"[data.continues] names unknown client(s) {unknown}")
+    return anchors
 
 
 def _taking_part(sizes: Sizes, rule: _Rule) -> Sizes:

@@ -19,6 +19,7 @@ from accountants import (
     Anchor,
     Budget,
     BudgetExceededError,
+    InvalidValueError,
     Ledger,
     PoissonGaussian,
     Reservation,
@@ -81,9 +82,15 @@ class Client:
         require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
         check_public_size(self.id, self.public_size)
         if self.continues is not None:
-            Anchor.parse(self.continues)
+            self._check_anchor(self.continues)
         if not self.records:
             raise DataError(f"client {self.id!r} holds no records; leave it out or give it data")
+
+    def _check_anchor(self, text: str) -> None:
+        try:
+            Anchor.parse(text)
+        except InvalidValueError as error:
+            raise ConfigError(f"continues of client {self.id!r}: {error}") from error
 
     @property
     def size(self) -> int:

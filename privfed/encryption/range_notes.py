@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from privfed.encryption.fixedpoint import step
 from privfed.errors import ConfigError
 
+RANGE: Final = "the public range"
+"""How every warning begins."""
+
 _CUT_OFF: Final = 0.4
 """Deviation over range from which on more than 1 % of normal values lie beyond the range."""
 _AT_THE_END: Final = 0.95
@@ -53,13 +56,13 @@ def range_warning(
     cut_off = np.mean(sums >= _AT_THE_END * len(weights) * public_range) > _FEW
     if cut_off or largest > _CUT_OFF * public_range:
         return (
-            f"the public range +-{public_range:.3g} cuts off a part of what clients send (its "
+            f"{RANGE} +-{public_range:.3g} cuts off a part of what clients send (its "
             f"deviation is at least {largest:.2g} a coordinate); set public_range to "
             f"{max(fitting, 2 * public_range):.2g}, or leave it out"
         )
     if bits is not None and 0 < smallest < step(public_range, bits):
         return (
-            f"the public range +-{public_range:.3g} in {bits} bits has steps of "
+            f"{RANGE} +-{public_range:.3g} in {bits} bits has steps of "
             f"{step(public_range, bits):.2g}, more than the deviation {smallest:.2g} of what a "
             f"client sends in a coordinate: rounding drowns it; set public_range to {fitting:.2g}, "
             "or follow_released"
