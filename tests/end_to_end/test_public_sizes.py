@@ -1,0 +1,165 @@
+"""A size that is released: booked once for a data set, and never convolved with what follows."""
+
+import json
+from dataclasses import replace
+
+import dp_accounting
+import pytest
+from dp_accounting.pld import PLDAccountant
+
+from accountants import BudgetExceededError, NoisedCount, PoissonGaussian
+from privfed import Budget, NoisySize
+from privfed.client import public_size as sizes
+from privfed.errors import ConfigError
+from privfed.run_folder import RunFolder
+
+NOISE_EPSILON = 0.25
+RELEASED = {"client-0": 37, "client-1": 44, "client-2": 31, "client-3": 52}
+TRUE = 41
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Chosen noise in place of a draw, and what was asked for."""
+    asked = []
+    left = list(RELEASED.values())
+
+    def released(count, noise_epsilon, stream):
+        asked.append((count, noise_epsilon))
+        return left[len(asked) - 1]
+
+    monkeypatch.setattr(sizes, "released_size", released)
+    return asked
+
+
+@pytest.fixture
+def make(make_federation, topic_records):
+    """Clients with one record more than their neighbours' tests have, whose sizes are released."""
+
+    def made(minimum=1, **changes):
+        federation = make_federation(**changes)
+        clients = [
+            replace(
+                client,
+                records=tuple(topic_records(TRUE, seed=50 + index)),
+                public_size=NoisySize(noise_epsilon=NOISE_EPSILON, minimum=minimum),
+            )
+            for index, client in enumerate(federation.clients)
+        ]
+        return replace(federation, clients=clients)
+
+    return made
+
+
+def events_of(folder, client):
+    """Everything in the export of a client's ledger, as JSON."""
+    export = json.loads((folder / f"ledgers/{client}.json").read_text())
+    return [e["body"]["ran"][0] for e in export["entries"] if e["kind"] == "commit"]
+
+
+def test_it_sets_rate_and_noise_and_its_epsilon_is_added(make, drawn, tmp_path):
+    federation = make()
+    report = federation.run(tmp_path / "run").report
+    assert drawn == [(TRUE, NOISE_EPSILON)] * 4
+    batch = federation.privacy.expected_batch_size
+    for client in report.clients:
+        assert client.public_size == RELEASED[client.id]
+        assert client.sample_rate == batch / RELEASED[client.id]
+        first, *rounds = events_of(tmp_path / "run", client.id)
+        assert first == {"type": "noised_count", "epsilon": NOISE_EPSILON}
+        accountant = PLDAccountant()
+        for event in rounds:
+            step = dp_accounting.GaussianDpEvent(event["noise_multiplier"])
+            sampled = dp_accounting.PoissonSampledDpEvent(event["sample_rate"], step)
+            accountant.compose(sampled, event["steps"])
+        expected = NOISE_EPSILON + accountant.get_epsilon(client.delta)
+        assert client.epsilon_spent == pytest.approx(expected, abs=2e-3)
+        assert 0.99 * 4.0 <= client.epsilon_spent <= 4.0
+        assert client.epsilon_before == pytest.approx(NOISE_EPSILON)
+    assert "released once for each data set with discrete Laplace noise" in str(report.published)
+    assert "client-2 (epsilon 0.25)" in str(report.published)
+
+
+def test_a_data_set_has_one_size_for_all_its_runs(make, drawn, tmp_path):
+    federation = make(rounds=1)
+    small = replace(federation.privacy, budget=Budget(epsilon=1.5, delta=1e-3))
+    replace(federation, privacy=small).run(tmp_path / "first")
+    dearer = [
+        replace(client, public_size=NoisySize(noise_epsilon=0.5)) for client in federation.clients
+    ]
+    report = replace(federation, clients=dearer).run(tmp_path / "second").report
+    assert len(drawn) == 4, "released once"
+    assert {client.id: client.public_size for client in report.clients} == RELEASED
+    counts = [e for e in events_of(tmp_path / "second", "client-1") if e["type"] == "noised_count"]
+    assert counts == [{"type": "noised_count", "epsilon": NOISE_EPSILON}]
+
+
+def test_a_resume_goes_on_with_the_released_sizes(make, drawn, tmp_path, monkeypatch):
+    federation = make()
+    real = RunFolder.save
+
+    def stop_after_two(self, checkpoint):
+        real(self, checkpoint)
+        if checkpoint.round == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(tmp_path / "run")
+    monkeypatch.undo()
+    result = federation.run(tmp_path / "run", resume=True)
+    assert len(drawn) == 4
+    assert [row.round for row in result.rounds] == [1, 2, 3]
+
+
+def test_a_release_that_a_crash_lost_is_counted_and_made_again(make, drawn, tmp_path, monkeypatch):
+    federation = make(rounds=1)
+    monkeypatch.setattr(sizes.json, "dumps", lambda values: 1 / 0)  # after the draw
+    with pytest.raises(ZeroDivisionError):
+        federation.run(tmp_path / "run")
+    monkeypatch.setattr(sizes.json, "dumps", json.JSONEncoder().encode)
+    drawn.clear()
+    report = federation.run(tmp_path / "again").report
+    before = {client.id: client.epsilon_before for client in report.clients}
+    assert before["client-0"] == pytest.approx(2 * NOISE_EPSILON)
+    assert before["client-1"] == pytest.approx(NOISE_EPSILON)
+
+
+def test_who_is_too_small_takes_no_part_and_is_named(make, drawn, tmp_path):
+    report = make(minimum=35).run(tmp_path / "run").report
+    assert [client.id for client in report.clients] == ["client-0", "client-1", "client-3"]
+    assert "client 'client-2' takes no part: its released size 31 lies below 35" in str(
+        report.warnings
+    )
+
+
+def test_too_few_of_enough_size_are_refused(make, drawn, tmp_path):
+    with pytest.raises(ConfigError, match="fewer than min_clients"):
+        make(minimum=40).run(tmp_path / "run")
+
+
+def test_a_budget_that_the_release_would_use_up_is_refused(make, tmp_path):
+    federation = make()
+    tight = replace(federation.privacy, budget=Budget(epsilon=NOISE_EPSILON, delta=1e-3))
+    with pytest.raises(BudgetExceededError, match="releasing the size of client 'client-0'"):
+        replace(federation, privacy=tight).run(tmp_path / "run")
+
+
+def test_nothing_is_released_by_a_run_that_cannot_begin(make, drawn, tmp_path):
+    from privfed import LoRA
+    from privfed.errors import ModelError
+
+    with pytest.raises(ModelError):
+        replace(make(), adapter=LoRA(rank=2, target_modules=("nothing",))).run(tmp_path / "run")
+    assert drawn == []
+
+
+def test_the_sum_is_what_the_theorem_says():
+    """(e1, 0) and, whatever the count was, (e2, delta): together (e1 + e2, delta)."""
+    from accountants import Neighbouring, epsilon
+
+    steps = PoissonGaussian(noise_multiplier=1.1, sample_rate=0.3, steps=7)
+    alone = epsilon([steps], 1e-4, Neighbouring.ADD_REMOVE)
+    both = epsilon([NoisedCount(epsilon=0.4), steps], 1e-4, Neighbouring.ADD_REMOVE)
+    assert both.upper == pytest.approx(alone.upper + 0.4)
+    assert both.upper >= alone.upper + 0.4
