@@ -66,7 +66,7 @@ def test_it_sets_rate_and_noise_and_its_epsilon_is_added(make, drawn, tmp_path):
         assert client.public_size == RELEASED[client.id]
         assert client.sample_rate == batch / RELEASED[client.id]
         first, *rounds = events_of(tmp_path / "run", client.id)
-        assert first == {"type": "noised_count", "epsilon": NOISE_EPSILON}
+        assert first == {"type": "noised_count", "epsilon": NOISE_EPSILON, "steps": 1}
         accountant = PLDAccountant()
         for event in rounds:
             step = dp_accounting.GaussianDpEvent(event["noise_multiplier"])
@@ -91,7 +91,7 @@ def test_a_data_set_has_one_size_for_all_its_runs(make, drawn, tmp_path):
     assert len(drawn) == 4, "released once"
     assert {client.id: client.public_size for client in report.clients} == RELEASED
     counts = [e for e in events_of(tmp_path / "second", "client-1") if e["type"] == "noised_count"]
-    assert counts == [{"type": "noised_count", "epsilon": NOISE_EPSILON}]
+    assert counts == [{"type": "noised_count", "epsilon": NOISE_EPSILON, "steps": 1}]
 
 
 def test_a_resume_goes_on_with_the_released_sizes(make, drawn, tmp_path, monkeypatch):
