@@ -6,6 +6,8 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 _LFS_POINTER: Final = b"version https://git-lfs"
+_DESCRIPTIONS: Final = ("config.json", "adapter_config.json", "privfed.json")
+"""Of a model, of an adapter, of what a run trained."""
 _MOST_CHARACTERS: Final = 300
 
 
@@ -30,7 +32,7 @@ def explained(place: str | Path, error: Exception) -> str:
                     f"{path.name} is damaged or cut short; copy it again and compare its size "
                     "with the original's"
                 )
-        if not any(folder.glob("*config.json")):
+        if not any((folder / name).is_file() for name in _DESCRIPTIONS):
             return "the folder has no config.json; write it with save_pretrained"
     said = " ".join(str(error).split())[:_MOST_CHARACTERS]
     return f"{type(error).__name__}: {said}; take an intact copy, or another model"
