@@ -23,15 +23,14 @@ DESCRIPTION: Final = "privfed.json"
 
 _README: Final = """# Adapter trained by privfed
 
-    from {package} import {loader}
-    from privfed import load_task
+    from privfed import load_adapter
 
-    task = load_task("adapter")
-    model = {loader}.from_pretrained(task.build(), "adapter")
+    task, model = load_adapter("adapter")  # base="..." where the base model lies elsewhere
     tokenizer = task.tokenizer()
 
-`privfed.json` names the base model, which is not in this folder. What was guaranteed to whose
-records stands in `../report.html`.
+`privfed.json` names the base model, which is not in this folder, by the digest of its weights;
+another one is refused. Without privfed: `{loader}.from_pretrained(base_model, "adapter")`, from
+the package {package}. What was guaranteed to whose records stands in `../report.html`.
 """
 
 

@@ -154,14 +154,13 @@ class Federation(FederationSettings):
                 while running.checkpoint.round < self.rounds:
                     running.play_round(callbacks)
                 return running.finish()
-            except KeyboardInterrupt as error:
-                running.stop(error)
-                raise error from None  # what a client was failing at may quote its text
             except BaseException as error:
                 running.stop(error)
                 raise
             finally:
                 running.channel.close()
+        except KeyboardInterrupt as error:
+            raise error from None  # what a client was failing at may quote its text
         finally:
             folder.release()
 
@@ -417,6 +416,14 @@ class _Running:
             min_clients=self.settings.min_clients,
             rounds=self.settings.rounds,
         )
+        used_up = [node.id for node in self.nodes if node.has_no_budget_for(self._plan())]
+        if used_up:
+            return TooFewClientsError(
+                f"{error}. The budget of {used_up} is used up: their ledgers leave no room for "
+                "another round, as when two runs spend one budget at once; agree on a larger "
+                "budget, or train on other data",
+                abandoned.missing,
+            )
         logs = self.settings.state / "clients"
         return abandoning.stop(
             abandoned, f"{error}. The cause is in each client's own log under {logs}. {advice}"

@@ -32,6 +32,8 @@ from privfed.client.trial import usable_records
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
+from privfed.durable import writing
+from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
 from privfed.interfaces import Strategy
@@ -107,15 +109,19 @@ def open_ledgers(
         if reached is not None and client.id in reached:
             known.append(anchor_from_json(reached[client.id]))
         use = Ledger.open if known else Ledger.open_or_create
-        ledgers[client.id] = use(
-            ledger_path(state, client.id, client.dataset),
-            client=client.id,
-            dataset=client.dataset,
-            unit=privacy.record if secret_coins else privacy.record + NOT_PRIVATE,
-            neighbouring=privacy.neighbouring,
-            anchors=second_place,
-            earlier=earlier_ledgers(state, client.id, assume_unit=privacy.examples_per_record == 1),
-        )
+        path = ledger_path(state, client.id, client.dataset)
+        with writing(path):
+            ledgers[client.id] = use(
+                path,
+                client=client.id,
+                dataset=client.dataset,
+                unit=privacy.record if secret_coins else privacy.record + NOT_PRIVATE,
+                neighbouring=privacy.neighbouring,
+                anchors=second_place,
+                earlier=earlier_ledgers(
+                    state, client.id, assume_unit=privacy.examples_per_record == 1
+                ),
+            )
         for anchor in known:
             ledgers[client.id].verify(anchor)
     return ledgers
@@ -226,6 +232,10 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
         raise ConfigError(
             f"min_clients must be at least 3, got {min_clients!r}: of two, each can subtract "
             "itself and see the other"
+        )
+    if len(clients) > MAX_CLIENTS:
+        raise ConfigError(
+            f"at most {MAX_CLIENTS} clients can take part in a federation, got {len(clients)}"
         )
     if len(clients) < min_clients:
         raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")

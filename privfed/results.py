@@ -157,8 +157,14 @@ def _guarantee(settings: FederationSettings, largest: float, delta: float) -> di
 
 def _unit(privacy: PrivacyConfig) -> str:
     most = privacy.examples_per_record
-    group = f" (at most {most} examples of it are read, and clipped as one)" if most > 1 else ""
-    return f"one record: {privacy.record}{group}"
+    if most == 1:
+        return f"one record: {privacy.record}"
+    return (
+        f"one record: {privacy.record}, with all its examples, of which at most {most} are read "
+        "and clipped as one. It comes or goes as a whole; one example more or less of a record that "
+        "stays exchanges it for another, which moves a clipped sum by up to 2 C and is covered as "
+        "two records, not as one"
+    )
 
 
 def _mechanism(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:

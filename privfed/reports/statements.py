@@ -255,7 +255,8 @@ def not_covered(
         "The same record at two clients: their epsilons compose. That clients hold different "
         "records is assumed, and cannot be checked without showing them.",
         "What was published without noise (section 5): it has no epsilon, and what somebody learns "
-        "from it is in no number here.",
+        "from it is in no number here. That includes whether a client had any usable record, and "
+        "a client's withdrawal by its operator.",
         f"Held-out text ({held_out_source}): it is evaluated in clear and has no guarantee.",
         "Releases counted elsewhere: a ledger is found by the names of client and data set and the "
         "state folder. Under another name, or in another state folder, counting starts at zero; "

@@ -205,6 +205,21 @@ class TestARun:
         assert "patient" not in "".join(traceback.format_exception(caught.value))
         assert str(caught.value).startswith("stopped in round 1, spent ")
 
+    def test_what_could_not_be_encoded_is_not_shown(self, make_federation, tmp_path, monkeypatch):
+        """The same, before a round begins."""
+
+        def encode(*arguments):
+            raise ValueError("patient Smith")
+
+        def interrupted(self, *arguments, **keywords):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("privfed.preparation.encode_records", encode)
+        monkeypatch.setattr("logging.Logger.error", interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            make_federation(rounds=2).run(tmp_path / "run")
+        assert "patient" not in "".join(traceback.format_exception(caught.value))
+
     def test_a_program_of_ones_own_is_told_too(self, make_federation, tmp_path):
         class Stop(Callback):
             def on_client(self, number, client):

@@ -493,6 +493,18 @@ class TestPlacesThatCannotBeUsed:
         assert "must be writable, and is not" in line
         assert place in line
 
+    def test_a_ledger_that_cannot_be_made(self, failure, config, tmp_path, monkeypatch):
+        real = os.open
+
+        def full(path, *arguments, **keywords):
+            if ".ledger.sqlite3" in str(path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(path, *arguments, **keywords)
+
+        monkeypatch.setattr(os, "open", full)
+        line = failure("run", config, "--out", tmp_path / "out")
+        assert "ledger.sqlite3 must be writable, and is not (No space left on device)" in line
+
     @pytest.mark.parametrize("place", ["a-file/below.toml", "a-file", "."])
     def test_a_configuration(self, failure, file, place):
         line = failure("run", file.parent / place)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -111,6 +112,29 @@ def test_a_process_that_will_not_end_is_ended(process_link, monkeypatch):
     link = process_link()
     link.close()
     assert not is_running(link.process_id)
+
+
+def test_a_question_that_is_interrupted_ends_the_process_at_once(process_link, monkeypatch):
+    """It would wait for somebody to read its answer, and its keys are in its memory alone."""
+    link = process_link()
+    assert link.ask(b"no envelope")
+
+    def interrupted(source):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(framing, "receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        link.ask(b"no envelope")
+    began = time.perf_counter()
+    link.close()
+    assert time.perf_counter() - began < 2
+    assert not is_running(link.process_id)
+
+
+def test_ctrl_c_at_a_terminal_is_not_for_the_process(process_link):
+    """A terminal asks every process of its foreground; this one is ended by who started it."""
+    link = process_link()
+    assert os.getsid(link.process_id) != os.getsid(0)
 
 
 @pytest.fixture

@@ -249,3 +249,50 @@ def test_one_key_holder_at_a_time_uses_a_results_folder(tmp_path, monkeypatch):
         pass
     with serving.only_holder_of(tmp_path / "results"):
         pass
+
+
+def test_its_log_lies_beside_its_results_and_is_shown_nowhere(federation, tmp_path, capfd, caplog):
+    """The key holder's process shares its standard error with the run that started it."""
+
+    def broken(message):
+        raise RuntimeError("the secret is 42")
+
+    federation.holder.receive = broken
+    (tmp_path / "results").mkdir(exist_ok=True)
+    with serving.logged_in(tmp_path / "results"):
+        answer(federation.holder, federation.parties.key_holder, b"x")
+    assert "RuntimeError: the secret is 42" in (tmp_path / "results/key-holder.log").read_text()
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    answer(federation.holder, federation.parties.key_holder, b"x")
+    assert len(caplog.records) == 1
+
+
+def test_a_connection_that_fails_is_logged_and_not_printed(federation, address, monkeypatch, capfd):
+    """As when a thread of the server meets what nobody foresaw."""
+    failed = threading.Event()
+    logged = []
+
+    def broken(*arguments):
+        raise RuntimeError("the secret is 42")
+
+    def log(*arguments):
+        logged.append(arguments)
+        failed.set()
+
+    monkeypatch.setattr(framing, "receive", broken)
+    monkeypatch.setattr(serving.LOG, "exception", log)
+    with socket.create_connection(address):
+        assert failed.wait(20)
+    assert "secret" not in "".join(capfd.readouterr())
+    assert "connection from %s failed" in logged[0]
+
+
+def test_closing_destroys_the_keys_of_open_rounds(federation):
+    opening = federation.begin()
+    assert opening.key is not None
+    (current,) = federation.holder._rounds.values()
+    federation.holder.close()
+    assert not federation.holder._rounds
+    with pytest.raises(EncryptionError, match="destroyed"):
+        current.key.native()
