@@ -418,7 +418,7 @@ class TestKilled:
     def test_between_the_closed_records_and_the_checkpoint(
         self, federation, tmp_path, monkeypatch, opened
     ):
-        stays_away(monkeypatch, "client-2", {2})
+        """The missing client is back by then: the round could be played, and is not."""
         real = RunFolder.save
 
         def save(self, checkpoint):
@@ -427,6 +427,7 @@ class TestKilled:
             real(self, checkpoint)
 
         with monkeypatch.context() as patched:
+            stays_away(patched, "client-2", {2})
             patched.setattr(RunFolder, "save", save)
             with pytest.raises(Killed):
                 federation.run(tmp_path / "run")
