@@ -23,8 +23,7 @@ from privfed.run_folder import RunFolder
 from privfed.server.aggregate import Aggregator
 from privfed.server.checkpoint import load_latest
 from privfed.summation import Custody
-from privfed.verification import verify_and_render
-from tests.end_to_end.test_federation import independent_epsilon
+from tests.end_to_end.test_federation import independent_epsilon, verify_and_render
 
 ROUNDS, STEPS = 5, 2
 SIZES = {"client-0": 41, "client-1": 52, "client-2": 63, "client-3": 77}
