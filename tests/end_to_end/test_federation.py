@@ -302,7 +302,7 @@ class TestAClientThatFails:
         with pytest.raises(TooFewClientsError, match="2 contribution"):
             make_federation().run(tmp_path / "run")
         stopped = json.loads((tmp_path / "run/report.json").read_text())
-        assert stopped["status"].startswith("stopped: round 1 has 2 contribution")
+        assert stopped["status"].startswith("stopped before round 2: round 1 has 2 contri")
         assert all(client["epsilon_spent"] > 1 for client in stopped["clients"])
         monkeypatch.undo()
         result = make_federation().run(tmp_path / "run", resume=True)
