@@ -336,7 +336,9 @@ class _Running:
         """
         number = self.checkpoint.round + 1
         try:
-            begun = any(ledger.status(self.run, number) for ledger in self.ledgers.values())
+            begun = isinstance(error, KeyboardInterrupt) or any(
+                ledger.status(self.run, number) for ledger in self.ledgers.values()
+            )
             where = f"{'in' if begun else 'before'} round {number}"
             if number > self.settings.rounds:
                 where = "after the last round"

@@ -1,11 +1,10 @@
 """A file is replaced whole or not at all, and is on the disk afterwards."""
 
 import os
-import resource
+import subprocess
+import sys
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from privfed.durable import replace_durably, write_durably, writing
 from privfed.errors import FileError
@@ -87,35 +86,49 @@ def test_a_missing_folder_is_an_error(tmp_path):
         write_durably(tmp_path / "absent" / "target", b"new")
 
 
+SMALL_FILES = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import save_file
+from privfed.durable import write_durably, writing
+target = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+"""
+"""No file may grow beyond 1000 bytes, to a writer as a disk that is full: in a process of its own,
+since what a test prints may go to a file too."""
+
+
 class TestWhatTheSystemSays:
     """Every way to fail is one FileError, which names the file, the reason and what to do."""
 
-    @pytest.fixture
-    def _small_files(self):
-        """No file may grow beyond 1000 bytes: to a writer as a disk that is full."""
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-        yield
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    @pytest.mark.usefixtures("_small_files")
-    def test_no_room_leaves_the_old_file(self, target):
-        with pytest.raises(FileError) as caught:
-            write_durably(target, bytes(2000))
-        assert str(caught.value) == (
-            f"{target} must be writable, and is not (File too large); make room there, let this "
-            "user write there, or choose another place"
+    @pytest.mark.parametrize(
+        ("line", "name", "said"),
+        [
+            ("write_durably(target, bytes(2000))", "the old file", "File too large"),
+            (
+                "with writing(target): save_file({'a': np.zeros(500, np.float32)}, target)",
+                "state",
+                "Error while serializing: I/O error: File too large (os error 27)",
+            ),
+        ],
+    )
+    def test_no_room_leaves_what_was_there(self, tmp_path, line, name, said):
+        """The class of safetensors' own error is another one."""
+        target = tmp_path / name
+        target.write_bytes(b"old")
+        told = subprocess.run(
+            [sys.executable, "-c", f"{SMALL_FILES}{line}", str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert target.read_bytes() == b"old"
-
-    @pytest.mark.usefixtures("_small_files")
-    def test_no_room_for_what_safetensors_writes(self, tmp_path):
-        """Its error is of a class of its own."""
-        with (
-            pytest.raises(FileError, match="state must be writable.*File too large"),
-            writing(tmp_path / "state"),
-        ):
-            save_file({"a": np.zeros(500, np.float32)}, tmp_path / "state")
+        assert told.stderr.splitlines()[-1] == (
+            f"privfed.errors.FileError: {target} must be writable, and is not (File too large); "
+            "make room there, let this user write there, or choose another place"
+        ).replace("File too large", said)
+        if name == "the old file":
+            assert target.read_bytes() == b"old"
 
     @pytest.mark.parametrize("place", ["file/below", "folder"])
     def test_a_path_that_cannot_be_a_file(self, tmp_path, place):
