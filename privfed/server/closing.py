@@ -185,9 +185,11 @@ class HolderOpens:
         challenge, envelope = self._ask(total)
         require_terms(envelope.statement, kind=_CHALLENGE, terms=terms)
         stated = exact_values(envelope, terms, states={"seed", "sum", "contributors"})
-        names, answers = stated["contributors"], ask(challenge)
-        if not isinstance(names, list):
-            raise MessageError("the key holder's challenge must name the contributors")
+        listed = Envelope.from_bytes(total).statement.manifest[CONTRIBUTIONS]
+        names = [entry["client"] for entry in listed]
+        if stated["contributors"] != names:
+            raise MessageError(f"the key holder's challenge must name the contributors {names}")
+        answers = ask(challenge)
         digest = hashlib.sha256(envelope.statement.to_bytes()).hexdigest()
         states = {"challenge": digest, "values": None}
         _answers(answers, names, self._roster, terms, _ANSWER, states)

@@ -23,8 +23,7 @@ from privfed.run_folder import RunFolder
 from privfed.server.aggregate import Aggregator
 from privfed.server.checkpoint import load_latest
 from privfed.summation import Custody
-from privfed.verification import verify_and_render
-from tests.end_to_end.test_federation import independent_epsilon
+from tests.end_to_end.test_federation import independent_epsilon, verify_and_render
 
 ROUNDS, STEPS = 5, 2
 SIZES = {"client-0": 41, "client-1": 52, "client-2": 63, "client-3": 77}
@@ -418,7 +417,7 @@ class TestKilled:
     def test_between_the_closed_records_and_the_checkpoint(
         self, federation, tmp_path, monkeypatch, opened
     ):
-        stays_away(monkeypatch, "client-2", {2})
+        """The missing client is back by then: the round could be played, and is not."""
         real = RunFolder.save
 
         def save(self, checkpoint):
@@ -427,6 +426,7 @@ class TestKilled:
             real(self, checkpoint)
 
         with monkeypatch.context() as patched:
+            stays_away(patched, "client-2", {2})
             patched.setattr(RunFolder, "save", save)
             with pytest.raises(Killed):
                 federation.run(tmp_path / "run")

@@ -32,12 +32,20 @@ from privfed import (
     TrainingConfig,
 )
 from privfed.client import node as client_node
+from privfed.client.state import default_anchor_folder
 from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
 from privfed.reports.figures import RoundFigures
 from privfed.server.checkpoint import load_latest
 from privfed.summation import Custody
-from privfed.verification import verify_and_render
+from privfed.verification import verify_and_render as verify_with_anchors
 from tests.organisations import ORGANISATIONS, with_share
+
+
+def verify_and_render(folder):
+    """What `privfed report` does on the machine where the ledgers lie."""
+    report, notes = verify_with_anchors(folder, AnchorFolder(default_anchor_folder()))
+    assert notes == []
+    return report
 
 
 def independent_epsilon(export, delta):
@@ -307,7 +315,7 @@ class TestAClientThatFails:
         with pytest.raises(TooFewClientsError, match="2 contribution"):
             make_federation().run(tmp_path / "run")
         stopped = json.loads((tmp_path / "run/report.json").read_text())
-        assert stopped["status"].startswith("stopped: round 1 has 2 contribution")
+        assert stopped["status"].startswith("stopped before round 2: round 1 has 2 contribution")
         assert all(client["epsilon_spent"] > 1 for client in stopped["clients"])
         monkeypatch.undo()
         result = make_federation().run(tmp_path / "run", resume=True)
@@ -469,7 +477,8 @@ class TestThePublicRange:
     ):
         """Every update saturates, so what is released would ask for more."""
         encryption = BFV(public_range=1e-3, follow_released=True)
-        make_federation(encryption=encryption).run(tmp_path / "run")
+        with pytest.warns(UserWarning, match="cuts off a part of what clients send"):
+            make_federation(encryption=encryption).run(tmp_path / "run")
         assert self.ranges(messages) == [1e-3, 1e-3, 1e-3]
 
     def test_by_default_it_stays(self, make_federation, tmp_path, messages):
@@ -508,12 +517,14 @@ class TestThePublicRange:
         keys = {}
         for name, public_range in {"all": 1e-6, "none": 1e3}.items():
             messages.clear()
-            make_federation(
+            federation = make_federation(
                 encryption=BFV(public_range=public_range, custody=custody),
                 rounds=2,
                 coins=seeded_coins(1),
                 state_folder=tmp_path / f"state-{name}",
-            ).run(tmp_path / name)
+            )
+            with pytest.warns(UserWarning, match="the public range"):  # as the mean shows
+                federation.run(tmp_path / name)
             numbers = np.frombuffer(
                 committed(tmp_path / f"state-{name}", "client-0")[0], dtype="<i2", offset=32
             )
@@ -601,7 +612,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
         federation = make_federation()
         first, second, *others = federation.clients
         poor = replace(second, budget=Budget(epsilon=1e-7, delta=1e-6))
-        with pytest.raises(BudgetExceededError, match="client 'client-1'.* larger budget"):
+        with pytest.raises(BudgetExceededError, match="larger budget"):
             replace(federation, clients=[first, poor, *others]).run(tmp_path / "run")
 
     @pytest.mark.parametrize(
@@ -818,7 +829,7 @@ class TestReportCommand:
     def test_it_recomputes_and_accepts(self, make_federation, tmp_path):
         make_federation(rounds=1).run(tmp_path / "run")
         (tmp_path / "run/report.html").unlink()
-        verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+        verify_and_render(tmp_path / "run")
         assert (tmp_path / "run/report.html").is_file()
 
     def test_a_lowered_epsilon_is_refused(self, make_federation, tmp_path):
@@ -830,10 +841,10 @@ class TestReportCommand:
         spent = json.loads(text)["clients"][1]["epsilon_spent"]
         path.write_text(text.replace(repr(spent), repr(spent - 5e-4)))
         with pytest.raises(ReportError, match="ledger gives"):
-            verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+            verify_and_render(tmp_path / "run")
         path.write_text(text.replace(repr(spent), repr(spent - 0.5)))
         with pytest.raises(ReportError, match="lower bound <= epsilon spent"):
-            verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+            verify_and_render(tmp_path / "run")
 
     def test_a_changed_lower_bound_is_refused(self, make_federation, tmp_path):
         from privfed.errors import ReportError
@@ -846,7 +857,7 @@ class TestReportCommand:
         client["epsilon_lower"] -= 0.5
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match="epsilon_lower"):
-            verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+            verify_and_render(tmp_path / "run")
 
     @pytest.mark.parametrize("field", ["noise_multiplier", "sample_rate", "steps", "unresolved"])
     def test_an_edited_setting_is_refused(self, make_federation, tmp_path, field):
@@ -858,7 +869,7 @@ class TestReportCommand:
         values["clients"][1][field] = 9 if field != "sample_rate" else 0.001
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match="client-1"):
-            verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+            verify_and_render(tmp_path / "run")
 
     def test_an_edited_headline_or_round_is_refused(self, make_federation, tmp_path):
         from privfed.errors import ReportError
@@ -866,15 +877,15 @@ class TestReportCommand:
         make_federation(rounds=1).run(tmp_path / "run")
         path = tmp_path / "run/report.json"
         whole = path.read_text()
-        assert "epsilon is at most 6.000" in json.loads(whole)["headline"], "the largest budget"
-        path.write_text(whole.replace("epsilon is at most 6", "epsilon is at most 0.6"))
+        assert "epsilon is at most 5.99" in json.loads(whole)["headline"], "the largest budget"
+        path.write_text(whole.replace("epsilon is at most 5.99", "epsilon is at most 0.599"))
         with pytest.raises(ReportError, match="headline"):
-            verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+            verify_and_render(tmp_path / "run")
         values = json.loads(whole)
         values["rounds"][0]["epsilon"]["client-2"] = 0.001
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match="per round"):
-            verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+            verify_and_render(tmp_path / "run")
 
     def test_a_missing_field_is_refused(self, make_federation, tmp_path):
         from privfed.errors import ReportError
@@ -887,11 +898,11 @@ class TestReportCommand:
             del values[field]
             path.write_text(json.dumps(values))
             with pytest.raises(ReportError, match=field):
-                verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+                verify_and_render(tmp_path / "run")
             values[field] = None
             path.write_text(json.dumps(values))
             with pytest.raises(ReportError):
-                verify_and_render(tmp_path / "run", AnchorFolder(tmp_path / "anchors"))
+                verify_and_render(tmp_path / "run")
 
     def test_the_page_loads_nothing_from_outside(self, make_federation, tmp_path):
         make_federation(rounds=1).run(tmp_path / "run")

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from privfed.custody import serving
 from privfed.errors import EncryptionError, MessageError
-from privfed.messages import Envelope
+from privfed.messages import Envelope, envelope_bytes
 from privfed.server.closing import HolderOpens
 from tests.fuzz.envelopes import stated_kind, stated_sender, well_formed
 from tests.fuzz.protocol_mutators import STATEMENT_STEPS, SUM_STEPS
@@ -100,8 +100,20 @@ class LinkTarget(Target):
         return opens.close(self.own_round.terms, sent["sum"], lambda challenge: answers)
 
     def _relayed(self, challenge):
+        """Answers to this very challenge, as clients sign them."""
         self.reply = self.own_round.messages["result"]
-        return {name: self.own_round.messages[f"answer/{name}"] for name in CLIENTS}
+        statement = Envelope.from_bytes(challenge).statement
+        stated = {"challenge": hashlib.sha256(statement.to_bytes()).hexdigest(), "values": []}
+        return {
+            name: envelope_bytes(
+                self.world.identities[name].sign,
+                self.own_round.terms,
+                sender=name,
+                kind="answer",
+                manifest=stated,
+            )
+            for name in CLIENTS
+        }
 
     def judge(self, raw, _):
         made = self.own_round

@@ -15,10 +15,13 @@ def guarantee(number=1, **changes):
     plain = ClientGuarantee(
         id=f"client-{number}",
         dataset="news",
+        unit="one article",
+        neighbouring="add_remove",
         public_size=100,
         epsilon_spent=0.5 * number,
         epsilon_lower=0.49 * number,
         epsilon_before=0.0,
+        epsilon_if_begun=0.6 * number,
         epsilon_budget=2.0,
         delta=1e-5,
         rounds=1,
@@ -27,6 +30,8 @@ def guarantee(number=1, **changes):
         noise_multiplier=1.5,
         sample_rate=0.2,
         releases=({"type": "poisson", "steps": 2},),
+        attack={"0.001": 0.01, "0.01": 0.03 * number, "0.1": 0.25, "advantage": 0.2 * number},
+        ledger_id=f"{number:032x}",
         ledger_length=3,
         ledger_head="ab" * 32,
     )
@@ -43,7 +48,6 @@ FIGURES = RoundFigures(
     bytes_down=20,
     bytes_holder=0,
     seconds=0.5,
-    seconds_clients=0.25,
     seconds_aggregator=0.125,
     seconds_opening=0.0625,
     epsilon={"client-1": 0.5, "client-2": 1.0, "client-3": 1.5},
@@ -52,11 +56,13 @@ FIGURES = RoundFigures(
 
 def report(**changes):
     plain = BudgetReport(
-        schema=1,
+        schema=2,
         title="a model on text",
         run="00ff",
         created="2026-01-02T03:04:05+00:00",
         status="complete",
+        rounds_planned=4,
+        rounds_over=1,
         headline="epsilon is at most 1.5",
         guarantee={"unit": "one record", "epsilon": 1.5},
         views=(("who", "sees what", "protected by what"),),
@@ -66,10 +72,13 @@ def report(**changes):
         encryption={"scheme": "BFV", "parameters": {"bits": 12}},
         training={"model": {"base": "bert", "labels": ["a", "b"]}, "momentum": 0.0},
         randomness={"noise": "secret"},
+        published=(("names", "declared"),),
         not_covered=("other things",),
         warnings=(),
         rounds=(FIGURES.to_json(),),
         baseline={"accuracy": 0.125},
+        base_sha256="cd" * 32,
+        adapter_sha256="ef" * 32,
         versions={"python": "3"},
     )
     return replace(plain, **changes)
@@ -78,6 +87,7 @@ def report(**changes):
 FIELDS = [field.name for field in fields(BudgetReport)]
 CLIENT_FIELDS = [field.name for field in fields(ClientGuarantee)]
 MAY_BE_EMPTY = {"warnings", "rounds"}
+NUMBERS = {"schema", "rounds_planned", "rounds_over"}
 
 
 class TestRoundTrip:
@@ -120,7 +130,7 @@ class TestAGap:
             with pytest.raises(ReportError, match=name):
                 report(**{name: None})
 
-    @pytest.mark.parametrize("name", sorted(set(FIELDS) - MAY_BE_EMPTY - {"schema"}))
+    @pytest.mark.parametrize("name", sorted(set(FIELDS) - MAY_BE_EMPTY - NUMBERS))
     def test_an_empty_field_is_refused(self, name):
         empty = type(getattr(report(), name))()
         with pytest.raises(ReportError, match=name):
@@ -217,17 +227,32 @@ class TestAGap:
             BudgetReport.from_json(text)
 
     def test_another_schema_is_refused(self):
-        with pytest.raises(ReportError, match="schema must be 1, got 2"):
-            report(schema=2)
+        with pytest.raises(ReportError, match="schema must be 2, got 3"):
+            report(schema=3)
 
 
 class TestAContradiction:
     def test_more_spent_than_budgeted(self):
-        with pytest.raises(ReportError, match=r"'client-3' must have .*spent <= budget"):
+        with pytest.raises(ReportError, match=r"'client-3' must have .*<= spent .* <= budget"):
             report(clients=(guarantee(1), guarantee(2), guarantee(3, epsilon_budget=1.4999)))
 
     def test_exactly_the_budget_is_accepted(self):
-        report(clients=(guarantee(1), guarantee(2), guarantee(3, epsilon_budget=1.5)))
+        last = guarantee(3, epsilon_if_begun=1.5, epsilon_budget=1.5)
+        report(clients=(guarantee(1), guarantee(2), last))
+
+    @pytest.mark.parametrize(("begun", "accepted"), [(1.4, False), (2.0, True), (2.1, False)])
+    def test_one_more_round_costs_no_less_and_stays_within_the_budget(self, begun, accepted):
+        clients = (guarantee(1), guarantee(2), guarantee(3, epsilon_if_begun=begun))
+        if accepted:
+            report(clients=clients)
+            return
+        with pytest.raises(ReportError, match="with one more round"):
+            report(clients=clients)
+
+    def test_while_it_goes_on_the_next_round_is_in_the_claim(self):
+        report(status="running", guarantee={"unit": "one record", "epsilon": 0.6 * 3})
+        with pytest.raises(ReportError, match=r"largest of its clients, 1\.7999"):
+            report(status="running")
 
     @pytest.mark.parametrize("before", [-0.1, 0.6])
     def test_more_or_less_than_nothing_before(self, before):

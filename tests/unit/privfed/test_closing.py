@@ -8,10 +8,24 @@ import pytest
 from privfed.errors import AwayError, EncryptionError, MessageError, SpoiledSumError
 from privfed.identity.keys import Role
 from privfed.identity.signing import verified
-from privfed.messages import Envelope, Terms
+from privfed.messages import Envelope, Terms, envelope_bytes
 from privfed.server.closing import ClientsOpen, HolderOpens, Opening
 
-TOTAL = b"the message of a sum"
+
+def total_of(*names):
+    """The message of a sum, as far as the aggregator's own reading of it goes."""
+    terms = Terms(run="run-1", round=3, manifest={})
+    listed = [{"client": name} for name in names]
+    return envelope_bytes(
+        lambda message: bytes(64),
+        terms,
+        sender="aggregator",
+        kind="sum",
+        manifest={"contributions": listed},
+    )
+
+
+TOTAL = total_of("a")
 SAID = {
     "round-key": ({}, {"public_key": b"pk"}),
     "challenge": ({"seed": "00", "sum": "11", "contributors": ["a"]}, {}),
@@ -166,9 +180,17 @@ def test_who_sends_no_answer_of_its_own_is_named(company, round_terms, custodian
         holder, link = custodian(challenge)
         answers = {"a": right["a"], "c": right["c"], **changed}
         with pytest.raises(AwayError, match=f"{', '.join(missing)} did not") as caught:
-            holder.close(round_terms, TOTAL, lambda _, answers=answers: answers)
+            holder.close(round_terms, total_of(*names), lambda _, answers=answers: answers)
         assert list(caught.value.missing) == missing
         assert len(link.asked) == 1
+
+
+@pytest.mark.parametrize("names", [["b"], ["a", "b"], [], "a", None, [["a"]]])
+def test_a_challenge_for_other_contributors_is_refused(round_terms, custodian, say, names):
+    """Else the key holder could have a client named as missing that was never asked."""
+    stated = {"seed": "00", "sum": "11", "contributors": names}
+    with pytest.raises(MessageError, match=r"must name the contributors \['a'\]"):
+        custodian(say("challenge", manifest=stated))[0].close(round_terms, TOTAL, no_answers)
 
 
 @pytest.mark.parametrize(
