@@ -419,7 +419,7 @@ class _Running:
             rounds=self.settings.rounds,
         )
         used_up = [node.id for node in self.nodes if node.has_no_budget_for(self._plan())]
-        if used_up and abandoned.round < self.settings.rounds:
+        if used_up and abandoned.round < self.settings.rounds:  # the last round uses all of it
             return TooFewClientsError(
                 f"{error}. The budget of {used_up} is used up: their ledgers leave no room for "
                 "another round, as when two runs spend one budget at once; agree on a larger "

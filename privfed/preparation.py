@@ -28,7 +28,7 @@ from privfed.client.private_model import PrivateModel
 from privfed.client.public_size import public_size
 from privfed.client.randomness import Coins
 from privfed.client.state import earlier_ledgers, ledger_path, local_logger, log_path
-from privfed.client.trial import usable_records
+from privfed.client.trial import Usable, usable_records
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
@@ -378,17 +378,21 @@ def _encoded(
     """
     size = training.physical_batch_size
     log = local_logger(state, client.id, client.dataset)
+    prepared: tuple[Usable, Batch] | None = None
     with told_in([log], "records cannot be prepared"):
         usable = usable_records(model, client.records, examples_per_record, size)
-        for position, why in usable.left_out.items():
-            log.warning("record %d %s", position, why)
-        if usable.left_out:
-            log.warning("%d of %d records are left out", len(usable.left_out), len(client.records))
-        return model.with_frozen_states(usable.encoded, size)
-    raise DataError(
-        f"the records of client {client.id!r} cannot be prepared for the model; the cause is in "
-        f"its own log, {log_path(state, client.id, client.dataset)}"
-    )
+        prepared = usable, model.with_frozen_states(usable.encoded, size)
+    if prepared is None:
+        raise DataError(
+            f"the records of client {client.id!r} cannot be prepared for the model; the cause is "
+            f"in its own log, {log_path(state, client.id, client.dataset)}"
+        )
+    usable, encoded = prepared
+    for position, why in usable.left_out.items():
+        log.warning("record %d %s", position, why)  # not above, where no log but told_in's speaks
+    if usable.left_out:
+        log.warning("%d of %d records are left out", len(usable.left_out), len(client.records))
+    return encoded
 
 
 def range_from_public_settings(

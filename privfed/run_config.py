@@ -6,6 +6,7 @@ See `docs/run.toml` in the repository for a commented example.
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +165,7 @@ def _budget(section: Section) -> Budget:
 
 def _with_budget(client: Client, budgets: dict[str, Budget]) -> Client:
     own = budgets.pop(client.id, None)
-    if own is None:
-        return client
-    return Client(
-        id=client.id,
-        records=client.records,
-        public_size=client.public_size,
-        dataset=client.dataset,
-        description=client.description,
-        budget=own,
-    )
+    return client if own is None else replace(client, budget=own)
 
 
 def _size_source(clients: Sequence[Client]) -> str:

@@ -8,6 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from accountants import Budget
+from tests.organisations import ORGANISATIONS
+
 # The same examples every time: a failure is then of the change that is tested.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -164,10 +167,14 @@ def seeded_coins():
 
 @pytest.fixture
 def make_federation(bert_folder, topic_records, tmp_path):
-    """A function that makes a small federation; keyword arguments replace its settings."""
+    """A function that makes a small federation; keyword arguments replace its settings.
+
+    Its clients are the first of `ORGANISATIONS`. What else code could mix up differs too: steps of
+    a round and rounds, expected and physical batches, the clipping norm and the learning rates,
+    and the budget of the federation, which no client takes.
+    """
     from privfed import (
         BFV,
-        Budget,
         Classification,
         Client,
         FedAvg,
@@ -178,15 +185,16 @@ def make_federation(bert_folder, topic_records, tmp_path):
         TrainingConfig,
     )
 
-    def make(*, num_clients=4, records_each=40, **changes):
+    def make(*, num_clients=4, **changes):
         clients = [
             Client(
                 id=f"client-{index}",
-                records=tuple(topic_records(records_each, seed=index + 1)),
-                public_size=records_each,
+                records=tuple(topic_records(one.count, seed=index + 1)),
+                public_size=one.public_size,
                 dataset="topics",
+                budget=one.budget,
             )
-            for index in range(num_clients)
+            for index, one in enumerate(ORGANISATIONS[:num_clients])
         ]
         settings = {
             "model": Classification(
@@ -195,12 +203,14 @@ def make_federation(bert_folder, topic_records, tmp_path):
             "clients": clients,
             "adapter": LoRA(rank=2, target_modules=("query", "value")),
             "privacy": PrivacyConfig(
-                budget=Budget(epsilon=4.0, delta=1e-3),
+                budget=Budget(epsilon=3.0, delta=1e-4),
                 neighbouring=Neighbouring.ADD_REMOVE,
                 record="one made-up sentence",
                 expected_batch_size=20,
+                clipping_norm=0.75,
+                steps_per_round=2,
             ),
-            "training": TrainingConfig(learning_rate=0.5),
+            "training": TrainingConfig(learning_rate=0.5, physical_batch_size=12),
             "encryption": BFV(),
             "strategy": FedAvg(),
             "rounds": 3,

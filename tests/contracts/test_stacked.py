@@ -420,11 +420,8 @@ class TestAFederation:
                     **changes,
                 }
             )
-            federation = replace(
-                federation,
-                privacy=replace(federation.privacy, steps_per_round=2),
-                training=replace(federation.training, optimizer=SGD(momentum=0.5)),
-            )
+            training = replace(federation.training, optimizer=SGD(momentum=0.5))
+            federation = replace(federation, training=training)
             return federation, federation.run(tmp_path / name)
 
         return run
@@ -542,11 +539,8 @@ class TestAFederation:
             computation=Computation(stacked_clients=4),
             state_folder=tmp_path / "state/crash",
         )
-        federation = replace(
-            federation,
-            privacy=replace(federation.privacy, steps_per_round=2),
-            training=replace(federation.training, optimizer=SGD(momentum=0.5)),
-        )
+        training = replace(federation.training, optimizer=SGD(momentum=0.5))
+        federation = replace(federation, training=training)
         with pytest.raises(TooFewClientsError, match="2 contribution"):
             federation.run(tmp_path / "crash", resume=True)
         result = federation.run(tmp_path / "crash", resume=True)

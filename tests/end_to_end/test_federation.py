@@ -38,6 +38,7 @@ from privfed.reports.figures import RoundFigures
 from privfed.server.checkpoint import load_latest
 from privfed.summation import Custody
 from privfed.verification import verify_and_render as verify_with_anchors
+from tests.organisations import ORGANISATIONS, with_share
 
 
 def verify_and_render(folder):
@@ -81,7 +82,7 @@ def test_a_run_leaves_what_it_promises(make_federation, tmp_path):
         assert len(row["clients"]) == 4
     wanted = {"id", "epsilon_spent", "epsilon_budget", "delta", "steps"}
     assert all(wanted | {"noise_multiplier", "sample_rate"} <= set(c) for c in report["clients"])
-    assert all(client["steps"] == 3 for client in report["clients"])
+    assert all(client["steps"] == 3 * 2 for client in report["clients"])
     assert (tmp_path / "run/report.html").read_text().startswith("<!doctype html>")
     assert result.adapter == tmp_path / "run/adapter"
     assert report["encryption"]["custody"].startswith("shared_key")
@@ -89,24 +90,29 @@ def test_a_run_leaves_what_it_promises(make_federation, tmp_path):
 
 def test_epsilon_equals_an_independent_computation(make_federation, tmp_path):
     result = make_federation().run(tmp_path / "run")
-    for client in result.report.clients:
+    for client, one in zip(result.report.clients, ORGANISATIONS, strict=False):
         export = json.loads((tmp_path / f"run/ledgers/{client.id}.json").read_text())
         assert client.epsilon_spent == pytest.approx(
-            independent_epsilon(export, client.delta), abs=1e-3
+            independent_epsilon(export, one.budget.delta), abs=1e-3
         )
-        assert 0.99 * 4.0 <= client.epsilon_spent <= 4.0
+        assert 0.99 * one.budget.epsilon <= client.epsilon_spent <= one.budget.epsilon
+        assert (client.epsilon_budget, client.delta) == (one.budget.epsilon, one.budget.delta)
+        assert client.public_size == one.public_size
+        assert client.sample_rate == 20 / one.public_size
+    assert len({client.noise_multiplier for client in result.report.clients}) == 4
 
 
 def test_two_runs_on_one_data_set_report_the_composed_total(make_federation, tmp_path):
     federation = make_federation(rounds=1)
-    small = replace(federation.privacy, budget=Budget(epsilon=1.0, delta=1e-3))
-    first = replace(federation, privacy=small).run(tmp_path / "first").report.clients[0]
-    second = federation.run(tmp_path / "second").report.clients[0]
-    assert second.epsilon_before == first.epsilon_spent
-    assert second.epsilon_spent > first.epsilon_spent
-    export = json.loads((tmp_path / f"second/ledgers/{second.id}.json").read_text())
-    assert len(second.releases) == 2
-    assert second.epsilon_spent == pytest.approx(independent_epsilon(export, 1e-3), abs=1e-3)
+    former = with_share(federation, 0.25).run(tmp_path / "first").report.clients
+    latter = federation.run(tmp_path / "second").report.clients
+    for first, second in zip(former, latter, strict=True):
+        assert second.epsilon_before == first.epsilon_spent
+        assert second.epsilon_spent > first.epsilon_spent
+        export = json.loads((tmp_path / f"second/ledgers/{second.id}.json").read_text())
+        assert len(second.releases) == 2
+        independent = independent_epsilon(export, second.delta)
+        assert second.epsilon_spent == pytest.approx(independent, abs=1e-3)
     with pytest.raises(BudgetExceededError):
         federation.run(tmp_path / "third")
 
@@ -240,7 +246,7 @@ def test_markers_that_the_model_does_not_embed_are_found_before_anything_is_rese
     with pytest.raises(DataError, match=r"held-out .* record 1, which holds token \d+"):
         replace(federation, model=task, held_out=public).run(tmp_path / "other")
     log = (tmp_path / "state/clients/client-0/topics/client.log").read_text()
-    assert "none of the 40 records can be used" in log
+    assert "none of the 37 records can be used" in log
     assert "and the model embeds 64" in log
 
 
@@ -256,7 +262,7 @@ def test_a_record_that_cannot_be_used_is_left_out_and_counted_locally(
     assert result.rounds[0].absent == ()
     log = (tmp_path / "state/clients/client-0/topics/client.log").read_text()
     assert "record 7 cannot be encoded" in log
-    assert "1 of 41 records are left out" in log
+    assert "1 of 38 records are left out" in log
     shown = "".join(capfd.readouterr())
     for path in (tmp_path / "run").rglob("*.*"):
         shown += path.read_text(errors="replace")
@@ -273,11 +279,16 @@ def test_nothing_private_is_written_to_the_run_folder(make_federation, tmp_path)
 
 
 def test_a_delta_that_allows_one_disclosed_record_warns(make_federation, tmp_path):
+    """Each client's own delta against its own public size: 1 / 38 lies above 0.025, 1 / 41 not."""
     federation = make_federation(rounds=1)
-    privacy = replace(federation.privacy, budget=Budget(epsilon=4.0, delta=0.05))
+    budgets = [Budget(epsilon=4.0 + n, delta=0.025) for n in range(2)] + [None, None]
+    clients = [replace(c, budget=b) for c, b in zip(federation.clients, budgets, strict=True)]
     with pytest.warns(UserWarning, match="one whole record"):
-        result = replace(federation, privacy=privacy).run(tmp_path / "run")
-    assert len(result.report.warnings) == 4
+        result = replace(federation, clients=clients).run(tmp_path / "run")
+    (warning,) = result.report.warnings
+    assert warning.startswith("delta = 0.025 of client 'client-0' is not below 1 / public size")
+    deltas = [client.delta for client in result.report.clients]
+    assert deltas == [0.025, 0.025, *2 * [federation.privacy.budget.delta]]
 
 
 class TestAClientThatFails:
@@ -295,14 +306,16 @@ class TestAClientThatFails:
         assert "secret cause" in log.read_text()
         lost = next(c for c in result.report.clients if c.id == "client-2")
         assert lost.unresolved == 3
-        assert lost.epsilon_spent == pytest.approx(result.report.clients[0].epsilon_spent)
+        assert lost.steps == 3 * 2
+        own = ORGANISATIONS[2].budget.epsilon
+        assert 0.99 * own <= lost.epsilon_spent <= own, "as if it had sent everything"
 
     def test_too_few_clients_stop_the_run(self, make_federation, tmp_path, monkeypatch):
         self._fail(monkeypatch, {"client-1", "client-2"})
         with pytest.raises(TooFewClientsError, match="2 contribution"):
             make_federation().run(tmp_path / "run")
         stopped = json.loads((tmp_path / "run/report.json").read_text())
-        assert stopped["status"].startswith("stopped before round 2: round 1 has 2 contri")
+        assert stopped["status"].startswith("stopped before round 2: round 1 has 2 contribution")
         assert all(client["epsilon_spent"] > 1 for client in stopped["clients"])
         monkeypatch.undo()
         result = make_federation().run(tmp_path / "run", resume=True)
@@ -390,7 +403,7 @@ class TestADivergedModel:
         assert ("client-1", 2) not in sent
         assert len(sent) == 11
         counted = {client.id: client for client in result.report.clients}
-        assert (counted["client-1"].unresolved, counted["client-1"].steps) == (1, 3)
+        assert (counted["client-1"].unresolved, counted["client-1"].steps) == (1, 3 * 2)
         log = next((tmp_path / "state/clients/client-1").rglob("client.log")).read_text()
         assert "must be finite" in log
         for path in (tmp_path / "run").rglob("*.*"):
@@ -464,7 +477,8 @@ class TestThePublicRange:
     ):
         """Every update saturates, so what is released would ask for more."""
         encryption = BFV(public_range=1e-3, follow_released=True)
-        make_federation(encryption=encryption).run(tmp_path / "run")
+        with pytest.warns(UserWarning, match="cuts off a part of what clients send"):
+            make_federation(encryption=encryption).run(tmp_path / "run")
         assert self.ranges(messages) == [1e-3, 1e-3, 1e-3]
 
     def test_by_default_it_stays(self, make_federation, tmp_path, messages):
@@ -503,12 +517,14 @@ class TestThePublicRange:
         keys = {}
         for name, public_range in {"all": 1e-6, "none": 1e3}.items():
             messages.clear()
-            make_federation(
+            federation = make_federation(
                 encryption=BFV(public_range=public_range, custody=custody),
                 rounds=2,
                 coins=seeded_coins(1),
                 state_folder=tmp_path / f"state-{name}",
-            ).run(tmp_path / name)
+            )
+            with pytest.warns(UserWarning, match="the public range"):  # as the mean shows
+                federation.run(tmp_path / name)
             numbers = np.frombuffer(
                 committed(tmp_path / f"state-{name}", "client-0")[0], dtype="<i2", offset=32
             )
@@ -592,10 +608,12 @@ class TestRefusedBeforeAnyBudgetIsSpent:
             federation.run(tmp_path / "run")
 
     def test_a_budget_too_small_for_one_round(self, make_federation, tmp_path):
+        """Of one client; the others' would do."""
         federation = make_federation()
-        privacy = replace(federation.privacy, budget=Budget(epsilon=1e-7, delta=1e-6))
+        first, second, *others = federation.clients
+        poor = replace(second, budget=Budget(epsilon=1e-7, delta=1e-6))
         with pytest.raises(BudgetExceededError, match="larger budget"):
-            replace(federation, privacy=privacy).run(tmp_path / "run")
+            replace(federation, clients=[first, poor, *others]).run(tmp_path / "run")
 
     @pytest.mark.parametrize(
         ("epsilon", "delta"), [(0, 1e-5), (float("nan"), 1e-5), (1, 0), (1, 1)]
@@ -693,7 +711,7 @@ class TestResume:
         result = federation.run(tmp_path / "run", resume=True)
         assert [row.round for row in result.rounds] == [1, 2, 3]
         assert all(client.unresolved == 0 for client in result.report.clients)
-        assert all(client.steps == 3 for client in result.report.clients)
+        assert all(client.steps == 3 * 2 for client in result.report.clients)
 
     def test_committed_numbers_are_encrypted_afresh_and_the_sum_is_the_same(
         self, make_federation, tmp_path, monkeypatch
@@ -725,7 +743,7 @@ class TestResume:
         assert {name for name in names if first[name]} == {"client-0", "client-1", "client-2"}
         result = federation.run(tmp_path / "run", resume=True)
         assert len(sent) == 7
-        assert all(client.steps == 1 for client in result.report.clients)
+        assert all((client.rounds, client.steps) == (1, 2) for client in result.report.clients)
 
         last = {name: committed(tmp_path / "state", name) for name in names}
         assert all(first[name] in ([], last[name]) for name in names), "numbers are kept to the bit"
@@ -763,7 +781,7 @@ class TestResume:
         assert [row.absent for row in result.rounds] == [(), ("client-1",), ()]
         counted = {client.id: client for client in result.report.clients}
         assert counted["client-1"].unresolved == 1
-        assert counted["client-1"].steps == 3
+        assert (counted["client-1"].rounds, counted["client-1"].steps) == (3, 3 * 2)
 
     def test_a_missing_or_shorter_ledger_is_refused(self, make_federation, tmp_path):
         import shutil
@@ -859,7 +877,8 @@ class TestReportCommand:
         make_federation(rounds=1).run(tmp_path / "run")
         path = tmp_path / "run/report.json"
         whole = path.read_text()
-        path.write_text(whole.replace("epsilon is at most 4", "epsilon is at most 0.4"))
+        assert "epsilon is at most 5.99" in json.loads(whole)["headline"], "the largest budget"
+        path.write_text(whole.replace("epsilon is at most 5.99", "epsilon is at most 0.599"))
         with pytest.raises(ReportError, match="headline"):
             verify_and_render(tmp_path / "run")
         values = json.loads(whole)

@@ -12,10 +12,11 @@ from privfed import Budget, NoisySize
 from privfed.client import public_size as sizes
 from privfed.errors import ConfigError
 from privfed.run_folder import RunFolder
+from tests.organisations import with_share
 
 NOISE_EPSILON = 0.25
 RELEASED = {"client-0": 37, "client-1": 44, "client-2": 31, "client-3": 52}
-TRUE = 41
+TRUE = {"client-0": 43, "client-1": 39, "client-2": 48, "client-3": 35}
 
 
 @pytest.fixture
@@ -34,14 +35,14 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def make(make_federation, topic_records):
-    """Clients with one record more than their neighbours' tests have, whose sizes are released."""
+    """A function that makes a federation whose sizes are released."""
 
     def made(minimum=1, **changes):
         federation = make_federation(**changes)
         clients = [
             replace(
                 client,
-                records=tuple(topic_records(TRUE, seed=50 + index)),
+                records=tuple(topic_records(TRUE[client.id], seed=50 + index)),
                 public_size=NoisySize(noise_epsilon=NOISE_EPSILON, minimum=minimum),
             )
             for index, client in enumerate(federation.clients)
@@ -60,7 +61,7 @@ def events_of(folder, client):
 def test_it_sets_rate_and_noise_and_its_epsilon_is_added(make, drawn, tmp_path):
     federation = make()
     report = federation.run(tmp_path / "run").report
-    assert drawn == [(TRUE, NOISE_EPSILON)] * 4
+    assert drawn == [(count, NOISE_EPSILON) for count in TRUE.values()]
     batch = federation.privacy.expected_batch_size
     for client in report.clients:
         assert client.public_size == RELEASED[client.id]
@@ -74,7 +75,7 @@ def test_it_sets_rate_and_noise_and_its_epsilon_is_added(make, drawn, tmp_path):
             accountant.compose(sampled, event["steps"])
         expected = NOISE_EPSILON + accountant.get_epsilon(client.delta)
         assert client.epsilon_spent == pytest.approx(expected, abs=2e-3)
-        assert 0.99 * 4.0 <= client.epsilon_spent <= 4.0
+        assert 0.99 * client.epsilon_budget <= client.epsilon_spent <= client.epsilon_budget
         assert client.epsilon_before == pytest.approx(NOISE_EPSILON)
     assert "released once for each data set with discrete Laplace noise" in str(report.published)
     assert "client-2 (epsilon 0.25)" in str(report.published)
@@ -82,8 +83,7 @@ def test_it_sets_rate_and_noise_and_its_epsilon_is_added(make, drawn, tmp_path):
 
 def test_a_data_set_has_one_size_for_all_its_runs(make, drawn, tmp_path):
     federation = make(rounds=1)
-    small = replace(federation.privacy, budget=Budget(epsilon=1.5, delta=1e-3))
-    replace(federation, privacy=small).run(tmp_path / "first")
+    with_share(federation, 0.375).run(tmp_path / "first")
     dearer = [
         replace(client, public_size=NoisySize(noise_epsilon=0.5)) for client in federation.clients
     ]
@@ -140,9 +140,10 @@ def test_too_few_of_enough_size_are_refused(make, drawn, tmp_path):
 
 def test_a_budget_that_the_release_would_use_up_is_refused(make, tmp_path):
     federation = make()
-    tight = replace(federation.privacy, budget=Budget(epsilon=NOISE_EPSILON, delta=1e-3))
-    with pytest.raises(BudgetExceededError, match="releasing the size of client 'client-0'"):
-        replace(federation, privacy=tight).run(tmp_path / "run")
+    *others, last = federation.clients
+    tight = replace(last, budget=Budget(epsilon=NOISE_EPSILON, delta=last.budget.delta))
+    with pytest.raises(BudgetExceededError, match="releasing the size of client 'client-3'"):
+        replace(federation, clients=[*others, tight]).run(tmp_path / "run")
 
 
 def test_nothing_is_released_by_a_run_that_cannot_begin(make, drawn, tmp_path):

@@ -13,10 +13,11 @@ from accountants import (
     LedgerMissingError,
     LedgerRolledBackError,
 )
-from privfed import Budget, Callback
+from privfed import Callback
 from privfed.client.state import ledger_path
 from privfed.errors import ConfigError
 from tests.end_to_end.test_federation import independent_epsilon
+from tests.organisations import with_share
 
 
 class BackUp(Callback):
@@ -40,7 +41,7 @@ def put_back(pairs):
 
 
 def test_state_and_run_folder_put_back_are_refused(make_federation, tmp_path):
-    """Rounds 2 and 3 would run, and be released, a second time: 5.2 under a report of 4.0."""
+    """Rounds 2 and 3 would run, and be released, a second time, beyond every budget."""
     federation = make_federation()
     pairs = [(tmp_path / name, tmp_path / f"{name}-old") for name in ("state", "run")]
     federation.run(tmp_path / "run", callbacks=[BackUp(pairs, after=1, stop=None)])
@@ -53,8 +54,7 @@ def test_state_and_run_folder_put_back_are_refused(make_federation, tmp_path):
 def first_of_two(make_federation, tmp_path):
     """A federation whose first, small run is over, and the ledgers as they were before it."""
     federation = make_federation(rounds=2)
-    small = replace(federation.privacy, budget=Budget(epsilon=1.0, delta=1e-3))
-    first = replace(federation, privacy=small)
+    first = with_share(federation, 0.25)
     pairs = [(tmp_path / name, tmp_path / f"{name}-old") for name in ("state", "anchors")]
     result = first.run(tmp_path / "first", callbacks=[BackUp(pairs, after=1, stop=None)])
     return federation, result, pairs
@@ -115,22 +115,22 @@ def test_a_second_place_inside_the_first_is_refused(make_federation, tmp_path, p
 def test_all_runs_on_the_data_continue_one_ledger(make_federation, tmp_path):
     """Another seed, path, split, number of clients: one budget, composed as dp-accounting does."""
     first = make_federation(rounds=1, seed=5)
-    small = replace(first.privacy, budget=Budget(epsilon=1.0, delta=1e-3))
+    first = with_share(first, 0.25)
     moved = [replace(client, description="another file and split") for client in first.clients]
-    replace(first, privacy=small, clients=moved).run(tmp_path / "first")
+    replace(first, clients=moved).run(tmp_path / "first")
     second = make_federation(rounds=2, seed=6, num_clients=5)
     report = second.run(tmp_path / "second").report
     for client in report.clients:
         export = json.loads((tmp_path / f"second/ledgers/{client.id}.json").read_text())
-        assert client.epsilon_spent == pytest.approx(independent_epsilon(export, 1e-3), abs=2e-3)
+        independent = independent_epsilon(export, client.delta)
+        assert client.epsilon_spent == pytest.approx(independent, abs=2e-3)
         assert len(client.releases) == (2 if client.id == "client-4" else 3)
         assert client.unit == "one made-up sentence"
 
 
 def test_another_unit_on_the_same_data_is_refused(make_federation, tmp_path):
     federation = make_federation(rounds=1)
-    small = replace(federation.privacy, budget=Budget(epsilon=1.0, delta=1e-3))
-    replace(federation, privacy=small).run(tmp_path / "first")
+    with_share(federation, 0.25).run(tmp_path / "first")
     other = replace(federation.privacy, record="one person")
     with pytest.raises(LedgerForeignError, match="one made-up sentence"):
         replace(federation, privacy=other).run(tmp_path / "second")

@@ -226,7 +226,7 @@ class TestARun:
                 if (number, client) == (2, "client-1"):
                     raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt, match=r"stopped in round 2, spent \d.*of 4 \(client"):
+        with pytest.raises(KeyboardInterrupt, match=r"stopped in round 2, spent \d.*of 5 \(client"):
             make_federation().run(tmp_path / "run", callbacks=[Stop()])
 
 
