@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from privfed.summation import Custody as Custody
     from privfed.summation import Plain as Plain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "accountants": ("Budget", "Neighbouring"),

@@ -343,19 +343,19 @@ class TestPrivateText:
     def test_it_is_nowhere_else_when_it_cannot_be_encoded(
         self, quoting, search, tmp_path, monkeypatch, break_log
     ):
-        real = preparation.encode_records
+        real = preparation.usable_records
 
-        def encode(task, tokenizer, records, most):
+        def prepare(model, records, *sizes):
             if records[0].text == MARK:
                 quote(ValueError)
-            return real(task, tokenizer, records, most)
+            return real(model, records, *sizes)
 
-        monkeypatch.setattr(preparation, "encode_records", encode)
+        monkeypatch.setattr(preparation, "usable_records", prepare)
         log = tmp_path / "state/clients/client-0/topics/client.log"
         if break_log:
             log.parent.mkdir(parents=True, mode=0o700)
             break_log(log)
-        with pytest.raises(DataError, match="the cause is in the client's own log .*") as caught:
+        with pytest.raises(DataError, match="the cause is in its own log, .*") as caught:
             quoting().run(tmp_path / "run")
         assert MARK not in "".join(traceback.format_exception(caught.value))
         assert str(caught.value).endswith(str(log))

@@ -214,7 +214,7 @@ class TestARun:
         def interrupted(self, *arguments, **keywords):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("privfed.preparation.encode_records", encode)
+        monkeypatch.setattr("privfed.preparation.usable_records", encode)
         monkeypatch.setattr("logging.Logger.error", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             make_federation(rounds=2).run(tmp_path / "run")
