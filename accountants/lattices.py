@@ -44,7 +44,7 @@ SMALLEST_SIGMA = 0.04
 LARGEST_SIGMA = 1e13
 """Nor are those with more."""
 
-_SHIFT = 0.03
+_SHIFT = 0.05
 _ROUNDS = 60
 _SETTLED = 1e-15
 _MOST_CELLS = 2**21

@@ -21,7 +21,7 @@ _SHIFTS = np.array(
     [0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 3.0, 4.5, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0]
 )
 # Units of tilt * loss that a grid step may span at these tilts.
-_COARSEST_SHIFT = 1.0
+_COARSEST_SHIFT = 0.3
 # How many smaller tilts are tried for a shorter window, each so many times the one before; and the
 # share of delta that rounding may come to at them, if every mass is off by so much.
 _LOWER_TILTS, _LOWER = 8, 0.7
