@@ -92,7 +92,7 @@ def epsilon(
         >>> dp_sgd = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
         >>> bounds = epsilon([dp_sgd], 1e-5, Neighbouring.ADD_REMOVE)
         >>> print(f"{bounds.lower:.4f} <= epsilon <= {bounds.upper:.4f}")
-        1.8280 <= epsilon <= 1.8285
+        1.8281 <= epsilon <= 1.8285
     """
     return _epsilon(
         canonical(events),

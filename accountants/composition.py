@@ -16,16 +16,17 @@ from accountants import planning, tilted
 from accountants.bounded import LaplaceStep, RandomisedResponseStep
 from accountants.lattices import Discretised, Fineness, FixedSizeStep, Lattice, NormalStep
 from accountants.pairs import Sketch
+from accountants.refinement import Refinement
 from accountants.tilted import Composed
 
 Step = NormalStep | FixedSizeStep | RandomisedResponseStep | LaplaceStep
 Curve = Callable[[float], float]
 
-# How the grid step changes from one attempt to the next, and after how many attempts in a row that
-# hardly brought the bounds together the search ends.
+# Grid steps that are tried at most, and how much coarser the next one is where one does not fit.
 _ATTEMPTS = 12
-_COARSER, _FINER = 3.0, 0.3
-_WORTHWHILE, _PATIENCE = 0.85, 3
+_COARSER = 3.0
+# How much coarser than asked for is the first grid for delta, which shows how small delta is.
+_ROUGHER = 8.0
 # Mass at an infinite loss, of all steps together, over delta.
 _TAIL_SHARE = 1e-7
 _SMALLEST_TAIL = 1e-300
@@ -35,6 +36,8 @@ _COARSE_SHARE = 0.05
 _WIDEST = 0.3
 # Units of tilt * loss that a grid step may span in the backward direction.
 _COARSEST_BACKWARD = 0.5
+# Points that are transformed for one epsilon, over all grid steps.
+_MOST_POINTS = 5 * tilted.MOST_POINTS // 2
 # Search for the place where a curve crosses delta.
 _PRECISION = 1e-7
 _BISECTIONS = 60
@@ -126,27 +129,14 @@ def epsilon_bounds(
     tilt, guess = planning.tilt_for_delta(moments, delta)
     guess = max(guess, 0.1 * moments.mean_and_deviation(tilt)[1])
     step = planning.grid_step(tilt, guess, total, relative_gap)
-    lower, upper, gap, in_vain = 0.0, math.inf, math.inf, 0
+    search = Refinement(relative_gap=relative_gap, step=step, points_left=_MOST_POINTS)
     for _ in range(_ATTEMPTS):
-        found = _attempt(plan, moments, tilt, step, delta, guess)
-        if found is None and upper < math.inf:
+        found = _attempt(plan, moments, tilt, delta, guess, search)
+        if not (search.refine(found) and plan.tight):
             break
-        if found is None:
-            step *= _COARSER
-            continue
-        lower, upper = max(lower, found[0]), min(upper, found[1])
-        if upper == math.inf:
-            step *= _FINER
-            continue
-        if upper - lower <= relative_gap * upper or not plan.tight:
-            break
-        before, gap = gap, 1 - lower / upper
-        in_vain = in_vain + 1 if gap > _WORTHWHILE * before else 0
-        if lower > 0 and in_vain == _PATIENCE:
-            break
-        guess, tilt = upper, planning.tilt_for_epsilon(moments, upper)
-        step *= min(max(0.8 * math.sqrt(relative_gap / gap), _FINER), 0.7)
-    return lower, upper
+        if search.upper < math.inf:
+            guess, tilt = search.upper, planning.tilt_for_epsilon(moments, search.upper)
+    return search.lower, search.upper
 
 
 def delta_bounds(
@@ -166,32 +156,73 @@ def delta_bounds(
     step = planning.grid_step(tilt, min(1 / tilt, deviation), sum(counts), relative_gap)
     step = min(step, deviation * math.sqrt(4 * relative_gap / sum(counts)))
     step = max(step, _FINEST * max(float(np.max(np.abs(each.losses))) for each in plan.sketches))
+    lower, upper = _delta_at(plan, tilt, _ROUGHER * step, epsilon, _SMALLEST_TAIL) or (0.0, 1.0)
     for _ in range(_ATTEMPTS):
-        pair = _composed(plan, plan.moments(), tilt, step)
-        if pair is not None:
-            found, above, below = pair
-            upper = above.delta_above(epsilon)
-            if not plan.symmetric:
-                upper = max(upper, _backward_delta(plan, found, epsilon))
-            return below.delta_below(epsilon), min(upper, 1.0)
+        found = _delta_at(plan, tilt, step, epsilon, max(lower, _SMALLEST_TAIL))
+        if found is not None:
+            return max(lower, found[0]), min(upper, found[1])
         step *= _COARSER
-    return 0.0, 1.0
+    return lower, upper
+
+
+def _delta_at(
+    plan: Schedule, tilt: float, step: float, epsilon: float, least: float
+) -> tuple[float, float] | None:
+    """Bounds on delta from one grid step; None if the grid does not fit.
+
+    Args:
+        plan: the schedule.
+        tilt: at which epsilon is in the middle.
+        step: of the grid.
+        epsilon: >= 0.
+        least: a delta that errors must be small beside.
+    """
+    found = plan.discretised(tilt, step)
+    if found is None:
+        return None
+    window = planning.window(plan.moments(), tilt, epsilon, least, plan.aligned(step))
+    above = tilted.compose([each.forward for each in found], plan.counts, window)
+    below = tilted.compose([each.below for each in found], plan.counts, window)
+    if above is None or below is None:
+        return None
+    upper = above.delta_above(epsilon)
+    if not plan.symmetric:
+        upper = max(upper, _backward_delta(plan, found, epsilon, least))
+    return below.delta_below(epsilon), min(upper, 1.0)
 
 
 def _attempt(
     plan: Schedule,
     moments: planning.Moments,
     tilt: float,
-    step: float,
     delta: float,
     guess: float,
+    search: Refinement,
 ) -> tuple[float, float] | None:
-    """Bounds with one tilt and one grid step; None if the grid does not fit."""
-    pair = _composed(plan, moments, tilt, step)
-    if pair is None:
+    """Bounds at the step of the search, with one tilt; None if the grid does not fit.
+
+    Args:
+        plan: the schedule.
+        moments: of its composed loss.
+        tilt: at which epsilon is in the middle.
+        delta: at which epsilon is asked for.
+        guess: about what epsilon is, to start from.
+        search: has the step, a lower bound, and how many points may still be transformed.
+    """
+    found = plan.discretised(tilt, search.step)
+    if found is None:
         return None
-    found, above, below = pair
+    step = plan.aligned(search.step)
+    window = planning.window(moments, tilt, search.lower, delta, step)
+    below = _forward(plan, [each.below for each in found], window, search)
+    if below is None:
+        return None
+    if search.only_lower:
+        return _largest_beyond(below.delta_below, delta, search.upper), math.inf
     forward = [each.forward for each in found]
+    above = _forward(plan, forward, window, search)
+    if above is None:
+        return None
     upper = min(
         _least_within(above.delta_above, delta, guess),
         _renyi_bound(forward, plan.counts, tilt, delta),
@@ -205,17 +236,14 @@ def _attempt(
     return _largest_beyond(below.delta_below, delta, upper), upper
 
 
-def _composed(
-    plan: Schedule, moments: planning.Moments, tilt: float, step: float
-) -> tuple[list[Discretised], Composed, Composed] | None:
-    """The lattices, and their composition from above and below in the forward direction."""
-    found = plan.discretised(tilt, step)
-    if found is None:
-        return None
-    window = planning.window(moments, tilt)
-    above = tilted.compose([each.forward for each in found], plan.counts, window)
-    below = tilted.compose([each.below for each in found], plan.counts, window)
-    return None if above is None or below is None else (found, above, below)
+def _forward(
+    plan: Schedule, lattices: Sequence[Lattice], window: tilted.Window, search: Refinement
+) -> Composed | None:
+    """A composition whose points are counted; None if it needs more than there are left."""
+    most = min(search.points_left, tilted.MOST_POINTS)
+    composed = tilted.compose(lattices, plan.counts, window, most)
+    search.points_left -= 0 if composed is None else len(composed.masses)
+    return composed
 
 
 def _backward_epsilon(
@@ -226,17 +254,19 @@ def _backward_epsilon(
     simple = _renyi_bound(lattices, plan.counts, tilt, delta)
     if simple <= upper:
         return upper
-    window = planning.window(plan.moments(backward=True), tilt)
+    window = _backward_window(plan, lattices, tilt, upper, delta)
     composed = tilted.compose(lattices, plan.counts, window)
     if composed is None:
         return simple
     return max(upper, min(_least_within(composed.delta_above, delta, upper), simple))
 
 
-def _backward_delta(plan: Schedule, found: Sequence[Discretised], epsilon: float) -> float:
+def _backward_delta(
+    plan: Schedule, found: Sequence[Discretised], epsilon: float, least: float
+) -> float:
     """A number that delta(epsilon) of the backward direction does not exceed."""
     tilt, lattices = _backward(plan, found, epsilon)
-    window = planning.window(plan.moments(backward=True), tilt)
+    window = _backward_window(plan, lattices, tilt, epsilon, least)
     composed = tilted.compose(lattices, plan.counts, window)
     simple = _chernoff(lattices, plan.counts, tilt, epsilon)
     return simple if composed is None else min(composed.delta_above(epsilon), simple)
@@ -249,6 +279,13 @@ def _backward(
     lattices = [each.backward for each in found]
     tilt = planning.tilt_for_epsilon(plan.moments(backward=True), epsilon)
     return min(tilt, _COARSEST_BACKWARD / lattices[0].grid.step), lattices
+
+
+def _backward_window(
+    plan: Schedule, lattices: Sequence[Lattice], tilt: float, epsilon: float, delta: float
+) -> tilted.Window:
+    moments = plan.moments(backward=True)
+    return planning.window(moments, tilt, epsilon, delta, lattices[0].grid.step)
 
 
 def _renyi_bound(

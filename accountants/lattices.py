@@ -8,8 +8,8 @@ is at least as far apart as the true one.
 Below: outcomes are merged, which is post-processing, until every merged likelihood ratio lies on
 the grid. Cells of one grid step are centred a little below the grid points, so that each has to
 take in a share of the next one to come up to its grid point; the lowest cell, which holds much of
-the mass where sampling is rare, sets the offset of the grid. Where that fails, the mass is rounded
-down.
+the mass where sampling is rare, sets the offset of the grid. Where the next one has too little,
+as where the density falls steeply, it lifts a part of the cell, and the rest is rounded down.
 
 For T steps and a tilt t the first raises the epsilon by about T h^2 (t + 1) / 12 and the second
 lowers it by about half of that, where h is the grid step: the error of interpolating exp(t L)
@@ -24,7 +24,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from accountants.pairs import (
     ULP,
@@ -45,7 +44,7 @@ SMALLEST_SIGMA = 0.04
 LARGEST_SIGMA = 1e13
 """Nor are those with more."""
 
-_SHIFT = 0.1
+_SHIFT = 0.05
 _ROUNDS = 60
 _SETTLED = 1e-15
 _MOST_CELLS = 2**21
@@ -229,21 +228,22 @@ def dominated(middle: Cells, bottom: int | None) -> Lattice:
     widths = np.diff(ends)
     targets = np.ceil(ends[1:] - 0.4 * (widths - 1) - 1e-9).astype(np.int64)
     grid = Grid(start, step, np.append(0, targets))
-    taken, enough = _taken(p, q, grid.losses[1:])
-    content = (1 - np.append(0.0, taken)) * p + np.append(taken * p[1:], 0.0)
-    masses = np.append(lowest, np.where(enough, content, 0.0))
-    masses[:-1] += np.where(enough, 0.0, content)
+    taken, lifted = _taken(p, q, grid.losses[1:])
+    left, lent = (1 - np.append(0.0, taken)) * p, np.append(taken * p[1:], 0.0)
+    masses = np.append(lowest, lifted * left + np.where(lifted > 0, lent, 0.0))
+    masses[:-1] += (1 - lifted) * left + np.where(lifted > 0, 0.0, lent)
     worst = float(np.max(middle.error))
     drift = 8 * worst + float(np.max(middle.cut_error))
     return Lattice(grid, masses * (1 - 2 * worst), 0.0, drift)
 
 
-def _taken(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def _taken(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, Floats]:
     """Shares of the cells above that bring the merged loss of every cell up to its target.
 
     Returns:
         s, shape (cells - 1,): share of cell j + 1 that goes to cell j, at most 1, with
-        s[j] = need[j] (1 - s[j - 1]); and whether cell j reaches its target, shape (cells,).
+        s[j] = need[j] (1 - s[j - 1]); and which share of what is left of cell j this brings to
+        its target, shape (cells,), 0 if cell j + 1 is below that target itself.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = q * np.exp(targets) / p
@@ -258,7 +258,9 @@ def _taken(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, NDArray[np.bo
         if moved <= _SETTLED:
             break
     wanted = _times(need, 1 - np.append(0.0, taken[:-1]))
-    return taken, np.append(taken >= wanted - 2 * _SETTLED, ratio[-1:] <= 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lifted = np.where(taken >= wanted - 2 * _SETTLED, 1.0, taken / wanted * (1 - 4 * _SETTLED))
+    return taken, np.append(lifted, np.where(ratio[-1:] <= 1, 1.0, 0.0))
 
 
 def _times(need: Floats, left: Floats) -> Floats:

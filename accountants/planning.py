@@ -13,7 +13,19 @@ import numpy as np
 from accountants.pairs import Floats, Sketch
 from accountants.tilted import Window
 
-_OUTSIDE = 1e-10
+# The share of delta, and the most and the least of the tilted mass, that may lie outside a window.
+_OUTSIDE_SHARE, _OUTSIDE_MOST, _OUTSIDE_LEAST = 1e-4, 1e-10, 1e-15
+# Other tilts for Chernoff's inequality, in inverse standard deviations of the composed loss from
+# the tilt of the window; far below 1 where few steps of the many make up most of it.
+_SHIFTS = np.array(
+    [0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 3.0, 4.5, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0]
+)
+# Units of tilt * loss that a grid step may span at these tilts.
+_COARSEST_SHIFT = 0.3
+# How many smaller tilts are tried for a shorter window, each so many times the one before; and the
+# share of delta that rounding may come to at them, if every mass is off by so much.
+_LOWER_TILTS, _LOWER = 8, 0.7
+_ROUNDING_SHARE, _MASS_ROUNDING = 1e-4, 4e-14
 _SMALLEST_TILT, _LARGEST_TILT = 1e-4, 1e3
 _SCAN = 37
 _REFINEMENTS = 24
@@ -111,22 +123,68 @@ def grid_step(tilt: float, epsilon: float, steps: int, relative_gap: float) -> f
     return min(math.sqrt(4 * relative_gap * epsilon / (steps * (tilt + 1))), 0.3 / (tilt + 1))
 
 
-def window(found: Moments, tilt: float) -> Window:
-    """The shortest window that Chernoff's inequality lets hold all tilted mass but 1e-10."""
+def window(found: Moments, tilt: float, epsilon: float, delta: float, step: float) -> Window:
+    """The shortest window, at this tilt or at a smaller one where rounding leaves enough digits.
+
+    At the tilt that puts epsilon in the middle, rounding is smallest beside delta. Where a few
+    large losses make up delta, that tilt makes them frequent, and their sums reach far; at a
+    smaller one they stay rare, and the window is many times shorter.
+
+    Args:
+        found: moments of the composed loss.
+        tilt: the one that puts epsilon in the middle.
+        epsilon: about which the composed loss is wanted, or less.
+        delta: about what delta is there.
+        step: of the grid.
+    """
+    best = _window_at(found, tilt, _share(found, tilt, epsilon, delta), step)
+    for _ in range(_LOWER_TILTS):
+        tilt *= _LOWER
+        share = _share(found, tilt, epsilon, delta)
+        terms = max(min(1 / tilt, best.high - best.low) / step, 1.0)
+        if share < math.log(_MASS_ROUNDING * terms / _ROUNDING_SHARE):
+            break
+        other = _window_at(found, tilt, share, step)
+        if other.high - other.low < best.high - best.low:
+            best = other
+    return best
+
+
+def _share(found: Moments, tilt: float, epsilon: float, delta: float) -> float:
+    """Logarithm of what errors count beside: tilted masses above epsilon with their weights."""
+    return math.log(delta) + tilt * epsilon - found.log_moment(tilt)
+
+
+def _window_at(found: Moments, tilt: float, share: float, step: float) -> Window:
+    """The shortest window that Chernoff's inequality lets hold all tilted mass but a little.
+
+    Args:
+        found: moments of the composed loss.
+        tilt: of the window.
+        share: logarithm of what the mass outside should be small beside.
+        step: of the grid, on which losses are off by up to one step per run.
+    """
     mean, deviation = found.mean_and_deviation(tilt)
     deviation = max(deviation, 1e-12)
-    here, needed = found.log_moment(tilt), -math.log(_OUTSIDE)
-    shifts = np.array([1.0, 2.0, 3.0, 4.5, 6.0, 7.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0]) / deviation
+    here, needed = found.log_moment(tilt), -_outside(share)
+    shifts = _SHIFTS / deviation
+    shifts = shifts[shifts * step <= max(_COARSEST_SHIFT, shifts[0] * step)]
+    margin = (2 + 2 * math.sqrt(float(found.steps.sum()))) * step
     highs = [(found.log_moment(tilt + s) - here + needed) / s for s in shifts]
     lows = [(here - found.log_moment(tilt - s) - needed) / s for s in shifts]
     up, down = int(np.argmin(highs)), int(np.argmax(lows))
     return Window(
         tilt=tilt,
-        low=min(lows[down], mean - deviation),
-        high=max(highs[up], mean + deviation),
+        low=min(lows[down], mean - deviation) - margin,
+        high=max(highs[up], mean + deviation) + margin,
         down=tilt - float(shifts[down]),
         up=tilt + float(shifts[up]),
     )
+
+
+def _outside(share: float) -> float:
+    wanted = share + math.log(_OUTSIDE_SHARE)
+    return min(max(wanted, math.log(_OUTSIDE_LEAST)), math.log(_OUTSIDE_MOST))
 
 
 def _smallest(function: Callable[[float], float], low: float, high: float) -> float:

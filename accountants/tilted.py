@@ -20,11 +20,12 @@ Above, both are added to delta; below, both are subtracted. Koskela, Jalko & Hon
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 from accountants.lattices import Lattice
 from accountants.pairs import ULP, Floats, Places
@@ -35,6 +36,7 @@ MOST_POINTS = 2**23
 # Units in the last place, per factor of 2 in the length, by which an output of the FFT may be off
 # relative to the sum of the magnitudes of its inputs; radix-2 to radix-5 passes stay below this.
 _FFT_ULPS = 8.0
+_FEWEST_POINTS = 64
 # Logarithms: of a spectrum that is not worth its exponential, and of a weight not worth summing.
 _NEGLIGIBLE = -100.0
 _DECAY = 50.0
@@ -43,6 +45,12 @@ _DECAY = 50.0
 _NEAR = 12
 _MOSTLY_NEAR = 0.1
 _NOT_SMALL = 0.5
+# Units in the last place by which (1 - z) z^j may be off, with a sine that is off by up to four:
+# twelve for the factor 1 - z, and for each power a multiplication and an addition of complex
+# numbers, below two, at a z that is off by eighteen.
+_POWER_ULPS = 12.0 + 20.0 * np.arange(_NEAR)
+# Frequencies that are worked on at a time, so that they stay in the cache.
+_BLOCK = 2**13
 # Transforms below this many roundings are counted as error altogether.
 _SMALLEST_TRANSFORM = 8.0
 
@@ -87,39 +95,58 @@ class _Phase:
         summed = np.bincount(self.places % points, weights=weights, minlength=points)
         return np.asarray(summed, dtype=np.float64)
 
+    def far_transform(self, points: int) -> NDArray[np.complex128] | None:
+        """The transform of the masses far from the heaviest place, if these are few; else None."""
+        far = np.abs(self.places) > _NEAR
+        if float(self.masses[far].sum()) > _MOSTLY_NEAR:
+            return None
+        return np.fft.rfft(self.circle(points, far))
+
     def log_transform(
         self,
         transform: NDArray[np.complex128],
-        frequencies: Places,
-        points: int,
+        far_transform: NDArray[np.complex128] | None,
+        angles: Floats,
         rounding: float,
     ) -> tuple[NDArray[np.complex128], Floats]:
         """Logarithm of the transform at some frequencies, and a bound on its error.
 
         Where nearly all mass lies near the heaviest place, as with rare sampling, the transform
-        is close to 1, and 1 minus it is summed up without cancellation: few places one by one,
-        the others by an FFT whose error is in proportion to their mass. Transforms below
-        `_SMALLEST_TRANSFORM` roundings must not be asked for.
+        is close to 1, and 1 minus it is summed up without cancellation: the near places by a
+        polynomial, the others by an FFT whose error is in proportion to their mass. Transforms
+        below `_SMALLEST_TRANSFORM` roundings must not be asked for.
         """
-        far = np.abs(self.places) > _NEAR
-        far_mass = float(self.masses[far].sum())
-        if far_mass > _MOSTLY_NEAR:
+        if far_transform is None:
             return np.log(transform), rounding / (np.abs(transform) - rounding)
-        missing = far_mass - np.fft.rfft(self.circle(points, far))[frequencies]
-        error = np.full(len(frequencies), rounding * far_mass)
-        angles = frequencies * (2 * math.pi / points)
-        for place, mass in zip(self.places[~far], self.masses[~far], strict=True):
-            part = 2 * np.sin(angles * (place / 2)) ** 2 + 1j * np.sin(angles * place)
-            missing += mass * part
-            error += 8 * ULP * mass * (np.abs(part) + np.abs(angles * place))
-        size = np.abs(1 - missing)
-        real, imaginary = -missing.real, -missing.imag
-        squared = np.where(size > _NOT_SMALL, real * (2 + real) + imaginary**2, 0.0)
-        with np.errstate(divide="ignore"):
-            log_size = np.where(size > _NOT_SMALL, np.log1p(squared) / 2, np.log(size))
-        log = log_size + 1j * np.arctan2(imaginary, 1 + real)
-        error += 8 * ULP * np.abs(missing)
+        far_mass = float(self.masses[np.abs(self.places) > _NEAR].sum())
+        missing, error = self._missing_nearby(angles)
+        missing += far_mass - far_transform
+        error += rounding * far_mass + 8 * ULP * np.abs(missing)
+        log, size = _log_of_one_minus(missing)
         return log, error / np.maximum(size - error, rounding)
+
+    def _missing_nearby(self, angles: Floats) -> tuple[NDArray[np.complex128], Floats]:
+        """Sum of m_k (1 - z^k) over the places k near the heaviest one, and a bound on its error.
+
+        With z = exp(-i angle) it is (1 - z) times a polynomial in z whose coefficients are sums of
+        masses, and for places below the heaviest one the conjugate of such a product.
+        """
+        step = 2 * np.sin(angles / 2) ** 2 + 1j * np.sin(angles)
+        z = 1 - step
+        missing, doubt = np.zeros(len(angles), dtype=np.complex128), 0.0
+        for side in (1, -1):
+            masses = np.zeros(_NEAR + 1)
+            near = (side * self.places > 0) & (side * self.places <= _NEAR)
+            masses[side * self.places[near]] = self.masses[near]
+            coefficients = np.cumsum(masses[:0:-1])  # from the highest power down
+            doubt += float(coefficients @ _POWER_ULPS[::-1])
+            value = np.full(len(angles), coefficients[0], dtype=np.complex128)
+            for coefficient in coefficients[1:]:
+                value *= z
+                value += coefficient
+            value *= step
+            missing += value if side == 1 else np.conj(value)
+        return missing, ULP * doubt * np.abs(step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +164,8 @@ class Composed:
         beyond: bound on the untilted mass above the window, at infinity included.
         relative: bound on the relative error of everything multiplied.
         drift: bound on the error of the losses.
+        decay: exp(-t h j) for j steps h, as far as it is worth summing, shape (at most points,).
+        rise: the same times 1 - exp(-h j).
     """
 
     tilt: float
@@ -149,12 +178,20 @@ class Composed:
     beyond: float
     relative: float
     drift: float
+    decay: Floats = field(init=False)
+    rise: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        worth_summing = math.ceil(_DECAY / (self.tilt * self.step)) + 1
+        above = self.step * np.arange(min(len(self.masses), worth_summing))
+        decay = np.exp(-self.tilt * above)
+        object.__setattr__(self, "decay", decay)
+        object.__setattr__(self, "rise", decay * -np.expm1(-above))
 
     def delta_above(self, epsilon: float) -> float:
         """A number that delta(epsilon) does not exceed."""
-        first, weights = self._weights(epsilon - self.drift)
-        seen = np.maximum(self.masses[first : first + len(weights)], 0.0)
-        total = float(np.sum(seen * weights)) + self.mass_error * float(weights.sum())
+        weighted, weights = self._weighted(0.0, epsilon - self.drift)
+        total = weighted + self.mass_error * weights
         total += math.exp(-_DECAY) * (2 + self.mass_error * len(self.masses))
         if epsilon - self.drift < self.start:  # losses below the window count as well
             total += self.outside
@@ -163,40 +200,50 @@ class Composed:
 
     def delta_below(self, epsilon: float) -> float:
         """A number that delta(epsilon) is not below."""
-        first, weights = self._weights(epsilon + self.drift)
-        seen = np.maximum(self.masses[first : first + len(weights)] - self.mass_error, 0.0)
-        total = float(np.sum(seen * weights)) - self.outside
+        total = self._weighted(self.mass_error, epsilon + self.drift)[0] - self.outside
         if not total > 0:
             return 0.0
         scale = _exp(self.log_scale - self.tilt * (epsilon + self.drift))
         return max(total * scale * (1 - self.relative), 0.0) if scale < math.inf else 0.0
 
-    def _weights(self, epsilon: float) -> tuple[int, Floats]:
-        """Index of the first loss above epsilon, and w of the losses from there on.
+    def _weighted(self, less: float, epsilon: float) -> tuple[float, float]:
+        """Sum of masses, each less so much, times w of the losses above epsilon, and of w itself.
 
-        Losses so far up that w is below exp(-50) are left out.
+        With the first of these losses a little more than epsilon, w at j steps above it is
+        exp(-t a) exp(-t h j) ((1 - exp(-a)) + exp(-a) (1 - exp(-h j))), all of whose terms are
+        positive. Losses so far up that w is below exp(-50) are left out.
         """
         first = min(max(math.ceil((epsilon - self.start) / self.step), 0), len(self.masses))
-        most = math.ceil(_DECAY / (self.tilt * self.step)) + 1
-        count = max(min(len(self.masses) - first, most), 0)
-        above = self.start + self.step * (first + np.arange(count)) - epsilon
-        return first, np.exp(-self.tilt * above) * -np.expm1(-np.maximum(above, 0.0))
+        count = min(len(self.masses) - first, len(self.decay))
+        used = np.maximum(self.masses[first : first + count] - less, 0.0)
+        above = max(self.start + self.step * first - epsilon, 0.0)
+        here, rest = -math.expm1(-above), math.exp(-above)
+        scale = math.exp(-self.tilt * above)
+        weighted = here * float(used @ self.decay[:count]) + rest * float(used @ self.rise[:count])
+        weights = here * float(self.decay[:count].sum()) + rest * float(self.rise[:count].sum())
+        return scale * weighted, scale * weights
 
 
-def compose(lattices: Sequence[Lattice], steps: Sequence[int], window: Window) -> Composed | None:
+def compose(
+    lattices: Sequence[Lattice],
+    steps: Sequence[int],
+    window: Window,
+    most_points: int = MOST_POINTS,
+) -> Composed | None:
     """Compose `steps[k]` draws of each lattice.
 
     Args:
         lattices: all with the same grid step.
         steps: how often each happens.
         window: see there; anything gives valid bounds, a good one gives tight ones.
+        most_points: the longest FFT that may be used.
 
     Returns:
         None if the window has too many points.
     """
     step = lattices[0].grid.step
     points = _good_length((window.high - window.low) / step)
-    if points > MOST_POINTS:
+    if points > most_points:
         return None
     tilted = [_tilted(each, window.tilt) for each in lattices]
     log_scale = _total([log for _, log in tilted], steps)
@@ -270,27 +317,33 @@ def _spectrum(phases: Sequence[_Phase], points: int) -> tuple[NDArray[np.complex
     0, and its bound counts as error.
     """
     rounding = _FFT_ULPS * ULP * math.log2(points)
-    kept = np.arange(points // 2 + 1)
-    size, doubt = np.zeros(len(kept)), np.zeros(len(kept))
-    log_product = np.zeros(len(kept), dtype=np.complex128)
-    errors = np.zeros(points // 2 + 1)
+    length = points // 2 + 1
+    alive = np.ones(length, dtype=np.bool_)
+    size, doubt, errors = np.zeros(length), np.zeros(length), np.zeros(length)
+    product = np.zeros(length, dtype=np.complex128)
     for phase in phases:
-        transform = np.fft.rfft(phase.circle(points))[kept]
-        magnitude = np.abs(transform)
-        size += phase.count * np.log(magnitude + rounding)
-        alive = (size > _NEGLIGIBLE) & (magnitude > _SMALLEST_TRANSFORM * rounding)
-        if not alive.all():
-            errors[kept[~alive]] = 2 * np.exp(np.maximum(size[~alive], _NEGLIGIBLE))
-            kept, size, doubt = kept[alive], size[alive], doubt[alive]
-            log_product, transform = log_product[alive], transform[alive]
-        log, error = phase.log_transform(transform, kept, points, rounding)
-        log_product += phase.count * log
-        doubt += phase.count * (error + 4 * ULP * (1 + len(phases)) * np.abs(log))
-    spectrum = np.zeros(points // 2 + 1, dtype=np.complex128)
-    spectrum[kept] = np.exp(log_product)
-    doubt = np.minimum(doubt + 4 * ULP * (4 - size), 1.0)
-    errors[kept] = np.exp(size) * 1.2 * np.expm1(doubt)
-    return spectrum, errors
+        transform, far = np.fft.rfft(phase.circle(points)), phase.far_transform(points)
+        for block in _blocks(length):
+            here = block.start + np.flatnonzero(alive[block])
+            magnitude = np.abs(transform[here])
+            size[here] += phase.count * np.log(magnitude + rounding)
+            lives = (size[here] > _NEGLIGIBLE) & (magnitude > _SMALLEST_TRANSFORM * rounding)
+            alive[here] = lives
+            here, dead = here[lives], here[~lives]
+            errors[dead] = 2 * np.exp(np.maximum(size[dead], _NEGLIGIBLE))
+            angles = here * (2 * math.pi / points)
+            log, error = phase.log_transform(
+                transform[here], None if far is None else far[here], angles, rounding
+            )
+            product[here] += phase.count * log
+            doubt[here] += phase.count * (error + 4 * ULP * (1 + len(phases)) * np.abs(log))
+    for block in _blocks(length):
+        here = block.start + np.flatnonzero(alive[block])
+        product[here] = np.exp(product[here])
+        doubts = np.minimum(doubt[here] + 4 * ULP * (4 - size[here]), 1.0)
+        errors[here] = np.exp(size[here]) * 1.2 * np.expm1(doubts)
+    product[~alive] = 0
+    return product, errors
 
 
 def _tails(
@@ -312,6 +365,22 @@ def _tails(
     )
 
 
+def _blocks(length: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, length, _BLOCK))
+
+
+def _log_of_one_minus(
+    missing: NDArray[np.complex128],
+) -> tuple[NDArray[np.complex128], Floats]:
+    """log(1 - x), accurate also where x is near 0, and the magnitude of 1 - x."""
+    real, imaginary = -missing.real, -missing.imag
+    size = np.hypot(1 + real, imaginary)
+    squared = np.where(size > _NOT_SMALL, real * (2 + real) + imaginary**2, 0.0)
+    with np.errstate(divide="ignore"):
+        log_size = np.where(size > _NOT_SMALL, np.log1p(squared) / 2, np.log(size))
+    return log_size + 1j * np.arctan2(imaginary, 1 + real), size
+
+
 def _full_sum(half: Floats, points: int) -> float:
     """Sum over all frequencies of an array that holds those of a real transform."""
     doubled = 2 * float(half.sum()) - float(half[0])
@@ -319,14 +388,10 @@ def _full_sum(half: Floats, points: int) -> float:
 
 
 def _good_length(least: float) -> int:
-    """A length of at least `least` that the FFT is fast for."""
+    """A length of at least `least` that the FFT is fast for: a product of 2, 3 and 5."""
     if not least < 2 * MOST_POINTS:
         return 2 * MOST_POINTS
-    power: int = 2 ** max(math.ceil(math.log2(max(least, 1.0))), 6)
-    for length in (power * 5 // 8, power * 3 // 4):
-        if length >= least:
-            return length
-    return power
+    return int(next_fast_len(max(math.ceil(least), _FEWEST_POINTS), real=True))
 
 
 def _exp(value: float) -> float:

@@ -206,8 +206,18 @@ def curve(
             releases, epsilon, neighbouring, group_size=group_size, relative_gap=_RELATIVE_GAP
         ).upper
 
-    profile = [(epsilon, delta(epsilon)) for epsilon in epsilons]
+    profile = list[tuple[float, float]]()
+    for epsilon in epsilons:
+        if not profile or _may_lower(epsilon, curve_of_profile(profile, false_positive_rates)):
+            profile.append((epsilon, delta(epsilon)))
     return curve_of_profile(profile, false_positive_rates)
+
+
+def _may_lower(epsilon: float, found: TradeOffCurve) -> bool:
+    """Whether a pair with this epsilon could lower a curve, whatever its delta is."""
+    best = curve_of_profile([(epsilon, 0.0)], found.false_positive_rates)
+    pairs = zip(best.true_positive_rates, found.true_positive_rates, strict=True)
+    return best.advantage < found.advantage or any(ours < theirs for ours, theirs in pairs)
 
 
 def curve_of_profile(

@@ -3,6 +3,7 @@
     python benchmarks/accounting.py            # a table
     python benchmarks/accounting.py --json     # one JSON object
     python benchmarks/accounting.py --quick    # within a minute, fewer peers and repetitions
+    python benchmarks/accounting.py --sweep    # 2,000 random schedules: the slowest, and the gaps
 
 Times are medians over repetitions with emptied caches; peers run interleaved with our own. Golden
 values are those of tests/golden/accounting_values.json.
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,8 @@ GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "accounting_values.jso
 HUNDRED_ROUNDS = "H04"
 PEER_CASES = ("P03", "P06", "P18")
 CLIENTS, ROUNDS, DELTA = 100, 1000, 1e-5
+SCHEDULES = 2000
+RELATION = Neighbouring.ADD_REMOVE
 
 
 def main() -> None:
@@ -39,8 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="end within a minute")
+    parser.add_argument("--sweep", action="store_true", help="random schedules instead")
     options = parser.parse_args()
-    result = measure(repetitions=3 if options.quick else 9, quick=options.quick)
+    repetitions = 3 if options.quick else 9
+    result = sweep() if options.sweep else measure(repetitions=repetitions, quick=options.quick)
     if options.json:
         print(json.dumps(result))
         return
@@ -74,6 +79,42 @@ def measure(*, repetitions: int, quick: bool) -> dict[str, Any]:
         "machine": f"{platform.machine()}, Python {platform.python_version()}, numpy "
         f"{version('numpy')}, scipy {version('scipy')}",
     }
+
+
+def sweep() -> dict[str, Any]:
+    """CPU seconds and gap of one epsilon, over schedules whose logarithms are uniform."""
+    rows = []
+    for sigma, q, steps, delta in random_schedules():
+        event = PoissonGaussian(noise_multiplier=sigma, sample_rate=q, steps=steps)
+        began = time.process_time()
+        bounds = certified.epsilon([event], delta, RELATION)
+        taken = time.process_time() - began
+        gap = 1 - bounds.lower / bounds.upper if bounds.upper else 0.0
+        rows.append((taken, gap, (sigma, q, steps, delta)))
+    times, gaps = sorted(row[0] for row in rows), sorted(row[1] for row in rows)
+    slowest, widest = max(rows), max(rows, key=lambda row: row[1])
+    return {
+        "schedules": len(rows),
+        "cpu_s_median": statistics.median(times),
+        "cpu_s_99th_percentile": times[len(times) * 99 // 100],
+        "cpu_s_largest": slowest[0],
+        "slowest": dict(zip(("sigma", "q", "steps", "delta"), slowest[2], strict=True)),
+        "over_3_s": sum(taken > 3 for taken in times),
+        "gap_median": statistics.median(gaps),
+        "gap_99th_percentile": gaps[len(gaps) * 99 // 100],
+        "gap_largest": widest[1],
+        "widest": dict(zip(("sigma", "q", "steps", "delta"), widest[2], strict=True)),
+    }
+
+
+def random_schedules() -> Iterator[tuple[float, float, int, float]]:
+    """Noise 0.3 to 20, rate 1e-5 to 1, 1 to 1e5 steps, delta 1e-15 to 1e-3; always the same."""
+    generator = np.random.default_rng(12)
+    ranges = np.log([(0.3, 20.0), (1e-5, 1.0), (1.0, 1e5), (1e-15, 1e-3)])
+    shares = generator.random((SCHEDULES, len(ranges)))
+    values = np.exp(ranges[:, 0] + shares * (ranges[:, 1] - ranges[:, 0]))
+    for sigma, q, steps, delta in values:
+        yield float(sigma), min(float(q), 1.0), round(float(steps)), float(delta)
 
 
 def seconds(work: Callable[[], object], repetitions: int) -> float:
@@ -114,7 +155,7 @@ def odometers(repetitions: int, rates: int) -> dict[str, float]:
     the certified bound of all final states.
     """
     events, histories = heterogeneous(CLIENTS, ROUNDS, rates)
-    relation = Neighbouring.ADD_REMOVE
+    relation = RELATION
     divergences.one_step.cache_clear()
     began = time.perf_counter()
     trajectories(histories[:, :1], events, DELTA, relation)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from accountants.bounded import LaplaceStep, RandomisedResponseStep
 from accountants.lattices import (
+    _SHIFT,
     Fineness,
     FixedSizeStep,
     Lattice,
@@ -246,7 +247,7 @@ def test_cells_that_cannot_reach_their_grid_point_are_rounded_down():
 
     def merged(loss):
         p = np.array([0.0, 0.5, 0.5, 0.0])
-        cuts = Grid(0.04, 0.1, np.array([0, 1, 2]))
+        cuts = Grid((0.5 - _SHIFT) * 0.1, 0.1, np.array([0, 1, 2]))
         return dominated(Cells(cuts, p, p * math.exp(-loss), np.zeros(4), np.zeros(3)), None)
 
     assert isinstance(merged(0.3), Lattice)
@@ -254,6 +255,54 @@ def test_cells_that_cannot_reach_their_grid_point_are_rounded_down():
     assert merged(0.3).masses == pytest.approx([0.0, 0.5, 0.5])
     assert merged(0.15).masses == pytest.approx([0.0, 1.0, 0.0])
     assert merged(0.0).masses == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_of_a_cell_that_is_lifted_in_part_the_rest_is_rounded_down():
+    """Half the mass at loss 0.05, a tenth at 0.18; grid points at 0.1 and 0.2.
+
+    The tenth can spare 0.1 (1 - e^(0.1 - 0.18)), and all of the half would need 0.5 (e^0.05 - 1):
+    the share of these two is lifted to 0.1 with it, and the rest stays at 0.
+    """
+    p, losses = np.array([0.0, 0.5, 0.1, 0.0]), np.array([0.0, 0.05, 0.18, 0.0])
+    cuts = Grid((0.5 - _SHIFT) * 0.1, 0.1, np.array([0, 1, 2]))
+    merged = dominated(Cells(cuts, p, p * np.exp(-losses), np.zeros(4), np.zeros(3)), None)
+    share = 0.1 * -math.expm1(-0.08) / (0.5 * math.expm1(0.05))
+    assert 0.2 < share < 0.4
+    assert merged.masses == pytest.approx([0.5 * (1 - share), 0.5 * share + 0.1, 0.0])
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    weights=st.lists(st.floats(-25, 0), min_size=2, max_size=30),
+    shares=st.lists(st.floats(0, 1), min_size=30, max_size=30),
+    step=st.floats(1e-3, 1.0),
+    widths=st.lists(st.integers(1, 4), min_size=30, max_size=30),
+    bottom=st.sampled_from([None, 0]),
+)
+def test_whatever_the_cells_weigh_the_merged_ones_are_no_further_apart(
+    weights, shares, step, widths, bottom
+):
+    """Any masses, each at any loss of its cell: the hockey-stick of the lattice is not larger."""
+    p = np.exp(weights)
+    places = np.append(0, np.cumsum(np.array(widths[: len(p)])))
+    offset = (0.5 - _SHIFT) * step
+    losses = offset + step * (places[:-1] + np.array(shares[: len(p)]) * np.diff(places))
+    p, losses = np.append(p, 0.0), np.append(losses, 0.0)
+    lowest = 0.0 if bottom is None else 1.0  # at loss 0, as the bottom cell is
+    cells = Cells(
+        Grid(offset, step, places),
+        np.insert(p, 0, lowest),
+        np.insert(p * np.exp(-losses), 0, lowest),
+        np.zeros(len(p) + 1),
+        np.zeros(len(places)),
+    )
+    merged = dominated(cells, bottom)
+    assert merged.masses.sum() == pytest.approx(lowest + p.sum())
+    for epsilon in np.linspace(-step, losses.max() + step, 40):
+        apart = np.maximum(p * -np.expm1(epsilon - losses), 0).sum()
+        apart += max(lowest * -math.expm1(epsilon), 0.0)
+        found = np.maximum(merged.masses * -np.expm1(epsilon - merged.grid.losses), 0).sum()
+        assert found <= apart * (1 + 1e-9) + 1e-13
 
 
 def test_two_points_of_a_response_lie_on_the_ends():

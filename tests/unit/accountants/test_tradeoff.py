@@ -234,13 +234,52 @@ def test_curve_of_gaussian_events_lies_just_above_the_exact_one(
     assert found.advantage == pytest.approx(advantage_gaussian(mu), rel=1e-9)
 
 
-def test_curve_asks_for_every_epsilon_of_the_grid(closed_form):
-    events = [Gaussian(noise_multiplier=2.0)]
-    found = curve(events, [0.1], Neighbouring.ZERO_OUT, group_size=2, epsilons=[0.5, 2.0])
-    expected = [(tuple(events), e, Neighbouring.ZERO_OUT, 2) for e in (0.5, 2.0)]
+def test_curve_asks_for_every_epsilon_of_the_grid_that_could_lower_it(closed_form):
+    """At epsilon 2 no delta could: exp(2) 0.1 is above what epsilon 0.7 allows."""
+    events, grid = [Gaussian(noise_multiplier=2.0)], [0.5, 0.7, 2.0]
+    found = curve(events, [0.1], Neighbouring.ZERO_OUT, group_size=2, epsilons=grid)
+    expected = [(tuple(events), e, Neighbouring.ZERO_OUT, 2) for e in (0.5, 0.7)]
     assert closed_form == expected
-    pairs = [(e, math.exp(gaussian.log_delta(1.0, e)[1])) for e in (0.5, 2.0)]
+    pairs = [(e, math.exp(gaussian.log_delta(1.0, e)[1])) for e in grid]
     assert found == curve_of_profile(pairs, [0.1])
+
+
+@pytest.mark.parametrize("mu", [0.03, 0.3, 1.0, 3.0, 8.0])
+def test_what_is_not_asked_for_would_have_changed_nothing(closed_form, mu):
+    rates = [1e-3, 1e-2, 1e-1, 0.9]
+    found = curve([Gaussian(noise_multiplier=1 / mu)], rates, Neighbouring.ADD_REMOVE)
+    assert found == curve_of_profile(gaussian_profile(mu), rates)
+    assert len(closed_form) <= len(EPSILONS)
+
+
+# What (epsilon, delta) does not say
+
+
+@pytest.mark.parametrize(("epsilon", "times"), [(0.1, 111.15), (1.0, 16.12), (2.0, 9.317)])
+def test_the_privacy_loss_exceeds_epsilon_far_more_often_than_delta(epsilon, times):
+    """Golden: of the Gaussian that is exactly (epsilon, 1e-5)-DP, P[loss > epsilon] / 1e-5.
+
+    Its loss is N(mu^2 / 2, mu^2). So "at most epsilon, but for events of probability about delta"
+    is false, and no text may say it.
+    """
+    mu = mu_of(epsilon, 1e-5)
+    assert certified.epsilon(
+        [Gaussian(noise_multiplier=1 / mu)], 1e-5, Neighbouring.ADD_REMOVE
+    ).upper == pytest.approx(epsilon)
+    assert norm.sf((epsilon - mu * mu / 2) / mu) / 1e-5 == pytest.approx(times, rel=1e-3)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 2.0])
+def test_the_curve_of_a_release_at_its_delta_is_just_above_the_best_attack(epsilon):
+    """N(mu, 1) against N(0, 1): the best test accuses above a threshold."""
+    mu, rates = mu_of(epsilon, 1e-5), [1e-3, 1e-2, 1e-1]
+    found = curve([Gaussian(noise_multiplier=1 / mu)], rates, Neighbouring.ADD_REMOVE)
+    for rate, bound in zip(rates, found.true_positive_rates, strict=True):
+        best = norm.sf(norm.isf(rate) - mu)
+        assert best <= bound <= 1.05 * best
+        assert bound <= 1.01 * true_positive_rate([(epsilon, 1e-5)], rate)
+    best = norm.cdf(mu / 2) - norm.cdf(-mu / 2)
+    assert best <= found.advantage <= 1.001 * best
 
 
 def test_a_finer_grid_gives_a_closer_curve(closed_form):
