@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from privfed.client.private_model import PrivateModel
+from privfed.durable import writing
 from privfed.errors import ReportError
 from privfed.models.in_place import InPlaceModel
 from privfed.reports.budget import BudgetReport
@@ -43,16 +44,17 @@ def save_adapter(folder: RunFolder, model: PrivateModel, report: BudgetReport) -
         report: that will stand beside it.
     """
     draft = folder.path / ".adapter.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_adapter(draft)
     in_place = isinstance(model.adapter, InPlaceModel)
     package, loader = ("privfed", "InPlaceModel") if in_place else ("peft", "PeftModel")
-    (draft / "README.md").write_text(_README.format(package=package, loader=loader))
-    files = {path.name: file_digest(path) for path in sorted(draft.iterdir())}
-    folder.adapter.mkdir(exist_ok=True)
-    for name in files:
-        os.replace(draft / name, folder.adapter / name)
-    draft.rmdir()
+    with writing(folder.adapter):
+        shutil.rmtree(draft, ignore_errors=True)
+        model.save_adapter(draft)
+        (draft / "README.md").write_text(_README.format(package=package, loader=loader))
+        files = {path.name: file_digest(path) for path in sorted(draft.iterdir())}
+        folder.adapter.mkdir(exist_ok=True)
+        for name in files:
+            os.replace(draft / name, folder.adapter / name)
+        draft.rmdir()
     values = {
         **model.task.describe(),
         "run": report.run,

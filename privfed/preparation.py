@@ -27,7 +27,13 @@ from privfed.client.node import Client, ClientNode
 from privfed.client.private_model import PrivateModel
 from privfed.client.public_size import public_size
 from privfed.client.randomness import Coins
-from privfed.client.state import earlier_ledgers, ledger_path, local_logger, log_path
+from privfed.client.state import (
+    earlier_ledgers,
+    ledger_path,
+    local_logger,
+    log_path,
+    make_private_folder,
+)
 from privfed.client.trial import Usable, usable_records
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.public_size import NoisySize
@@ -110,6 +116,7 @@ def open_ledgers(
             known.append(anchor_from_json(reached[client.id]))
         use = Ledger.open if known else Ledger.open_or_create
         path = ledger_path(state, client.id, client.dataset)
+        make_private_folder(path.parent)
         with writing(path):
             ledgers[client.id] = use(
                 path,

@@ -167,7 +167,7 @@ def test_the_report_says_who_holds_the_key_and_what_it_cost(make_federation, tmp
     held = measured["bytes per parameter to and from the key holder"]
     assert held == pytest.approx(row["bytes_holder"] / params, abs=1e-3)
     assert row["bytes_holder"] > 0
-    assert 0 < row["seconds_clients"] < row["seconds"]
+    assert "seconds_clients" not in row
     assert 0 < row["seconds_aggregator"] < row["seconds"]
     assert 0 < row["seconds_opening"] < row["seconds"]
     assert any("the key holder together with the aggregator" in view[0] for view in report["views"])

@@ -198,7 +198,6 @@ class TestAGap:
             "bytes_up",
             "bytes_holder",
             "seconds",
-            "seconds_clients",
             "seconds_aggregator",
             "seconds_opening",
         ],

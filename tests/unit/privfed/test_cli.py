@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import privfed
-from privfed import cli, display, durable, ending, results, run_folder
+from privfed import adapter_folder, cli, display, durable, ending, run_folder
 from privfed.custody.serving import only_holder_of
 from privfed.display import RoundTable
 from privfed.errors import FileError, RunFolderError
@@ -497,13 +497,13 @@ class TestPlacesThatCannotBeUsed:
         real = os.open
 
         def full(path, *arguments, **keywords):
-            if ".ledger.sqlite3" in str(path):
+            if ".ledger-2.sqlite3" in str(path):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return real(path, *arguments, **keywords)
 
         monkeypatch.setattr(os, "open", full)
         line = failure("run", config, "--out", tmp_path / "out")
-        assert "ledger.sqlite3 must be writable, and is not (No space left on device)" in line
+        assert "ledger-2.sqlite3 must be writable, and is not (No space left on device)" in line
 
     @pytest.mark.parametrize("place", ["a-file/below.toml", "a-file", "."])
     def test_a_configuration(self, failure, file, place):
@@ -535,7 +535,7 @@ class TestPlacesThatCannotBeUsed:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            for module in (durable, run_folder, checkpoint, results):
+            for module in (durable, run_folder, checkpoint, adapter_folder):
                 patch.setattr(module, "writing", full)
             line = failure("run", config, "--out", out)
         assert line.startswith("privfed: FileError: ")
@@ -599,7 +599,6 @@ class TestTheTable:
             "bytes_down": 1000,
             "bytes_holder": 0,
             "seconds": 2.04,
-            "seconds_clients": 0.5,
             "seconds_aggregator": 0.25,
             "seconds_opening": 0.125,
             "epsilon": {"a": 0.50001, "b": 1.25, "c": 0.0},

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from accountants import Budget, LedgerForeignError, Neighbouring, PoissonGaussian
+from accountants import AnchorFolder, Budget, LedgerForeignError, Neighbouring, PoissonGaussian
 from privfed.client.node import Client
 from privfed.client.state import ledger_path
 from privfed.config import PrivacyConfig
@@ -33,7 +33,8 @@ def client(id_="ward", **changes):
 
 
 def opened(state, *clients, privacy=PRIVACY, secret_coins=True):
-    return open_ledgers(clients, privacy, state, None, secret_coins=secret_coins)
+    second = AnchorFolder(state.parent / "anchors")
+    return open_ledgers(clients, privacy, state, second, None, secret_coins=secret_coins)
 
 
 def test_another_split_seed_batch_and_number_of_clients_continue_one_ledger(tmp_path):
