@@ -51,9 +51,15 @@ FAULTS = {
     ),
     "wrong direction": (
         "composition.py",
-        "above = tilted.compose([each.forward for each in found], plan.counts, window)",
-        "above = tilted.compose([each.backward for each in found], plan.counts, window)",
+        "forward = [each.forward for each in found]",
+        "forward = [each.backward for each in found]",
         GOLDEN,
+    ),
+    "cells lifted without the mass for it": (
+        "lattices.py",
+        "masses[:-1] += (1 - lifted) * left",
+        "masses[1:] += (1 - lifted) * left",
+        "test_lattices.py",
     ),
     "bounds exchanged": (
         "lattices.py",
