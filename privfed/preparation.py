@@ -174,8 +174,8 @@ def size_source(clients: Sequence[Client], declared: str) -> str:
         return declared
     noised = (
         "released once for each data set with discrete Laplace noise, whose epsilon is added to "
-        f"that of everything else: {', '.join(released)}. What is spent is stated for the size that "
-        "came out; whatever had come out, it stays within the budget"
+        f"that of everything else: {', '.join(released)}. What is spent is stated for the size "
+        "that came out; whatever had come out, it stays within the budget"
     )
     return noised if len(released) == len(clients) else f"{declared}; {noised}"
 
