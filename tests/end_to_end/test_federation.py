@@ -552,6 +552,7 @@ class TestThePublicRange:
             "encryption",
             "layout",
             "ledger",
+            "left_out",
             "public_range",
             "settings",
         }
