@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -209,8 +210,7 @@ def test_a_base_model_with_other_weights_does_not_resume(make_federation, bert_f
 
     base = tmp_path / "base"
     shutil.copytree(bert_folder, base)
-    model = make_federation().model
-    federation = make_federation(model=type(model)(base=str(base), labels=model.labels))
+    federation = make_federation(model=replace(make_federation().model, base=str(base)))
     with pytest.raises(KeyboardInterrupt):
         federation.run(tmp_path / "run", callbacks=[Stop(1)])
     weights = load_file(base / "model.safetensors")
