@@ -60,13 +60,7 @@ def play(folder, bert, point, count, before):
 def small_run(folder, bert):
     """Three clients, three rounds of two steps."""
     whole = federation(folder, bert, Custody.SHARED_KEY, 1)
-    return replace(
-        whole,
-        clients=whole.clients[:3],
-        privacy=replace(whole.privacy, steps_per_round=2),
-        rounds=3,
-        anchor_folder=folder / "anchors",
-    )
+    return replace(whole, clients=whole.clients[:3], rounds=3, anchor_folder=folder / "anchors")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,16 @@ CUSTODY_POINTS = {
 }
 
 
+CLIENTS = {
+    "client-0": (20, 23, Budget(epsilon=4.0, delta=1e-3)),
+    "client-1": (25, 18, Budget(epsilon=5.0, delta=2e-3)),
+    "client-2": (17, 21, Budget(epsilon=4.5, delta=5e-4)),
+    "client-3": (22, 29, Budget(epsilon=6.0, delta=4e-4)),
+    "client-4": (19, 16, Budget(epsilon=3.5, delta=3e-3)),
+}
+"""True number of records, public size and budget of each: no number is that of two clients."""
+
+
 def main(folder, bert, trials, seed, custody, together):
     """Kill `trials` times, then let the run finish; writes what happened to `trials.json`."""
     choose = random.Random(seed)
@@ -184,7 +194,7 @@ def log_opened(folder):
 
 
 def federation(folder, bert, custody, together):
-    """Five clients, `together` of which train in one pass; fourteen rounds."""
+    """Five clients, `together` of which train in one pass; fourteen rounds of two steps."""
     choose = random.Random(1)
     words = ["river", "stone", "market", "window", "garden", "engine"]
 
@@ -196,17 +206,25 @@ def federation(folder, bert, custody, together):
     return Federation(
         model=Classification(base=bert, labels=("a", "b"), max_length=8),
         clients=[
-            Client(id=f"client-{i}", records=records(20), public_size=20, dataset="d")
-            for i in range(5)
+            Client(
+                id=name,
+                records=records(count),
+                public_size=public_size,
+                dataset="d",
+                budget=budget,
+            )
+            for name, (count, public_size, budget) in CLIENTS.items()
         ],
         adapter=LoRA(rank=1, target_modules=("query",)),
         privacy=Privacy(
-            budget=Budget(epsilon=4.0, delta=1e-3),
+            budget=Budget(epsilon=3.0, delta=1e-4),
             neighbouring=Neighbouring.ADD_REMOVE,
             record="one made-up sentence",
             expected_batch_size=10,
+            clipping_norm=0.75,
+            steps_per_round=2,
         ),
-        training=Training(learning_rate=0.1),
+        training=Training(learning_rate=0.1, physical_batch_size=12),
         computation=Computation(stacked_clients=together),
         averaging=TailAveraging(first_round=3),
         encryption=BFV(custody=custody, follow_released=True),

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,15 +18,17 @@ from privfed.client.state import ledger_path
 from privfed.errors import ModelError, ReportError, RunFolderError
 from privfed.reports.budget import BudgetReport
 from privfed.verification import verify_and_render
+from tests.end_to_end.crash_server import CLIENTS
 from tests.organisations import with_share
 
 SERVER = Path(__file__).with_name("artefact_server.py")
+DELTAS = {name: budget.delta for name, (_, _, budget) in CLIENTS.items()}
 
 
 def spent_by_ledger(state, client):
     """Epsilon of all that a client's ledger counts, open reservations included."""
     ledger = Ledger.inspect(ledger_path(state, client, "d"))
-    return epsilon(ledger.events(), 1e-3, Neighbouring.ADD_REMOVE).upper
+    return epsilon(ledger.events(), DELTAS[client], Neighbouring.ADD_REMOVE).upper
 
 
 def claims_of(report):
@@ -71,8 +74,7 @@ def _verifies(folder, report):
     except ReportError:
         return False
     for client in report.clients:
-        ledger = Ledger.inspect(ledger_path(folder / "state", client.id, "d"))
-        assert client.epsilon_spent == epsilon(ledger.events(), 1e-3, Neighbouring.ADD_REMOVE).upper
+        assert client.epsilon_spent == spent_by_ledger(folder / "state", client.id)
     return True
 
 
@@ -208,8 +210,7 @@ def test_a_base_model_with_other_weights_does_not_resume(make_federation, bert_f
 
     base = tmp_path / "base"
     shutil.copytree(bert_folder, base)
-    model = make_federation().model
-    federation = make_federation(model=type(model)(base=str(base), labels=model.labels))
+    federation = make_federation(model=replace(make_federation().model, base=str(base)))
     with pytest.raises(KeyboardInterrupt):
         federation.run(tmp_path / "run", callbacks=[Stop(1)])
     weights = load_file(base / "model.safetensors")

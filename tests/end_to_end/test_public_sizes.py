@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import dp_accounting
 import pytest
@@ -114,10 +115,11 @@ def test_a_resume_goes_on_with_the_released_sizes(make, drawn, tmp_path, monkeyp
 
 def test_a_release_that_a_crash_lost_is_counted_and_made_again(make, drawn, tmp_path, monkeypatch):
     federation = make(rounds=1)
-    monkeypatch.setattr(sizes.json, "dumps", lambda values: 1 / 0)  # after the draw
-    with pytest.raises(ZeroDivisionError):
-        federation.run(tmp_path / "run")
-    monkeypatch.setattr(sizes.json, "dumps", json.JSONEncoder().encode)
+    with monkeypatch.context() as patched:
+        failing = SimpleNamespace(dumps=lambda values: 1 / 0)  # after the draw
+        patched.setattr(sizes, "json", failing)
+        with pytest.raises(ZeroDivisionError):
+            federation.run(tmp_path / "run")
     drawn.clear()
     report = federation.run(tmp_path / "again").report
     before = {client.id: client.epsilon_before for client in report.clients}
