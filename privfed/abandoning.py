@@ -26,6 +26,8 @@ class Reason(StrEnum):
         "was at fault"
     )
     OTHERS = "a sum with other contributors than now take part had been agreed to before"
+    LEFT = "updates had been made for it before clients were left out of the run"
+    LOST = "a crash lost the updates of so many clients that too few were left to sum"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,25 @@ def given_up_before(channel: SumChannel, round_number: int) -> Abandoned | None:
     if missing or len(sums) > 1:
         return Abandoned(round=round_number, reason=Reason.OTHERS, missing=tuple(sorted(missing)))
     return None
+
+
+def lost_before(
+    statuses: Mapping[str, str | None], round_number: int, *, min_clients: int
+) -> Abandoned | None:
+    """Why a round that is about to begin would cost budget for nothing; None if it would not.
+
+    A client that reserved a round and did not commit it lost it in a crash: it is counted, and not
+    trained again. Where too few others are left, they must not train for a sum that cannot be.
+
+    Args:
+        statuses: of the round in the ledger of every client that takes part.
+        round_number: of the round.
+        min_clients: fewest contributors of a sum.
+    """
+    lost = sorted(client for client, status in statuses.items() if status == "reserved")
+    if len(statuses) - len(lost) >= min_clients:
+        return None
+    return Abandoned(round=round_number, reason=Reason.LOST, missing=tuple(lost))
 
 
 def close(channel: SumChannel, abandoned: Abandoned) -> None:

@@ -248,8 +248,8 @@ def report(
         _say(note)
     _say(
         "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
-        "client, and the headline; that all files are of one moment; ledgers that lie on this "
-        f"machine. Not checked: other text and figures. Report: {folder / 'report.html'}"
+        "client, and the headline; that all files are of one moment; the ledgers themselves, "
+        f"but for those named above. Not checked: other text and figures. Report: {folder / 'report.html'}"
     )
 
 

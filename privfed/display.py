@@ -108,7 +108,10 @@ class RoundTable(Callback):
     def stopped(self) -> str:
         """How far the run had come, for one that was stopped and did not say so itself."""
         if self._round is None:
-            return "stopped before a round began, so this call spent nothing"
+            return (
+                "stopped before a round began; of the budgets this call spent nothing but what "
+                "the ledgers count for public sizes that it released"
+            )
         return f"stopped in round {self._round}; what is spent stands in the ledgers"
 
     def on_abandoned(self, abandoned: Abandoned) -> None:

@@ -218,6 +218,7 @@ class _Running:
         settings, notes = _sized(settings, ledgers)
         ledgers = {client.id: ledgers[client.id] for client in settings.clients}
         remaining = [client for client in settings.clients if client.id not in left_out]
+        preparation.check_clients(remaining, settings.privacy, settings.min_clients)
         parties = open_parties(
             [client.id for client in remaining],
             settings.state,
@@ -280,6 +281,9 @@ class _Running:
                 callback.on_client(plan.round, client)
 
         abandoned = abandoning.given_up_before(self.channel, plan.round)
+        abandoned = abandoned or abandoning.lost_before(
+            self._statuses(plan.round), plan.round, min_clients=self.settings.min_clients
+        )
         if abandoned is not None:
             self._give_up(abandoned, self.checkpoint.record, callbacks)
             return
@@ -382,6 +386,10 @@ class _Running:
         known = self.checkpoint.record["anchors"]
         return {client: anchor_from_json(anchor) for client, anchor in known.items()}
 
+    def _statuses(self, number: int) -> dict[str, str | None]:
+        """How far every client that takes part had come in a round, by its ledger."""
+        return {node.id: node.ledger.status(self.run, number) for node in self.nodes}
+
     def _plan(self) -> RoundPlan:
         number = self.checkpoint.round + 1
         return RoundPlan(
@@ -396,7 +404,10 @@ class _Running:
         new = sorted(set(left_out).difference(record["left_out"]))
         if not new:
             return
-        ended = leaving.ended_by_leaving(self.channel, self.checkpoint.round + 1, new)
+        number = self.checkpoint.round + 1
+        ended = leaving.ended_by_leaving(
+            self.channel, number, new, committed="committed" in self._statuses(number).values()
+        )
         heavy = preparation.weight_notes(self.channel.public.weights)
         notes = [*record["notes"], *(note for note in heavy if note not in record["notes"])]
         record = {**record, "left_out": dict(left_out), "notes": notes}
@@ -555,10 +566,10 @@ def _sized(
     """
     asked, privacy = settings.clients, settings.privacy
     sized = preparation.with_public_sizes(asked, ledgers, privacy, settings.coins)
-    small = preparation.left_out_for_size(asked, sized)
+    small = preparation.left_out_for_size(asked, sized, ledgers, privacy)
     clients = [client for client in sized if client.id not in small]
     preparation.check_clients(clients, privacy, settings.min_clients)
-    source = preparation.size_source(asked, settings.public_size_source)
+    source = preparation.size_source(asked, ledgers, settings.public_size_source)
     changed = replace(settings, clients=clients, public_size_source=source)
     return changed, [*small.values(), *preparation.delta_notes(clients, privacy)]
 

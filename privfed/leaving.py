@@ -55,20 +55,23 @@ def left_out_of(
 
 
 def ended_by_leaving(
-    channel: SumChannel, round_number: int, leaving: Collection[str]
+    channel: SumChannel, round_number: int, leaving: Collection[str], *, committed: bool
 ) -> Abandoned | None:
-    """The round in which clients leave, if a sum of it was agreed to while they took part.
+    """The round in which clients leave, if it had come so far that it cannot go on without them.
 
-    Under the new agreement that sum cannot be opened any more, and no other may be.
+    A sum that was agreed to cannot be opened under the new agreement any more, and no other may
+    be. What was committed has the weights of the old agreement, and is not trained again.
 
     Args:
         channel: of those who remain.
         round_number: the next round.
         leaving: the clients.
+        committed: whether one of those who remain committed an update of that round.
     """
-    if not channel.sums_of(round_number):
+    if not channel.sums_of(round_number) and not committed:
         return None
-    return Abandoned(round=round_number, reason=Reason.OTHERS, missing=tuple(sorted(leaving)))
+    reason = Reason.OTHERS if channel.sums_of(round_number) else Reason.LEFT
+    return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))
 
 
 def notes(left_out: Mapping[str, int]) -> list[str]:

@@ -1,5 +1,6 @@
 """Everything that is checked and built before the first coin is drawn and any budget is spent."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from accountants import (
     Budget,
     BudgetExceededError,
     Ledger,
+    NoisedCount,
     PoissonGaussian,
     ScheduleFilter,
     anchor_from_json,
@@ -34,7 +36,7 @@ from privfed.client.state import (
     log_path,
     make_private_folder,
 )
-from privfed.client.trial import Usable, usable_records
+from privfed.client.trial import usable_records
 from privfed.config import Computation, Precision, PrivacyConfig, TrainingConfig
 from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
@@ -49,6 +51,7 @@ from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
 from privfed.models.vector import base_digest
 from privfed.own_log import told_in
+from privfed.reports.figures import rounded_up
 
 _SMALLEST_SHARE: Final = 0.01
 """A run that could spend less than this share of a budget would drown in noise: refused."""
@@ -153,20 +156,34 @@ def with_public_sizes(
     ]
 
 
-def left_out_for_size(asked: Sequence[Client], sized: Sequence[Client]) -> dict[str, str]:
-    """Clients whose released size lies below the least that was asked, and a note on each."""
-    return {
-        client.id: f"client {client.id!r} takes no part: its released size {now.size} lies below "
-        f"{client.public_size.minimum}. Its ledger counts the release"
-        for client, now in zip(asked, sized, strict=True)
-        if isinstance(client.public_size, NoisySize) and now.size < client.public_size.minimum
-    }
+def left_out_for_size(
+    asked: Sequence[Client],
+    sized: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    privacy: PrivacyConfig,
+) -> dict[str, str]:
+    """Clients whose released size lies below the least that was asked, and a note on each.
+
+    The note says what the release, with all before it, has cost: no table of the report does.
+    """
+    notes = {}
+    for client, now in zip(asked, sized, strict=True):
+        if isinstance(client.public_size, NoisySize) and now.size < client.public_size.minimum:
+            history, delta = ledgers[client.id].events(), budget_of(client, privacy).delta
+            spent = rounded_up(epsilon(history, delta, privacy.neighbouring).upper)
+            notes[client.id] = (
+                f"client {client.id!r} takes no part: its released size {now.size} lies below "
+                f"{client.public_size.minimum}. Its ledger counts the release: epsilon spent on "
+                f"its data set is at most {spent} at delta {delta:g}, which the epsilon of this "
+                "report does not include"
+            )
+    return notes
 
 
-def size_source(clients: Sequence[Client], declared: str) -> str:
-    """Where the public sizes come from, for the report."""
+def size_source(clients: Sequence[Client], ledgers: Mapping[str, Ledger], declared: str) -> str:
+    """Where the public sizes come from, and what their releases cost, for the report."""
     released = [
-        f"{client.id} (epsilon {client.public_size.noise_epsilon:g})"
+        f"{client.id} (epsilon {_cost_of_size(ledgers[client.id])})"
         for client in clients
         if isinstance(client.public_size, NoisySize)
     ]
@@ -178,6 +195,11 @@ def size_source(clients: Sequence[Client], declared: str) -> str:
         "that came out; whatever had come out, it stays within the budget"
     )
     return noised if len(released) == len(clients) else f"{declared}; {noised}"
+
+
+def _cost_of_size(ledger: Ledger) -> float:
+    """Epsilon of the releases that the ledger counts; an earlier run may have asked for another."""
+    return math.fsum(e.epsilon * e.steps for e in ledger.events() if isinstance(e, NoisedCount))
 
 
 def calibrate(
@@ -386,21 +408,22 @@ def _encoded(
     """
     size = training.physical_batch_size
     log = local_logger(state, client.id, client.dataset)
-    prepared: tuple[Usable, Batch] | None = None
-    with told_in([log], "records cannot be prepared"):
+    left_out: Mapping[int, str] = {}
+    prepared: Batch | None = None
+    with told_in([log], "records cannot be prepared"):  # no logger writes meanwhile
         usable = usable_records(model, client.records, examples_per_record, size)
-        prepared = usable, model.with_frozen_states(usable.encoded, size)
+        left_out = usable.left_out
+        prepared = model.with_frozen_states(usable.encoded, size)
+    for position, why in left_out.items():
+        log.warning("record %d %s", position, why)
+    if left_out:
+        log.warning("%d of %d records are left out", len(left_out), len(client.records))
     if prepared is None:
         raise DataError(
             f"the records of client {client.id!r} cannot be prepared for the model; the cause is "
             f"in its own log, {log_path(state, client.id, client.dataset)}"
         )
-    usable, encoded = prepared
-    for position, why in usable.left_out.items():
-        log.warning("record %d %s", position, why)  # not above, where no log but told_in's speaks
-    if usable.left_out:
-        log.warning("%d of %d records are left out", len(usable.left_out), len(client.records))
-    return encoded
+    return prepared
 
 
 def range_from_public_settings(

@@ -61,7 +61,7 @@ def _report(
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> BudgetReport:
-    record, lost = checkpoint.record, checkpoint.record["abandoned"]
+    record = checkpoint.record
     guarantees = _guarantees(settings, record, exports, status)
     rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
     largest = largest_epsilon(guarantees, status)
@@ -107,15 +107,21 @@ def _report(
             held_out_source=settings.held_out_source,
             secure_noise=settings.privacy.secure_noise,
         ),
-        warnings=(
-            *record["notes"],
-            *(f"{Abandoned.from_json(row)} It is counted and changed nothing." for row in lost),
-            *leaving.notes(record["left_out"]),
-        ),
+        warnings=tuple(warnings_of(record)),
         baseline={settings.model.metric: record["baseline"]},
         base_sha256=record["base_sha256"],
         adapter_sha256=vector_digest(checkpoint.released),
     )
+
+
+def warnings_of(record: Mapping[str, Any]) -> list[str]:
+    """What the reader should question, from the record of a checkpoint."""
+    lost = [Abandoned.from_json(row) for row in record["abandoned"]]
+    return [
+        *record["notes"],
+        *(f"{abandoned} It is counted and changed nothing." for abandoned in lost),
+        *leaving.notes(record["left_out"]),
+    ]
 
 
 def _guarantees(

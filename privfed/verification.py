@@ -22,6 +22,7 @@ from accountants import (
     anchor_from_json,
     epsilon,
 )
+from accountants.book import Book
 from accountants.export import book_of_export
 from privfed.adapter_folder import require_adapter_of
 from privfed.errors import PrivfedError, ReportError, RunFolderError
@@ -30,6 +31,7 @@ from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
 from privfed.reports.figures import rounded_up
 from privfed.reports.render import render_html
+from privfed.results import warnings_of
 from privfed.run_folder import RunFolder, ledger_file_name
 from privfed.server.checkpoint import load_latest
 
@@ -78,7 +80,7 @@ def _verified(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str
     exports = {client.id: _export(path, client.id) for client in report.clients}
     for claimed in report.clients:
         _require_equal(claimed, _recomputed(exports[claimed.id], report, claimed))
-        _require_rounds(report, claimed)
+        _require_rounds(report, claimed, book_of_export(exports[claimed.id]))
     _require_headline(report)
     _require_one_moment(path, report, exports)
     require_adapter_of(report, path / "adapter")
@@ -88,16 +90,30 @@ def _verified(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str
     return report, notes
 
 
-def _require_rounds(report: BudgetReport, claimed: ClientGuarantee) -> None:
-    """Epsilon grows from round to round; rounds that were begun and not closed come on top."""
-    spent = [claimed.epsilon_before, *(row["epsilon"][claimed.id] for row in report.rounds)]
+def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, book: Book) -> None:
+    """Epsilon grows from round to round; rounds that were begun and not closed come on top.
+
+    So does what other runs released meanwhile, which is in `epsilon_before` too.
+    """
+    alone = _alone(book, report.run)
+    before = claimed.epsilon_before if alone else 0.0
+    spent = [before, *(row["epsilon"][claimed.id] for row in report.rounds)]
     more = claimed.epsilon_spent - spent[-1]
-    all_closed = claimed.rounds == len(report.rounds)
+    all_closed = alone and claimed.rounds == len(report.rounds)
     if spent != sorted(spent) or more < -_TOLERANCE or (all_closed and more > _TOLERANCE):
         raise ReportError(
             f"client {claimed.id!r}: epsilon per round must grow to {claimed.epsilon_spent!r}, "
             f"got {spent}"
         )
+
+
+def _alone(book: Book, run: str) -> bool:
+    """Whether nothing else was counted since this run first reserved."""
+    own = [id_ for id_, reservation in book.reservations.items() if reservation.run == run]
+    if not own:
+        return False
+    later = [entry.seq for entry in book.entries if entry.seq > own[0] and entry.kind != "commit"]
+    return set(later) <= set(own)
 
 
 def _require_headline(report: BudgetReport) -> None:
@@ -124,9 +140,10 @@ def _require_one_moment(
     checkpoint = load_latest(path / "checkpoints")
     if checkpoint is None:
         raise ReportError(f"{path} holds a report and no checkpoint; put it back beside the report")
-    rows = [list(report.rounds), list(record["rounds"]), list(checkpoint.record["rounds"])]
-    runs = [report.run, record["run"], checkpoint.record["run"]]
-    same = rows[0] == rows[1] == rows[2] and runs[0] == runs[1] == runs[2]
+    kept = checkpoint.record
+    same = all(record[name] == value for name, value in kept.items())
+    same = same and (report.run, list(report.rounds)) == (kept["run"], kept["rounds"])
+    same = same and list(report.warnings) == warnings_of(kept)
     if not same or checkpoint.round != report.rounds_over or record["status"] != report.status:
         raise ReportError(
             f"report.json, run.json and the last checkpoint in {path} must be of one moment: after "
@@ -156,6 +173,10 @@ def _of_ledger(
     """
     kept = anchors.find(claimed.ledger_id)
     if kept is None:
+        yield (
+            f"No ledger of client {claimed.id} with the id {claimed.ledger_id} is known in "
+            f"{anchors.folder}: not compared; what came after this report does not show."
+        )
         return
     try:
         ledger = Ledger.inspect(kept.path)

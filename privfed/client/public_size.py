@@ -6,18 +6,24 @@ Laplace noise. The ledger books that release like any other, and keeps the numbe
 one public size for all its runs.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from accountants import Budget, BudgetExceededError, Event, Ledger, NoisedCount, epsilon
 from privfed.client.randomness import Coins
 from privfed.data.public_size import NoisySize, released_size
+from privfed.durable import writing
 from privfed.errors import DataError
 
 Events = tuple[Event, ...]
 
 _RUN: Final = "public size"
+_LOCK: Final = "public-size.lock"
+"""Beside the ledger; held while a size is released."""
 
 
 def public_size(
@@ -37,6 +43,22 @@ def public_size(
     """
     if isinstance(declared, int):
         return declared
+    with _alone(ledger.path):
+        return _released(declared, count, ledger, budget, coins)
+
+
+@contextlib.contextmanager
+def _alone(ledger: Path) -> Iterator[None]:
+    """One process at a time: what another one has reserved and not yet committed is no crash."""
+    path = ledger.with_name(_LOCK)
+    with writing(path):
+        file = path.open("wb")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _released(declared: NoisySize, count: int, ledger: Ledger, budget: Budget, coins: Coins) -> int:
     attempt = 0
     while (status := ledger.status(_RUN, attempt)) is not None:
         if status == "committed":

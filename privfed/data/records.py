@@ -82,8 +82,9 @@ def hold_out(keys: Sequence[str], fraction: float, dataset: str) -> tuple[list[i
 
     Each key is drawn by its own hash with the data set's name, so that a record that comes or goes
     moves no other one from one side to the other, and equal keys lie on one side. Runs on one data
-    set hold out the same records, whatever else they vary: none is trained on in one run and
-    evaluated in clear in the next. A larger fraction holds out more, never others.
+    set that hold out the same fraction by the same kind of key hold out the same records, whatever
+    else they vary: none is trained on in one run and evaluated in clear in the next. A larger
+    fraction holds out these and more, and the more was trained on before.
 
     Args:
         keys: what decides, one for each record: its text, or whom it is about; white space folded.

@@ -34,7 +34,8 @@ class ClientGuarantee:
         epsilon_before: of `epsilon_spent`, before this run.
         epsilon_if_begun: the same bound with one more round of the run; what holds while it goes
             on. Equal to `epsilon_spent` once it has ended.
-        epsilon_budget: never exceeded.
+        epsilon_budget: this run releases nothing beyond it; another run on the same data, for which
+            a larger one was agreed, may have.
         delta: of both.
         rounds: rounds of this run that were reserved or committed.
         steps: DP-SGD steps of this run that are counted.
@@ -214,10 +215,11 @@ def _require_consistent(client: ClientGuarantee) -> None:
             f"{client.epsilon_lower!r}, {client.epsilon_spent!r}"
         )
     before, spent, begun = client.epsilon_before, client.epsilon_spent, client.epsilon_if_begun
-    if not 0 <= before <= spent <= begun <= client.epsilon_budget:
+    if not 0 <= before <= spent <= begun <= max(client.epsilon_budget, spent):
         raise ReportError(
-            f"client {client.id!r} must have 0 <= before <= spent <= with one more round <= "
-            f"budget, got {before!r}, {spent!r}, {begun!r}, {client.epsilon_budget!r}"
+            f"client {client.id!r} must have 0 <= before <= spent <= with one more round, and one "
+            f"more only within the budget, got {before!r}, {spent!r}, {begun!r}, "
+            f"{client.epsilon_budget!r}"
         )
     if client.steps > 0 and not client.releases:
         raise ReportError(f"client {client.id!r} took steps that are in no ledger")

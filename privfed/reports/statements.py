@@ -257,7 +257,9 @@ def not_covered(
         "What was published without noise (section 5): it has no epsilon, and what somebody learns "
         "from it is in no number here. That includes whether a client had any usable record, and "
         "a client's withdrawal by its operator.",
-        f"Held-out text ({held_out_source}): it is evaluated in clear and has no guarantee.",
+        f"Held-out text ({held_out_source}): it is evaluated in clear and has no guarantee. Where "
+        "runs on one data set hold out different shares, or by another column, what one trained on "
+        "another evaluates in clear.",
         "Releases counted elsewhere: a ledger is found by the names of client and data set and the "
         "state folder. Under another name, or in another state folder, counting starts at zero; "
         "and a state folder and its anchors that are both restored from one backup go unnoticed, "

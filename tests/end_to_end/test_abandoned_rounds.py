@@ -481,12 +481,55 @@ class TestKilled:
         assert "agreed to before" in entry["reason"]
         assert 2 not in [number for number, _ in opened]
 
+    def test_leaving_ends_the_round_that_was_committed(self, federation, tmp_path, monkeypatch):
+        """Those numbers have the weights of all; and their ledgers do not grow for them again."""
+        real, sums = Aggregator.total, []
+
+        def die(self):
+            sums.append(self)
+            if len(sums) == 2:
+                raise Killed
+            return real(self)
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(Aggregator, "total", die)
+            federation.run(tmp_path / "run")
+        result = federation.run(tmp_path / "run", resume=True, without=["client-3"])
+        assert [row.round for row in result.rounds] == [1, 3, 4, 5]
+        (entry,) = run_record(tmp_path / "run")["abandoned"]
+        assert (entry["round"], entry["missing"]) == (2, ["client-3"])
+        assert "before clients were left out" in entry["reason"]
+
+    def test_a_lost_client_costs_the_others_nothing(self, make_federation, tmp_path, monkeypatch):
+        """Three of three are needed, and the crash lost the first one's round: nobody trains."""
+        federation = make_federation(num_clients=3, rounds=4)
+        real, trained = client_node.train_round, []
+
+        def die(*arguments, **named):
+            trained.append(1)
+            if len(trained) == 4:  # round 2, client-0
+                raise Killed
+            return real(*arguments, **named)
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr(client_node, "train_round", die)
+            federation.run(tmp_path / "run")
+        result = federation.run(tmp_path / "run", resume=True)
+        assert [row.round for row in result.rounds] == [1, 3, 4]
+        (entry,) = run_record(tmp_path / "run")["abandoned"]
+        assert (entry["round"], entry["missing"]) == (2, ["client-0"])
+        assert {client.id: client.rounds for client in result.report.clients} == {
+            "client-0": 4,
+            "client-1": 3,
+            "client-2": 3,
+        }
+
 
 class TestRefusedBeforeAnyBudgetIsSpent:
     @pytest.fixture(autouse=True)
     def _nothing_spent(self, tmp_path):
         yield
-        for path in (tmp_path / "state").rglob("ledger.sqlite3"):
+        for path in (tmp_path / "state").rglob("ledger*.sqlite3"):
             with sqlite3.connect(path) as connection:
                 kinds = connection.execute("select kind from entries").fetchall()
             connection.close()

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from accountants import AnchorFolder, Ledger, Neighbouring, epsilon
-from privfed import Callback
+from privfed import Budget, Callback, Plain
+from privfed.client.node import ClientNode
 from privfed.client.state import ledger_path
-from privfed.errors import ModelError, ReportError, RunFolderError
+from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
+from privfed.federation import _Running
 from privfed.reports.budget import BudgetReport
 from privfed.verification import verify_and_render
 from tests.end_to_end.crash_server import CLIENTS
@@ -182,8 +184,10 @@ class TestOneMoment:
         old, _, anchors = stages
         with pytest.raises(ReportError, match=r"older than the ledger .* epsilon spent is at most"):
             verify_and_render(old, anchors)
-        report, _ = verify_and_render(old, AnchorFolder(tmp_path / "another machine"))
+        report, notes = verify_and_render(old, AnchorFolder(tmp_path / "another machine"))
         assert report.headline.startswith("NOT FINISHED"), "elsewhere it says what it is"
+        assert len(notes) == len(report.clients)
+        assert all("another machine: not compared" in note for note in notes)
 
     def test_an_adapter_with_other_values_is_refused(self, stages):
         _, run, anchors = stages
@@ -202,6 +206,70 @@ def test_a_later_run_on_the_same_data_is_told_and_no_error(make_federation, tmp_
     assert len(notes) == len(report.clients)
     assert all("counted other runs on the same data" in note for note in notes)
     assert verify_and_render(tmp_path / "second", anchors)[1] == []
+
+
+class TestOtherRunsMeanwhile:
+    """An interrupted run, another one on the same data, and a resume of the first."""
+
+    @pytest.fixture
+    def interrupted(self, make_federation, tmp_path):
+        made = make_federation(num_clients=3, rounds=30, encryption=Plain())
+        clients = [replace(client, public_size=400) for client in made.clients]
+        federation = replace(made, clients=clients)
+        with pytest.raises(KeyboardInterrupt):
+            federation.run(tmp_path / "first", callbacks=[Stop(1)])
+        return federation
+
+    def other(self, federation, budget, folder):
+        privacy = replace(federation.privacy, budget=Budget(epsilon=budget, delta=1e-3))
+        replace(federation, privacy=privacy, rounds=1).run(folder)
+
+    def test_an_honest_report_is_accepted(self, interrupted, tmp_path):
+        self.other(interrupted, 3.8, tmp_path / "second")
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.run(tmp_path / "first", resume=True, callbacks=[Stop(2)])
+        report, notes = verify_and_render(tmp_path / "first", AnchorFolder(interrupted.anchors))
+        first = report.clients[0]
+        assert first.epsilon_before > report.rounds[0]["epsilon"][first.id], "it came later"
+        assert notes == []
+
+    def test_a_budget_that_the_other_one_passed_is_said(self, interrupted, tmp_path):
+        self.other(interrupted, 6.0, tmp_path / "second")
+        with pytest.raises(TooFewClientsError, match="budget of .* is used up"):
+            interrupted.run(tmp_path / "first", resume=True)
+        report, _ = verify_and_render(tmp_path / "first", AnchorFolder(interrupted.anchors))
+        assert report.headline.startswith("NOT FINISHED")
+        assert report.guarantee["epsilon"] > 5.9 > report.clients[0].epsilon_budget == 4.0
+        assert report.clients[0].rounds == 1, "nothing more was reserved"
+
+
+def test_a_run_record_from_before_an_abandoned_round_is_refused(
+    make_federation, tmp_path, monkeypatch
+):
+    answer = ClientNode.answer
+
+    def stay_away(self, terms, *arguments):
+        if self.id == "client-1" and terms.round == 2:
+            raise RuntimeError
+        return answer(self, terms, *arguments)
+
+    class Keep(Callback):
+        def on_round(self, figures):
+            if figures.round == 1:
+                shutil.copy(tmp_path / "run/run.json", tmp_path / "old.json")
+
+        def on_abandoned(self, abandoned):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClientNode, "answer", stay_away)
+    monkeypatch.setattr(_Running, "stop", lambda self, error: None)  # as kill -9 does
+    federation = make_federation()
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(tmp_path / "run", callbacks=[Keep()])
+    verify_and_render(tmp_path / "run", AnchorFolder(federation.anchors))
+    shutil.copy(tmp_path / "old.json", tmp_path / "run/run.json")
+    with pytest.raises(ReportError, match="one moment: after 2, 1 and 2 rounds"):
+        verify_and_render(tmp_path / "run", AnchorFolder(federation.anchors))
 
 
 def test_a_base_model_with_other_weights_does_not_resume(make_federation, bert_folder, tmp_path):

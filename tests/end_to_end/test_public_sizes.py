@@ -1,6 +1,9 @@
 """A size that is released: booked once for a data set, and never convolved with what follows."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,9 +11,16 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from accountants import BudgetExceededError, NoisedCount, PoissonGaussian
-from privfed import Budget, NoisySize
+from accountants import (
+    BudgetExceededError,
+    Ledger,
+    Neighbouring,
+    NoisedCount,
+    PoissonGaussian,
+)
+from privfed import Budget, Callback, NoisySize
 from privfed.client import public_size as sizes
+from privfed.client.randomness import SystemCoins
 from privfed.errors import ConfigError
 from privfed.run_folder import RunFolder
 from tests.organisations import with_share
@@ -159,10 +169,85 @@ def test_nothing_is_released_by_a_run_that_cannot_begin(make, drawn, tmp_path):
 
 def test_the_sum_is_what_the_theorem_says():
     """(e1, 0) and, whatever the count was, (e2, delta): together (e1 + e2, delta)."""
-    from accountants import Neighbouring, epsilon
+    from accountants import epsilon
 
     steps = PoissonGaussian(noise_multiplier=1.1, sample_rate=0.3, steps=7)
     alone = epsilon([steps], 1e-4, Neighbouring.ADD_REMOVE)
     both = epsilon([NoisedCount(epsilon=0.4), steps], 1e-4, Neighbouring.ADD_REMOVE)
     assert both.upper == pytest.approx(alone.upper + 0.4)
     assert both.upper >= alone.upper + 0.4
+
+
+def test_the_report_says_what_was_released_not_what_was_asked_for(make, drawn, tmp_path):
+    """An earlier run released at 0.25; a later one asks for 0.01 and gets that number again."""
+    federation = make(rounds=1)
+    small = replace(federation.privacy, budget=Budget(epsilon=1.5, delta=1e-3))
+    replace(federation, privacy=small).run(tmp_path / "first")
+    cheaper = [
+        replace(client, public_size=NoisySize(noise_epsilon=0.01)) for client in federation.clients
+    ]
+    report = replace(federation, clients=cheaper).run(tmp_path / "second").report
+    assert "client-2 (epsilon 0.25)" in str(report.published)
+    assert "0.01" not in str(report.published)
+
+
+def test_what_a_client_that_is_too_small_released_is_stated(make, drawn, tmp_path):
+    """No table holds it, and it is more than the headline's epsilon."""
+    federation = make(minimum=35, rounds=1)
+    dear = NoisySize(noise_epsilon=7.0, minimum=35)
+    large = Budget(epsilon=9.0, delta=2e-3)
+    clients = [
+        replace(client, public_size=dear, budget=large) if client.id == "client-2" else client
+        for client in federation.clients
+    ]
+    report = replace(federation, clients=clients).run(tmp_path / "run").report
+    assert report.largest_epsilon <= 4.0
+    (note,) = [note for note in report.warnings if "takes no part" in note]
+    assert "epsilon spent on its data set is at most 7.00" in note
+    assert "at delta 0.002" in note
+
+
+def test_leaving_out_counts_who_is_too_small_already(make, drawn, tmp_path):
+    """Four were asked, one is too small: without another, two would train for no sum."""
+
+    class Stop(Callback):
+        def on_round(self, figures):
+            raise KeyboardInterrupt
+
+    federation = make(minimum=35)
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(tmp_path / "run", callbacks=[Stop()])
+    before = (tmp_path / "run/run.json").read_text()
+    with pytest.raises(ConfigError, match="2 client.* fewer than min_clients = 3"):
+        federation.run(tmp_path / "run", resume=True, without=["client-0"])
+    assert (tmp_path / "run/run.json").read_text() == before
+    result = federation.run(tmp_path / "run", resume=True)
+    assert [row.round for row in result.rounds] == [1, 2, 3]
+
+
+def test_two_processes_at_once_release_one_size(tmp_path, monkeypatch):
+    """The second one must not take the first one's reservation for what a crash left."""
+    whose = {"client": "c", "dataset": "d", "unit": "u", "neighbouring": Neighbouring.ADD_REMOVE}
+    path = tmp_path / "ledger.sqlite3"
+    Ledger.create(path, **whose)
+    drawing, go_on = threading.Event(), threading.Event()
+
+    def draw(count, noise_epsilon, stream):
+        drawing.set()
+        assert go_on.wait(20)
+        return count + 3
+
+    def release():
+        declared, budget = NoisySize(noise_epsilon=NOISE_EPSILON), Budget(epsilon=4.0, delta=1e-3)
+        ledger = Ledger.open(path, **whose)
+        return sizes.public_size(declared, TRUE, ledger, budget, SystemCoins())
+
+    monkeypatch.setattr(sizes, "released_size", draw)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(release)
+        assert drawing.wait(20)
+        second = pool.submit(release)
+        time.sleep(0.3)
+        go_on.set()
+        assert first.result() == second.result() == release() == TRUE + 3
+    assert Ledger.open(path, **whose).events() == (NoisedCount(epsilon=NOISE_EPSILON),)
