@@ -17,6 +17,7 @@ from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption.tags import Tags
+from accountants import LedgerError
 from privfed.errors import AwayError, ConfigError, EncryptionError, SpoiledSumError
 from privfed.messages import Envelope
 from privfed.run_folder import RunFolder
@@ -539,7 +540,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
 
     def test_a_second_place_that_cannot_be_written(self, federation, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(EncryptionError, match=r"cannot be made.*\$PRIVFED_ANCHORS"):
+        with pytest.raises(LedgerError, match=r"file/anchors/.* must be readable, and is not"):
             replace(federation, anchor_folder=tmp_path / "file/anchors").run(tmp_path / "run")
 
     @pytest.mark.parametrize("place", ["state/anchors", "run/anchors"])
