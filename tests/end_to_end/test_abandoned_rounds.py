@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from accountants import LedgerError
 from privfed import BFV, CKKS, Budget, Callback, Client, FedAvg, Plain
 from privfed.channel import SumChannel
 from privfed.client import node as client_node
@@ -17,7 +18,6 @@ from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption.tags import Tags
-from accountants import LedgerError
 from privfed.errors import AwayError, ConfigError, EncryptionError, SpoiledSumError
 from privfed.messages import Envelope
 from privfed.run_folder import RunFolder
