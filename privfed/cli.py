@@ -249,7 +249,8 @@ def report(
     _say(
         "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
         "client, and the headline; that all files are of one moment; the ledgers themselves, "
-        f"but for those named above. Not checked: other text and figures. Report: {folder / 'report.html'}"
+        "but for those named above. Not checked: other text and figures. "
+        f"Report: {folder / 'report.html'}"
     )
 
 

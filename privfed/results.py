@@ -166,9 +166,9 @@ def _unit(privacy: PrivacyConfig) -> str:
     if most == 1:
         return f"one record: {privacy.record}"
     return (
-        f"one record: {privacy.record}, with all its examples (at most {most} are read, and clipped "
-        "as one). It comes or goes as a whole; one example more or less of a record that stays "
-        "exchanges it for another, which moves a clipped sum by up to 2 C and is covered as two "
+        f"one record: {privacy.record}, with all its examples (at most {most} are read, and "
+        "clipped as one). It comes or goes as a whole; one example more or less of a record that "
+        "stays exchanges it for another, which moves a clipped sum by up to 2 C and is covered as two "
         "records, not as one"
     )
 

@@ -491,9 +491,10 @@ class TestKilled:
                 raise Killed
             return real(self)
 
-        with monkeypatch.context() as patched, pytest.raises(Killed):
+        with monkeypatch.context() as patched:
             patched.setattr(Aggregator, "total", die)
-            federation.run(tmp_path / "run")
+            with pytest.raises(Killed):
+                federation.run(tmp_path / "run")
         result = federation.run(tmp_path / "run", resume=True, without=["client-3"])
         assert [row.round for row in result.rounds] == [1, 3, 4, 5]
         (entry,) = run_record(tmp_path / "run")["abandoned"]
@@ -511,9 +512,10 @@ class TestKilled:
                 raise Killed
             return real(*arguments, **named)
 
-        with monkeypatch.context() as patched, pytest.raises(Killed):
+        with monkeypatch.context() as patched:
             patched.setattr(client_node, "train_round", die)
-            federation.run(tmp_path / "run")
+            with pytest.raises(Killed):
+                federation.run(tmp_path / "run")
         result = federation.run(tmp_path / "run", resume=True)
         assert [row.round for row in result.rounds] == [1, 3, 4]
         (entry,) = run_record(tmp_path / "run")["abandoned"]
