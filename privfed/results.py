@@ -168,8 +168,8 @@ def _unit(privacy: PrivacyConfig) -> str:
     return (
         f"one record: {privacy.record}, with all its examples (at most {most} are read, and "
         "clipped as one). It comes or goes as a whole; one example more or less of a record that "
-        "stays exchanges it for another, which moves a clipped sum by up to 2 C and is covered as two "
-        "records, not as one"
+        "stays exchanges it for another, which moves a clipped sum by up to 2 C and is covered as "
+        "two records, not as one"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from accountants import LedgerError
 from privfed import BFV, CKKS, Budget, Callback, Client, FedAvg, Plain
 from privfed.channel import SumChannel
 from privfed.client import node as client_node
@@ -539,7 +540,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
 
     def test_a_second_place_that_cannot_be_written(self, federation, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(EncryptionError, match=r"cannot be made.*\$PRIVFED_ANCHORS"):
+        with pytest.raises(LedgerError, match=r"file/anchors.* must be readable, and is not"):
             replace(federation, anchor_folder=tmp_path / "file/anchors").run(tmp_path / "run")
 
     @pytest.mark.parametrize("place", ["state/anchors", "run/anchors"])
