@@ -11,7 +11,7 @@ one is then seen.) How many were left out is for the client itself.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -22,9 +22,12 @@ from privfed.client.private_model import PrivateModel
 from privfed.data.records import Record, RecordGroup
 from privfed.errors import DataError, ModelError
 from privfed.models.examples import encode_records
-from privfed.models.tasks import EXAMPLE_WEIGHT, Batch
+from privfed.models.tasks import EXAMPLE_WEIGHT, Batch, CausalLanguageModel, Classification
 
 _IDS = "input_ids"
+
+_READ_ANY_TEXT: Final = (Classification, CausalLanguageModel)
+"""Tasks whose loss fails on no record that could be encoded; a class derived from one is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +52,9 @@ def usable_records(
     """Encode records and run the model once on a batch of the longest of them, without gradients.
 
     Memory and length are tried by the gate, on made-up texts that fill the model's window. What is
-    left for a pass to fail on is a loss of the user's own that refuses some content: if the longest
-    records show one, every record is tried alone. Records beyond that batch are not run, which
-    would cost a whole pass over the data: a loss that fails on one of those alone fails in a round.
+    left for a pass to fail on is a task or loss of the user's own that refuses some content: there
+    all records are run, batch by batch and where one fails one by one, so that whether a record is
+    left out depends on nothing but itself. It costs one pass over the data, without gradients.
 
     Args:
         model: as it will be trained.
@@ -61,22 +64,21 @@ def usable_records(
 
     Raises:
         DataError: if no record can be used.
-        ModelError: if a batch of them fails although each record passes alone.
+        ModelError: if the batch of the longest records fails all the same.
     """
     left_out: dict[int, str] = {}
     positions, encoded = _encoded(model, records, examples_per_record, left_out)
     _leave_out(left_out, positions, unreadable_rows(model, encoded))
     _leave_out(left_out, positions, _blank(model, encoded, examples_per_record))
     positions, encoded = _rest(left_out, positions, encoded)
+    if type(model.task) not in _READ_ANY_TEXT:
+        _leave_out(left_out, positions, _failing_alone(model, encoded, physical_batch_size))
+        positions, encoded = _rest(left_out, positions, encoded)
     failure = _failure_of_longest(model, encoded, physical_batch_size)
     if failure is not None:
-        _leave_out(left_out, positions, _failing_alone(model, encoded))
-        positions, encoded = _rest(left_out, positions, encoded)
-        failure = _failure_of_longest(model, encoded, physical_batch_size)
-    if failure is not None:
         raise ModelError(
-            "a batch of the longest records fails although each record passes alone; the cause "
-            "lies in the model, the task or the physical batch size"
+            "a batch of the longest records fails, and no record alone is at fault; the cause lies "
+            "in the model, the task or the physical batch size"
         ) from failure
     return Usable(encoded=encoded, left_out=left_out)
 
@@ -138,11 +140,15 @@ def _blank(
             yield row, "holds no token of text"
 
 
-def _failing_alone(model: PrivateModel, encoded: Batch) -> Iterator[tuple[int, str]]:
-    for row in range(num_rows(encoded)):
-        failure = _failure(model, rows(encoded, torch.tensor([row])))
-        if failure is not None:
-            yield row, f"fails in the model: {type(failure).__name__}: {failure}"
+def _failing_alone(model: PrivateModel, encoded: Batch, size: int) -> Iterator[tuple[int, str]]:
+    """Rows that fail by themselves, each with what the task says of it."""
+    for batch in torch.split(torch.arange(num_rows(encoded)), size):
+        if _failure(model, rows(encoded, batch)) is None:
+            continue
+        for row in batch:
+            failure = _failure(model, rows(encoded, row.reshape(1)))
+            if failure is not None:
+                yield int(row), f"fails in the model: {type(failure).__name__}: {failure}"
 
 
 def _failure_of_longest(model: PrivateModel, encoded: Batch, size: int) -> Exception | None:

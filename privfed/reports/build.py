@@ -21,7 +21,7 @@ from accountants.export import book_of_export
 from accountants.identity import Identity
 from accountants.tradeoff import curve
 from privfed.errors import ReportError
-from privfed.reports.budget import RUNNING, SCHEMA, BudgetReport, ClientGuarantee
+from privfed.reports.budget import COMPLETE, RUNNING, SCHEMA, BudgetReport, ClientGuarantee
 from privfed.reports.figures import RoundFigures
 
 _PACKAGES = (
@@ -55,7 +55,7 @@ def client_guarantee(
         budget: as agreed.
         planned: a round as it was calibrated; stands in for sigma and q where none was begun.
         status: of the report. While the run goes on, one more round counts as begun; the curve of
-            what an attacker can reach takes seconds, and is computed once it has ended.
+            what an attacker can reach takes seconds, and is computed once all rounds are over.
 
     Raises:
         accountants.LedgerError: if the export's chain of digests does not hold.
@@ -97,7 +97,7 @@ def client_guarantee(
         noise_multiplier=round_event.noise_multiplier,
         sample_rate=round_event.sample_rate,
         releases=tuple(event_to_json(event) for event in everything),
-        attack={} if status == RUNNING else attack_bounds(everything, relation),
+        attack=attack_bounds(everything, relation) if status == COMPLETE else {},
         ledger_id=id_,
         ledger_length=len(book.entries),
         ledger_head=book.anchor().head,

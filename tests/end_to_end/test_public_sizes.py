@@ -22,6 +22,7 @@ from privfed import Budget, Callback, NoisySize
 from privfed.client import public_size as sizes
 from privfed.client.randomness import SystemCoins
 from privfed.errors import ConfigError
+from privfed.preparation import size_source
 from privfed.run_folder import RunFolder
 from tests.organisations import with_share
 
@@ -178,17 +179,19 @@ def test_the_sum_is_what_the_theorem_says():
     assert both.upper >= alone.upper + 0.4
 
 
-def test_the_report_says_what_was_released_not_what_was_asked_for(make, drawn, tmp_path):
+def test_the_report_says_what_was_released_not_what_was_asked_for(make, tmp_path):
     """An earlier run released at 0.25; a later one asks for 0.01 and gets that number again."""
-    federation = make(rounds=1)
-    small = replace(federation.privacy, budget=Budget(epsilon=1.5, delta=1e-3))
-    replace(federation, privacy=small).run(tmp_path / "first")
-    cheaper = [
-        replace(client, public_size=NoisySize(noise_epsilon=0.01)) for client in federation.clients
-    ]
-    report = replace(federation, clients=cheaper).run(tmp_path / "second").report
-    assert "client-2 (epsilon 0.25)" in str(report.published)
-    assert "0.01" not in str(report.published)
+    whose = {"dataset": "topics", "unit": "u", "neighbouring": Neighbouring.ADD_REMOVE}
+    earlier, later = make().clients[:2], NoisySize(noise_epsilon=0.01)
+    ledgers = {}
+    for client in earlier:
+        ledger = Ledger.create(tmp_path / f"{client.id}.sqlite3", client=client.id, **whose)
+        budget = Budget(epsilon=4.0, delta=1e-3)
+        sizes.public_size(client.public_size, TRUE, ledger, budget, SystemCoins())
+        ledgers[client.id] = ledger
+    clients = [replace(client, public_size=later) for client in earlier]
+    said = size_source(clients, ledgers, "declared")
+    assert said.endswith("client-0 (epsilon 0.25), client-1 (epsilon 0.25)")
 
 
 def test_what_a_client_that_is_too_small_released_is_stated(make, drawn, tmp_path):

@@ -345,7 +345,8 @@ def test_no_attack_does_better_than_the_curve_with_a_count():
 
 
 def test_a_ledger_keeps_a_count(tmp_path):
-    ledger = Ledger.create(tmp_path / "ledger", client="a", dataset="notes", description="c")
+    whose = {"client": "a", "dataset": "notes", "unit": "one note", "neighbouring": ADD}
+    ledger = Ledger.create(tmp_path / "ledger", **whose)
     reservation = ledger.reserve("size", 0, [COUNT], lambda *_: None)
     ledger.commit(reservation.id, [COUNT], b"1187")
     assert ledger.events() == (COUNT,)

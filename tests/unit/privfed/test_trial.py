@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from privfed import CausalLanguageModel, Classification, LoRA, Record, RecordGroup
+from privfed.client import trial
 from privfed.client.private_model import PrivateModel
 from privfed.client.trial import usable_records
 from privfed.errors import DataError, ModelError
@@ -95,9 +96,18 @@ def test_groups_are_left_out_as_a_whole_and_only_where_nothing_is_left(model):
     assert found.encoded[EXAMPLE_WEIGHT].tolist() == [[0.5, 0.5], [1.0, 0.0]]
 
 
-def test_a_record_that_the_model_fails_on_alone_is_left_out(model, monkeypatch):
+@pytest.fixture
+def own_loss(monkeypatch):
+    """The task is taken for one of the user's own, whose loss may refuse what it reads."""
+    monkeypatch.setattr(trial, "_READ_ANY_TEXT", ())
+
+
+@pytest.mark.usefixtures("own_loss")
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_record_that_the_model_fails_on_alone_is_left_out(model, monkeypatch, size):
+    """Whether or not it is among the longest, or others fail: by a rule on itself."""
     failing(model, monkeypatch, lambda ids: (ids == word(model, "goal")).any())
-    found = usable(model, TEXTS, size=5)
+    found = usable(model, TEXTS, size=size)
     assert list(found.left_out) == [2]
     assert "fails in the model: RuntimeError" in found.left_out[2]
     assert same(found.encoded, expected(model, [*TEXTS[:2], *TEXTS[3:]]))
@@ -105,7 +115,7 @@ def test_a_record_that_the_model_fails_on_alone_is_left_out(model, monkeypatch):
 
 def test_a_failure_of_the_batch_alone_is_nobodys_record(model, monkeypatch):
     failing(model, monkeypatch, lambda ids: len(ids) > 2)
-    with pytest.raises(ModelError, match="each record passes alone"):
+    with pytest.raises(ModelError, match="no record alone is at fault"):
         usable(model, TEXTS, size=3)
     assert len(usable(model, TEXTS, size=2).encoded["input_ids"]) == 5
 
@@ -114,6 +124,9 @@ def test_what_fails_for_every_record_is_refused(model, monkeypatch):
     with pytest.raises(DataError, match="none of the 5 records can be used"):
         usable(model, [f"{text} {MARKER}" for text in TEXTS])
     failing(model, monkeypatch, lambda ids: True)
+    with pytest.raises(ModelError, match="no record alone is at fault"):
+        usable(model, TEXTS)
+    monkeypatch.setattr(trial, "_READ_ANY_TEXT", ())
     with pytest.raises(DataError, match="none of the 5 records can be used"):
         usable(model, TEXTS)
 
