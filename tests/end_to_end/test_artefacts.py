@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from accountants import AnchorFolder, Ledger, Neighbouring, epsilon
-from privfed import Budget, Callback, Plain
+from privfed import Callback, Plain
 from privfed.client.node import ClientNode
 from privfed.client.state import ledger_path
 from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
@@ -220,12 +220,11 @@ class TestOtherRunsMeanwhile:
             federation.run(tmp_path / "first", callbacks=[Stop(1)])
         return federation
 
-    def other(self, federation, budget, folder):
-        privacy = replace(federation.privacy, budget=Budget(epsilon=budget, delta=1e-3))
-        replace(federation, privacy=privacy, rounds=1).run(folder)
+    def other(self, federation, share, folder):
+        replace(with_share(federation, share), rounds=1).run(folder)
 
     def test_an_honest_report_is_accepted(self, interrupted, tmp_path):
-        self.other(interrupted, 3.8, tmp_path / "second")
+        self.other(interrupted, 0.9, tmp_path / "second")
         with pytest.raises(KeyboardInterrupt):
             interrupted.run(tmp_path / "first", resume=True, callbacks=[Stop(2)])
         report, notes = verify_and_render(tmp_path / "first", AnchorFolder(interrupted.anchors))
@@ -234,12 +233,12 @@ class TestOtherRunsMeanwhile:
         assert notes == []
 
     def test_a_budget_that_the_other_one_passed_is_said(self, interrupted, tmp_path):
-        self.other(interrupted, 6.0, tmp_path / "second")
+        self.other(interrupted, 1.5, tmp_path / "second")
         with pytest.raises(TooFewClientsError, match="budget of .* is used up"):
             interrupted.run(tmp_path / "first", resume=True)
         report, _ = verify_and_render(tmp_path / "first", AnchorFolder(interrupted.anchors))
         assert report.headline.startswith("NOT FINISHED")
-        assert report.guarantee["epsilon"] > 5.9 > report.clients[0].epsilon_budget == 4.0
+        assert report.clients[0].epsilon_spent > 5.9 > report.clients[0].epsilon_budget == 4.0
         assert report.clients[0].rounds == 1, "nothing more was reserved"
 
 

@@ -231,8 +231,8 @@ class TestAGap:
 
 
 class TestAContradiction:
-    def test_more_spent_than_budgeted(self):
-        with pytest.raises(ReportError, match=r"'client-3' must have .*<= spent .* <= budget"):
+    def test_one_more_round_beyond_the_budget(self):
+        with pytest.raises(ReportError, match=r"'client-3' must have .*only within the budget"):
             report(clients=(guarantee(1), guarantee(2), guarantee(3, epsilon_budget=1.4999)))
 
     def test_exactly_the_budget_is_accepted(self):

@@ -96,17 +96,10 @@ def test_groups_are_left_out_as_a_whole_and_only_where_nothing_is_left(model):
     assert found.encoded[EXAMPLE_WEIGHT].tolist() == [[0.5, 0.5], [1.0, 0.0]]
 
 
-@pytest.fixture
-def own_loss(monkeypatch):
-    """The task is taken for one of the user's own, whose loss may refuse what it reads."""
-    monkeypatch.setattr(trial, "_READ_ANY_TEXT", ())
-
-
-@pytest.mark.usefixtures("own_loss")
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_record_that_the_model_fails_on_alone_is_left_out(model, monkeypatch, size):
     """Whether or not it is among the longest, or others fail: by a rule on itself."""
-    failing(model, monkeypatch, lambda ids: (ids == word(model, "goal")).any())
+    failing(model, monkeypatch, lambda ids: (ids == word(model, "goal")).any(), own=True)
     found = usable(model, TEXTS, size=size)
     assert list(found.left_out) == [2]
     assert "fails in the model: RuntimeError" in found.left_out[2]
@@ -126,7 +119,7 @@ def test_what_fails_for_every_record_is_refused(model, monkeypatch):
     failing(model, monkeypatch, lambda ids: True)
     with pytest.raises(ModelError, match="no record alone is at fault"):
         usable(model, TEXTS)
-    monkeypatch.setattr(trial, "_READ_ANY_TEXT", ())
+    failing(model, monkeypatch, lambda ids: True, own=True)
     with pytest.raises(DataError, match="none of the 5 records can be used"):
         usable(model, TEXTS)
 
@@ -164,7 +157,7 @@ def test_it_runs_as_at_evaluation_and_leaves_the_model_as_it_was(model, monkeypa
 @pytest.mark.parametrize("examples", [1, 2])
 def test_a_record_less_is_at_most_one_usable_record_less(model, monkeypatch, examples):
     """Each kind of record that is left out, at each place, among others of its kind."""
-    failing(model, monkeypatch, lambda ids: (ids == word(model, "goal")).any())
+    failing(model, monkeypatch, lambda ids: (ids == word(model, "goal")).any(), own=True)
     texts = ["goal", "", *TEXTS, f"film {MARKER}", "goal goal", f"{MARKER} goal"]
     whole = as_rows(usable(model, texts, examples, size=20).encoded)
     for place in range(len(texts)):
@@ -183,8 +176,8 @@ def word(model, text):
     return model.task.tokenizer().convert_tokens_to_ids(text)
 
 
-def failing(model, monkeypatch, when):
-    """Let the task's loss fail on a batch of token ids."""
+def failing(model, monkeypatch, when, *, own=False):
+    """Let the task's loss fail on a batch of token ids; `own` where it is one of the user's own."""
     real = model.task.losses
 
     class Task:
@@ -198,3 +191,4 @@ def failing(model, monkeypatch, when):
 
     task = model.task
     monkeypatch.setattr(model, "task", Task())
+    monkeypatch.setattr(trial, "_READ_ANY_TEXT", () if own else (Task,))
