@@ -7,7 +7,6 @@ the key holder's process. `test_run_config.py` shows that every key is read; her
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -169,8 +168,7 @@ def _watch(patched, seen):
 
     def started(self, **settings):
         start(self, **settings)
-        command = Path(f"/proc/{self.process_id}/cmdline").read_text()
-        seen.command.append(command.split("\0"))
+        seen.command.append(self._process.args)
 
     patched.setattr(ClientNode, "local_round", local_round)
     patched.setattr(preparation, "usable_records", usable_records)
