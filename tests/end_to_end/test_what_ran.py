@@ -20,7 +20,6 @@ from privfed import BFV, Callback, Computation, FedAvg, Plain
 from privfed.client import dpsgd, stacked
 from privfed.client.node import ClientNode
 from privfed.client.randomness import SecureNoise, SystemCoins
-from privfed.errors import TooFewClientsError
 from privfed.server.checkpoint import load_latest
 from tests.organisations import ORGANISATIONS, with_share
 
@@ -260,10 +259,8 @@ def test_of_a_run_that_was_killed_with_clients_in_one_pass(make, seen, killed, t
     """All had reserved the round, and client-3 had taken no step of it: it is counted at all."""
     federation = make(computation=Computation(stacked_clients=3))
     killed(federation, tmp_path / "run")
-    with pytest.raises(TooFewClientsError, match="1 contribution"):
-        federation.run(tmp_path / "run", resume=True)
     result = federation.run(tmp_path / "run", resume=True)
-    assert [row.round for row in result.rounds] == [1, 3]
+    assert [row.round for row in result.rounds] == [1, 3], "nobody trained for a sum of one"
     steps = each(ROUNDS * STEPS, **{"client-3": 2 * STEPS})
     seen.check(reported(tmp_path / "run"), steps, lost=["client-3"])
 
