@@ -437,9 +437,8 @@ class _Running:
                 "budget, or train on other data",
                 abandoned.missing,
             )
-        logs = self.settings.state / "clients"
         return abandoning.stop(
-            abandoned, f"{error}. The cause is in each client's own log under {logs}. {advice}"
+            abandoned, f"{error}. The cause is in each client's own log. {advice}"
         )
 
     def _give_up(
