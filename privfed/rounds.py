@@ -34,7 +34,6 @@ class Outcome:
         bytes_up: from clients to the aggregator: accepted updates and answers to challenges.
         bytes_down: from the aggregator to all clients of the cohort.
         bytes_holder: between aggregator and key holder, both ways; 0 without one.
-        client_seconds: that all clients took to encrypt and sign.
         aggregator_seconds: that the aggregator took to check and add.
         opening_seconds: from the sum to the numbers that a client reads, key holder and answers to
             its challenge included.
@@ -45,7 +44,6 @@ class Outcome:
     bytes_up: int
     bytes_down: int
     bytes_holder: int
-    client_seconds: float
     aggregator_seconds: float
     opening_seconds: float
 
@@ -105,7 +103,6 @@ def play(
     costs = _Costs(
         bytes_up=aggregator.bytes_up,
         bytes_down=len(opening.key or b"") * len(nodes),
-        client_seconds=collected.client_seconds,
         aggregator_seconds=collected.aggregator_seconds + time.perf_counter() - begun,
     )
 
@@ -137,7 +134,6 @@ class _Costs:
     bytes_up: int = 0
     bytes_down: int = 0
     bytes_holder: int = 0
-    client_seconds: float = 0.0
     aggregator_seconds: float = 0.0
 
 
@@ -162,7 +158,6 @@ def _read(
         bytes_up=costs.bytes_up,
         bytes_down=costs.bytes_down + len(message) * len(codecs),
         bytes_holder=costs.bytes_holder,
-        client_seconds=costs.client_seconds,
         aggregator_seconds=costs.aggregator_seconds,
         opening_seconds=time.perf_counter() - begun,
     )

@@ -24,12 +24,10 @@ class Collected:
 
     Attributes:
         messages: accepted updates by client.
-        client_seconds: that all clients together took to encrypt and sign.
         aggregator_seconds: that the aggregator took to check and add.
     """
 
     messages: dict[str, bytes] = field(default_factory=dict)
-    client_seconds: float = 0.0
     aggregator_seconds: float = 0.0
 
 
@@ -78,13 +76,11 @@ def send_update(
         aggregator: receives bytes.
         collected: where message and seconds are noted.
     """
-    begun = time.perf_counter()
     message = node.hide(opening.agreed, opening.key, codec)
-    hidden = time.perf_counter()
+    begun = time.perf_counter()
     aggregator.receive(message)
     collected.messages[node.id] = message
-    collected.client_seconds += hidden - begun
-    collected.aggregator_seconds += time.perf_counter() - hidden
+    collected.aggregator_seconds += time.perf_counter() - begun
 
 
 def collect_answers(
