@@ -31,7 +31,7 @@ from privfed.config import (
     Precision,
     QuantileClipping,
 )
-from privfed.errors import GateError, TooFewClientsError
+from privfed.errors import GateError
 from privfed.models.tasks import EXAMPLE_WEIGHT
 from privfed.models.vector import read_vector, write_vector
 from privfed.server.checkpoint import load_latest
@@ -515,10 +515,10 @@ class TestAFederation:
         _, result = run(4, rounds=1)
         assert [row.absent for row in result.rounds] == [("client-1",)]
 
-    def test_after_a_crash_what_was_committed_is_sent_and_the_rest_is_lost(
+    def test_after_a_crash_too_few_commits_cost_that_round_and_no_other(
         self, run, make_federation, tmp_path, monkeypatch
     ):
-        """Killed at the third commit of round 2: two are sent afresh, two rounds are lost."""
+        """Killed at the third commit of round 2: two have committed it, two have lost it."""
         real = ClientNode.commit
         commits = []
 
@@ -541,10 +541,8 @@ class TestAFederation:
         )
         training = replace(federation.training, optimizer=SGD(momentum=0.5))
         federation = replace(federation, training=training)
-        with pytest.raises(TooFewClientsError, match="2 contribution"):
-            federation.run(tmp_path / "crash", resume=True)
         result = federation.run(tmp_path / "crash", resume=True)
-        assert [row.round for row in result.rounds] == [1, 3]
+        assert [row.round for row in result.rounds] == [1, 3], "of two there is no sum"
         unresolved = {client.id: client.unresolved for client in result.report.clients}
         assert unresolved == {"client-0": 0, "client-1": 0, "client-2": 1, "client-3": 1}
         exports = sorted((tmp_path / "crash/ledgers").iterdir())
