@@ -23,7 +23,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class Cell:
     rank: int
     batch: int
     length: int
+    layers: int = 2
+    width: int = 512
 
 
 def main() -> None:
@@ -77,23 +79,24 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--layers", type=int, default=2, help="blocks of every model")
+    parser.add_argument("--width", type=int, default=512, help="of every model, 64 per head")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--peak", nargs=6, metavar="CELL", help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=8, metavar="CELL", help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     if options.peak:
         mode, name, targets, *numbers = options.peak
-        rank, batch, length = map(int, numbers)
-        print(peak(mode, Cell(name, targets, rank, batch, length), options.layers, device))
+        print(peak(mode, Cell(name, targets, *map(int, numbers)), device))
         return
     rows = []
-    for cell in cells(options.models, options.ranks, quick=options.quick):
+    for small in cells(options.models, options.ranks, quick=options.quick):
+        cell = replace(small, layers=options.layers, width=options.width)
         repetitions = 5 if options.quick else options.repetitions
-        row = measure(cell, options.modes, repetitions, options.layers, device)
+        row = measure(cell, options.modes, repetitions, device)
         if options.memory:
-            row["memory_ratio"] = memory_ratios(cell, options.modes, options.layers, options.device)
+            row["memory_ratio"] = memory_ratios(cell, options.modes, options.device)
         rows.append(row)
         if not options.json:
             print(line(row), flush=True)
@@ -115,11 +118,9 @@ def cells(models: list[str], ranks: list[int], *, quick: bool) -> Iterator[Cell]
                     yield Cell(name, targets, rank, batch, length)
 
 
-def measure(
-    cell: Cell, modes: list[str], repetitions: int, layers: int, device: torch.device
-) -> dict[str, Any]:
+def measure(cell: Cell, modes: list[str], repetitions: int, device: torch.device) -> dict[str, Any]:
     """Times of every mode for one model and shape."""
-    steps = {mode: step_of(mode, cell, layers, device) for mode in ("plain", *modes)}
+    steps = {mode: step_of(mode, cell, device) for mode in ("plain", *modes)}
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {mode: [] for mode in steps}
@@ -134,8 +135,7 @@ def measure(
     }
     plain = statistics.median(times["plain"])
     return {
-        **vars(cell),
-        "layers": layers,
+        **asdict(cell),
         "plain_ms": round(1e3 * plain, 1),
         "tokens_per_s": round(cell.batch * cell.length / statistics.median(times["privfed"])),
         "step_ratio": {mode: round(statistics.median(r), 4) for mode, r in ratios.items()},
@@ -162,9 +162,9 @@ def seconds(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begun
 
 
-def step_of(mode: str, cell: Cell, layers: int, device: torch.device) -> Callable[[], object]:
+def step_of(mode: str, cell: Cell, device: torch.device) -> Callable[[], object]:
     """One whole training step."""
-    model, task = adapted(cell, layers)
+    model, task = adapted(cell)
     batch = made_up(cell, device)
     if mode == "plain":
         return plain_step(model.to(device).train(), task, batch)
@@ -248,8 +248,8 @@ def ghost_step(
     return step
 
 
-def adapted(cell: Cell, layers: int) -> tuple[nn.Module, Any]:
-    """A random base model with LoRA, and its task; hidden width 512."""
+def adapted(cell: Cell) -> tuple[nn.Module, Any]:
+    """A random base model with LoRA, and its task."""
     from transformers import (
         BertConfig,
         BertModel,
@@ -268,23 +268,27 @@ def adapted(cell: Cell, layers: int) -> tuple[nn.Module, Any]:
         base = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=2000,
-                hidden_size=512,
-                intermediate_size=1408,
-                num_hidden_layers=layers,
-                num_attention_heads=8,
-                num_key_value_heads=4,
+                hidden_size=cell.width,
+                intermediate_size=cell.width * 11 // 4,
+                num_hidden_layers=cell.layers,
+                num_attention_heads=cell.width // 64,
+                num_key_value_heads=cell.width // 128,
             )
         )
     elif cell.model == "gpt2":
-        base = GPT2LMHeadModel(GPT2Config(vocab_size=2000, n_embd=512, n_layer=layers, n_head=8))
+        base = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=2000, n_embd=cell.width, n_layer=cell.layers, n_head=cell.width // 64
+            )
+        )
     else:
         encoder = BertModel(
             BertConfig(
                 vocab_size=2000,
-                hidden_size=512,
-                num_hidden_layers=layers,
-                num_attention_heads=8,
-                intermediate_size=2048,
+                hidden_size=cell.width,
+                num_hidden_layers=cell.layers,
+                num_attention_heads=cell.width // 64,
+                intermediate_size=4 * cell.width,
             )
         )
         base = SentenceClassifier(encoder, len(LABELS), 8.0)
@@ -309,13 +313,12 @@ def made_up(cell: Cell, device: torch.device) -> dict[str, Tensor]:
     return batch
 
 
-def memory_ratios(cell: Cell, modes: list[str], layers: int, device: str) -> dict[str, float]:
+def memory_ratios(cell: Cell, modes: list[str], device: str) -> dict[str, float]:
     """Peak memory above the model, over that of the non-private step; medians of 3 processes."""
     found = {}
     for mode in ("plain", *modes):
-        values = [mode, cell.model, cell.targets, cell.rank, cell.batch, cell.length]
-        command = [sys.executable, __file__, "--layers", str(layers), "--device", device]
-        arguments = [*command, "--peak", *map(str, values)]
+        arguments = [sys.executable, __file__, "--device", device, "--peak", mode]
+        arguments += map(str, asdict(cell).values())
         runs = [
             float(subprocess.run(arguments, check=True, capture_output=True).stdout)
             for _ in range(3)
@@ -324,9 +327,9 @@ def memory_ratios(cell: Cell, modes: list[str], layers: int, device: str) -> dic
     return {mode: round(value / found["plain"], 3) for mode, value in found.items()}
 
 
-def peak(mode: str, cell: Cell, layers: int, device: torch.device) -> float:
+def peak(mode: str, cell: Cell, device: torch.device) -> float:
     """Bytes that two steps take above the model."""
-    step = step_of(mode, cell, layers, device)
+    step = step_of(mode, cell, device)
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
