@@ -35,6 +35,7 @@ class RoundTable(Callback):
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            auto_refresh=False,  # while a client trains, its log has the standard streams
         )
         self._task = self._progress.add_task("clients", round=0, visible=False)
         self._clients: Sequence[str] = ()
@@ -81,7 +82,12 @@ class RoundTable(Callback):
         """Move the bar."""
         self._round = round_number
         self._progress.update(
-            self._task, round=round_number, total=len(self._clients), visible=True, advance=1
+            self._task,
+            round=round_number,
+            total=len(self._clients),
+            visible=True,
+            advance=1,
+            refresh=True,
         )
 
     def on_round(self, figures: RoundFigures) -> None:

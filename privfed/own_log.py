@@ -3,7 +3,8 @@
 What goes wrong while private text is read may quote that text: an exception of a library, a
 warning, a message on standard error. All of it belongs in the party's own log. Python would show
 it elsewhere: `logging` prints a record that it cannot write, with its traceback, and records that
-have no handler; `warnings` and libraries write to the standard error that all parties share.
+have no handler; `warnings`, libraries and a loss of one's own write to the standard streams that
+all parties share.
 """
 
 import contextlib
@@ -13,11 +14,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from privfed.errors import is_failure
 
-_STDERR = 2
+_STREAMS: Final = (
+    ("stdout", 1, contextlib.redirect_stdout),
+    ("stderr", 2, contextlib.redirect_stderr),
+)
+"""Python's name of a standard stream, the descriptor that other code uses, what leads it away."""
 
 
 class OwnLog(logging.Handler):
@@ -74,8 +79,8 @@ class OwnLog(logging.Handler):
 def told_in(logs: Sequence[logging.Logger], what: str) -> Iterator[None]:
     """End a block that fails: why is told in these logs, and nowhere else.
 
-    What libraries log, warn of or write to standard error within the block is not shown either;
-    warnings, and what came to standard error, are in the first of the logs.
+    What libraries log, warn of or print within the block is not shown either; warnings, and what
+    was printed, are in the first of the logs.
 
     Args:
         logs: of the parties whose private text the block reads, with an `OwnLog` each.
@@ -99,13 +104,13 @@ def kept_in(logs: Sequence[logging.Logger]) -> Iterator[None]:
     """Let nothing that libraries say within a block be shown: their loggers are off meanwhile.
 
     Args:
-        logs: get the warnings; the first gets what came to standard error.
+        logs: get the warnings; the first gets what was printed.
     """
     before = logging.root.manager.disable
     caught: list[warnings.WarningMessage] = []
     try:
         logging.disable(logging.CRITICAL)
-        with warnings.catch_warnings(record=True) as caught, _stderr_to(logs[0]):
+        with warnings.catch_warnings(record=True) as caught, _printed_to(logs[0]):
             yield
     finally:
         logging.disable(before)
@@ -115,18 +120,30 @@ def kept_in(logs: Sequence[logging.Logger]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stderr_to(log: logging.Logger) -> Iterator[None]:
-    """Lead standard error to a log's file: Python's, and the descriptor that other code uses."""
+def _printed_to(log: logging.Logger) -> Iterator[None]:
+    """Lead the standard streams to a log's file: Python's, and the descriptors of other code."""
     with contextlib.ExitStack() as stack:
         file = _file_of(log)
-        stack.callback(_on_a_full_disk_too, file.close)
-        stack.enter_context(contextlib.redirect_stderr(file))
-        with contextlib.suppress(OSError):  # a program may have no standard error
-            kept = os.dup(_STDERR)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, _STDERR)
-            os.dup2(file.fileno(), _STDERR)
+        stack.callback(_whatever_the_disk_says, file.close)
+        for name, descriptor, redirected in _STREAMS:
+            flushed = getattr(sys, name).flush if getattr(sys, name) else bool
+            _whatever_the_disk_says(flushed)
+            stack.enter_context(redirected(file))
+            with contextlib.suppress(OSError):  # a program may have no such stream
+                stack.enter_context(_descriptor_to(file, descriptor))
+            stack.callback(_whatever_the_disk_says, flushed)  # half a line of who kept the stream
         yield
+
+
+@contextlib.contextmanager
+def _descriptor_to(file: TextIO, descriptor: int) -> Iterator[None]:
+    kept = os.dup(descriptor)
+    try:
+        os.dup2(file.fileno(), descriptor)
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 def _file_of(log: logging.Logger) -> TextIO:
@@ -137,6 +154,6 @@ def _file_of(log: logging.Logger) -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-def _on_a_full_disk_too(close: Callable[[], None]) -> None:
-    with contextlib.suppress(OSError):
-        close()
+def _whatever_the_disk_says(call: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError, ValueError):  # full; closed
+        call()

@@ -241,11 +241,12 @@ PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
 
 
 def quote(kind):
-    """What code may do to private text: warn of it, log it, print it as an error, and fail."""
+    """What code may do to private text: warn of it, log it, print it, and fail."""
     warnings.warn(f"warned of {MARK}", UserWarning, stacklevel=1)
     logging.getLogger("some.library").error("logged %s", MARK)
-    print("printed", MARK, file=sys.stderr)
-    os.write(2, f"written {MARK}".encode())
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        print("printed", MARK, file=stream)
+        os.write(descriptor, f"written {MARK}".encode())
     raise kind(f"cannot train on {MARK!r}")
 
 

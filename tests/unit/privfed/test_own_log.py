@@ -142,13 +142,17 @@ class TestABlock:
         with pytest.raises(kind), told_in([own()], "round 7: did not take part"):
             raise kind
 
-    def test_what_libraries_say_is_shown_nowhere_else(self, own, capfd, elsewhere, recwarn):
+    def test_what_libraries_say_is_shown_nowhere_else(
+        self, own, capfd, elsewhere, recwarn, monkeypatch
+    ):
         """As tokenizers do, which tell the length of a record that is too long."""
         log = own()
         shouting = logging.getLogger("test.shouting")
         stream = logging.StreamHandler(sys.stderr)
         shouting.addHandler(stream)
-        before = os.fstat(2)
+        before = os.fstat(1), os.fstat(2)
+        kept_stream = open(1, "w", closefd=False)  # noqa: SIM115 - a program's own, none of pytest's
+        monkeypatch.setattr(sys, "stdout", kept_stream)
         try:
             with kept_in([log]):
                 shouting.critical("1: %s", MARK)
@@ -156,29 +160,36 @@ class TestABlock:
                 warnings.warn(f"3: {MARK}", UserWarning, stacklevel=1)
                 print("4:", MARK, file=sys.stderr)
                 os.write(2, f"5: {MARK}\n".encode())
+                print("6:", MARK)
+                os.write(1, f"7: {MARK}\n".encode())
+                kept_stream.write(f"8: {MARK}")  # half a line, in a stream that was kept
         finally:
             shouting.removeHandler(stream)
         assert capfd.readouterr() == ("", "")
         assert not elsewhere
         assert not recwarn.list
-        for number in (3, 4, 5):
+        for number in range(3, 9):
             assert f"{number}: {MARK}" in text_of(log)
-        assert os.path.samestat(before, os.fstat(2)), "standard error is what it was"
+        assert os.path.samestat(before[0], os.fstat(1)), "standard output is what it was"
+        assert os.path.samestat(before[1], os.fstat(2)), "standard error is what it was"
         logging.getLogger("test.quiet").warning("heard again")
+        print("printed again", flush=True)
         print("said again", file=sys.stderr)
         assert elsewhere == ["heard again"]
-        assert "said again" in capfd.readouterr().err
+        out, errors = capfd.readouterr()
+        assert out == "printed again\n"
+        assert "said again" in errors
 
     @pytest.mark.parametrize("place", [full, below_a_file])
     def test_a_log_that_cannot_be_written_shows_none_of_it(self, tmp_path, capfd, place):
         log = logging.Logger("test")
         log.addHandler(OwnLog(place(tmp_path), "client 'ada'"))
         with told_in([log], "round 7: did not take part"):
-            os.write(1, b"before\n")
+            print(MARK, file=sys.stdout)
             print(MARK, file=sys.stderr)
             raise ValueError(MARK)
         out, errors = capfd.readouterr()
-        assert out == "before\n"
+        assert out == ""
         assert MARK not in errors
         assert errors.count("\n") == 1
 
