@@ -12,16 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-from accountants.book import Book
-from accountants.bounds import DeltaBounds, EpsilonBounds
-from accountants.command_line import parser
-from accountants.earlier import assign
-from accountants.errors import AccountingError
-from accountants.events import Event, NoisedCount, PoissonGaussian
-from accountants.export import export
-from accountants.identity import Identity
-from accountants.input_files import events_of_file, ledger_of_file, ledger_or_export
-from accountants.printing import (
+from accountants.cli.arguments import parser
+from accountants.cli.input_files import events_of_file, ledger_of_file, ledger_or_export
+from accountants.cli.printing import (
     Rows,
     assumptions,
     claim,
@@ -31,6 +24,13 @@ from accountants.printing import (
     rounded_up,
     show,
 )
+from accountants.errors import AccountingError
+from accountants.events import Event, NoisedCount, PoissonGaussian
+from accountants.guarantees import DeltaBounds, EpsilonBounds
+from accountants.ledger.book import Book
+from accountants.ledger.earlier import assign
+from accountants.ledger.export import export
+from accountants.ledger.identity import Identity
 
 # Accountants are imported by the commands that compute: they load scipy and dp-accounting.
 
@@ -94,8 +94,8 @@ def _delta(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from accountants.budget import Budget
     from accountants.calibration import noise_multiplier
+    from accountants.guarantees import Budget
 
     budget = Budget(epsilon=options.epsilon, delta=options.delta)
     counts = _noised_counts(options)

@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from accountants import certified, checks
-from accountants.bounds import EpsilonBounds
-from accountants.budget import Budget
 from accountants.errors import BudgetExceededError
 from accountants.events import Event, PoissonGaussian, canonical
-from accountants.relations import Neighbouring
+from accountants.guarantees import Budget, EpsilonBounds, Neighbouring
 
 LARGEST_NOISE_MULTIPLIER = 1e4
 """More noise than this means that the budget is used up in all but name."""

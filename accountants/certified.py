@@ -21,12 +21,12 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-from accountants import checks, composition, gaussian, noised_counts, renyi
-from accountants.bounds import DeltaBounds, EpsilonBounds
+from accountants import checks
+from accountants.analyses import composition, gaussian, noised_counts, renyi
+from accountants.analyses.reduction import Reduced, reduced
 from accountants.errors import UnsupportedAnalysisError
 from accountants.events import Event, canonical
-from accountants.reduction import Reduced, reduced
-from accountants.relations import Neighbouring
+from accountants.guarantees import DeltaBounds, EpsilonBounds, Neighbouring, neighbouring_of
 
 RELATIVE_GAP = 3e-4
 """How far the two bounds may be apart by default, over the upper one."""
@@ -97,7 +97,7 @@ def epsilon(
     return _epsilon(
         canonical(events),
         checks.probability_or_zero(delta=delta),
-        checks.neighbouring(neighbouring),
+        neighbouring_of(neighbouring),
         checks.count(group_size=group_size),
         max(checks.probability(relative_gap=relative_gap), SMALLEST_GAP),
     )
@@ -135,7 +135,7 @@ def delta(
     """
     phases = canonical(events)
     epsilon = checks.non_negative(epsilon=epsilon)
-    neighbouring = checks.neighbouring(neighbouring)
+    neighbouring = neighbouring_of(neighbouring)
     group_size = checks.count(group_size=group_size)
     relative_gap = max(checks.probability(relative_gap=relative_gap), SMALLEST_GAP)
     parts = reduced(phases, neighbouring, group_size)
@@ -186,7 +186,7 @@ def is_within(
         True
     """
     phases = canonical(events)
-    parts = reduced(phases, checks.neighbouring(neighbouring), group_size)
+    parts = reduced(phases, neighbouring_of(neighbouring), group_size)
     if not parts.renyi_only and not parts.unprotected:
         whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1]
         if noised_counts.epsilon_of_sum(parts.counts_epsilon, whole + parts.pure) <= limit:

@@ -7,7 +7,6 @@ the value as a plain Python number: `sigma = positive(noise_multiplier=sigma)`.
 from numbers import Integral, Real
 
 from accountants.errors import InvalidValueError
-from accountants.relations import Neighbouring
 
 # Arithmetic on counts is that of floats, which skip whole numbers from here on.
 _LARGEST = 2**53
@@ -18,7 +17,7 @@ def positive(**named: object) -> float:
     name, value = _only(named)
     number = _number(value)
     if not 0 < number < float("inf"):
-        raise _refusal(name, "a finite number above 0", value)
+        raise refusal(name, "a finite number above 0", value)
     return number
 
 
@@ -27,7 +26,7 @@ def non_negative(**named: object) -> float:
     name, value = _only(named)
     number = _number(value)
     if not 0 <= number < float("inf"):
-        raise _refusal(name, "a finite number, 0 or above", value)
+        raise refusal(name, "a finite number, 0 or above", value)
     return number
 
 
@@ -36,7 +35,7 @@ def probability(**named: object) -> float:
     name, value = _only(named)
     number = _number(value)
     if not 0 < number < 1:
-        raise _refusal(name, "strictly between 0 and 1", value)
+        raise refusal(name, "strictly between 0 and 1", value)
     return number
 
 
@@ -45,7 +44,7 @@ def probability_or_zero(**named: object) -> float:
     name, value = _only(named)
     number = _number(value)
     if not 0 <= number < 1:
-        raise _refusal(name, "in [0, 1)", value)
+        raise refusal(name, "in [0, 1)", value)
     return number
 
 
@@ -54,7 +53,7 @@ def rate(**named: object) -> float:
     name, value = _only(named)
     number = _number(value)
     if not 0 < number <= 1:
-        raise _refusal(name, "in (0, 1]: a probability, not a count", value)
+        raise refusal(name, "in (0, 1]: a probability, not a count", value)
     return number
 
 
@@ -73,7 +72,7 @@ def index_up_to(limit_name: str, limit: int, **named: object) -> int:
     name, value = _only(named)
     number = _whole(named, 0)
     if number > limit:
-        raise _refusal(name, f"at most {limit_name}, which is {limit}", value)
+        raise refusal(name, f"at most {limit_name}, which is {limit}", value)
     return number
 
 
@@ -81,22 +80,12 @@ def text(**named: object) -> str:
     """A string with at least one visible character, encodable as UTF-8."""
     name, value = _only(named)
     if not isinstance(value, str) or not value.strip():
-        raise _refusal(name, "text that is not empty", value)
+        raise refusal(name, "text that is not empty", value)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _refusal(name, "text that UTF-8 can hold", value) from None
+        raise refusal(name, "text that UTF-8 can hold", value) from None
     return value
-
-
-def neighbouring(value: object) -> Neighbouring:
-    """A neighbouring relation, or its name."""
-    try:
-        return Neighbouring(value)
-    except ValueError:
-        raise _refusal(
-            "neighbouring", f"one of {[each.value for each in Neighbouring]}", value
-        ) from None
 
 
 def shown(value: object) -> str:
@@ -131,9 +120,10 @@ def _whole(named: dict[str, object], least: int) -> int:
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     number = int(value) if is_whole else -1  # type: ignore[call-overload]
     if not least <= number <= _LARGEST:
-        raise _refusal(name, f"a whole number from {least} to 2**53", value)
+        raise refusal(name, f"a whole number from {least} to 2**53", value)
     return number
 
 
-def _refusal(name: str, rule: str, value: object) -> InvalidValueError:
+def refusal(name: str, rule: str, value: object) -> InvalidValueError:
+    """The error of a value that breaks a rule."""
     return InvalidValueError(f"{name} must be {rule}, got {shown(value)}")

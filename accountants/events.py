@@ -18,7 +18,7 @@ from typing import Any
 
 from accountants import checks
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
-from accountants.relations import Neighbouring
+from accountants.guarantees import Neighbouring, neighbouring_of
 
 
 def _set(event: object, check: Callable[..., float], **value: object) -> None:
@@ -211,7 +211,7 @@ class PureDP:
 
     def __post_init__(self) -> None:
         _set(self, checks.non_negative, epsilon=self.epsilon)
-        object.__setattr__(self, "neighbouring", checks.neighbouring(self.neighbouring))
+        object.__setattr__(self, "neighbouring", neighbouring_of(self.neighbouring))
         _set(self, checks.count, steps=self.steps)
 
 
@@ -235,7 +235,7 @@ class ZeroConcentrated:
 
     def __post_init__(self) -> None:
         _set(self, checks.non_negative, rho=self.rho)
-        object.__setattr__(self, "neighbouring", checks.neighbouring(self.neighbouring))
+        object.__setattr__(self, "neighbouring", neighbouring_of(self.neighbouring))
         _set(self, checks.count, steps=self.steps)
 
 

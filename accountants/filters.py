@@ -17,16 +17,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from accountants import certified, checks, renyi
-from accountants.budget import Budget
-from accountants.divergences import rho
-from accountants.errors import (
-    BudgetExceededError,
-    InvalidValueError,
-    UnsupportedAnalysisError,
-)
+from accountants import certified, checks
+from accountants.analyses import renyi
+from accountants.analyses.divergences import rho
+from accountants.errors import BudgetExceededError, InvalidValueError, UnsupportedAnalysisError
 from accountants.events import Event, canonical, checked, is_within
-from accountants.relations import Neighbouring
+from accountants.guarantees import Budget, Neighbouring, neighbouring_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,7 +233,7 @@ class AdaptiveFilter:
             UnsupportedAnalysisError: for an event without a Renyi divergence.
         """
         _check_budget(budget)
-        neighbouring = checks.neighbouring(neighbouring)
+        neighbouring = neighbouring_of(neighbouring)
         expected = renyi.rdp(checked(expected_events), neighbouring)
         if not 0 < expected[0] < np.inf:
             raise InvalidValueError(
@@ -335,7 +331,7 @@ class ZeroConcentratedFilter:
 def _check_terms(filter: ScheduleFilter | AdaptiveFilter | ZeroConcentratedFilter) -> None:
     """Check what all filters have; a relation may be given by its name and is kept as itself."""
     _check_budget(filter.budget)
-    object.__setattr__(filter, "neighbouring", checks.neighbouring(filter.neighbouring))
+    object.__setattr__(filter, "neighbouring", neighbouring_of(filter.neighbouring))
 
 
 def _check_budget(budget: object) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accountants import certified, checks, renyi
-from accountants.divergences import FloatArray
+from accountants import certified, checks
+from accountants.analyses import renyi
+from accountants.analyses.divergences import FloatArray
 from accountants.errors import InvalidValueError
 from accountants.events import Event, canonical, is_within
-from accountants.relations import Neighbouring
+from accountants.guarantees import Neighbouring, neighbouring_of
 
 ABSENT = -1
 """In an array of histories: the client released nothing in this round."""
@@ -91,7 +92,7 @@ class OnlineOdometer:
             InvalidValueError: for a value out of range.
         """
         self._delta = checks.probability(delta=delta)
-        self._neighbouring = checks.neighbouring(neighbouring)
+        self._neighbouring = neighbouring_of(neighbouring)
         self._spent = np.zeros((checks.count(num_clients=num_clients), len(renyi.ORDERS)))
 
     def add(self, clients: Iterable[int], event: Event) -> None:

@@ -14,11 +14,12 @@ from enum import Enum
 
 import numpy as np
 
-from accountants import checks, renyi
-from accountants.divergences import FloatArray
+from accountants import checks
+from accountants.analyses import renyi
+from accountants.analyses.divergences import FloatArray
 from accountants.errors import InvalidValueError
 from accountants.events import Event, canonical
-from accountants.relations import Neighbouring
+from accountants.guarantees import Neighbouring
 
 _GRID = np.array(renyi.ORDERS)
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accountants import certified, checks, gaussian
+from accountants import certified, checks
+from accountants.analyses import gaussian
 from accountants.errors import InvalidValueError
 from accountants.events import Event, checked
-from accountants.relations import Neighbouring
+from accountants.guarantees import Neighbouring
 
 _ULP = 2.0**-52
 _ROUNDING = 1e-11

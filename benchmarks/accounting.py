@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from accountants import Budget, Event, Neighbouring, PoissonGaussian, certified, divergences
+from accountants import Budget, Event, Neighbouring, PoissonGaussian, certified
+from accountants.analyses import divergences
 from accountants.calibration import noise_multiplier
 from accountants.odometer import ABSENT, trajectories
 

@@ -33,9 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Anchor
-from privfed.client.randomness import SystemCoins
 from privfed.custody import key_exchange
-from privfed.custody.key_holder import KeyHolder
 from privfed.custody.keys import SharedSecret, shared_context
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
@@ -43,14 +41,16 @@ from privfed.encryption import frames
 from privfed.encryption.adding import BFVAdder
 from privfed.encryption.fixedpoint import FixedPointEncoding
 from privfed.encryption.parameters import BFVParameters, derive
-from privfed.identity.contributions import UPDATE
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.interfaces import Cipher
-from privfed.messages import LEDGER, Terms, write_envelope
-from privfed.server.aggregate import Aggregator
-from privfed.server.closing import ClientsAgree, HolderOpens
-from privfed.summation import Custody
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.aggregator.openers import ClientsAgree, HolderOpens
+from privfed.parties.key_holder.key_holder import KeyHolder
+from privfed.private_step.randomness import SystemCoins
+from privfed.protocol.ciphers import Cipher
+from privfed.protocol.contributions import UPDATE
+from privfed.protocol.envelopes import LEDGER, Terms, write_envelope
+from privfed.settings.encryption import Custody
 
 MILLION = 1_000_000
 SCALE = 1e-3

@@ -26,14 +26,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 
-from privfed.client import node
-from privfed.client.batches import num_rows, rows
-from privfed.client.dpsgd import DPSGDConfig, plain_optimizer
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import RandomStream
-from privfed.client.sampling import poisson_sample
-from privfed.demo import bbc_topics
+from privfed.cli.demo import bbc_topics
 from privfed.models.tasks import Batch
+from privfed.parties.client import node
+from privfed.private_step.batches import num_rows, rows
+from privfed.private_step.dpsgd import DPSGDConfig, plain_optimizer
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import RandomStream
+from privfed.private_step.sampling import poisson_sample
 
 RUNS = ("neither", "privacy", "both")
 

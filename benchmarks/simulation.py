@@ -34,14 +34,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privfed import SGD, AdamW, CausalLanguageModel, Classification, LoRA
-from privfed.client.clipping import AdaptiveBound
-from privfed.client.dpsgd import DPSGDConfig, train_round
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import RandomStream, SecureNoise
-from privfed.client.stacked import LocalRound, train_stacked
 from privfed.models.base_modes import switch_off_dropout
 from privfed.models.tasks import SentenceClassifier
 from privfed.models.vector import read_vector, write_vector
+from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.dpsgd import DPSGDConfig, train_round
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import RandomStream, SecureNoise
+from privfed.private_step.stacked import LocalRound, train_stacked
 
 LABELS = ("a", "b", "c", "d", "e")
 STEPS = 2

@@ -38,9 +38,9 @@ from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClippi
 from torch import Tensor, nn
 
 from privfed import AdamW, CausalLanguageModel, Classification, Computation, GradientMethod, LoRA
-from privfed.client.dpsgd import DPSGDConfig, private_optimizer, private_step
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import RandomStream, SecureNoise
+from privfed.private_step.dpsgd import DPSGDConfig, private_optimizer, private_step
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import RandomStream, SecureNoise
 
 SHAPES = ((16, 128), (8, 512), (32, 64))
 MODES = ("privfed", "opacus_hooks", "opacus_functorch", "opacus_ghost")
@@ -207,7 +207,7 @@ def functorch_step(
     model: nn.Module, task: Any, batch: dict[str, Tensor], config: DPSGDConfig
 ) -> Callable[[], object]:
     """Opacus with functorch instead of its own rules."""
-    from privfed.client.dpsgd import HiddenNoiseOptimizer, plain_optimizer
+    from privfed.private_step.dpsgd import HiddenNoiseOptimizer, plain_optimizer
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

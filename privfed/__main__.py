@@ -1,5 +1,5 @@
 """`python -m privfed`: the command line."""
 
-from privfed.cli import main
+from privfed.cli.main import main
 
 main()

@@ -26,14 +26,13 @@ from accountants import (
     epsilon,
     verify_export,
 )
-from privfed import abandoning, leaving, preparation, results
-from privfed.abandoning import Abandoned
-from privfed.channel import Places, Public, SumChannel, open_channel
-from privfed.client.evaluation import held_out_figure, require_readable
-from privfed.client.node import Client, ClientNode
-from privfed.client.private_model import PrivateModel
-from privfed.client.state import require_second_place
+from privfed import results
+from privfed.canonical import canonical_json
 from privfed.encryption.range_notes import RANGE
+from privfed.engines import abandoning, leaving
+from privfed.engines.abandoning import Abandoned
+from privfed.engines.play import Outcome, play
+from privfed.engines.wiring import Places, Public, SumChannel, open_channel
 from privfed.errors import (
     ModelError,
     PrivfedError,
@@ -41,7 +40,7 @@ from privfed.errors import (
     SpoiledSumError,
     TooFewClientsError,
 )
-from privfed.messages import RoundPlan, canonical_json
+from privfed.identity.enrolment import Parties, open_parties
 from privfed.models.tasks import Batch
 from privfed.models.vector import (
     frozen_digest,
@@ -51,13 +50,17 @@ from privfed.models.vector import (
     vector_digest,
     write_vector,
 )
-from privfed.parties import Parties, open_parties
+from privfed.parties.client import joining
+from privfed.parties.client.node import Client, ClientNode
+from privfed.private_step.evaluation import held_out_figure, require_readable
+from privfed.private_step.private_model import PrivateModel
+from privfed.protocol.envelopes import RoundPlan
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
 from privfed.reports.figures import RoundFigures, rounded_up
-from privfed.rounds import Outcome, play
-from privfed.run_folder import RunFolder, run_record
-from privfed.server.checkpoint import Checkpoint
-from privfed.settings import FederationSettings
+from privfed.run_settings import FederationSettings
+from privfed.storage.checkpoint import Checkpoint
+from privfed.storage.run_folder import RunFolder, run_record
+from privfed.storage.state_folder import require_second_place
 
 
 class Callback:
@@ -129,7 +132,7 @@ class Federation(FederationSettings):
             accountants.AccountingError: for a budget too small, or a ledger that is missing,
                 damaged, foreign, or shorter than the checkpoint says.
         """
-        preparation.check_clients(self.clients, self.privacy, self.min_clients)
+        joining.check_clients(self.clients, self.privacy, self.min_clients)
         require_second_place(self.anchors, self.state, Path(out))
         folder = RunFolder(Path(out))
         checkpoint = folder.latest(self.describe()) if resume else None
@@ -188,7 +191,7 @@ class _Running:
     ) -> "_Running":
         """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
         described, asked = settings.describe(), settings.clients
-        model = preparation.build_private_model(
+        model = joining.build_private_model(
             settings.model,
             settings.adapter,
             settings.strategy,
@@ -200,14 +203,14 @@ class _Running:
             device=settings.device,
         )
         held_out = _held_out(settings, model)
-        encoded = preparation.encoded_records(
+        encoded = joining.encoded_records(
             [client for client in asked if client.id not in left_out],
             model,
             settings.privacy,
             settings.training,
             settings.state,
         )
-        ledgers = preparation.open_ledgers(
+        ledgers = joining.open_ledgers(
             asked,
             settings.privacy,
             settings.state,
@@ -218,7 +221,7 @@ class _Running:
         settings, notes = _sized(settings, ledgers)
         ledgers = {client.id: ledgers[client.id] for client in settings.clients}
         remaining = [client for client in settings.clients if client.id not in left_out]
-        preparation.check_clients(remaining, settings.privacy, settings.min_clients)
+        joining.check_clients(remaining, settings.privacy, settings.min_clients)
         parties = open_parties(
             [client.id for client in remaining],
             settings.state,
@@ -233,7 +236,7 @@ class _Running:
             settings=settings,
             folder=folder,
             model=model,
-            nodes=preparation.build_nodes(
+            nodes=joining.build_nodes(
                 remaining,
                 encoded,
                 ledgers,
@@ -408,7 +411,7 @@ class _Running:
         ended = leaving.ended_by_leaving(
             self.channel, number, new, committed="committed" in self._statuses(number).values()
         )
-        heavy = preparation.weight_notes(self.channel.public.weights)
+        heavy = joining.weight_notes(self.channel.public.weights)
         notes = [*record["notes"], *(note for note in heavy if note not in record["notes"])]
         record = {**record, "left_out": dict(left_out), "notes": notes}
         if ended is None:
@@ -495,7 +498,7 @@ class _Running:
         return {
             client.id: epsilon(
                 self.ledgers[client.id].events(),
-                preparation.budget_of(client, privacy).delta,
+                joining.budget_of(client, privacy).delta,
                 privacy.neighbouring,
             ).upper
             for client in self.settings.clients
@@ -564,13 +567,13 @@ def _sized(
     Who turns out to be too small takes no part.
     """
     asked, privacy = settings.clients, settings.privacy
-    sized = preparation.with_public_sizes(asked, ledgers, privacy, settings.coins)
-    small = preparation.left_out_for_size(asked, sized, ledgers, privacy)
+    sized = joining.with_public_sizes(asked, ledgers, privacy, settings.coins)
+    small = joining.left_out_for_size(asked, sized, ledgers, privacy)
     clients = [client for client in sized if client.id not in small]
-    preparation.check_clients(clients, privacy, settings.min_clients)
-    source = preparation.size_source(asked, ledgers, settings.public_size_source)
+    joining.check_clients(clients, privacy, settings.min_clients)
+    source = joining.size_source(asked, ledgers, settings.public_size_source)
     changed = replace(settings, clients=clients, public_size_source=source)
-    return changed, [*small.values(), *preparation.delta_notes(clients, privacy)]
+    return changed, [*small.values(), *joining.delta_notes(clients, privacy)]
 
 
 def _first_checkpoint(
@@ -581,14 +584,14 @@ def _first_checkpoint(
     ledgers: Mapping[str, Ledger],
     notes: Sequence[str],
 ) -> Checkpoint:
-    sigmas = preparation.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
-    derived = preparation.range_from_public_settings(settings.privacy, settings.training, sigmas)
+    sigmas = joining.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
+    derived = joining.range_from_public_settings(settings.privacy, settings.training, sigmas)
     largest = settings.encryption.public_range or derived
     record = {
         "run": secrets.token_hex(8),
         "settings": described,
         "base_sha256": model.base_sha256,
-        "notes": [*notes, *preparation.weight_notes(_weights(settings, settings.clients))],
+        "notes": [*notes, *joining.weight_notes(_weights(settings, settings.clients))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
         "public_range": largest,

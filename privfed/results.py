@@ -4,22 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accountants import PoissonGaussian
-from privfed import leaving, preparation
-from privfed.abandoning import Abandoned
-from privfed.adapter_folder import save_adapter
-from privfed.channel import SumChannel
-from privfed.client.private_model import PrivateModel
-from privfed.config import PrivacyConfig
+from privfed.engines import leaving
+from privfed.engines.abandoning import Abandoned
+from privfed.engines.wiring import SumChannel
 from privfed.models.vector import vector_digest
+from privfed.parties.client import joining
+from privfed.private_step.private_model import PrivateModel
 from privfed.reports import statements
+from privfed.reports.adapter_folder import save_adapter
 from privfed.reports.budget import BudgetReport, ClientGuarantee, largest_epsilon
 from privfed.reports.build import accounting_section, build_report, client_guarantee
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
-from privfed.run_folder import RunFolder, ledger_file_name
-from privfed.server.checkpoint import Checkpoint
-from privfed.settings import FederationSettings, training_settings
-from privfed.summation import FixedPoint
+from privfed.run_settings import FederationSettings, training_settings
+from privfed.settings.encryption import FixedPoint
+from privfed.settings.privacy import PrivacyConfig
+from privfed.storage.checkpoint import Checkpoint
+from privfed.storage.run_folder import RunFolder, ledger_file_name
 
 
 def write_results(
@@ -135,10 +136,10 @@ def _guarantees(
             exports[client.id],
             run=record["run"],
             public_size=client.size,
-            budget=preparation.budget_of(client, settings.privacy),
+            budget=joining.budget_of(client, settings.privacy),
             planned=PoissonGaussian(
                 noise_multiplier=record["noise_multipliers"][client.id],
-                sample_rate=preparation.sample_rate_of(client, settings.privacy),
+                sample_rate=joining.sample_rate_of(client, settings.privacy),
                 steps=settings.privacy.steps_per_round,
             ),
             status=status,

@@ -22,18 +22,18 @@ from accountants import (
     anchor_from_json,
     epsilon,
 )
-from accountants.book import Book
-from accountants.export import book_of_export
-from privfed.adapter_folder import require_adapter_of
+from accountants.ledger.book import Book
+from accountants.ledger.export import book_of_export
 from privfed.errors import PrivfedError, ReportError, RunFolderError
 from privfed.reports import statements
+from privfed.reports.adapter_folder import require_adapter_of
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
 from privfed.reports.figures import rounded_up
 from privfed.reports.render import render_html
 from privfed.results import warnings_of
-from privfed.run_folder import RunFolder, ledger_file_name
-from privfed.server.checkpoint import load_latest
+from privfed.storage.checkpoint import load_latest
+from privfed.storage.run_folder import RunFolder, ledger_file_name
 
 _TOLERANCE = 1e-6
 

@@ -148,7 +148,7 @@ def seeded_coins():
     """Coins that repeat, for tests that compare two runs; reported as not private."""
     import hashlib
 
-    from privfed.client.randomness import RandomStream
+    from privfed.private_step.randomness import RandomStream
 
     class SeededCoins:
         secret = False

@@ -29,6 +29,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from privfed.canonical import canonical_json
 from privfed.custody.bfv import expanded_sum
 from privfed.custody.keys import SharedSecret
 from privfed.custody.native import ScratchFile, ckks_context, seal_version, sealapi, uncompressed
@@ -42,8 +43,8 @@ from privfed.encryption.parameters import SEED_BYTES
 from privfed.errors import EncryptionError, SpoiledSumError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
-from privfed.interfaces import OpenedSum
-from privfed.messages import Blob, Terms, canonical_json
+from privfed.protocol.ciphers import OpenedSum
+from privfed.protocol.envelopes import Blob, Terms
 
 _AT_ONCE: Final = 8
 _LABEL: Final = b"privfed flooding 1\n"

@@ -7,16 +7,17 @@ own key in a client's place nor hand out a secret of its own.
 
 from typing import Any, Final
 
+from privfed.canonical import canonical_json
 from privfed.custody.keys import SharedSecret
 from privfed.custody.native import require_same_software, software
 from privfed.custody.wrapping import unwrap, wrap
 from privfed.encryption import frames
 from privfed.errors import MessageError
-from privfed.identity.contributions import taking_part
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, signed_message, verified
-from privfed.messages import Blob, Terms, canonical_json
+from privfed.protocol.contributions import taking_part
+from privfed.protocol.envelopes import Blob, Terms
+from privfed.protocol.signing import exact_values, signed_message, verified
 
 KEY_KIND: Final = "shared-key"
 

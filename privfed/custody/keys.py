@@ -24,7 +24,7 @@ from privfed.encryption.parameters import COEFF_BITS, BFVParameters
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.encryption.tags import KEY_BYTES
 from privfed.errors import EncryptionError, MessageError
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 
 _PRIME_BITS = (COEFF_BITS, SPECIAL_MODULUS.bit_length())
 _KEY_ID_BYTES = 16

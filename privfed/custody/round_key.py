@@ -25,12 +25,12 @@ from privfed.encryption.challenges import Challenge
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.tags import PUBLIC, Tags, tag_context
 from privfed.errors import EncryptionError, MessageError
-from privfed.identity.contributions import UPDATE, taking_part
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, signed_message, verified
-from privfed.interfaces import OpenedSum
-from privfed.messages import LEDGER, Blob, Statement, Terms
+from privfed.protocol.ciphers import OpenedSum
+from privfed.protocol.contributions import UPDATE, taking_part
+from privfed.protocol.envelopes import LEDGER, Blob, Statement, Terms
+from privfed.protocol.signing import exact_values, signed_message, verified
 
 ROUND_KEY: Final = "round-key"
 CHALLENGE: Final = "challenge"

@@ -15,7 +15,9 @@ from privfed.custody.opened_rounds import OpenedRounds
 from privfed.encryption import residues
 from privfed.encryption.adding import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.errors import EncryptionError, MessageError, SpoiledSumError
-from privfed.identity.contributions import (
+from privfed.identity.keys import Identity, Role
+from privfed.identity.roster import Roster
+from privfed.protocol.contributions import (
     AGREED,
     CONTRIBUTIONS,
     LISTING,
@@ -25,10 +27,8 @@ from privfed.identity.contributions import (
     require_agreement,
     require_contributions,
 )
-from privfed.identity.keys import Identity, Role
-from privfed.identity.roster import Roster
-from privfed.identity.signing import exact_values, own_values, signed_message, verified
-from privfed.messages import Blob, Blobs, Envelope, Terms
+from privfed.protocol.envelopes import Blob, Blobs, Envelope, Terms
+from privfed.protocol.signing import exact_values, own_values, signed_message, verified
 
 SUM_KIND: Final = "sum"
 

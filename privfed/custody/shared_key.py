@@ -21,8 +21,8 @@ from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.tags import Tags, tag_context
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
-from privfed.interfaces import OpenedSum
-from privfed.messages import Blob, Terms
+from privfed.protocol.ciphers import OpenedSum
+from privfed.protocol.envelopes import Blob, Terms
 
 _AT_ONCE: Final = 8
 

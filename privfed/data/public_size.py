@@ -17,7 +17,7 @@ _LARGEST: Final = 2**53
 
 
 class SecretBytes(Protocol):
-    """Secret coins, never replayed: `privfed.client.randomness.RandomStream`."""
+    """Secret coins, never replayed: `privfed.private_step.randomness.RandomStream`."""
 
     def raw(self, count: int) -> bytes:
         """Uniform bytes, as many."""

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from privfed.encryption import residues
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import MessageError
-from privfed.messages import Blobs
-from privfed.summation import Custody
+from privfed.protocol.envelopes import Blobs
+from privfed.settings.encryption import Custody
 
 CIPHERTEXTS = "ciphertexts"
 SEEDS = "seeds"

@@ -38,7 +38,7 @@ from privfed.encryption.parameters import COEFF_BITS, MAX_CLIENTS, SEED_BYTES, d
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.encryption.residues import ciphertext_bytes
 from privfed.errors import ConfigError, EncryptionError, MessageError
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 
 PARAMS_PER_CIPHERTEXT: Final = POLY_MODULUS_DEGREE
 """Reals in one ciphertext: two in each of N / 2 slots."""

@@ -33,7 +33,7 @@ from fractions import Fraction
 from typing import Final
 
 from privfed.encryption.primes import POLY_MODULUS_DEGREE, largest_coeff_modulus
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 
 COEFF_MODULUS: Final = largest_coeff_modulus(60)
 SPECIAL_MODULUS: Final = largest_coeff_modulus(20)

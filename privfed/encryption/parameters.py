@@ -26,7 +26,7 @@ from privfed.encryption.fixedpoint import max_magnitude
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
 from privfed.encryption.primes import POLY_MODULUS_DEGREE, batching_prime_above, is_batching_prime
 from privfed.errors import ConfigError, EncryptionError, MessageError
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 
 COEFF_BITS: Final = 60
 SEED_BYTES: Final = 64

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privfed.errors import MessageError
-from privfed.identity.contributions import CONTRIBUTIONS, require_contributions
 from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
-from privfed.identity.signing import own_values, verified
-from privfed.interfaces import OpenedSum
-from privfed.messages import Blob, Blobs, Terms
+from privfed.protocol.ciphers import OpenedSum
+from privfed.protocol.contributions import CONTRIBUTIONS, require_contributions
+from privfed.protocol.envelopes import Blob, Blobs, Terms
+from privfed.protocol.signing import own_values, verified
 
 _VALUES = "values"
 _INTEGER = np.dtype("<i4")

@@ -19,7 +19,7 @@ from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import COEFF_BITS, SEED_BYTES
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import MessageError
-from privfed.messages import Blob
+from privfed.protocol.envelopes import Blob
 
 
 def ciphertext_bytes(bits: Sequence[int]) -> int:

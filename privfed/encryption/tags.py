@@ -29,12 +29,12 @@ from typing import NoReturn, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from privfed.canonical import canonical_json
 from privfed.encryption.modular import InnerProducts
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import EncryptionError, SpoiledSumError
-from privfed.messages import canonical_json
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 
 KEY_BYTES = 32
 PUBLIC = bytes(KEY_BYTES)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.client.node import ClientNode, Codec
-from privfed.messages import RoundPlan
-from privfed.own_log import told_in
-from privfed.server.aggregate import Aggregator
-from privfed.server.closing import Opening
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.aggregator.openers import Opening
+from privfed.parties.client.node import ClientNode, Codec
+from privfed.protocol.envelopes import RoundPlan
+from privfed.storage.own_log import told_in
 
 
 @dataclass(slots=True)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Reservation
-from privfed.client.node import ClientNode, Codec
-from privfed.client.stacked import record_shapes, train_stacked
 from privfed.engines.inprocess import Collected, send_update
-from privfed.messages import RoundPlan
-from privfed.own_log import told_in
-from privfed.server.aggregate import Aggregator
-from privfed.server.closing import Opening
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.aggregator.openers import Opening
+from privfed.parties.client.node import ClientNode, Codec
+from privfed.private_step.stacked import record_shapes, train_stacked
+from privfed.protocol.envelopes import RoundPlan
+from privfed.storage.own_log import told_in
 
 _Waiting = tuple[ClientNode, Reservation]
 """A client that has reserved the round and not trained it."""

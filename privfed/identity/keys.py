@@ -20,18 +20,11 @@ from typing import Final, NoReturn, Self, SupportsIndex
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
+from privfed.canonical import canonical_json, parse_canonical
 from privfed.errors import IdentityError, MessageError
-from privfed.identity.encoding import (
-    check_name,
-    fold,
-    from_hex,
-    grouped_hex,
-    parse_canonical,
-    short,
-)
+from privfed.identity.names import check_name, fold, from_hex, grouped_hex, short
 from privfed.identity.points import KEY_BYTES, PRIME, check_signing_key
-from privfed.identity.private_files import read_private, write_private
-from privfed.messages import canonical_json
+from privfed.storage.private_files import read_private, write_private
 
 _MAX_PARTY_BYTES = 4096
 _PARTY_KEYS: Final = {"name", "role", "signing_key", "wrapping_key"}

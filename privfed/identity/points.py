@@ -11,7 +11,7 @@ Reference:
 from typing import Final
 
 from privfed.errors import IdentityError
-from privfed.identity.encoding import short
+from privfed.identity.names import short
 
 KEY_BYTES: Final = 32
 """Length of every public key and every secret key."""

@@ -17,12 +17,12 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from privfed.canonical import canonical_json, parse_canonical
 from privfed.errors import IdentityError, MessageError
-from privfed.identity.encoding import check_name, fold, from_hex, parse_canonical
 from privfed.identity.keys import Identity, Party, Role
+from privfed.identity.names import check_name, fold, from_hex
 from privfed.identity.points import KEY_BYTES, check_signing_key
-from privfed.identity.private_files import write_new
-from privfed.messages import canonical_json
+from privfed.storage.private_files import write_new
 
 SCHEMA: Final = 1
 

@@ -3,8 +3,8 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from privfed.config import Checkpointing
 from privfed.errors import ConfigError
+from privfed.settings.computation import Checkpointing
 
 
 def checkpoint_layers(model: nn.Module, kind: Checkpointing) -> None:

@@ -16,11 +16,11 @@ from transformers import AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaFo
 from transformers.utils import is_bitsandbytes_available
 from transformers.utils import logging as transformers_logging
 
-from privfed.config import BaseWeights
 from privfed.errors import ConfigError, ModelError
 from privfed.models.base_modes import switch_off_dropout
 from privfed.models.loading_errors import explained
 from privfed.models.loading_report import require_loaded_as_saved
+from privfed.settings.computation import BaseWeights
 
 
 def choose_device(device: str | None = None) -> torch.device:

@@ -18,15 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from privfed.config import BaseWeights
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
-from privfed.models.load import (
-    load_pretrained,
-    load_tokenizer,
-    require_causal,
-    require_fits,
-)
+from privfed.models.load import load_pretrained, load_tokenizer, require_causal, require_fits
+from privfed.settings.computation import BaseWeights
 
 Batch = Mapping[str, Tensor]
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from privfed.canonical import canonical_json
 from privfed.errors import ModelError
-from privfed.messages import canonical_json
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -1,10 +1,8 @@
 """From ledgers and round figures to a budget report."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import accountants
@@ -17,23 +15,14 @@ from accountants import (
     epsilon,
     event_to_json,
 )
-from accountants.export import book_of_export
-from accountants.identity import Identity
+from accountants.ledger.export import book_of_export
+from accountants.ledger.identity import Identity
 from accountants.tradeoff import curve
 from privfed.errors import ReportError
 from privfed.reports.budget import COMPLETE, RUNNING, SCHEMA, BudgetReport, ClientGuarantee
 from privfed.reports.figures import RoundFigures
+from privfed.storage.run_folder import software_versions
 
-_PACKAGES = (
-    "privfed",
-    "torch",
-    "transformers",
-    "peft",
-    "opacus",
-    "tenseal",
-    "dp-accounting",
-    "numpy",
-)
 FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.1)
 
 
@@ -150,22 +139,6 @@ def build_report(
         versions=software_versions(),
         **sections,
     )
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of what took part in the numbers."""
-    return dict(_versions())
-
-
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found
 
 
 def accounting_section(neighbouring: str) -> dict[str, Any]:

@@ -3,15 +3,10 @@
 import math
 from typing import Any, Final
 
-from privfed.config import (
-    AutomaticClipping,
-    Clipping,
-    PerLayerClipping,
-    QuantileClipping,
-)
+from privfed.methods.tail_averaging import TailAveraging
 from privfed.reports.budget import COMPLETE, RUNNING
 from privfed.reports.figures import rounded_up
-from privfed.strategies.tail_averaging import TailAveraging
+from privfed.settings.privacy import AutomaticClipping, Clipping, PerLayerClipping, QuantileClipping
 
 _SIMULATION = (
     "All clients and the aggregator ran in one process on one machine: this was a simulation. "

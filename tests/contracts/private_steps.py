@@ -20,13 +20,13 @@ from peft import (
 from scipy import stats
 
 from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter
-from privfed.client.batches import num_rows, rows
-from privfed.client.dpsgd import DPSGDConfig, private_optimizer, private_step
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import RandomStream
 from privfed.models.adapters import freeze_orthonormal_a
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector, trainable, write_vector
+from privfed.private_step.batches import num_rows, rows
+from privfed.private_step.dpsgd import DPSGDConfig, private_optimizer, private_step
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import RandomStream
 
 CPU = torch.device("cpu")
 LENGTH = 12

@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 
 from privfed import CausalLanguageModel, LoRA, QuantileClipping
-from privfed.client.dpsgd import DPSGDConfig, train_round
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import RandomStream, SecureNoise
-from privfed.client.ranks import ProcessGroup
 from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
+from privfed.private_step.dpsgd import DPSGDConfig, train_round
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import RandomStream, SecureNoise
+from privfed.private_step.ranks import ProcessGroup
 
 
 def trained(base, ranks=None, records=9, key=1):

@@ -16,10 +16,10 @@ from privfed import (
     PeftAdapter,
     load_task,
 )
-from privfed.client.gate import check_per_example_gradients
-from privfed.client.private_model import PrivateModel
 from privfed.errors import ConfigError, ModelError
 from privfed.models.vector import frozen_digest, read_vector
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
 from tests.contracts.private_steps import CPU, LABELS, LENGTH
 
 needs_bitsandbytes = pytest.mark.skipif(

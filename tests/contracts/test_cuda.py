@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from privfed import CausalLanguageModel, Classification, Computation, LoRA, PeftAdapter
-from privfed.client.dpsgd import DPSGDConfig, private_optimizer, private_step
-from privfed.client.gate import check_per_example_gradients
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import FastNoise, RandomStream, SecureNoise
-from privfed.config import Checkpointing, Precision
 from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
+from privfed.private_step.dpsgd import DPSGDConfig, private_optimizer, private_step
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import FastNoise, RandomStream, SecureNoise
+from privfed.settings.computation import Checkpointing, Precision
 from tests.contracts.private_steps import LABELS, LENGTH
 
 pytestmark = [

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from privfed.errors import EncryptionError, MessageError, PrivfedError, TooFewClientsError
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import SmallFederation, contribution_of, updates
 
 CUSTODIES = [*Custody, None]

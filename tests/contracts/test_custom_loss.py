@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from privfed import Classification, CustomLoss, LoRA, load_task
-from privfed.client.gate import check_per_example_gradients
-from privfed.client.private_model import PrivateModel
 from privfed.errors import ConfigError, GateError, ModelError
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
 from tests.contracts.private_steps import CPU, LABELS, LENGTH
 
 

@@ -14,15 +14,15 @@ from transformers import (
 )
 
 from privfed import CausalLanguageModel, Classification, Computation, InPlace, LoRA
-from privfed.client.dpsgd import DPSGDConfig, train_round
-from privfed.client.dropout import SecretDropout
-from privfed.client.gate import check_per_example_gradients
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import FastNoise, RandomStream
-from privfed.config import Checkpointing, GradientMethod
 from privfed.models.base_modes import switch_off_dropout, training_mode
 from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
+from privfed.private_step.dpsgd import DPSGDConfig, train_round
+from privfed.private_step.dropout import SecretDropout
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import FastNoise, RandomStream
+from privfed.settings.computation import Checkpointing, GradientMethod
 from tests.contracts.private_steps import CPU
 
 WIDTH = {

@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from privfed.client.dropout import new_keys
-from privfed.config import Checkpointing, Computation, GradientMethod, Precision
 from privfed.errors import ConfigError, GateError
+from privfed.private_step.dropout import new_keys
+from privfed.settings.computation import Checkpointing, Computation, GradientMethod, Precision
 from tests.contracts.private_steps import (
     BFLOAT16,
     CASES,
@@ -160,7 +160,9 @@ def test_with_dropout_they_add_up_to_the_gradient_of_the_batch(
     """With the same keys. A layer that runs again in the backward pass finds the same mask."""
     case = Case(architecture, DROPOUTS[architecture])
     keys = itertools.count()
-    monkeypatch.setattr("privfed.client.dropout.os.urandom", lambda _: bytes([next(keys)]) * 32)
+    monkeypatch.setattr(
+        "privfed.private_step.dropout.os.urandom", lambda _: bytes([next(keys)]) * 32
+    )
     private = private_model(case, folders, Computation(checkpointing=checkpointing))
     plain = private_model(case, folders)
     batch = made_up(private)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from privfed import Record
+from privfed.cli.run_file import load_federation
 from privfed.models.examples import encode_records
-from privfed.run_config import load_federation
 from tests.contracts.private_steps import (
     CASES,
     LABELS,

@@ -16,14 +16,14 @@ from privfed import (
     LoRA,
     PeftAdapter,
 )
-from privfed.client.evaluation import held_out_figure
-from privfed.client.gate import check_per_example_gradients
-from privfed.client.private_model import PrivateModel
-from privfed.config import Checkpointing, GradientMethod, Precision
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, GateError
 from privfed.models.examples import encode_records
 from privfed.models.tasks import FROZEN_STATES
+from privfed.private_step.evaluation import held_out_figure
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
+from privfed.settings.computation import Checkpointing, GradientMethod, Precision
 from tests.contracts.private_steps import CPU, LABELS, LENGTH
 
 ADAPTERS = {

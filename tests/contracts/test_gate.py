@@ -8,13 +8,13 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from privfed import CausalLanguageModel, PeftAdapter
-from privfed.client.dpsgd import HiddenNoiseOptimizer
-from privfed.client.gate import check_per_example_gradients
-from privfed.client.private_model import PrivateModel
-from privfed.config import Checkpointing, Computation, GradientMethod, Precision
 from privfed.errors import GateError, ModelError
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector
+from privfed.private_step.dpsgd import HiddenNoiseOptimizer
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
+from privfed.settings.computation import Checkpointing, Computation, GradientMethod, Precision
 from tests.contracts.private_steps import (
     CASES,
     CPU,

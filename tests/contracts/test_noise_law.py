@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy import stats
 
-from privfed.client.clipping import AdaptiveBound
-from privfed.client.dpsgd import private_optimizer, private_step, train_round
-from privfed.client.randomness import FastNoise, SecureNoise, SystemCoins
-from privfed.config import SGD, QuantileClipping
 from privfed.models.vector import read_vector, write_vector
+from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.dpsgd import private_optimizer, private_step, train_round
+from privfed.private_step.randomness import FastNoise, SecureNoise, SystemCoins
+from privfed.settings.privacy import QuantileClipping
+from privfed.settings.training import SGD
 from tests.contracts.private_steps import (
     CPU,
     Silence,

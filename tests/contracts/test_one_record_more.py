@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from privfed.cli.run_file_data import clients_and_held_out
+from privfed.cli.toml_section import Section
 from privfed.models.examples import encode_records
-from privfed.run_data import clients_and_held_out
-from privfed.toml_section import Section
 from tests.contracts.private_steps import LABELS, clipped_sum
 
 WARDS = ("north", "south")

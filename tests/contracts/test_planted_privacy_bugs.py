@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from privfed.client import batches, dpsgd, private_model
-from privfed.client.batches import PhysicalBatch
-from privfed.client.dpsgd import HiddenNoiseOptimizer
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import SecureNoise
 from privfed.errors import GateError
+from privfed.private_step import batches, dpsgd, private_model
+from privfed.private_step.batches import PhysicalBatch
+from privfed.private_step.dpsgd import HiddenNoiseOptimizer
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import SecureNoise
 from tests.contracts.private_steps import (
     CASES,
     SCALE,

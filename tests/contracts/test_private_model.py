@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from privfed.client.dpsgd import HiddenNoiseOptimizer, private_optimizer, train_round
-from privfed.client.layers import PerExampleLayer
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import SecureNoise
-from privfed.config import Checkpointing, Computation
 from privfed.errors import ConfigError, GateError, ModelError
 from privfed.models.vector import read_vector, write_vector
+from privfed.private_step.dpsgd import HiddenNoiseOptimizer, private_optimizer, train_round
+from privfed.private_step.layers import PerExampleLayer
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import SecureNoise
+from privfed.settings.computation import Checkpointing, Computation
 from tests.contracts.private_steps import (
     CASES,
     CPU,

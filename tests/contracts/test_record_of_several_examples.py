@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from privfed.config import Computation, GradientMethod
 from privfed.models.tasks import EXAMPLE_WEIGHT
+from privfed.settings.computation import Computation, GradientMethod
 from tests.contracts.private_steps import (
     CASES,
     SCALE,

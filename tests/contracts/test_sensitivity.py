@@ -2,13 +2,11 @@
 
 import pytest
 
-from privfed.config import (
+from privfed.settings.computation import Checkpointing, Computation, Precision
+from privfed.settings.privacy import (
     AutomaticClipping,
-    Checkpointing,
-    Computation,
     FlatClipping,
     PerLayerClipping,
-    Precision,
     QuantileClipping,
 )
 from tests.contracts.private_steps import (

@@ -12,29 +12,25 @@ import torch
 
 from accountants import BudgetExceededError
 from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter, Plain
-from privfed.client import stacked
-from privfed.client.clipping import AdaptiveBound
-from privfed.client.dpsgd import DPSGDConfig, train_round
-from privfed.client.node import ClientNode
-from privfed.client.private_model import PrivateModel
-from privfed.client.randomness import RandomStream, SecureNoise
-from privfed.client.stacked import LocalRound, stacked_batches, train_stacked
-from privfed.config import (
-    SGD,
-    AdamW,
-    AutomaticClipping,
-    Checkpointing,
-    Computation,
-    FlatClipping,
-    GradientMethod,
-    PerLayerClipping,
-    Precision,
-    QuantileClipping,
-)
 from privfed.errors import GateError
 from privfed.models.tasks import EXAMPLE_WEIGHT
 from privfed.models.vector import read_vector, write_vector
-from privfed.server.checkpoint import load_latest
+from privfed.parties.client.node import ClientNode
+from privfed.private_step import stacked
+from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.dpsgd import DPSGDConfig, train_round
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import RandomStream, SecureNoise
+from privfed.private_step.stacked import LocalRound, stacked_batches, train_stacked
+from privfed.settings.computation import Checkpointing, Computation, GradientMethod, Precision
+from privfed.settings.privacy import (
+    AutomaticClipping,
+    FlatClipping,
+    PerLayerClipping,
+    QuantileClipping,
+)
+from privfed.settings.training import SGD, AdamW
+from privfed.storage.checkpoint import load_latest
 
 CPU = torch.device("cpu")
 QV = LoRA(rank=2, target_modules=("query", "value"))

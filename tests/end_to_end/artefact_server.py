@@ -14,10 +14,11 @@ from pathlib import Path
 from crash_server import arm, federation
 
 from accountants import Ledger
-from privfed import Custody, adapter_folder, results
-from privfed.client import dpsgd
-from privfed.run_folder import RunFolder
-from privfed.server import checkpoint
+from privfed import Custody, results
+from privfed.private_step import dpsgd
+from privfed.reports import adapter_folder
+from privfed.storage import checkpoint
+from privfed.storage.run_folder import RunFolder
 
 POINTS = [
     (Ledger, "reserve", 9),

@@ -33,16 +33,16 @@ from privfed import (
 )
 from privfed import PrivacyConfig as Privacy
 from privfed import TrainingConfig as Training
-from privfed.client import dpsgd
-from privfed.client.node import ClientNode
-from privfed.client.state import ledger_path
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.engines import stacked
-from privfed.run_folder import RunFolder
-from privfed.server import checkpoint
-from privfed.server.aggregate import Aggregator
-from privfed.server.closing import ClientsAgree, HolderOpens
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.aggregator.openers import ClientsAgree, HolderOpens
+from privfed.parties.client.node import ClientNode
+from privfed.private_step import dpsgd
+from privfed.storage import checkpoint
+from privfed.storage.run_folder import RunFolder
+from privfed.storage.state_folder import ledger_path
 
 POINTS = [
     (Ledger, "reserve"),

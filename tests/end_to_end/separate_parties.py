@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from accountants import Anchor
-from privfed import framing
 from privfed.encryption.parameters import derive
-from privfed.identity.contributions import LISTING, UPDATE
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
-from privfed.messages import LEDGER, Envelope, Terms, write_envelope
-from privfed.summation import Custody
+from privfed.protocol import streams
+from privfed.protocol.contributions import LISTING, UPDATE
+from privfed.protocol.envelopes import LEDGER, Envelope, Terms, write_envelope
+from privfed.settings.encryption import Custody
 
 CLIENTS = ("east", "north", "west")
 PARAMS = 5000
@@ -50,8 +50,8 @@ def native_bytes(key, shape):
 
 
 def exchange(stream, message):
-    framing.send(stream, message)
-    return framing.receive(stream)
+    streams.send(stream, message)
+    return streams.receive(stream)
 
 
 def play_clients(folder, custody, roster, port):
@@ -125,9 +125,9 @@ def play_clients(folder, custody, roster, port):
 def play_aggregator(folder, custody, roster, port, holder):
     """The aggregator: no TenSEAL, no custody, nobody's key but its own."""
     from privfed.encryption.adding import BFVAdder
-    from privfed.engines.links import AddressLink
-    from privfed.server.aggregate import Aggregator
-    from privfed.server.closing import ClientsAgree, HolderOpens
+    from privfed.parties.aggregator.collecting import Aggregator
+    from privfed.parties.aggregator.openers import ClientsAgree, HolderOpens
+    from privfed.protocol.links import AddressLink
 
     identity = Identity.load(folder / "aggregator.identity")
     with socket.create_server(("127.0.0.1", port)) as server:
@@ -137,8 +137,8 @@ def play_aggregator(folder, custody, roster, port, holder):
     if custody is Custody.KEY_HOLDER:
         custodian = HolderOpens(AddressLink(f"127.0.0.1:{holder}"), identity, roster)
     opening = custodian.begin(terms_of(custody, roster, 1))
-    first = framing.receive(stream)  # the wrapped keys to relay, or a request for the round's key
-    framing.send(stream, opening.key or first)
+    first = streams.receive(stream)  # the wrapped keys to relay, or a request for the round's key
+    streams.send(stream, opening.key or first)
     aggregator = Aggregator(
         identity=identity,
         roster=roster,
@@ -149,20 +149,20 @@ def play_aggregator(folder, custody, roster, port, holder):
         min_clients=3,
     )
     for _ in CLIENTS[:-1]:
-        aggregator.receive(framing.receive(stream))
-        framing.send(stream, b"received")
-    aggregator.receive(framing.receive(stream))
+        aggregator.receive(streams.receive(stream))
+        streams.send(stream, b"received")
+    aggregator.receive(streams.receive(stream))
 
     def ask(challenge):
         answers = {}
-        framing.send(stream, challenge)
+        streams.send(stream, challenge)
         for name in CLIENTS:
-            answers[name] = framing.receive(stream)
+            answers[name] = streams.receive(stream)
             if name != CLIENTS[-1]:
-                framing.send(stream, challenge)
+                streams.send(stream, challenge)
         return answers
 
-    framing.send(stream, custodian.close(opening.terms, aggregator.total(), ask))
+    streams.send(stream, custodian.close(opening.terms, aggregator.total(), ask))
     loaded = sorted(m for m in sys.modules if "tenseal" in m or m.startswith("privfed.custody"))
     print("done", *loaded, flush=True)
     sys.stdin.read()
@@ -170,7 +170,7 @@ def play_aggregator(folder, custody, roster, port, holder):
 
 def play_holder(folder, port):
     """The real `privfed key-holder`, whose secret keys are also written down for the test."""
-    from privfed import cli
+    from privfed.cli import main as cli
     from privfed.custody.keys import RoundKey
     from privfed.encryption import frames
 

@@ -10,20 +10,20 @@ import pytest
 
 from accountants import LedgerError
 from privfed import BFV, CKKS, Budget, Callback, Client, FedAvg, Plain
-from privfed.channel import SumChannel
-from privfed.client import node as client_node
-from privfed.client.state import opened_path
 from privfed.custody.ckks import CKKSCipher
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption.tags import Tags
+from privfed.engines.wiring import SumChannel
 from privfed.errors import AwayError, ConfigError, EncryptionError, SpoiledSumError
-from privfed.messages import Envelope
-from privfed.run_folder import RunFolder
-from privfed.server.aggregate import Aggregator
-from privfed.server.checkpoint import load_latest
-from privfed.summation import Custody
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.client import node
+from privfed.protocol.envelopes import Envelope
+from privfed.settings.encryption import Custody
+from privfed.storage.checkpoint import load_latest
+from privfed.storage.run_folder import RunFolder
+from privfed.storage.state_folder import opened_path
 from tests.end_to_end.test_federation import independent_epsilon, verify_and_render
 
 ROUNDS, STEPS = 5, 2
@@ -80,19 +80,19 @@ def opened(monkeypatch):
 
 def stays_away(monkeypatch, client, rounds, when="answer"):
     """The client fails to answer (or to send its update) in these rounds."""
-    real = getattr(client_node.ClientNode, when)
+    real = getattr(node.ClientNode, when)
 
     def fail(self, terms, *arguments):
         if self.id == client and terms.round in rounds:
             raise RuntimeError("secret cause")
         return real(self, terms, *arguments)
 
-    monkeypatch.setattr(client_node.ClientNode, when, fail)
+    monkeypatch.setattr(node.ClientNode, when, fail)
 
 
 def spoils(monkeypatch, client, rounds):
     """The client's update has wrong tags in these rounds."""
-    real, write = client_node.ClientNode.hide, Tags.write
+    real, write = node.ClientNode.hide, Tags.write
     spoiling = []
 
     def hide(self, terms, *arguments):
@@ -104,7 +104,7 @@ def spoils(monkeypatch, client, rounds):
         if spoiling[-1]:
             slots[:, -1] ^= np.uint64(1)
 
-    monkeypatch.setattr(client_node.ClientNode, "hide", hide)
+    monkeypatch.setattr(node.ClientNode, "hide", hide)
     monkeypatch.setattr(Tags, "write", tags)
 
 
@@ -137,7 +137,7 @@ class States(Callback):
 def committed(monkeypatch):
     """The numbers that each client committed, by round, decoded and weighted as they are sent."""
     seen = {}
-    real = client_node.ClientNode.commit
+    real = node.ClientNode.commit
 
     def commit(self, reservation, update, codec):
         real(self, reservation, update, codec)
@@ -145,7 +145,7 @@ def committed(monkeypatch):
         values = codec.encoding.decode(np.frombuffer(numbers, dtype="<i2").astype(np.int64))
         seen.setdefault(reservation.round, {})[self.id] = values
 
-    monkeypatch.setattr(client_node.ClientNode, "commit", commit)
+    monkeypatch.setattr(node.ClientNode, "commit", commit)
     return seen
 
 
@@ -384,7 +384,7 @@ class TestPutBack:
         """An aggregator that does not care what clients agreed to asks for a sum with client-3."""
         self.put_back(federation, tmp_path, monkeypatch, until=2)
         refused = []
-        real = client_node.ClientNode.answer
+        real = node.ClientNode.answer
 
         def answer(self, terms, *arguments):
             try:
@@ -394,7 +394,7 @@ class TestPutBack:
                 raise
 
         with monkeypatch.context() as patched:
-            patched.setattr(client_node.ClientNode, "answer", answer)
+            patched.setattr(node.ClientNode, "answer", answer)
             patched.setattr(SumChannel, "sums_of", lambda self, number: set())
             federation.run(tmp_path / "run", resume=True)
         assert [contributors for number, contributors in opened if number == 2] == [
@@ -505,7 +505,7 @@ class TestKilled:
     def test_a_lost_client_costs_the_others_nothing(self, make_federation, tmp_path, monkeypatch):
         """Three of three are needed, and the crash lost the first one's round: nobody trains."""
         federation = make_federation(num_clients=3, rounds=4)
-        real, trained = client_node.train_round, []
+        real, trained = node.train_round, []
 
         def die(*arguments, **named):
             trained.append(1)
@@ -514,7 +514,7 @@ class TestKilled:
             return real(*arguments, **named)
 
         with monkeypatch.context() as patched:
-            patched.setattr(client_node, "train_round", die)
+            patched.setattr(node, "train_round", die)
             with pytest.raises(Killed):
                 federation.run(tmp_path / "run")
         result = federation.run(tmp_path / "run", resume=True)

@@ -3,15 +3,7 @@
 import pytest
 from peft import LoraConfig
 
-from privfed import (
-    Callback,
-    CausalLanguageModel,
-    Client,
-    InPlace,
-    LoRA,
-    PeftAdapter,
-    Record,
-)
+from privfed import Callback, CausalLanguageModel, Client, InPlace, LoRA, PeftAdapter, Record
 from privfed.errors import ConfigError, ModelError
 
 CLASSIFIERS = {

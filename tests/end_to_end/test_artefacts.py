@@ -14,11 +14,11 @@ import pytest
 
 from accountants import AnchorFolder, Ledger, Neighbouring, epsilon
 from privfed import Callback, Plain
-from privfed.client.node import ClientNode
-from privfed.client.state import ledger_path
 from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
 from privfed.federation import _Running
+from privfed.parties.client.node import ClientNode
 from privfed.reports.budget import BudgetReport
+from privfed.storage.state_folder import ledger_path
 from privfed.verification import verify_and_render
 from tests.end_to_end.crash_server import CLIENTS
 from tests.organisations import with_share

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from accountants import Ledger, Neighbouring, epsilon
-from privfed.client.state import ledger_path
-from privfed.messages import Envelope
+from privfed.protocol.envelopes import Envelope
+from privfed.storage.state_folder import ledger_path
 from tests.end_to_end.crash_server import CLIENTS
 
 SERVER = Path(__file__).with_name("crash_server.py")

@@ -31,12 +31,12 @@ from privfed import (
     Record,
     TrainingConfig,
 )
-from privfed.client import node as client_node
-from privfed.client.state import default_anchor_folder
 from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
+from privfed.parties.client import node
 from privfed.reports.figures import RoundFigures
-from privfed.server.checkpoint import load_latest
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
+from privfed.storage.checkpoint import load_latest
+from privfed.storage.state_folder import default_anchor_folder
 from privfed.verification import verify_and_render as verify_with_anchors
 from tests.organisations import ORGANISATIONS, with_share
 
@@ -341,14 +341,14 @@ class TestAClientThatFails:
 
     @staticmethod
     def _fail(monkeypatch, failing):
-        real = client_node.ClientNode._update
+        real = node.ClientNode._update
 
         def update(self, plan, state):
             if self.id in failing:
                 raise RuntimeError("secret cause")
             return real(self, plan, state)
 
-        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+        monkeypatch.setattr(node.ClientNode, "_update", update)
 
 
 def test_two_runs_that_spend_one_budget_at_once(make_federation, tmp_path):
@@ -372,8 +372,8 @@ class TestADivergedModel:
 
     @pytest.fixture
     def sent(self, monkeypatch):
-        from privfed.messages import Envelope
-        from privfed.server.aggregate import Aggregator
+        from privfed.parties.aggregator.collecting import Aggregator
+        from privfed.protocol.envelopes import Envelope
 
         messages = []
         real = Aggregator.receive
@@ -388,7 +388,7 @@ class TestADivergedModel:
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_one_client(self, make_federation, tmp_path, monkeypatch, sent, custody, value):
-        real = client_node.ClientNode._update
+        real = node.ClientNode._update
 
         def update(self, plan, state):
             vector = real(self, plan, state)
@@ -396,7 +396,7 @@ class TestADivergedModel:
                 vector[-1] = value
             return vector
 
-        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+        monkeypatch.setattr(node.ClientNode, "_update", update)
         federation = make_federation(encryption=BFV(custody=custody))
         result = federation.run(tmp_path / "run")
         assert [row.absent for row in result.rounds] == [(), ("client-1",), ()]
@@ -425,8 +425,8 @@ class TestADivergedModel:
 class TestThePublicRange:
     @pytest.fixture
     def messages(self, monkeypatch):
-        from privfed.messages import Envelope
-        from privfed.server.aggregate import Aggregator
+        from privfed.parties.aggregator.collecting import Aggregator
+        from privfed.protocol.envelopes import Envelope
 
         seen = []
         real = Aggregator.receive
@@ -490,7 +490,7 @@ class TestThePublicRange:
         self, make_federation, tmp_path, messages, monkeypatch
     ):
         """Committed numbers belong to one range; the next attempt must use the same."""
-        from privfed.run_folder import RunFolder
+        from privfed.storage.run_folder import RunFolder
 
         real = RunFolder.save
 
@@ -672,7 +672,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
     def test_a_ledger_of_another_unit(self, make_federation, tmp_path):
         federation = make_federation()
         from accountants import Ledger
-        from privfed.client.state import ledger_path
+        from privfed.storage.state_folder import ledger_path
 
         path = ledger_path(tmp_path / "state", "client-0", "topics")
         Ledger.create(
@@ -718,8 +718,8 @@ class TestResume:
         self, make_federation, tmp_path, monkeypatch
     ):
         from privfed.custody.shared_key import SharedKeyCipher
-        from privfed.messages import Envelope
-        from privfed.server.aggregate import Aggregator
+        from privfed.parties.aggregator.collecting import Aggregator
+        from privfed.protocol.envelopes import Envelope
 
         sent, sums = [], []
         real, real_open = Aggregator.receive, SharedKeyCipher.open
@@ -766,14 +766,14 @@ class TestResume:
     def test_an_uncommitted_update_is_counted_and_lost(
         self, make_federation, tmp_path, monkeypatch
     ):
-        real = client_node.ClientNode._update
+        real = node.ClientNode._update
 
         def update(self, plan, state):
             if self.id == "client-1" and plan.round == 2:
                 raise Killed
             return real(self, plan, state)
 
-        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+        monkeypatch.setattr(node.ClientNode, "_update", update)
         federation = make_federation()
         with pytest.raises(Killed):
             federation.run(tmp_path / "run")

@@ -16,11 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from accountants import Budget
-from privfed import BFV, Callback, LoRA, Plain, cli
-from privfed.client import node as client_node
-from privfed.client.state import results_folder
+from privfed import BFV, Callback, LoRA, Plain
+from privfed.cli import main
+from privfed.cli.run_file import load_federation
 from privfed.custody.round_key import RoundKeyCipher
-from privfed.engines.links import AddressLink, ProcessLink
 from privfed.errors import (
     AwayError,
     ConfigError,
@@ -29,15 +28,17 @@ from privfed.errors import (
     MessageError,
     TooFewClientsError,
 )
+from privfed.identity.enrolment import Enrolment
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
-from privfed.messages import Envelope
-from privfed.parties import Enrolment
-from privfed.run_config import load_federation
-from privfed.run_folder import RunFolder
-from privfed.server.aggregate import Aggregator
-from privfed.server.checkpoint import load_latest
-from privfed.summation import Custody
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.client import node
+from privfed.protocol.envelopes import Envelope
+from privfed.protocol.links import AddressLink, ProcessLink
+from privfed.settings.encryption import Custody
+from privfed.storage.checkpoint import load_latest
+from privfed.storage.run_folder import RunFolder
+from privfed.storage.state_folder import results_folder
 
 HELD = BFV(custody=Custody.KEY_HOLDER)
 
@@ -305,7 +306,7 @@ class TestTheKeyHoldersProcess:
         def fail(self, plan, state):
             raise RuntimeError
 
-        monkeypatch.setattr(client_node.ClientNode, "_update", fail)
+        monkeypatch.setattr(node.ClientNode, "_update", fail)
         with pytest.raises(TooFewClientsError, match="0 contribution"):
             make_federation(encryption=HELD, rounds=1).run(tmp_path / "run")
         assert asked == [("open-round", "round-key")], "nothing was decrypted"
@@ -328,14 +329,14 @@ class TestTheKeyHoldersProcess:
     def test_an_answer_that_is_missing_ends_the_round(
         self, make_federation, tmp_path, monkeypatch, holders, asked
     ):
-        real = client_node.ClientNode.answer
+        real = node.ClientNode.answer
 
         def answer(self, *arguments):
             if self.id == "client-1":
                 raise RuntimeError("secret cause")
             return real(self, *arguments)
 
-        monkeypatch.setattr(client_node.ClientNode, "answer", answer)
+        monkeypatch.setattr(node.ClientNode, "answer", answer)
         with pytest.raises(AwayError, match="client-1 did not in round 1") as caught:
             make_federation(encryption=HELD, rounds=1).run(tmp_path / "run")
         assert "secret cause" not in str(caught.value)
@@ -426,7 +427,7 @@ WARDS = ("east", "north", "west")
 
 
 def privfed(*arguments):
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments], catch_exceptions=False)
+    result = CliRunner().invoke(main.app, [str(a) for a in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -504,12 +505,12 @@ class TestARealRoster:
 
     def test_who_is_enrolled_and_takes_no_part_gets_no_key(self, enrolled, tmp_path, monkeypatch):
         """The roster may list more clients than a run has; to its parties they are strangers."""
-        from privfed import channel
+        from privfed.engines import wiring
 
         enrolled.identity("south", "client")
         enrolled.sign("ministry")
         handed, stated = [], []
-        share, receive = channel.share_secret, Aggregator.receive
+        share, receive = wiring.share_secret, Aggregator.receive
 
         def shared(*arguments):
             handed.append(share(*arguments))
@@ -519,7 +520,7 @@ class TestARealRoster:
             stated.append(Envelope.from_bytes(message).statement.manifest["left_out"])
             receive(self, message)
 
-        monkeypatch.setattr(channel, "share_secret", shared)
+        monkeypatch.setattr(wiring, "share_secret", shared)
         monkeypatch.setattr(Aggregator, "receive", received)
         enrolled.load("shared_key").run(tmp_path / "run")
         assert sorted(Envelope.from_bytes(handed[0]).blobs) == ["north", "west"], "east made it"
@@ -635,16 +636,18 @@ class TestAKeyHolderAtAnAddress:
 
     def test_its_own_minimum_counts(self, enrolled, tmp_path, listening, monkeypatch):
         """A run cannot talk it into fewer clients than it was started with."""
-        monkeypatch.setattr("privfed.server.aggregate.Aggregator._check_ledger", lambda *a: None)
-        real = client_node.ClientNode.hide
+        monkeypatch.setattr(
+            "privfed.parties.aggregator.collecting.Aggregator._check_ledger", lambda *a: None
+        )
+        real = node.ClientNode.hide
 
         def hide(self, *arguments):
             if self.id == "east":
                 raise RuntimeError
             return real(self, *arguments)
 
-        monkeypatch.setattr(client_node.ClientNode, "hide", hide)
-        monkeypatch.setattr("privfed.preparation.check_clients", lambda *a: [])
+        monkeypatch.setattr(node.ClientNode, "hide", hide)
+        monkeypatch.setattr("privfed.parties.client.joining.check_clients", lambda *a: [])
         federation = enrolled.load(more=f'key_holder = "{listening}"')
         with pytest.raises(EncryptionError, match="3 to 3 contributors, got 2"):
             replace(federation, min_clients=2).run(tmp_path / "run")
@@ -658,8 +661,8 @@ class TestAKeyHolderAtAnAddress:
         """Another key holder, with a roster of its own, answers with what the roster refuses."""
         from threading import Thread
 
-        from privfed.custody.key_holder import KeyHolder
-        from privfed.custody.serving import serve_address
+        from privfed.parties.key_holder.key_holder import KeyHolder
+        from privfed.parties.key_holder.serving import serve_address
 
         own = Identity.generate("vault", Role.KEY_HOLDER)
         authority = Identity.generate("impostor", Role.AUTHORITY)

@@ -11,19 +11,13 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from accountants import (
-    BudgetExceededError,
-    Ledger,
-    Neighbouring,
-    NoisedCount,
-    PoissonGaussian,
-)
+from accountants import BudgetExceededError, Ledger, Neighbouring, NoisedCount, PoissonGaussian
 from privfed import Budget, Callback, NoisySize
-from privfed.client import public_size as sizes
-from privfed.client.randomness import SystemCoins
 from privfed.errors import ConfigError
-from privfed.preparation import size_source
-from privfed.run_folder import RunFolder
+from privfed.parties.client import public_size
+from privfed.parties.client.joining import size_source
+from privfed.private_step.randomness import SystemCoins
+from privfed.storage.run_folder import RunFolder
 from tests.organisations import with_share
 
 NOISE_EPSILON = 0.25
@@ -41,7 +35,7 @@ def drawn(monkeypatch):
         asked.append((count, noise_epsilon))
         return left[len(asked) - 1]
 
-    monkeypatch.setattr(sizes, "released_size", released)
+    monkeypatch.setattr(public_size, "released_size", released)
     return asked
 
 
@@ -128,7 +122,7 @@ def test_a_release_that_a_crash_lost_is_counted_and_made_again(make, drawn, tmp_
     federation = make(rounds=1)
     with monkeypatch.context() as patched:
         failing = SimpleNamespace(dumps=lambda values: 1 / 0)  # after the draw
-        patched.setattr(sizes, "json", failing)
+        patched.setattr(public_size, "json", failing)
         with pytest.raises(ZeroDivisionError):
             federation.run(tmp_path / "run")
     drawn.clear()
@@ -187,7 +181,7 @@ def test_the_report_says_what_was_released_not_what_was_asked_for(make, tmp_path
     for client in earlier:
         ledger = Ledger.create(tmp_path / f"{client.id}.sqlite3", client=client.id, **whose)
         budget = Budget(epsilon=4.0, delta=1e-3)
-        sizes.public_size(client.public_size, TRUE[client.id], ledger, budget, SystemCoins())
+        public_size.public_size(client.public_size, TRUE[client.id], ledger, budget, SystemCoins())
         ledgers[client.id] = ledger
     clients = [replace(client, public_size=later) for client in earlier]
     said = size_source(clients, ledgers, "declared")
@@ -243,9 +237,9 @@ def test_two_processes_at_once_release_one_size(tmp_path, monkeypatch):
     def release():
         declared, budget = NoisySize(noise_epsilon=NOISE_EPSILON), Budget(epsilon=4.0, delta=1e-3)
         ledger = Ledger.open(path, **whose)
-        return sizes.public_size(declared, 43, ledger, budget, SystemCoins())
+        return public_size.public_size(declared, 43, ledger, budget, SystemCoins())
 
-    monkeypatch.setattr(sizes, "released_size", draw)
+    monkeypatch.setattr(public_size, "released_size", draw)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(release)
         assert drawing.wait(20)

@@ -14,8 +14,8 @@ from accountants import (
     LedgerRolledBackError,
 )
 from privfed import Callback
-from privfed.client.state import ledger_path
 from privfed.errors import ConfigError
+from privfed.storage.state_folder import ledger_path
 from tests.end_to_end.test_federation import independent_epsilon
 from tests.organisations import with_share
 

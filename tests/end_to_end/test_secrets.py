@@ -15,22 +15,22 @@ import warnings
 import pyarrow
 import pytest
 
-from privfed import BFV, Callback, Computation, Record, channel, preparation
-from privfed.client import node
-from privfed.client.batches import num_rows
-from privfed.client.node import ClientNode
-from privfed.custody import key_holder as key_holders
-from privfed.custody.key_holder import KeyHolder
+from privfed import BFV, Callback, Computation, Record
 from privfed.custody.keys import RoundKey, SharedSecret
 from privfed.custody.native import ScratchFile
-from privfed.custody.serving import answer
 from privfed.encryption.frames import HEADER_BYTES, ZSTD, Header
-from privfed.engines import stacked
+from privfed.engines import stacked, wiring
 from privfed.errors import DataError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
-from privfed.server.aggregate import Aggregator
-from privfed.summation import Custody
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.client import joining, node
+from privfed.parties.client.node import ClientNode
+from privfed.parties.key_holder import key_holder
+from privfed.parties.key_holder.key_holder import KeyHolder
+from privfed.parties.key_holder.serving import answer
+from privfed.private_step.batches import num_rows
+from privfed.settings.encryption import Custody
 
 PIECE = 24
 """Bytes of a pattern: so long that other data do not hold it by chance."""
@@ -125,8 +125,8 @@ def watched(tmp_path, monkeypatch):
         return key
 
     monkeypatch.setattr(SharedSecret, "generate", classmethod(shared))
-    monkeypatch.setattr(key_holders.RoundKey, "generate", classmethod(of_round))
-    receive, share = Aggregator.receive, channel.share_secret
+    monkeypatch.setattr(key_holder.RoundKey, "generate", classmethod(of_round))
+    receive, share = Aggregator.receive, wiring.share_secret
 
     def received(self, message):
         seen.shown.append(bytes(message))
@@ -138,7 +138,7 @@ def watched(tmp_path, monkeypatch):
         return message
 
     monkeypatch.setattr(Aggregator, "receive", received)
-    monkeypatch.setattr(channel, "share_secret", handed_out)
+    monkeypatch.setattr(wiring, "share_secret", handed_out)
 
     class HolderHere:
         """The key holder in this process, since the secrets of another cannot be watched."""
@@ -156,7 +156,7 @@ def watched(tmp_path, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(channel, "ProcessLink", HolderHere)
+    monkeypatch.setattr(wiring, "ProcessLink", HolderHere)
     return seen
 
 
@@ -346,14 +346,14 @@ class TestPrivateText:
     def test_it_is_nowhere_else_when_it_cannot_be_encoded(
         self, quoting, search, tmp_path, monkeypatch, break_log
     ):
-        real = preparation.usable_records
+        real = joining.usable_records
 
         def prepare(model, records, *sizes):
             if records[0].text == MARK:
                 quote(ValueError)
             return real(model, records, *sizes)
 
-        monkeypatch.setattr(preparation, "usable_records", prepare)
+        monkeypatch.setattr(joining, "usable_records", prepare)
         log = tmp_path / "state/clients/client-0/topics/client.log"
         if break_log:
             log.parent.mkdir(parents=True, mode=0o700)

@@ -12,7 +12,7 @@ import pytest
 
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.summation import Custody
+from privfed.settings.encryption import Custody
 
 SCRIPT = Path(__file__).with_name("separate_parties.py")
 CLIENTS = ("east", "north", "west")

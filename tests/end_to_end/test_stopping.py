@@ -11,15 +11,17 @@ import traceback
 import pytest
 
 from accountants import Ledger, Neighbouring, epsilon
-from privfed import Callback, cli, run_config
-from privfed.client import node as client_node
-from privfed.client.state import ledger_path
-from privfed.custody.serving import only_holder_of
-from privfed.ending import stopped_by_signals
+from privfed import Callback
+from privfed.cli import main as cli
+from privfed.cli import run_file as run_config
+from privfed.cli.ending import stopped_by_signals
 from privfed.errors import Stopped
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
+from privfed.parties.client import node
+from privfed.parties.key_holder.serving import only_holder_of
 from privfed.reports.figures import rounded_up
+from privfed.storage.state_folder import ledger_path
 
 CONFIGURATION = """
 seed = 3
@@ -198,7 +200,7 @@ class TestARun:
         def interrupted(self, *arguments, **keywords):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(client_node.ClientNode, "_update", update)
+        monkeypatch.setattr(node.ClientNode, "_update", update)
         monkeypatch.setattr("logging.Logger.error", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             make_federation(rounds=2).run(tmp_path / "run")
@@ -214,7 +216,7 @@ class TestARun:
         def interrupted(self, *arguments, **keywords):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("privfed.preparation.usable_records", encode)
+        monkeypatch.setattr("privfed.parties.client.joining.usable_records", encode)
         monkeypatch.setattr("logging.Logger.error", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             make_federation(rounds=2).run(tmp_path / "run")

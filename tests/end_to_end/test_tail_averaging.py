@@ -9,7 +9,7 @@ from peft import PeftModel
 from privfed import Callback, TailAveraging, load_task
 from privfed.errors import ConfigError
 from privfed.models.vector import read_vector
-from privfed.server.checkpoint import load_latest
+from privfed.storage.checkpoint import load_latest
 
 
 class Collect(Callback):

@@ -17,10 +17,10 @@ import torch
 from dp_accounting.pld import PLDAccountant
 
 from privfed import BFV, Callback, Computation, FedAvg, Plain
-from privfed.client import dpsgd, stacked
-from privfed.client.node import ClientNode
-from privfed.client.randomness import SecureNoise, SystemCoins
-from privfed.server.checkpoint import load_latest
+from privfed.parties.client.node import ClientNode
+from privfed.private_step import dpsgd, stacked
+from privfed.private_step.randomness import SecureNoise, SystemCoins
+from privfed.storage.checkpoint import load_latest
 from tests.organisations import ORGANISATIONS, with_share
 
 ROUNDS, STEPS, BATCH = 3, 2, 20

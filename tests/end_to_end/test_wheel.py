@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROBE = """
-import accountants, privfed, privfed.demo
+import accountants, privfed, privfed.cli.demo
 from privfed.data.packaged import REQUIREMENTS
 from privfed.reports.render import render_html
 from jinja2 import Environment, PackageLoader

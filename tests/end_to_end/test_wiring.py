@@ -12,16 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from accountants import AnchorFolder, Budget, LedgerMissingError, Neighbouring
-from privfed import cli, preparation
-from privfed.client.batches import num_rows
-from privfed.client.node import ClientNode
-from privfed.client.randomness import FastNoise, SecureNoise
-from privfed.client.state import ledger_path, opened_path
+from privfed.cli import main
+from privfed.cli.run_file import load_federation
 from privfed.custody.opened_rounds import OpenedRounds
-from privfed.engines.links import ProcessLink
 from privfed.errors import AwayError, EncryptionError
-from privfed.run_config import load_federation
-from privfed.server.aggregate import Aggregator
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.client import joining
+from privfed.parties.client.node import ClientNode
+from privfed.private_step.batches import num_rows
+from privfed.private_step.randomness import FastNoise, SecureNoise
+from privfed.protocol.links import ProcessLink
+from privfed.storage.state_folder import ledger_path, opened_path
 
 CONFIGURATION = """
 seed = 3
@@ -147,12 +148,12 @@ def ran(tmp_path_factory, bert_folder):
         patched.setenv("PRIVFED_ANCHORS", str(seen.folder / "default-second"))
         places = {"--out": "run", "--state": "state", "--anchors": "second"}
         options = [part for name, at in places.items() for part in (name, str(seen.folder / at))]
-        CliRunner().invoke(cli.app, ["run", str(path), *options], catch_exceptions=False)
+        CliRunner().invoke(main.app, ["run", str(path), *options], catch_exceptions=False)
     return seen
 
 
 def _watch(patched, seen):
-    begin, encode, start = ClientNode.local_round, preparation.usable_records, ProcessLink.__init__
+    begin, encode, start = ClientNode.local_round, joining.usable_records, ProcessLink.__init__
 
     def local_round(self, plan, state):
         mine = begin(self, plan, state)
@@ -171,7 +172,7 @@ def _watch(patched, seen):
         seen.command.append(self._process.args)
 
     patched.setattr(ClientNode, "local_round", local_round)
-    patched.setattr(preparation, "usable_records", usable_records)
+    patched.setattr(joining, "usable_records", usable_records)
     patched.setattr(ProcessLink, "__init__", started)
 
 

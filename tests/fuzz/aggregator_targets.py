@@ -3,10 +3,10 @@
 import hashlib
 from typing import ClassVar
 
-from privfed.custody import serving
 from privfed.errors import EncryptionError, MessageError
-from privfed.messages import Envelope, envelope_bytes
-from privfed.server.closing import HolderOpens
+from privfed.parties.aggregator.openers import HolderOpens
+from privfed.parties.key_holder import serving
+from privfed.protocol.envelopes import Envelope, envelope_bytes
 from tests.fuzz.envelopes import stated_kind, stated_sender, well_formed
 from tests.fuzz.protocol_mutators import STATEMENT_STEPS, SUM_STEPS
 from tests.fuzz.target import Target

@@ -1,4 +1,4 @@
-"""A reader and a writer of messages that share nothing with `privfed.messages`.
+"""A reader and a writer of messages that share nothing with `privfed.protocol.envelopes`.
 
 The code under test must not judge itself: what is well-formed and who signed it is decided here
 from the documented format, with only the signature library in common. A `Draft` is a message taken

@@ -9,14 +9,14 @@ import unicodedata
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from privfed import framing
 from privfed.custody.wrapping import unwrap
 from privfed.encryption.ckks import CKKSParameters
 from privfed.encryption.parameters import BFVParameters
 from privfed.errors import EncryptionError, IdentityError, MessageError
-from privfed.identity.contributions import Contribution
 from privfed.identity.keys import Identity, Party
 from privfed.identity.roster import Roster
+from privfed.protocol import streams
+from privfed.protocol.contributions import Contribution
 from tests.fuzz.byte_mutators import BYTE_STEPS
 from tests.fuzz.envelopes import ROSTER_DOMAIN, canonical, no_repeats, signed_by
 from tests.fuzz.holder_targets import Trickle
@@ -122,7 +122,7 @@ def file_targets(world):
     yield FileTarget(
         world,
         "frame",
-        lambda raw: framing.receive(Trickle(raw), most=1 << 20),
+        lambda raw: streams.receive(Trickle(raw), most=1 << 20),
         judge_framed,
         steps=BYTE_STEPS,
     )

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from privfed.custody import serving
 from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError, MessageError
-from privfed.identity.contributions import Contribution
-from privfed.messages import Envelope, Terms, envelope_bytes
-from privfed.summation import Custody
+from privfed.parties.key_holder import serving
+from privfed.protocol.contributions import Contribution
+from privfed.protocol.envelopes import Envelope, Terms, envelope_bytes
+from privfed.settings.encryption import Custody
 from tests.fuzz.byte_mutators import BYTE_STEPS
 from tests.fuzz.envelopes import Draft, canonical, well_formed
 from tests.fuzz.mutators import inner_message

@@ -14,8 +14,8 @@ from privfed.encryption import residues
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import ConfigError
-from privfed.messages import Terms
-from privfed.summation import Custody
+from privfed.protocol.envelopes import Terms
+from privfed.settings.encryption import Custody
 from tests.fuzz.byte_mutators import flip, flips, other_message, swap_halves
 from tests.fuzz.envelopes import GROUP_ORDER, Draft, agreement_to, to_sign
 from tests.fuzz.json_mutators import FORM_STEPS, document, nested, replaced, within

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from accountants import Anchor
-from privfed.custody import key_exchange, serving
+from privfed.custody import key_exchange
 from privfed.custody.ckks import CKKSCipher, shared_ckks_context
-from privfed.custody.key_holder import KeyHolder
 from privfed.custody.keys import SharedSecret, shared_context
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
@@ -27,10 +26,12 @@ from privfed.encryption.parameters import derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.messages import Terms, envelope_bytes, write_envelope
-from privfed.server.aggregate import Aggregator
-from privfed.server.closing import ClientsAgree
-from privfed.summation import Custody
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.aggregator.openers import ClientsAgree
+from privfed.parties.key_holder import serving
+from privfed.parties.key_holder.key_holder import KeyHolder
+from privfed.protocol.envelopes import Terms, envelope_bytes, write_envelope
+from privfed.settings.encryption import Custody
 from tests.fuzz.envelopes import Draft, canonical
 
 CLIENTS = ("east", "north", "south", "west")

@@ -7,7 +7,7 @@ import sqlite3
 from contextlib import closing
 
 from accountants import Anchor, PoissonGaussian, event_to_json
-from accountants.chain import linked
+from accountants.ledger.chain import linked
 
 FIRST_VERSION = [
     (

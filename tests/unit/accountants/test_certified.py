@@ -8,13 +8,10 @@ from pathlib import Path
 import mpmath as mp
 import pytest
 
-from accountants import (
-    InvalidValueError,
-    Neighbouring,
-    UnsupportedAnalysisError,
-    certified,
-    composition,
-)
+from accountants import InvalidValueError, Neighbouring, UnsupportedAnalysisError, certified
+from accountants.analyses import composition
+from accountants.analyses.lattices import Discretised, NormalStep
+from accountants.analyses.pairs import MixturePair
 from accountants.events import (
     BandedMatrixFactorization,
     DiscreteGaussian,
@@ -27,8 +24,6 @@ from accountants.events import (
     TreeAggregation,
     ZeroConcentrated,
 )
-from accountants.lattices import Discretised, NormalStep
-from accountants.pairs import MixturePair
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "accounting_values.json").read_text())
 ADD, REPLACE, ZERO = Neighbouring.ADD_REMOVE, Neighbouring.REPLACE_ONE, Neighbouring.ZERO_OUT

@@ -15,6 +15,7 @@ from accountants import (
     canonical,
     checks,
 )
+from accountants.guarantees import neighbouring_of
 
 not_finite = [math.nan, math.inf, -math.inf]
 not_numbers = [None, "1", True, 1j, [1.0]]
@@ -100,7 +101,7 @@ TOO_LONG = 10**5000  # Python refuses to write it out
         checks.index,
         checks.text,
         lambda **named: checks.index_up_to("limit", 3, **named),
-        lambda **named: checks.neighbouring(*named.values()),
+        lambda **named: neighbouring_of(*named.values()),
     ],
 )
 def test_a_number_too_long_to_write_out_is_refused_without_it(check, value):
@@ -145,6 +146,6 @@ def test_a_delta_may_be_zero_where_it_says_so():
 
 
 def test_a_relation_is_read_by_name_and_an_unknown_one_refused():
-    assert checks.neighbouring("zero_out") is Neighbouring.ZERO_OUT
+    assert neighbouring_of("zero_out") is Neighbouring.ZERO_OUT
     with pytest.raises(InvalidValueError, match="^neighbouring must be one of"):
-        checks.neighbouring("swap")
+        neighbouring_of("swap")

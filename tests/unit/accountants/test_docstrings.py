@@ -11,7 +11,7 @@ import accountants
 
 MODULES = [
     "accountants",
-    *(f"accountants.{m.name}" for m in pkgutil.iter_modules(accountants.__path__)),
+    *(module.name for module in pkgutil.walk_packages(accountants.__path__, "accountants.")),
 ]
 WITHOUT_EXAMPLES_IS_FINE = {"accountants.__main__"}
 

@@ -11,13 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accountants import (
-    InvalidValueError,
-    Ledger,
-    Neighbouring,
-    UnsupportedAnalysisError,
-    epsilon,
-)
+from accountants import InvalidValueError, Ledger, Neighbouring, UnsupportedAnalysisError, epsilon
 from accountants.events import (
     BandedMatrixFactorization,
     DiscreteGaussian,

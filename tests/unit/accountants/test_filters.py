@@ -8,14 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accountants import certified, renyi
-from accountants.budget import Budget
-from accountants.divergences import rho
-from accountants.errors import (
-    BudgetExceededError,
-    InvalidValueError,
-    UnsupportedAnalysisError,
-)
+from accountants import certified
+from accountants.analyses import renyi
+from accountants.analyses.divergences import rho
+from accountants.errors import BudgetExceededError, InvalidValueError, UnsupportedAnalysisError
 from accountants.events import (
     DiscreteGaussian,
     FixedSizeGaussian,
@@ -27,7 +23,7 @@ from accountants.events import (
     ZeroConcentrated,
 )
 from accountants.filters import AdaptiveFilter, ScheduleFilter, ZeroConcentratedFilter
-from accountants.relations import Neighbouring
+from accountants.guarantees import Budget, Neighbouring
 
 ADD_REMOVE, REPLACE_ONE = Neighbouring.ADD_REMOVE, Neighbouring.REPLACE_ONE
 BUDGET = Budget(epsilon=2.0, delta=1e-5)

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accountants import certified, odometer, renyi
+from accountants import certified, odometer
+from accountants.analyses import renyi
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
 from accountants.events import FixedSizeGaussian, Gaussian, PoissonGaussian
+from accountants.guarantees import Neighbouring
 from accountants.odometer import OnlineOdometer, trajectories, trajectory
-from accountants.relations import Neighbouring
 
 ADD_REMOVE, REPLACE_ONE = Neighbouring.ADD_REMOVE, Neighbouring.REPLACE_ONE
 DELTA = 1e-5

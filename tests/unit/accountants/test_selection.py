@@ -9,10 +9,10 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accountants import renyi
+from accountants.analyses import renyi
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
 from accountants.events import Gaussian, Laplace, PoissonGaussian, PureDP, TreeAggregation
-from accountants.relations import Neighbouring
+from accountants.guarantees import Neighbouring
 from accountants.selection import RepeatAndSelect, Tries, epsilon_of_selection
 
 ADD_REMOVE = Neighbouring.ADD_REMOVE

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from accountants import InvalidValueError, Neighbouring, certified, gaussian, tradeoff
-from accountants.bounds import DeltaBounds
+from accountants import InvalidValueError, Neighbouring, certified, tradeoff
+from accountants.analyses import gaussian
 from accountants.events import Gaussian, PoissonGaussian
+from accountants.guarantees import DeltaBounds
 from accountants.tradeoff import (
     EPSILONS,
     advantage,

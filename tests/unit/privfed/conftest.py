@@ -8,7 +8,7 @@ import pytest
 
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.messages import Terms, envelope_bytes
+from privfed.protocol.envelopes import Terms, envelope_bytes
 
 CLIENTS = ("a", "b", "c", "d")
 

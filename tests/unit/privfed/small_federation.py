@@ -13,23 +13,23 @@ import numpy as np
 from accountants import Anchor
 from privfed.custody import bfv
 from privfed.custody.key_exchange import receive_secret, share_secret
-from privfed.custody.key_holder import KeyHolder
 from privfed.custody.keys import SharedSecret, shared_context
 from privfed.custody.native import software
 from privfed.custody.round_key import RoundKeyCipher
-from privfed.custody.serving import answer
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption import frames
 from privfed.encryption.adding import BFVAdder
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
-from privfed.identity.contributions import CONTRIBUTIONS, UPDATE
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.messages import LEDGER, Envelope, Terms, envelope_bytes, write_envelope
-from privfed.server.aggregate import Aggregator
-from privfed.server.closing import ClientsOpen, HolderOpens, Opening
-from privfed.summation import Custody
+from privfed.parties.aggregator.collecting import Aggregator
+from privfed.parties.aggregator.openers import ClientsOpen, HolderOpens, Opening
+from privfed.parties.key_holder.key_holder import KeyHolder
+from privfed.parties.key_holder.serving import answer
+from privfed.protocol.contributions import CONTRIBUTIONS, UPDATE
+from privfed.protocol.envelopes import LEDGER, Envelope, Terms, envelope_bytes, write_envelope
+from privfed.settings.encryption import Custody
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""How a number is computed; users meet `certified`, `calibration` and `odometer` instead."""

@@ -1,0 +1,1 @@
+"""What `python -m accountants` reads and prints."""

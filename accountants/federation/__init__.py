@@ -1,0 +1,1 @@
+"""Epsilon for every client of a federation: `FederatedAccountant`."""

@@ -1,0 +1,1 @@
+"""The command line: `privfed`, the run file, what it prints."""

@@ -1,0 +1,131 @@
+"""What a run prints: a line for each round, and a bar for the clients within it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from privfed.engines.abandoning import Abandoned
+from privfed.federation import Callback
+from privfed.reports.figures import RoundFigures, rounded_up
+
+_LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"
+
+
+class RoundTable(Callback):
+    """Prints the table of rounds and a progress bar.
+
+    Args:
+        console: where to print.
+        metric: "accuracy" or "perplexity".
+        logs: the log of each client that runs on this machine: it tells why a client failed.
+    """
+
+    def __init__(self, console: Console, metric: str, logs: Mapping[str, Path]) -> None:
+        self._console = console
+        self._metric = metric
+        self._logs = logs
+        self._round: int | None = None
+        self._progress = Progress(
+            TextColumn("round {task.fields[round]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clients"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            auto_refresh=False,  # while a client trains, its log has the standard streams
+        )
+        self._task = self._progress.add_task("clients", round=0, visible=False)
+        self._clients: Sequence[str] = ()
+
+    def __enter__(self) -> "RoundTable":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def on_start(
+        self,
+        run: str,
+        rounds: int,
+        clients: Sequence[str],
+        baseline: float,
+        past: Sequence[RoundFigures],
+    ) -> None:
+        """Print the head of the table, and the rounds before a resume."""
+        self._clients = clients
+        self._round = 1
+        self._print(
+            f"run {run}: {len(clients)} clients, {rounds} rounds, held-out {self._metric} "
+            f"{baseline:.4g} before training"
+        )
+        self._print(
+            _LINE.format(
+                "round",
+                "clients",
+                "max epsilon",
+                self._metric,
+                "bytes up",
+                "bytes down",
+                "seconds",
+                "epsilon per client",
+            ),
+            style="bold",
+        )
+        for figures in past:
+            self.on_round(figures)
+
+    def on_client(self, round_number: int, client: str) -> None:  # noqa: ARG002 - a bar counts
+        """Move the bar."""
+        self._round = round_number
+        self._progress.update(
+            self._task,
+            round=round_number,
+            total=len(self._clients),
+            visible=True,
+            advance=1,
+            refresh=True,
+        )
+
+    def on_round(self, figures: RoundFigures) -> None:
+        """Print the line of a round."""
+        self._round = figures.round + 1
+        self._progress.reset(self._task, round=figures.round + 1, total=len(self._clients))
+        spent = " ".join(rounded_up(figures.epsilon[client], 2) for client in self._clients)
+        self._print(
+            _LINE.format(
+                figures.round,
+                f"{len(figures.clients)}/{len(self._clients)}",
+                rounded_up(max(figures.epsilon.values())),
+                f"{figures.value:.4g}",
+                f"{figures.bytes_up:,}",
+                f"{figures.bytes_down:,}",
+                f"{figures.seconds:.1f}",
+                spent,
+            )
+        )
+        for client in figures.absent:
+            told = f": the cause is in {self._logs[client]}" if client in self._logs else ""
+            self._print(f"       {client} did not take part{told}", style="yellow")
+
+    def stopped(self) -> str:
+        """How far the run had come, for one that was stopped and did not say so itself."""
+        if self._round is None:
+            return (
+                "stopped before a round began; of the budgets this call spent nothing but what "
+                "the ledgers count for public sizes that it released"
+            )
+        return f"stopped in round {self._round}; what is spent stands in the ledgers"
+
+    def on_abandoned(self, abandoned: Abandoned) -> None:
+        """Say which round was given up, and why."""
+        self._progress.reset(self._task, round=abandoned.round + 1, total=len(self._clients))
+        self._print(f"{abandoned.round:>5}  {abandoned}", style="yellow")
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self._progress.console.print(
+            line, style=style, highlight=False, markup=False, soft_wrap=True
+        )

@@ -1,0 +1,193 @@
+"""Rounds that are given up: why, how every client is done with them, and when a run must stop.
+
+Whether somebody opened a round's sum cannot be known once a client stays away or a message is lost.
+So a round is abandoned only when every remaining client has recorded, durably, that it never again
+encrypts, agrees or opens in it; what a client had agreed to stays recorded beside that. The round
+is counted in every ledger that reserved it, changed nothing, and the run goes on with the next.
+"""
+
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from privfed.engines.wiring import SumChannel
+from privfed.errors import AwayError, SpoiledSumError, TooFewClientsError
+
+
+class Reason(StrEnum):
+    """Why a round was abandoned: fixed sentences, which say nothing of a client's data."""
+
+    TOO_FEW = "too few clients sent an update"
+    AWAY = "clients whose updates were to be summed stayed away before the sum could be opened"
+    SPOILED = (
+        "the sum was not that of its contributions and was discarded; nobody can tell whose update "
+        "was at fault"
+    )
+    OTHERS = "a sum with other contributors than now take part had been agreed to before"
+    LEFT = "updates had been made for it before clients were left out of the run"
+    LOST = "a crash lost the updates of so many clients that too few were left to sum"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """A round that was given up.
+
+    Attributes:
+        round: counted from 1.
+        reason: a fixed sentence.
+        missing: the clients that it lacked, sorted; empty if nobody can be named.
+    """
+
+    round: int
+    reason: Reason
+    missing: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "missing": list(self.missing)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Abandoned":
+        """The inverse of `to_json`."""
+        return cls(
+            round=values["round"],
+            reason=Reason(values["reason"]),
+            missing=tuple(values["missing"]),
+        )
+
+    def __str__(self) -> str:
+        who = f" (missing: {', '.join(self.missing)})" if self.missing else ""
+        return f"Round {self.round} was abandoned: {self.reason}{who}."
+
+
+def because_of(error: TooFewClientsError | SpoiledSumError, round_number: int) -> Abandoned:
+    """The round that ended with this error."""
+    if isinstance(error, SpoiledSumError):
+        return Abandoned(round=round_number, reason=Reason.SPOILED)
+    reason = Reason.AWAY if isinstance(error, AwayError) else Reason.TOO_FEW
+    return Abandoned(round=round_number, reason=reason, missing=error.missing)
+
+
+def given_up_before(channel: SumChannel, round_number: int) -> Abandoned | None:
+    """Why a round that is about to begin cannot be played any more; None if it can.
+
+    A kill may have come between the clients' records and the checkpoint; or the clients agreed to a
+    sum that those who now take part cannot make.
+    """
+    for memory in channel.opened.values():
+        why = memory.why_closed(round_number)
+        if why is not None:
+            return Abandoned.from_json({"round": round_number, **why})
+    sums = channel.sums_of(round_number)
+    missing = {name for names in sums for name in names}.difference(channel.opened)
+    if missing or len(sums) > 1:
+        return Abandoned(round=round_number, reason=Reason.OTHERS, missing=tuple(sorted(missing)))
+    return None
+
+
+def lost_before(
+    statuses: Mapping[str, str | None], round_number: int, *, min_clients: int
+) -> Abandoned | None:
+    """Why a round that is about to begin would cost budget for nothing; None if it would not.
+
+    A client that reserved a round and did not commit it lost it in a crash: it is counted, and not
+    trained again. Where too few others are left, they must not train for a sum that cannot be.
+
+    Args:
+        statuses: of the round in the ledger of every client that takes part.
+        round_number: of the round.
+        min_clients: fewest contributors of a sum.
+    """
+    lost = sorted(client for client, status in statuses.items() if status == "reserved")
+    if len(statuses) - len(lost) >= min_clients:
+        return None
+    return Abandoned(round=round_number, reason=Reason.LOST, missing=tuple(lost))
+
+
+def close(channel: SumChannel, abandoned: Abandoned) -> None:
+    """Let every remaining client record that it is done with a round.
+
+    Who is missing is not waited for: the others' records suffice, since a sum is opened only with
+    the agreement, or the answer, of all its contributors.
+
+    Raises:
+        EncryptionError: if a client cannot record it; then the round is not abandoned.
+    """
+    why = {"reason": abandoned.reason, "missing": list(abandoned.missing)}
+    for client, memory in channel.opened.items():
+        if client not in abandoned.missing:
+            memory.close(abandoned.round, why)
+
+
+def must_stop(abandoned: Abandoned, earlier: Sequence[Abandoned], *, rounds: int) -> bool:
+    """Whether the run stops after this round instead of going on with the next.
+
+    It stops at once if too few clients sent anything, since another such round would cost those who
+    did; after two rounds in a row, whatever their causes; and if all planned rounds are lost.
+
+    Args:
+        abandoned: the round.
+        earlier: rounds abandoned before it.
+        rounds: planned.
+    """
+    lost = {one.round for one in earlier}
+    return (
+        abandoned.reason is Reason.TOO_FEW or abandoned.round - 1 in lost or len(lost) + 1 == rounds
+    )
+
+
+def stop(abandoned: Abandoned, message: str) -> TooFewClientsError | SpoiledSumError:
+    """The error with which a run stops after this round."""
+    if abandoned.reason is Reason.SPOILED:
+        return SpoiledSumError(message)
+    kind = AwayError if abandoned.reason is Reason.AWAY else TooFewClientsError
+    return kind(message, abandoned.missing)
+
+
+def advice(
+    abandoned: Abandoned,
+    earlier: Sequence[Abandoned],
+    *,
+    clients: Collection[str],
+    min_clients: int,
+    rounds: int,
+) -> str:
+    """What can be done after a run that stopped; a resume only where it can help.
+
+    Args:
+        abandoned: the round after which it stopped.
+        earlier: rounds abandoned before it.
+        clients: who takes part.
+        min_clients: fewest contributors of a sum.
+        rounds: planned.
+    """
+    if abandoned.round >= rounds:
+        if len(earlier) + 1 < rounds:
+            return "No round is left: `--resume` ends the run with what its complete rounds left"
+        return "No round was completed and none is left; a new run needs budget of its own"
+    if abandoned.reason is Reason.SPOILED:
+        return (
+            "Nobody can tell whose update is at fault. `--resume --without NAME` goes on without a "
+            "client that may be, as long as "
+            f"{min_clients} stay; `--resume` alone only once the fault is found, since every round "
+            "costs each client its share of the budget"
+        )
+    names = ", ".join(abandoned.missing)
+    if len(clients) - len(abandoned.missing) >= min_clients:
+        options = " ".join(f"--without {shlex.quote(name)}" for name in abandoned.missing)
+        return (
+            f"`--resume {options}` goes on without {names}; `--resume` alone once they are back, "
+            "since every round costs each client its share of the budget"
+        )
+    if abandoned.round - 1 in {one.round for one in earlier}:
+        return (
+            f"Without {names}, fewer than {min_clients} clients are left, and resuming did not "
+            "help before: every try costs those who train another round's budget. Resume only "
+            "once it is certain that they take part again"
+        )
+    return (
+        f"Fewer than {min_clients} clients are left without {names}: once they take part again, "
+        "`--resume` goes on with the next round"
+    )

@@ -1,0 +1,82 @@
+"""Clients that are left out when a run is resumed: it goes on under a new agreement, without them.
+
+The settings stay those of the whole run. Who is left out takes no further part: the digest of the
+settings that every message states covers who remains, weights are over those, the run's new key is
+handed to those alone, and contributions of others are refused. What a left-out client spent stays
+in its ledger and in the report.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from privfed.engines.abandoning import Abandoned, Reason
+from privfed.engines.wiring import SumChannel
+from privfed.errors import ConfigError
+from privfed.parties.client.node import Client
+from privfed.storage.checkpoint import Checkpoint
+
+
+def left_out_of(
+    checkpoint: Checkpoint | None,
+    without: Sequence[str],
+    clients: Sequence[Client],
+    *,
+    min_clients: int,
+) -> dict[str, int]:
+    """Who is left out of a run that starts or goes on, and from which round on.
+
+    Args:
+        checkpoint: from which the run goes on; None for one that starts.
+        without: clients to leave out from now on, beside those that were before.
+        clients: of the whole run.
+        min_clients: that must stay.
+
+    Raises:
+        ConfigError: if there is no such client, too few would stay, or the run only starts.
+    """
+    if checkpoint is None:
+        if without:
+            raise ConfigError(
+                "a client is left out (--without) when a run is resumed; leave "
+                f"{', '.join(without)} out of the configuration of one that starts"
+            )
+        return {}
+    names = [client.id for client in clients]
+    if unknown := sorted(set(without).difference(names)):
+        raise ConfigError(f"who is left out must be a client of the run, {unknown} are not")
+    left_out: dict[str, int] = dict(checkpoint.record["left_out"])
+    for name in without:
+        left_out.setdefault(name, checkpoint.round + 1)
+    if len(names) - len(left_out) < min_clients:
+        raise ConfigError(
+            f"at least {min_clients} clients (min_clients) must stay, without {sorted(left_out)} "
+            f"there are {len(names) - len(left_out)} of {len(names)}"
+        )
+    return left_out
+
+
+def ended_by_leaving(
+    channel: SumChannel, round_number: int, leaving: Collection[str], *, committed: bool
+) -> Abandoned | None:
+    """The round in which clients leave, if it had come so far that it cannot go on without them.
+
+    A sum that was agreed to cannot be opened under the new agreement any more, and no other may
+    be. What was committed has the weights of the old agreement, and is not trained again.
+
+    Args:
+        channel: of those who remain.
+        round_number: the next round.
+        leaving: the clients.
+        committed: whether one of those who remain committed an update of that round.
+    """
+    if not channel.sums_of(round_number) and not committed:
+        return None
+    reason = Reason.OTHERS if channel.sums_of(round_number) else Reason.LEFT
+    return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))
+
+
+def notes(left_out: Mapping[str, int]) -> list[str]:
+    """What a report says of clients that were left out."""
+    return [
+        f"{client} was left out from round {first} on; what it released before stays counted."
+        for client, first in sorted(left_out.items())
+    ]

@@ -1,0 +1,1 @@
+"""One client: its records, its ledger, its noise, its update."""

@@ -1,0 +1,443 @@
+"""Everything that is checked and built before the first coin is drawn and any budget is spent."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from accountants import (
+    Anchor,
+    AnchorFolder,
+    Budget,
+    BudgetExceededError,
+    Ledger,
+    NoisedCount,
+    PoissonGaussian,
+    ScheduleFilter,
+    anchor_from_json,
+    epsilon,
+    noise_multiplier,
+)
+from accountants.ledger.identity import NOT_PRIVATE
+from privfed.data.public_size import NoisySize
+from privfed.data.records import RecordGroup
+from privfed.encryption.parameters import MAX_CLIENTS
+from privfed.errors import ConfigError, DataError
+from privfed.identity.keys import Identity
+from privfed.models.adapters import Adapter, freeze_orthonormal_a
+from privfed.models.base_modes import switch_off_dropout
+from privfed.models.load import choose_device
+from privfed.models.tasks import Batch, Task
+from privfed.models.vector import base_digest
+from privfed.parties.client.node import Client, ClientNode
+from privfed.parties.client.public_size import public_size
+from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.dpsgd import DPSGDConfig
+from privfed.private_step.gate import check_per_example_gradients
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import Coins
+from privfed.private_step.trial import usable_records
+from privfed.protocol.ciphers import Strategy
+from privfed.reports.figures import rounded_up
+from privfed.settings.computation import Computation, Precision
+from privfed.settings.privacy import PrivacyConfig
+from privfed.settings.training import TrainingConfig
+from privfed.storage.durable import writing
+from privfed.storage.own_log import told_in
+from privfed.storage.state_folder import (
+    earlier_ledgers,
+    ledger_path,
+    local_logger,
+    log_path,
+    make_private_folder,
+)
+
+_SMALLEST_SHARE: Final = 0.01
+"""A run that could spend less than this share of a budget would drown in noise: refused."""
+
+
+def build_private_model(
+    task: Task,
+    adapter: Adapter,
+    strategy: Strategy,
+    computation: Computation,
+    *,
+    examples_per_record: int,
+    physical_batch_size: int,
+    num_clients: int,
+    seed: int,
+    device: str | None,
+) -> PrivateModel:
+    """The base model with its adapter, passed through the gate; all initial values are public.
+
+    Low precision hides small errors, so the gate sees such a model in full precision first.
+    """
+    check = partial(
+        check_per_example_gradients,
+        seed=seed,
+        examples_per_record=examples_per_record,
+        physical_batch_size=physical_batch_size,
+        stacked_clients=min(computation.stacked_clients, num_clients),
+    )
+    base = task.build()
+    switch_off_dropout(base)  # also where a task of somebody's own builds it
+    digest = base_digest(base)
+    model = adapter.attach(base, task.modules_to_save, seed)
+    if strategy.freeze_lora_a:
+        freeze_orthonormal_a(model, seed)
+    where = choose_device(device)
+    if computation.precision is not Precision.FP32:
+        full = replace(computation, precision=Precision.FP32)
+        check(PrivateModel(model, task, where, full))
+    private = PrivateModel(model, task, where, computation, base_sha256=digest)
+    check(private)
+    return private
+
+
+def open_ledgers(
+    clients: Sequence[Client],
+    privacy: PrivacyConfig,
+    state: Path,
+    second_place: AnchorFolder,
+    reached: Mapping[str, Any] | None,
+    *,
+    secret_coins: bool,
+) -> dict[str, Ledger]:
+    """Every client's ledger, which continues all that is known of it.
+
+    That is: what the second place keeps; the anchors that a run had reached (a resume); and what
+    the client itself was shown before. Where one of the last two is known, a ledger must exist.
+
+    What a run with repeatable coins released is worth no epsilon. The unit of its ledger says so,
+    and neither kind of run accepts a ledger of the other kind.
+    """
+    ledgers = {}
+    for client in clients:
+        known = [] if client.continues is None else [Anchor.parse(client.continues)]
+        if reached is not None and client.id in reached:
+            known.append(anchor_from_json(reached[client.id]))
+        use = Ledger.open if known else Ledger.open_or_create
+        path = ledger_path(state, client.id, client.dataset)
+        make_private_folder(path.parent)
+        with writing(path):
+            ledgers[client.id] = use(
+                path,
+                client=client.id,
+                dataset=client.dataset,
+                unit=privacy.record if secret_coins else privacy.record + NOT_PRIVATE,
+                neighbouring=privacy.neighbouring,
+                anchors=second_place,
+                earlier=earlier_ledgers(
+                    state, client.id, assume_unit=privacy.examples_per_record == 1
+                ),
+            )
+        for anchor in known:
+            ledgers[client.id].verify(anchor)
+    return ledgers
+
+
+def with_public_sizes(
+    clients: Sequence[Client], ledgers: Mapping[str, Ledger], privacy: PrivacyConfig, coins: Coins
+) -> list[Client]:
+    """The clients with their sizes as numbers; a size that is to be released is released here."""
+    return [
+        replace(
+            client,
+            public_size=public_size(
+                client.public_size,
+                len(client.records),
+                ledgers[client.id],
+                budget_of(client, privacy),
+                coins,
+            ),
+        )
+        for client in clients
+    ]
+
+
+def left_out_for_size(
+    asked: Sequence[Client],
+    sized: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    privacy: PrivacyConfig,
+) -> dict[str, str]:
+    """Clients whose released size lies below the least that was asked, and a note on each.
+
+    The note says what the release, with all before it, has cost: no table of the report does.
+    """
+    notes = {}
+    for client, now in zip(asked, sized, strict=True):
+        if isinstance(client.public_size, NoisySize) and now.size < client.public_size.minimum:
+            history, delta = ledgers[client.id].events(), budget_of(client, privacy).delta
+            spent = rounded_up(epsilon(history, delta, privacy.neighbouring).upper)
+            notes[client.id] = (
+                f"client {client.id!r} takes no part: its released size {now.size} lies below "
+                f"{client.public_size.minimum}. Its ledger counts the release: epsilon spent on "
+                f"its data set is at most {spent} at delta {delta:g}, which the epsilon of this "
+                "report does not include"
+            )
+    return notes
+
+
+def size_source(clients: Sequence[Client], ledgers: Mapping[str, Ledger], declared: str) -> str:
+    """Where the public sizes come from, and what their releases cost, for the report."""
+    released = [
+        f"{client.id} (epsilon {_cost_of_size(ledgers[client.id])})"
+        for client in clients
+        if isinstance(client.public_size, NoisySize)
+    ]
+    if not released:
+        return declared
+    noised = (
+        "released once for each data set with discrete Laplace noise, whose epsilon is added to "
+        f"that of everything else: {', '.join(released)}. What is spent is stated for the size "
+        "that came out; whatever had come out, it stays within the budget"
+    )
+    return noised if len(released) == len(clients) else f"{declared}; {noised}"
+
+
+def _cost_of_size(ledger: Ledger) -> float:
+    """Epsilon of the releases that the ledger counts; an earlier run may have asked for another."""
+    return math.fsum(e.epsilon * e.steps for e in ledger.events() if isinstance(e, NoisedCount))
+
+
+def calibrate(
+    clients: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    privacy: PrivacyConfig,
+    rounds: int,
+) -> dict[str, float]:
+    """Noise multiplier of every client, so that all planned rounds fit its budget.
+
+    Raises:
+        ConfigError: if a public size is smaller than the expected batch.
+        accountants.BudgetExceededError: if a budget is too small for the plan.
+    """
+    steps = privacy.steps_per_round * rounds
+    sigmas = {}
+    for client in clients:
+        budget, history = budget_of(client, privacy), ledgers[client.id].events()
+        spent = epsilon(history, budget.delta, privacy.neighbouring).upper
+        if spent > (1 - _SMALLEST_SHARE) * budget.epsilon:
+            raise BudgetExceededError(
+                f"the budget of client {client.id!r} is used up: epsilon {spent:.6g} of "
+                f"{budget.epsilon:g} at delta {budget.delta:g} is spent on data set "
+                f"{client.dataset!r}; agree on a larger budget, or train on other data",
+                epsilon=spent,
+                allowed=budget.epsilon,
+            )
+        rate = sample_rate_of(client, privacy)
+        sigma = noise_multiplier(budget, rate, steps, history, neighbouring=privacy.neighbouring)
+        if sigma > privacy.expected_batch_size:
+            raise BudgetExceededError(
+                f"the plan must fit client {client.id!r}'s budget (epsilon {budget.epsilon:g} at "
+                f"delta {budget.delta:g}) with a noise multiplier of at most expected_batch_size "
+                f"= {privacy.expected_batch_size}, and needs {sigma:.4g}: one coordinate's noise "
+                "would exceed the whole clipped sum. Plan fewer rounds or agree on a larger "
+                "budget",
+                epsilon=spent,
+                allowed=budget.epsilon,
+            )
+        sigmas[client.id] = sigma
+    return sigmas
+
+
+def budget_of(client: Client, privacy: PrivacyConfig) -> Budget:
+    """The client's own budget, or the federation's."""
+    return client.budget or privacy.budget
+
+
+def sample_rate_of(client: Client, privacy: PrivacyConfig) -> float:
+    """Sampling rate q = B / public size: a public number."""
+    return privacy.expected_batch_size / client.size
+
+
+def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> None:
+    """Refuse a federation that cannot start, as far as declared numbers tell."""
+    ids = [client.id for client in clients]
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"client ids must differ, got {ids}")
+    if type(min_clients) is not int or min_clients < 3:
+        raise ConfigError(
+            f"min_clients must be at least 3, got {min_clients!r}: of two, each can subtract "
+            "itself and see the other"
+        )
+    if len(clients) > MAX_CLIENTS:
+        raise ConfigError(
+            f"at most {MAX_CLIENTS} clients can take part in a federation, got {len(clients)}"
+        )
+    if len(clients) < min_clients:
+        raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
+    for client in clients:
+        if privacy.examples_per_record == 1 and any(
+            isinstance(record, RecordGroup) for record in client.records
+        ):
+            raise ConfigError(
+                f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
+                "to say how many of a group are read"
+            )
+        if isinstance(client.public_size, int):
+            require_size(client, privacy)
+
+
+def require_size(client: Client, privacy: PrivacyConfig) -> None:
+    """Refuse a client that would take part in every step with more than all of its records."""
+    if client.size < privacy.expected_batch_size:
+        raise ConfigError(
+            f"the public size {client.size} of client {client.id!r} is smaller than "
+            f"expected_batch_size = {privacy.expected_batch_size}; lower expected_batch_size "
+            f"to at most {client.size}, or leave the client out"
+        )
+
+
+def delta_notes(clients: Sequence[Client], privacy: PrivacyConfig) -> list[str]:
+    """Warnings for the report where delta is so large that it means little."""
+    notes = []
+    for client in clients:
+        delta = budget_of(client, privacy).delta
+        if delta >= 1 / client.size:
+            notes.append(
+                f"delta = {delta:g} of client {client.id!r} is not below 1 / public size = "
+                f"{1 / client.size:.2g}: it allows that one whole record is disclosed"
+            )
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=2)
+    return notes
+
+
+def weight_notes(weights: Mapping[str, float]) -> list[str]:
+    """A warning for the report where one client's weight leaves it little cover in the sum.
+
+    A weight scales an update with its noise, so a client that outweighs all others together stands
+    out in every sum: encryption hides little of it, epsilon holds as before.
+    """
+    heaviest = max(weights, key=lambda client: weights[client])
+    others = sum(weight for client, weight in weights.items() if client != heaviest)
+    if weights[heaviest] <= others:
+        return []
+    note = (
+        f"client {heaviest!r} weighs more than all others together: sums show mostly its update, "
+        "so that encryption hides little of it. Uniform weights do not have this; epsilon does not "
+        "depend on it"
+    )
+    warnings.warn(note, UserWarning, stacklevel=2)
+    return [note]
+
+
+def encoded_records(
+    clients: Sequence[Client],
+    model: PrivateModel,
+    privacy: PrivacyConfig,
+    training: TrainingConfig,
+    state: Path,
+) -> dict[str, Batch]:
+    """Every client's records as tensors; this comes before anything of them is released."""
+    return {
+        client.id: _encoded(client, model, privacy.examples_per_record, state, training)
+        for client in clients
+    }
+
+
+def build_nodes(
+    clients: Sequence[Client],
+    encoded: Mapping[str, Batch],
+    ledgers: Mapping[str, Ledger],
+    sigmas: Mapping[str, float],
+    model: PrivateModel,
+    *,
+    identities: Mapping[str, Identity],
+    rounds: int,
+    privacy: PrivacyConfig,
+    training: TrainingConfig,
+    coins: Coins,
+    state: Path,
+) -> list[ClientNode]:
+    """The clients, ready to train."""
+    return [
+        ClientNode(
+            id=client.id,
+            identity=identities[client.id],
+            model=model,
+            encoded=encoded[client.id],
+            config=DPSGDConfig(
+                noise_multiplier=sigmas[client.id],
+                sample_rate=sample_rate_of(client, privacy),
+                clipping_norm=privacy.clipping_norm,
+                expected_batch_size=privacy.expected_batch_size,
+                steps=privacy.steps_per_round,
+                learning_rate=training.learning_rate,
+                clipping=privacy.clipping,
+                optimizer=training.optimizer,
+                physical_batch_size=training.physical_batch_size,
+            ),
+            training=training,
+            secure_noise=privacy.secure_noise,
+            rounds=rounds,
+            ledger=ledgers[client.id],
+            filter=ScheduleFilter(
+                budget=budget_of(client, privacy),
+                schedule=[
+                    PoissonGaussian(
+                        noise_multiplier=sigmas[client.id],
+                        sample_rate=sample_rate_of(client, privacy),
+                        steps=privacy.steps_per_round * rounds,
+                    )
+                ],
+                neighbouring=privacy.neighbouring,
+            ),
+            coins=coins,
+            log=local_logger(state, client.id, client.dataset),
+            bound=AdaptiveBound.starting(privacy.clipping_norm),
+        )
+        for client in clients
+    ]
+
+
+def _encoded(
+    client: Client,
+    model: PrivateModel,
+    examples_per_record: int,
+    state: Path,
+    training: TrainingConfig,
+) -> Batch:
+    """A client's records as tensors, tried; why some cannot be used stays in the client's own log.
+
+    Raises:
+        DataError: naming the client and its log, and nothing that depends on a record.
+    """
+    size = training.physical_batch_size
+    log = local_logger(state, client.id, client.dataset)
+    left_out: Mapping[int, str] = {}
+    prepared: Batch | None = None
+    with told_in([log], "records cannot be prepared"):  # no logger writes meanwhile
+        usable = usable_records(model, client.records, examples_per_record, size)
+        left_out = usable.left_out
+        prepared = model.with_frozen_states(usable.encoded, size)
+    for position, why in left_out.items():
+        log.warning("record %d %s", position, why)
+    if left_out:
+        log.warning("%d of %d records are left out", len(left_out), len(client.records))
+    if prepared is None:
+        raise DataError(
+            f"the records of client {client.id!r} cannot be prepared for the model; the cause is "
+            f"in its own log, {log_path(state, client.id, client.dataset)}"
+        )
+    return prepared
+
+
+def range_from_public_settings(
+    privacy: PrivacyConfig, training: TrainingConfig, sigmas: Mapping[str, float]
+) -> float:
+    """A bound on one coordinate of an update, from public numbers only.
+
+    The noised mean of a step is at most (clipped sum + noise) / B in a coordinate. Twice the
+    expected batch, every gradient along this coordinate, and noise at six standard deviations
+    are allowed for; what lies beyond is clipped, which is post-processing.
+    """
+    largest = max(sigmas.values())
+    gradient = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
+    rate = max(training.learning_rate, training.final_learning_rate or 0.0)
+    return rate * training.optimizer.largest_move(privacy.steps_per_round, gradient)

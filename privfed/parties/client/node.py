@@ -1,0 +1,298 @@
+"""One client: its records, its ledger, its key. Only the bytes of an envelope leave it.
+
+The order of a round is what makes a crash safe: reserve in the ledger, train, round to the numbers
+that will be summed, commit them, and only then encrypt and hand them out. A round that was
+committed is encrypted afresh from its committed numbers, so keys need not outlive a crash; one
+that was reserved and not committed is lost, and counted.
+"""
+
+import io
+import os
+from dataclasses import dataclass, field
+from logging import Logger
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants import (
+    Anchor,
+    Budget,
+    BudgetExceededError,
+    InvalidValueError,
+    Ledger,
+    PoissonGaussian,
+    Reservation,
+    ScheduleFilter,
+)
+from privfed.checks import require_items, require_type
+from privfed.data.public_size import NoisySize, check_public_size
+from privfed.data.records import Record, RecordGroup
+from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
+from privfed.identity.keys import Identity
+from privfed.models.tasks import Batch
+from privfed.models.vector import read_vector, vector_digest, write_vector
+from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.dpsgd import DPSGDConfig, train_round
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import Coins, FastNoise, NoiseStream, SecureNoise
+from privfed.private_step.stacked import LocalRound
+from privfed.protocol.ciphers import AnsweringCipher, Cipher, Encoding, KeyedCipher
+from privfed.protocol.contributions import UPDATE
+from privfed.protocol.envelopes import LEDGER, RoundPlan, Terms, write_envelope
+from privfed.settings.training import TrainingConfig
+
+_SALT_BYTES: Final = 32
+"""A committed update begins with a random salt, since a digest of it stands in the ledger."""
+
+
+class RoundLostError(PrivfedError):
+    """This round was reserved and never committed; it is counted, and not trained again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """What one organisation brings to a federation.
+
+    Attributes:
+        id: public name.
+        records: private; they never leave. Each may be a group of examples.
+        public_size: declared once, before training, and independent of any one record; or
+            `NoisySize`, to release the true number once under noise. Sampling rate, weight and
+            delta check use it, never the true number.
+        dataset: public name of the data set; the budget belongs to it, over all runs.
+        description: public text on where the records come from, for the report.
+        budget: of this client; None takes the federation's.
+        continues: anchor (LENGTH:HEAD) that an earlier report printed; the client's ledger must
+            continue it. None trusts the anchors of this machine alone.
+    """
+
+    id: str
+    records: tuple[Record | RecordGroup, ...] = field(repr=False)
+    public_size: int | NoisySize
+    dataset: str
+    description: str = "the client's own data"
+    budget: Budget | None = None
+    continues: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require_type(str, id=self.id, dataset=self.dataset, description=self.description)
+        require_type(Budget | None, budget=self.budget)
+        require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
+        check_public_size(self.id, self.public_size)
+        if self.continues is not None:
+            self._check_anchor(self.continues)
+        if not self.records:
+            raise DataError(f"client {self.id!r} holds no records; leave it out or give it data")
+
+    def _check_anchor(self, text: str) -> None:
+        try:
+            Anchor.parse(text)
+        except InvalidValueError as error:
+            raise ConfigError(f"continues of client {self.id!r}: {error}") from error
+
+    @property
+    def size(self) -> int:
+        """The public size as a number.
+
+        Raises:
+            ConfigError: if it is still to be released.
+        """
+        if isinstance(self.public_size, int):
+            return self.public_size
+        raise ConfigError(f"the public size of client {self.id!r} is not released yet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How an update becomes an upload.
+
+    Attributes:
+        encoding: from real values to the numbers that are summed.
+        weight: public weight of this client in the mean, in (0, 1].
+        cipher: hides the numbers.
+    """
+
+    encoding: Encoding
+    weight: float
+    cipher: Cipher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientNode:
+    """A client in a running federation.
+
+    Attributes:
+        id: public name.
+        identity: its secret keys.
+        model: shared in one process; overwritten with the global state in every round.
+        encoded: the records as tensors.
+        config: of the private step, without the round's learning rate.
+        training: from which the client takes that rate.
+        secure_noise: whether noise comes from a cryptographic stream, number by number.
+        rounds: planned.
+        ledger: of this client and data set.
+        filter: admits a release or refuses it.
+        coins: where the secret streams come from.
+        log: local; causes of failures go here and nowhere else.
+        bound: clipping norm, where it follows a quantile from step to step.
+    """
+
+    id: str
+    identity: Identity = field(repr=False)
+    model: PrivateModel
+    encoded: Batch = field(repr=False)
+    config: DPSGDConfig
+    training: TrainingConfig
+    secure_noise: bool
+    rounds: int
+    ledger: Ledger
+    filter: ScheduleFilter
+    coins: Coins
+    log: Logger
+    bound: AdaptiveBound
+
+    def train(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> None:
+        """Train one round and commit its numbers, unless that was done before a crash.
+
+        Args:
+            plan: of the round.
+            state: global adapter, shape (params,).
+            codec: how the update becomes numbers.
+
+        Raises:
+            RoundLostError: if a crash lost this round.
+            accountants.BudgetExceededError: if the round would exceed the budget; nothing was
+                drawn or spent.
+        """
+        reservation = self.reserve(plan)
+        if reservation is not None:
+            self.commit(reservation, self._update(plan, state), codec)
+
+    def reserve(self, plan: RoundPlan) -> Reservation | None:
+        """Set the round's budget aside, durably; this comes before any coin is drawn.
+
+        Returns:
+            What `commit` takes; None if the round was committed before a crash.
+
+        Raises:
+            RoundLostError, accountants.BudgetExceededError: as for `train`.
+        """
+        status = self.ledger.status(plan.run, plan.round)
+        if status == "committed":
+            return None
+        if status == "reserved":
+            raise RoundLostError(f"round {plan.round} was begun before a crash; it is counted")
+        return self.ledger.reserve(plan.run, plan.round, [self.release()], self.filter.admit)
+
+    def local_round(self, plan: RoundPlan, state: NDArray[np.float32]) -> LocalRound:
+        """What this client brings to the private steps of a round: fresh secret streams.
+
+        Args:
+            plan: of the round, which must be reserved.
+            state: global adapter, shape (params,).
+        """
+        if vector_digest(state) != plan.base_digest:
+            raise PrivfedError("the global state is not the one that the round plan names")
+        rate = self.training.learning_rate_of(plan.round, self.rounds)
+        return LocalRound(
+            encoded=self.encoded,
+            config=self.config.with_learning_rate(rate),
+            sampling=self.coins.stream(self.id, "sampling"),
+            noise=self._noise(),
+            bound=self.bound,
+        )
+
+    def commit(self, reservation: Reservation, update: NDArray[np.float64], codec: Codec) -> None:
+        """Round an update to the numbers that will be summed, and commit them.
+
+        Args:
+            reservation: of the round.
+            update: trained minus received parameters, shape (params,).
+            codec: how the update becomes numbers.
+        """
+        rounding = self.coins.stream(self.id, "rounding")
+        numbers = codec.encoding.encode(codec.weight * update, rounding.uniform).tobytes()
+        outgoing = os.urandom(_SALT_BYTES) + numbers
+        self.ledger.commit(reservation.id, [self.release()], outgoing)
+
+    def hide(self, agreed: Terms, key: bytes | None, codec: Codec) -> bytes:
+        """The message that may leave: the committed numbers of a round, encrypted and signed.
+
+        Args:
+            agreed: terms that all know before the round.
+            key: message with the round's public key, where clients hold no key of their own.
+            codec: how numbers are hidden.
+
+        Raises:
+            RoundLostError: if nothing is committed any more.
+            MessageError, EncryptionError: if the key is not one to encrypt under.
+        """
+        terms = agreed if key is None else _keyed(codec.cipher).accept_key(agreed, key)
+        sink = io.BytesIO()
+        write_envelope(
+            sink,
+            self.identity.sign,
+            run=terms.run,
+            round=terms.round,
+            sender=self.id,
+            kind=UPDATE,
+            manifest={**terms.manifest, LEDGER: self.ledger.anchor().to_json()},
+            blobs=codec.cipher.encrypt(terms, self._committed_numbers(terms, codec)),
+        )
+        return sink.getvalue()
+
+    def answer(self, terms: Terms, challenge: bytes, sent: bytes, codec: Codec) -> bytes:
+        """Answer what is asked, before a sum is opened, about the message that this client sent."""
+        if not isinstance(codec.cipher, AnsweringCipher):
+            raise EncryptionError("this client has nothing to answer")
+        return codec.cipher.answer(terms, challenge, sent)
+
+    def release(self) -> PoissonGaussian:
+        """What one round of this client releases."""
+        return PoissonGaussian(
+            noise_multiplier=self.config.noise_multiplier,
+            sample_rate=self.config.sample_rate,
+            steps=self.config.steps,
+        )
+
+    def has_no_budget_for(self, plan: RoundPlan) -> bool:
+        """Whether the ledger, with all runs that it counts, leaves no room to reserve a round."""
+        if self.ledger.status(plan.run, plan.round) is not None:
+            return False
+        try:
+            self.filter.admit(self.ledger.events(), [self.release()])
+        except BudgetExceededError:
+            return True
+        return False
+
+    def _committed_numbers(self, terms: Terms, codec: Codec) -> NDArray[Any]:
+        committed = self.ledger.outgoing(terms.run, terms.round)
+        if committed is None:
+            raise RoundLostError(f"round {terms.round} was sent and is closed")
+        return np.frombuffer(committed, dtype=codec.encoding.dtype, offset=_SALT_BYTES)
+
+    def _update(self, plan: RoundPlan, state: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Trained minus received parameters, shape (params,)."""
+        mine = self.local_round(plan, state)
+        write_vector(self.model.adapter, state)
+        train_round(
+            self.model,
+            mine.encoded,
+            mine.config,
+            sampling=mine.sampling,
+            noise=mine.noise,
+            bound=mine.bound,
+        )
+        return read_vector(self.model.adapter).astype(np.float64) - state.astype(np.float64)
+
+    def _noise(self) -> NoiseStream:
+        stream = self.coins.stream(self.id, "noise")
+        return SecureNoise(stream) if self.secure_noise else FastNoise(stream)
+
+
+def _keyed(cipher: Cipher) -> KeyedCipher:
+    if not isinstance(cipher, KeyedCipher):
+        raise EncryptionError("this client has no use for a round's key or a challenge")
+    return cipher

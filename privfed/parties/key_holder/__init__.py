@@ -1,0 +1,1 @@
+"""The key holder: round keys, sums, nothing else."""

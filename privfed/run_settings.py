@@ -1,0 +1,221 @@
+"""The settings of a federation, and what of them is public."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privfed.checks import MOST, require_count, require_items, require_methods, require_type
+from privfed.data.records import Record
+from privfed.errors import ConfigError, DataError
+from privfed.identity.enrolment import Enrolment
+from privfed.methods.tail_averaging import TailAveraging
+from privfed.models.adapters import Adapter
+from privfed.models.tasks import Task
+from privfed.parties.client import joining
+from privfed.parties.client.node import Client
+from privfed.private_step.randomness import Coins, SystemCoins
+from privfed.protocol.ciphers import Strategy
+from privfed.settings.computation import Computation
+from privfed.settings.encryption import BFV, Custody, Summation
+from privfed.settings.privacy import Clipping, PrivacyConfig
+from privfed.settings.training import Optimizer, TrainingConfig
+from privfed.storage.state_folder import default_anchor_folder, default_state_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederationSettings:
+    """All that decides what a federation does.
+
+    Attributes:
+        model: the task: base model, and one loss per record.
+        clients: who takes part, with what data and what budget.
+        adapter: the part that is trained.
+        privacy: what is guaranteed to each record.
+        training: how the local optimiser moves.
+        computation: how the model is computed; speed and memory.
+        encryption: how updates are summed; BFV with a shared key by default.
+        strategy: from the mean update to the next global adapter.
+        averaging: of the adapters of past rounds into the one that the run leaves and evaluates;
+            None leaves the newest. It costs no epsilon.
+        rounds: how many.
+        held_out: public text for the figure of each round.
+        seed: public; fixes initial weights and frozen factors, never noise or batches.
+        title: what is trained on what, for the report.
+        min_clients: fewest contributions that are summed, >= 3.
+        device: "cpu", "cuda", ...; None takes CUDA where there is one.
+        state_folder: where ledgers live; None takes the user's state folder.
+        anchor_folder: the second place, which must not be restored together with the state folder
+            or a run folder: clients remember there how far ledgers had come and whose sums they
+            opened. None takes the user's.
+        coins: where clients' randomness comes from; anything but SystemCoins is reported as not
+            private.
+        enrolment: files with the parties' keys and the signed roster; None makes keys for a
+            simulation, in the state folder.
+        fresh_ledgers: whether the caller chose a state folder that ignores earlier runs; the
+            report then says so.
+        held_out_source: what the held-out text is, for the report.
+        public_size_source: where the public sizes come from, for the report.
+    """
+
+    model: Task
+    clients: Sequence[Client]
+    adapter: Adapter
+    privacy: PrivacyConfig
+    training: TrainingConfig
+    strategy: Strategy
+    rounds: int
+    held_out: Sequence[Record] = field(repr=False)
+    encryption: Summation = field(default_factory=BFV)
+    seed: int = 0
+    title: str = "federated fine-tuning"
+    min_clients: int = 3
+    device: str | None = None
+    state_folder: Path | None = None
+    anchor_folder: Path | None = None
+    coins: Coins = field(default_factory=SystemCoins)
+    enrolment: Enrolment | None = None
+    computation: Computation = field(default_factory=Computation)
+    averaging: TailAveraging | None = None
+    fresh_ledgers: bool = False
+    held_out_source: str = "given by the caller"
+    public_size_source: str = "declared by each client before training"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        self._check_types()
+        require_count(MOST, rounds=self.rounds)
+        if self.averaging is not None and self.averaging.first_round > self.rounds:
+            raise ConfigError(
+                f"averaging begins in round {self.averaging.first_round}, but rounds is "
+                f"{self.rounds}"
+            )
+        if not self.title.strip():
+            raise ConfigError("title must say what is trained on what, for the report")
+        if not self.held_out:
+            raise DataError("held_out must hold at least one record to evaluate on")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be a whole number in [0, 2^63), got {self.seed!r}")
+        encryption = self.encryption
+        if isinstance(encryption, BFV) and encryption.key_holder and self.enrolment is None:
+            raise ConfigError(
+                "a key holder at an address has keys of its own, so that key_holder needs a roster "
+                "and identities ([parties]); leave key_holder out to start one here"
+            )
+        if not self.held_out_source.strip() or not self.public_size_source.strip():
+            raise ConfigError("held_out_source and public_size_source must say what they are")
+
+    def _check_types(self) -> None:
+        require_methods("build", "tokenizer", "collate", "losses", "describe", model=self.model)
+        require_methods("attach", "describe", adapter=self.adapter)
+        require_methods("weights", "next_state", "describe", strategy=self.strategy)
+        require_methods("stream", coins=self.coins)
+        require_items(Client, clients=self.clients)
+        require_items(Record, held_out=self.held_out)
+        require_type(PrivacyConfig, privacy=self.privacy)
+        require_type(TrainingConfig, training=self.training)
+        require_type(Computation, computation=self.computation)
+        require_type(Summation, encryption=self.encryption)
+        require_type(TailAveraging | None, averaging=self.averaging)
+        require_type(Enrolment | None, enrolment=self.enrolment)
+        require_type(Path | None, state_folder=self.state_folder)
+        require_type(Path | None, anchor_folder=self.anchor_folder)
+        require_type(str | None, device=self.device)
+        require_type(bool, fresh_ledgers=self.fresh_ledgers)
+        require_type(
+            str,
+            title=self.title,
+            held_out_source=self.held_out_source,
+            public_size_source=self.public_size_source,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """All public settings as JSON values; a resumed run must have the same."""
+        return {
+            "model": self.model.describe(),
+            "adapter": self.adapter.describe(),
+            "strategy": self.strategy.describe(),
+            "averaging": None if self.averaging is None else self.averaging.describe(),
+            "privacy": _privacy_settings(self.privacy),
+            "training": training_settings(self.training),
+            "computation": asdict(self.computation),
+            "encryption": _encryption_settings(self.encryption),
+            "authority": "this simulation" if self.enrolment is None else self.enrolment.authority,
+            "rounds": self.rounds,
+            "min_clients": self.min_clients,
+            "seed": self.seed,
+            "secret_coins": self.secret_coins,
+            "fresh_ledgers": self.fresh_ledgers,
+            "title": self.title,
+            "held_out_sha256": _digest(self.held_out),
+            "clients": [
+                {
+                    "id": client.id,
+                    "dataset": client.dataset,
+                    "description": client.description,
+                    "public_size": client.public_size
+                    if isinstance(client.public_size, int)
+                    else asdict(client.public_size),
+                    "epsilon_budget": joining.budget_of(client, self.privacy).epsilon,
+                    "delta": joining.budget_of(client, self.privacy).delta,
+                }
+                for client in self.clients
+            ],
+        }
+
+    @property
+    def secret_coins(self) -> bool:
+        """Whether nobody can repeat the clients' randomness; no other class is believed."""
+        return type(self.coins) is SystemCoins
+
+    @property
+    def has_key_holder(self) -> bool:
+        """Whether a party of its own makes the keys and decrypts."""
+        encryption = self.encryption
+        return isinstance(encryption, BFV) and encryption.custody is Custody.KEY_HOLDER
+
+    @property
+    def state(self) -> Path:
+        """Where ledgers and keys live."""
+        return self.state_folder or default_state_folder()
+
+    @property
+    def anchors(self) -> Path:
+        """The second place: what must survive that state folder or run folder are put back."""
+        return self.anchor_folder or default_anchor_folder()
+
+
+def training_settings(training: TrainingConfig) -> dict[str, Any]:
+    """How the local optimiser moves, as JSON values."""
+    return {**asdict(training), "optimizer": _with_rule(training.optimizer)}
+
+
+def _encryption_settings(encryption: Summation) -> dict[str, Any]:
+    """How updates are summed; not where the key holder listens, which may change in a resume."""
+    values = asdict(encryption)
+    values.pop("key_holder", None)
+    return {"scheme": type(encryption).__name__, **values}
+
+
+def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
+    """Budgets stand with each client; the rest as JSON values."""
+    values = asdict(privacy)
+    del values["budget"]
+    return {
+        **values,
+        "neighbouring": privacy.neighbouring.value,
+        "clipping": _with_rule(privacy.clipping),
+    }
+
+
+def _with_rule(choice: Clipping | Optimizer) -> dict[str, Any]:
+    """Its fields, and its class: two rules may have the same fields, or none."""
+    return {"rule": type(choice).__name__, **asdict(choice)}
+
+
+def _digest(records: Sequence[Record]) -> str:
+    """SHA-256 of texts and labels, in their order."""
+    values = [[record.text, str(record.label)] for record in records]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What can be chosen: training and privacy, encryption."""

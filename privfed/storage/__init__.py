@@ -1,0 +1,1 @@
+"""What lies on a disk: state, run folder, checkpoint, logs."""

@@ -1,0 +1,647 @@
+"""`python -m accountants`: what it prints, what it refuses, and how."""
+
+import doctest
+import importlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import accountants
+from accountants import (
+    Budget,
+    Ledger,
+    Neighbouring,
+    PoissonGaussian,
+    certified,
+    event_to_json,
+    noise_multiplier,
+)
+from accountants.__main__ import main
+from accountants.cli.printing import GROUPS, RELATIONS, rounded_down, rounded_up
+from accountants.events import Gaussian, Laplace
+
+OWNER = {
+    "client": "ward",
+    "dataset": "notes-7",
+    "unit": "one note, ü",
+    "neighbouring": "add_remove",
+}
+STEP = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
+DP_SGD = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
+ADD = ("--neighbouring", "add_remove")
+SCHEDULE = ("--noise-multiplier", "1.0", "--sample-rate", "0.01", "--steps", "1000")
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A ledger file with two runs: one of three rounds, and one that was only reserved."""
+    path = tmp_path / "ward.ledger"
+    ledger = Ledger.create(path, **OWNER)
+    for number in range(3):
+        reservation = ledger.reserve("first", number, [STEP], lambda *_: None)
+        ledger.commit(reservation.id, [STEP], b"update")
+    ledger.reserve("second", 0, [STEP, Laplace(noise_multiplier=2.0)], lambda *_: None)
+    return path
+
+
+@pytest.fixture
+def export_path(path, tmp_path):
+    target = tmp_path / "ward.json"
+    target.write_text(json.dumps(Ledger.inspect(path).export()))
+    return target
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command that must work; its output."""
+
+    def call(*arguments):
+        code = main([str(each) for each in arguments])
+        out, err = capsys.readouterr()
+        assert (code, err) == (0, "")
+        return out
+
+    return call
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must be refused; its one line of reason."""
+
+    def call(*arguments):
+        code = main([str(each) for each in arguments])
+        out, err = capsys.readouterr()
+        assert (code, out) == (1, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        return err
+
+    return call
+
+
+def rows(text):
+    """The lines of an output by their names; of repeated names, the last."""
+    return dict(line.split(maxsplit=1) for line in text.splitlines() if line[0] != " ")
+
+
+# Numbers
+
+
+finite = st.floats(0, allow_infinity=False)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(value=finite | st.floats(1e-6, 1e6))
+def test_numbers_are_rounded_to_the_safe_side_and_stay_close(value):
+    up, down = rounded_up(value), rounded_down(value)
+    assert float(down) <= value <= float(up)
+    assert float(up) <= value * (1 + 1.1e-5) + 1e-318
+    assert float(down) >= value * (1 - 1.1e-5) - 1e-318
+
+
+def test_short_numbers_are_printed_as_they_are():
+    assert [rounded_up(v) for v in (0, 1.0, 0.9593, 100000.0)] == ["0", "1", "0.9593", "100000"]
+    assert (rounded_up(1.0000001), rounded_down(0.9999999)) == ("1.00001", "0.999999")
+    assert (rounded_up(1.23456789e-9), rounded_down(1e30)) == ("1.23457e-9", "1e+30")
+    assert rounded_up(float("inf")) == rounded_down(float("inf")) == "infinity"
+
+
+# epsilon
+
+
+def test_epsilon_is_the_certified_bound(run):
+    bounds = certified.epsilon([DP_SGD], 1e-5, Neighbouring.ADD_REMOVE)
+    printed = rows(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5"))
+    assert printed["epsilon"] == f"at most {rounded_up(bounds.upper)}, at delta 1e-05"
+    assert printed["method"] == bounds.method
+    assert printed["neighbours"] == "one data set has one unit more than the other (add_remove)"
+    assert "a person with k records is protected less" in printed["unit"]
+    assert "a shuffled epoch is no Poisson sample" in printed["assumes"]
+    exact = json.loads(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--json"))
+    assert (exact["epsilon_lower"], exact["epsilon"]) == (bounds.lower, bounds.upper)
+    assert exact["delta"] == 1e-5
+    assert exact["method"] == bounds.method
+    assert exact["neighbouring"] == "add_remove"
+    assert exact["events"] == [event_to_json(DP_SGD)]
+
+
+def test_a_lower_bound_is_printed_rounded_down(run):
+    """Golden: Balle & Wang 2018, sigma = 1, delta = 1e-5 gives 4.377178."""
+    text = run("epsilon", *ADD, "--phase", "1,1,1", "--delta", "1e-5")
+    assert "at most 4.37718," in text
+    assert "can go below 4.37717\n" in text
+
+
+def test_every_relation_is_named_in_words(run):
+    assert set(RELATIONS) == set(GROUPS) == set(Neighbouring)
+    for name in ("add_remove", "replace_one", "zero_out"):
+        arguments = ("epsilon", "--phase", "2,1,1", "--delta", "1e-5", "--neighbouring", name)
+        words = RELATIONS[Neighbouring(name)]
+        assert rows(run(*arguments))["neighbours"] == f"{words} ({name})"
+        bounds = certified.epsilon([Gaussian(noise_multiplier=2.0)], 1e-5, Neighbouring(name))
+        assert json.loads(run(*arguments, "--json"))["epsilon"] == bounds.upper
+
+
+def test_all_phases_and_files_are_composed(run, tmp_path):
+    events = [Gaussian(noise_multiplier=5.0, steps=2), DP_SGD]
+    for index, event in enumerate(events):
+        (tmp_path / f"{index}.json").write_text(json.dumps([event_to_json(event)]))
+    files = [argument for i in range(2) for argument in ("--events", tmp_path / f"{i}.json")]
+    phases = ("--phase", "1.1,0.02,30", "--phase", "3,1,4")
+    out = json.loads(run("epsilon", *ADD, *SCHEDULE, *phases, *files, "--delta", "1e-5", "--json"))
+    wanted = [
+        PoissonGaussian(noise_multiplier=1.1, sample_rate=0.02, steps=30),
+        PoissonGaussian(noise_multiplier=3.0, sample_rate=1.0, steps=4),
+        DP_SGD,
+        *events,
+    ]
+    assert out["events"] == [event_to_json(event) for event in wanted]
+    assert out["epsilon"] == certified.epsilon(wanted, 1e-5, Neighbouring.ADD_REMOVE).upper
+
+
+def test_no_protection_is_said_in_a_word(run):
+    arguments = ("epsilon", *ADD, "--phase", "0,1,1", "--delta", "1e-5")
+    assert rows(run(*arguments))["epsilon"].startswith("at most infinity")
+    assert json.loads(run(*arguments, "--json"))["epsilon"] == "infinity"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "must hold JSON"),
+        ("{", "must hold JSON"),
+        ("[" * 100_000, "must hold JSON"),
+        ("[" + "9" * 5000 + "]", "must hold JSON"),
+        ("{}", "must hold a JSON list of events"),
+        ('[{"type": "tree"}]', "event 0 of .*'tree'"),
+        ('[{"type": "gaussian", "noise_multiplier": 1}]', "event 0 of .*must have the fields"),
+        (
+            '[{"type": "gaussian", "noise_multiplier": 1, "steps": 1},'
+            ' {"type": "gaussian", "noise_multiplier": NaN, "steps": 1}]',
+            "event 1 of .*: noise_multiplier must be .* got nan",
+        ),
+        (
+            '[{"type": "gaussian", "noise_multiplier": 9, "noise_multiplier": 1, "steps": 1}]',
+            "a key comes twice",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_events_is_refused(refused, tmp_path, text, reason):
+    file = tmp_path / "events.json"
+    file.write_text(text)
+    line = refused("epsilon", *ADD, "--events", file, "--delta", "1e-5")
+    assert str(file) in line
+    assert re.search(reason, line)
+
+
+def test_a_ledger_in_place_of_events_is_refused_with_what_to_write(refused, path, export_path):
+    assert "is a ledger file" in refused("epsilon", *ADD, "--events", path, "--delta", "1e-5")
+    assert "is an export" in refused("epsilon", *ADD, "--events", export_path, "--delta", "1e-5")
+    for file in (path, export_path):
+        line = refused("delta", *ADD, "--events", file, "--epsilon", "1")
+        assert str(file) in line
+        assert line.endswith("give it to --ledger\n")
+
+
+def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
+    ledger = Ledger.inspect(path)
+    events = ledger.events()
+    assert events == (STEP, STEP, STEP, STEP, Laplace(noise_multiplier=2.0))
+    for file in (path, export_path):
+        arguments = ("epsilon", *ADD, "--ledger", file, "--delta", "1e-5")
+        exact = json.loads(run(*arguments, "--json"))
+        assert exact["epsilon"] == certified.epsilon(events, 1e-5, Neighbouring.ADD_REMOVE).upper
+        assert exact["events"] == [event_to_json(event) for event in events]
+        assert exact["ledger"] == {"id": ledger.id} | OWNER | ledger.anchor().to_json()
+        row = rows(run(*arguments))["ledger"]
+        assert row.startswith("'ward', 'notes-7', 8 entries; reserved rounds count in full; ")
+        assert "a rollback is not checked here" in row
+        delta = json.loads(run("delta", *ADD, "--ledger", file, "--epsilon", "2", "--json"))
+        assert delta["delta"] == certified.delta(events, 2.0, Neighbouring.ADD_REMOVE).upper
+    assert "ledger" not in rows(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5"))
+
+
+def test_an_empty_ledger_has_cost_nothing(run, tmp_path):
+    Ledger.create(tmp_path / "ledger", **OWNER)
+    text = run("epsilon", *ADD, "--ledger", tmp_path / "ledger", "--delta", "1e-5")
+    assert rows(text)["epsilon"] == "at most 0, at delta 1e-05"
+
+
+def test_a_damaged_ledger_gives_no_number(refused, path, export_path):
+    export_path.write_text(export_path.read_text().replace('"steps": 8', '"steps": 1', 1))
+    path.write_bytes(path.read_bytes()[:5000])
+    for file in (path, export_path):
+        assert "restore a copy" in refused("epsilon", *ADD, "--ledger", file, "--delta", "1e-5")
+
+
+@pytest.mark.parametrize("name", ["add_remove", "replace_one", "zero_out"])
+def test_a_group_has_the_number_of_a_group(run, name):
+    """Golden: sigma = 2 and two records move a sum as sigma = 1 and one: 4.377178 (add_remove)."""
+    event, relation = Gaussian(noise_multiplier=2.0), Neighbouring(name)
+    terms = ("--phase", "2,1,1", "--group-size", "2", "--neighbouring", name)
+    exact = json.loads(run("epsilon", *terms, "--delta", "1e-5", "--json"))
+    assert exact["epsilon"] == certified.epsilon([event], 1e-5, relation, group_size=2).upper
+    assert exact["group_size"] == 2
+    if name == "add_remove":
+        assert 4.377178 <= exact["epsilon"] <= 4.37718
+    delta = json.loads(run("delta", *terms, "--epsilon", "1", "--json"))
+    assert delta["delta"] == certified.delta([event], 1.0, relation, group_size=2).upper
+    printed = rows(run("delta", *terms, "--epsilon", "1"))
+    assert "up to 2 units" in printed["neighbours"]
+    assert printed["unit"].endswith("a person with up to 2 of them, and not for more")
+
+
+def test_a_group_size_out_of_range_is_refused(refused):
+    for value in ("0", "-1"):
+        line = refused("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--group-size", value)
+        assert "group_size must be" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--phase", "nan,0.5,1", "--delta", "1e-5"), "noise_multiplier must be"),
+        (("--phase", "1,0.5,0", "--delta", "1e-5"), "steps must be"),
+        (("--phase", "1,1.5,1", "--delta", "1e-5"), "sample_rate must be"),
+        (("--phase", "1,0.5,1", "--delta", "1"), "delta must be"),
+        (("--phase", "1,0.5,1", "--delta", "nan"), "delta must be"),
+        (("--events", "/nowhere/events.json", "--delta", "1e-5"), "No such file"),
+        (("--events", "/", "--delta", "1e-5"), "directory"),
+    ],
+)
+def test_values_out_of_range_are_refused_in_one_line(refused, arguments, reason):
+    assert reason in refused("epsilon", *ADD, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (ZeroDivisionError("division by zero"), "out of the range of floating point"),
+        (OverflowError("too large"), "OverflowError: too large"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_a_computation_that_breaks_off_gives_no_number(refused, monkeypatch, failure, reason):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(certified, "epsilon", fail)
+    assert reason in refused("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5")
+
+
+# delta
+
+
+def test_delta_is_the_certified_bound(run):
+    bounds = certified.delta([DP_SGD], 2.0, Neighbouring.REPLACE_ONE)
+    arguments = ("delta", *SCHEDULE, "--epsilon", "2", "--neighbouring", "replace_one")
+    text = run(*arguments)
+    assert rows(text)["delta"] == f"at most {rounded_up(bounds.upper)}, at epsilon 2.0"
+    assert f"can go below {rounded_down(bounds.lower)}\n" in text
+    assert "(replace_one)" in text
+    exact = json.loads(run(*arguments, "--json"))
+    assert (exact["delta_lower"], exact["delta"]) == (bounds.lower, bounds.upper)
+    assert exact["epsilon"] == 2.0
+
+
+def test_delta_of_the_gaussian_is_its_closed_form(run):
+    """Golden: Phi(-1/2) - e Phi(-3/2) = 0.12693673750664 at sigma = 1, epsilon = 1."""
+    text = run("delta", *ADD, "--phase", "1,1,1", "--epsilon", "1")
+    assert "at most 0.126937," in text
+    assert "can go below 0.126936\n" in text
+
+
+def test_delta_refuses_an_epsilon_out_of_range(refused):
+    for value in ("-1", "nan", "inf"):
+        line = refused("delta", *ADD, *SCHEDULE, "--epsilon", value)
+        assert "epsilon must be" in line
+
+
+# calibrate
+
+
+def test_calibrate_gives_the_noise_of_the_library(run):
+    arguments = ("calibrate", *ADD, "--epsilon", "2", "--delta", "1e-5")
+    arguments += ("--sample-rate", "0.01", "--steps", "100")
+    sigma = noise_multiplier(
+        Budget(epsilon=2.0, delta=1e-5), 0.01, 100, neighbouring=Neighbouring.ADD_REMOVE
+    )
+    printed = run(*arguments)
+    assert float(printed.split()[2].rstrip(",")) >= sigma
+    assert f"noise multiplier  {rounded_up(sigma)}, times the clipping norm" in printed
+    assert "budget            epsilon 2.0 at delta 1e-05" in printed
+    assert "(add_remove)" in printed
+    exact = json.loads(run(*arguments, "--json"))
+    assert exact["noise_multiplier"] == sigma
+    assert exact["events"][0]["noise_multiplier"] == sigma
+
+
+def test_calibrate_knows_the_relation(run):
+    arguments = ("calibrate", "--epsilon", "5", "--delta", "1e-5", "--sample-rate", "1")
+    arguments += ("--steps", "3", "--neighbouring", "replace_one", "--json")
+    budget = Budget(epsilon=5.0, delta=1e-5)
+    wanted = noise_multiplier(budget, 1.0, 3, neighbouring=Neighbouring.REPLACE_ONE)
+    assert json.loads(run(*arguments))["noise_multiplier"] == wanted
+
+
+def test_calibrate_refuses_a_budget_out_of_range(refused):
+    rest = ("--sample-rate", "0.01", "--steps", "10")
+    assert "epsilon must be" in refused(
+        "calibrate", *ADD, "--epsilon", "0", "--delta", "1e-5", *rest
+    )
+    assert "delta must be" in refused("calibrate", *ADD, "--epsilon", "1", "--delta", "1", *rest)
+
+
+# verify
+
+
+def test_verify_says_what_a_ledger_and_its_export_hold(run, path, export_path):
+    anchor = Ledger.inspect(path).anchor()
+    for file, kind in ((path, "ledger"), (export_path, "export")):
+        text = run("verify", file)
+        printed = rows(text)
+        assert printed["whole"].startswith(f"this {kind}:")
+        assert printed["client"] == "'ward'"
+        assert printed["dataset"] == "'notes-7'"
+        assert printed["unit"] == "'one note, ü'"
+        assert printed["neighbouring"] == "'add_remove'"
+        assert printed["id"] == repr(Ledger.inspect(path).id)
+        assert printed["entries"] == "8"
+        assert printed["head"] == anchor.head
+        assert "'first': 3 committed, 0 only reserved\n" in text
+        assert "'second': 0 committed, 1 only reserved\n" in text
+        assert printed["rollback"].startswith("not checked: without --anchor")
+        again = run("verify", file, "--anchor", printed["anchor"])
+        assert rows(again)["rollback"] == "none: it continues the anchor"
+
+
+def test_verify_of_a_ledger_without_runs(run, tmp_path):
+    Ledger.create(tmp_path / "ledger", **OWNER)
+    assert rows(run("verify", tmp_path / "ledger"))["runs"] == "none"
+
+
+def test_verify_changes_nothing(run, path):
+    path.chmod(0o644)
+    before = path.read_bytes()
+    run("verify", path)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (before, 0o644)
+
+
+def test_verify_sees_a_rollback_with_an_anchor_only(run, refused, path, export_path, tmp_path):
+    shutil.copy(path, tmp_path / "backup")
+    older = export_path.read_text()
+    Ledger.inspect(path).reserve("third", 0, [STEP], lambda *_: None)
+    found = Ledger.inspect(path).anchor()
+    anchor = f"{found.length}:{found.head}"
+    shutil.copy(tmp_path / "backup", path)
+    for file in (path, export_path):
+        assert "cannot be seen" in run("verify", file)
+        assert "at least the 9 entries" in refused("verify", file, "--anchor", anchor)
+    other = f"8:{'0' * 64}"
+    assert "entry 7 must have the digest" in refused("verify", path, "--anchor", other)
+    cut = json.loads(older)
+    cut["entries"].pop()
+    export_path.write_text(json.dumps(cut | {"head": cut["entries"][-1]["digest"]}))
+    assert rows(run("verify", export_path))["entries"] == "7"
+
+
+def test_verify_says_which_entry_was_changed(refused, export_path):
+    text = export_path.read_text()
+    export_path.write_text(text.replace('"steps": 8', '"steps": 1', 1))
+    assert "entry 1 was changed" in refused("verify", export_path)
+
+
+def test_verify_refuses_a_damaged_file(refused, path):
+    path.write_bytes(path.read_bytes()[:4096])
+    assert "SQLite" in refused("verify", path)
+    path.write_bytes(path.read_bytes()[:60])
+    assert "restore a copy" in refused("verify", path)
+    assert "No such file" in refused("verify", path.with_name("missing"))
+
+
+def test_a_cut_export_raises_the_alarm(refused, export_path):
+    export_path.write_text(export_path.read_text()[:-10])
+    assert "restore a copy" in refused("verify", export_path)
+
+
+@pytest.mark.parametrize("command", [("verify",), ("epsilon", *ADD, "--delta", "1e-5", "--ledger")])
+def test_what_is_no_ledger_raises_no_alarm(refused, tmp_path, command):
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection, connection:
+        connection.execute("CREATE TABLE notes (note TEXT)")
+    contents = [b"", b"\x00\xff", b"notes", b"[]", b'{"schema": "other"}']
+    for index, content in enumerate(contents):
+        (tmp_path / f"{index}").write_bytes(content)
+    for file in (other, tmp_path, *(tmp_path / f"{index}" for index in range(len(contents)))):
+        assert refused(*command, file) == f"error: {file} is not a ledger or an export of one\n"
+
+
+def test_verify_refuses_a_key_that_comes_twice(refused, export_path):
+    """Other readers may take the first of both; the digests are of the last."""
+    export_path.write_text(
+        export_path.read_text().replace('"client": "ward"', '"client": "x", "client": "ward"', 1)
+    )
+    assert "a key comes twice" in refused("verify", export_path)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_character_of_an_export_can_change_unseen(exported_text, tmp_path_factory, data):
+    place = data.draw(st.integers(0, len(exported_text) - 1))
+    character = data.draw(st.sampled_from('0123456789abf"{}[],:. \\eE-+n'))
+    changed = exported_text[:place] + character + exported_text[place + 1 :]
+    file = tmp_path_factory.mktemp("exports") / "export.json"
+    file.write_text(changed)
+    try:
+        same = repr(json.loads(changed)) == repr(json.loads(exported_text))
+    except ValueError:
+        same = False
+    assert main(["verify", str(file)]) == (0 if same else 1)
+
+
+@pytest.fixture(scope="module")
+def exported_text(tmp_path_factory):
+    ledger = Ledger.create(tmp_path_factory.mktemp("ledgers") / "ledger", **OWNER)
+    reservation = ledger.reserve("first", 0, [STEP], lambda *_: None)
+    ledger.commit(reservation.id, [STEP], b"update")
+    return json.dumps(ledger.export())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["schema", "entries", "head", "client", "type", "x"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(content=st.binary(max_size=40) | json_values.map(lambda v: json.dumps(v).encode()))
+def test_whatever_a_file_holds_the_answer_is_one_line(tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("files") / "file"
+    file.write_bytes(content)
+    for arguments in (["verify"], ["epsilon", *ADD, "--delta", "1e-5", "--events"], ["export"]):
+        if content.strip() != b"[]":
+            assert main([*arguments, str(file)]) == 1
+
+
+# export
+
+
+def test_export_writes_what_the_ledger_exports(run, path, tmp_path):
+    wanted = Ledger.inspect(path).export()
+    assert json.loads(run("export", path)) == wanted
+    assert run("export", path, "--output", tmp_path / "new.json") == ""
+    assert json.loads((tmp_path / "new.json").read_text()) == wanted
+    assert "this export" in run("verify", tmp_path / "new.json")
+
+
+def test_export_never_writes_over_a_file(refused, path):
+    before = path.read_bytes()
+    assert "exists" in refused("export", path, "--output", path)
+    assert path.read_bytes() == before
+
+
+def test_export_refuses_what_is_no_ledger(refused, export_path):
+    for file in (export_path, export_path.parent):
+        assert refused("export", file) == f"error: {file} is not a ledger file\n"
+    assert "must exist" in refused("export", export_path.with_name("none"))
+
+
+# Arguments, and the process
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["audit"],
+        ["epsilon", *SCHEDULE, "--delta", "1e-5"],  # neighbours of which kind?
+        ["delta", *SCHEDULE, "--epsilon", "1"],
+        ["calibrate", "--epsilon", "1", "--delta", "1e-5", "--sample-rate", "1", "--steps", "1"],
+        ["epsilon", *ADD, *SCHEDULE],
+        ["epsilon", *ADD, *SCHEDULE, "--delta", "x"],
+        ["epsilon", *ADD, "--delta", "1e-5"],
+        ["epsilon", *ADD, "--noise-multiplier", "1", "--delta", "1e-5"],
+        ["epsilon", *ADD, *SCHEDULE[:4], "--phase", "1,1,1", "--delta", "1e-5"],
+        ["epsilon", *ADD, "--phase", "1,0.5", "--delta", "1e-5"],
+        ["epsilon", *ADD, "--phase", "1,0.5,2.5", "--delta", "1e-5"],
+        ["epsilon", *SCHEDULE, "--delta", "1e-5", "--neighbouring", "other"],
+        ["epsilon", *ADD, *SCHEDULE, "--del", "1e-5"],
+        ["epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--group-size", "1.5"],
+        ["epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--ledger", "file"],
+        ["epsilon", *ADD, "--steps", "1", "--delta", "1e-5", "--ledger", "file"],
+        ["epsilon", *ADD, "--phase", "1,1,1", "--delta", "1e-5", "--ledger", "file"],
+        ["delta", *ADD, "--events", "file", "--epsilon", "1", "--ledger", "file"],
+        ["delta", *ADD, *SCHEDULE],
+        ["delta", *ADD, "--epsilon", "1"],
+        ["calibrate", *ADD, "--epsilon", "1", "--delta", "1e-5", "--steps", "1"],
+        ["verify"],
+        ["verify", "file", "--anchor", "7"],
+        ["verify", "file", "--anchor", f"x:{'0' * 64}"],
+        ["verify", "file", "--anchor", f"0:{'0' * 64}"],
+        ["verify", "file", "--anchor", "7:0123"],
+        ["export"],
+    ],
+    ids=" ".join,
+)
+def test_arguments_that_cannot_be_read_exit_with_2(capsys, arguments):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert (left.value.code, out) == (2, "")
+    assert err.startswith("usage: python -m accountants")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["epsilon"], ["delta"], ["calibrate"], ["verify"], ["export"]]
+)
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--help"])
+    assert left.value.code == 0
+    assert "usage: python -m accountants" in capsys.readouterr().out
+
+
+def python(*arguments, **options):
+    folder = str(Path(accountants.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": folder},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )
+
+
+def test_it_runs_as_a_process(path):
+    done = python("-m", "accountants", "verify", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rows(done.stdout)["entries"] == "8"
+    path.write_bytes(path.read_bytes()[:5000])
+    done = python("-m", "accountants", "verify", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+LIGHT = """
+import sys, types
+package = types.ModuleType("accountants")  # without what its __init__ imports
+package.__path__ = [{folder!r}]
+sys.modules["accountants"] = package
+from accountants.__main__ import main
+assert main(["verify", {path!r}]) == 0 == main(["export", {path!r}])
+try:
+    main(["--help"])
+except SystemExit:
+    heavy = {{"numpy", "scipy", "dp_accounting"}} & set(sys.modules)
+    sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+
+
+def test_help_and_ledgers_need_no_numerical_library(path):
+    folder = str(Path(accountants.__file__).parent)
+    done = python("-c", LIGHT.format(folder=folder, path=str(path)))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(path):
+    command = f'"{sys.executable}" -m accountants export "$0" | true; exit "${{PIPESTATUS[0]}}"'
+    folder = str(Path(accountants.__file__).parents[1])
+    ledger = Ledger.inspect(path)
+    for number in range(200):  # more than a pipe holds
+        ledger.reserve("long", number, [STEP], lambda *_: None)
+    done = subprocess.run(
+        ["bash", "-c", command, path],
+        env=os.environ | {"PYTHONPATH": folder},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("name", ["book", "chain", "export", "ledger", "printing", "storage"])
+def test_the_examples_in_the_documentation_hold(name):
+    module = importlib.import_module(f"accountants.{name}")
+    assert doctest.testmod(module).failed == 0

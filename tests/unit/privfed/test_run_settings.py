@@ -1,0 +1,155 @@
+"""The settings of a federation: each field has its type, and what is described tells them apart."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from privfed import SGD, FedAvg, LoRA, Record, RecordGroup, TrainingConfig
+from privfed.errors import ConfigError, DataError
+from privfed.private_step.randomness import SystemCoins
+from privfed.run_settings import training_settings
+from privfed.settings.privacy import (
+    AutomaticClipping,
+    FlatClipping,
+    PerLayerClipping,
+    QuantileClipping,
+)
+from privfed.settings.training import AdamW
+
+CLIPPING = [
+    FlatClipping(),
+    PerLayerClipping(),
+    AutomaticClipping(),
+    AutomaticClipping(stability=0.1),
+    QuantileClipping(count_noise=5.0),
+]
+HELD_OUT = (Record("first text", 0), Record("second text", 1))
+
+
+class TestDescription:
+    def test_it_is_json(self, make_federation):
+        described = make_federation().describe()
+        assert json.loads(json.dumps(described, allow_nan=False)) == described
+
+    @pytest.mark.parametrize("rule", CLIPPING)
+    def test_every_clipping_is_described_by_its_name(self, make_federation, rule):
+        federation = make_federation()
+        described = replace(
+            federation, privacy=replace(federation.privacy, clipping=rule)
+        ).describe()
+        assert described["privacy"]["clipping"]["rule"] == type(rule).__name__
+
+    def test_no_two_clippings_are_described_alike(self, make_federation):
+        federation = make_federation()
+        described = [
+            replace(federation, privacy=replace(federation.privacy, clipping=rule)).describe()
+            for rule in CLIPPING
+        ]
+        assert all(one != other for n, one in enumerate(described) for other in described[:n])
+
+    def test_the_optimiser_is_described_by_its_name(self, make_federation):
+        training = TrainingConfig(learning_rate=0.5, optimizer=SGD(momentum=0.5))
+        assert training_settings(training) == {
+            "learning_rate": 0.5,
+            "final_learning_rate": None,
+            "optimizer": {"rule": "SGD", "momentum": 0.5},
+            "physical_batch_size": 16,
+        }
+        federation = make_federation(training=training)
+        assert federation.describe()["training"] == training_settings(training)
+        assert (
+            training_settings(replace(training, optimizer=AdamW()))["optimizer"]["rule"] == "AdamW"
+        )
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            (Record("first text", 0), Record("second text", 0)),
+            (Record("first text", 0), Record("other text", 1)),
+            (Record("second text", 1), Record("first text", 0)),
+            (Record("first text", 0),),
+            (Record("first text"), Record("second text")),
+        ],
+    )
+    def test_other_held_out_text_is_another_run(self, make_federation, other):
+        described = make_federation(held_out=HELD_OUT).describe()
+        assert described != make_federation(held_out=other).describe()
+
+    def test_the_same_held_out_text_is_the_same_run(self, make_federation):
+        """Also in a list, and with labels from an array. Golden: sha256sum of the JSON text."""
+        described = make_federation(held_out=HELD_OUT).describe()
+        assert described["held_out_sha256"] == (
+            "742bc843bec6f0aa6051653cbb6d949ede202837fe9b23c4d5e76a3b8099aa18"
+        )
+        again = [Record(record.text, np.int64(record.label)) for record in HELD_OUT]
+        assert make_federation(held_out=again).describe() == described
+
+
+class TestTypes:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("model", "bert"),
+            ("model", None),
+            ("adapter", "lora"),
+            ("adapter", LoRA),
+            ("strategy", FedAvg),
+            ("strategy", "fedavg"),
+            ("coins", SystemCoins),
+            ("coins", 7),
+            ("clients", "client-1"),
+            ("clients", ["client-1"]),
+            ("held_out", "some text"),
+            ("held_out", ["some text"]),
+            ("held_out", RecordGroup(HELD_OUT)),
+            ("held_out", [RecordGroup(HELD_OUT)]),
+            ("privacy", None),
+            ("training", {"learning_rate": 0.5}),
+            ("training", TrainingConfig),
+            ("computation", "bf16"),
+            ("encryption", "bfv"),
+            ("averaging", True),
+            ("enrolment", "all.roster"),
+            ("state_folder", "state"),
+            ("device", 0),
+            ("fresh_ledgers", "no"),
+            ("title", None),
+            ("held_out_source", 3),
+            ("public_size_source", None),
+            ("rounds", "3"),
+            ("rounds", True),
+            ("rounds", 1_000_001),
+        ],
+    )
+    def test_another_type_is_refused_by_name(self, make_federation, name, value):
+        with pytest.raises(ConfigError, match=f"^{name} must "):
+            make_federation(**{name: value})
+
+    def test_a_class_in_the_place_of_an_object_is_told_apart(self, make_federation):
+        with pytest.raises(
+            ConfigError, match=r"got the class FedAvg; make an object of it: FedAvg"
+        ):
+            make_federation(strategy=FedAvg)
+
+    def test_objects_of_another_making_are_taken(self, make_federation):
+        class Doubling:
+            freeze_lora_a = False
+
+            def weights(self, public_sizes):
+                return dict.fromkeys(public_sizes, 1.0)
+
+            def next_state(self, state, mean_update):
+                return (state + 2 * mean_update).astype(np.float32)
+
+            def describe(self):
+                return {"strategy": "doubling"}
+
+        assert make_federation(strategy=Doubling()).describe()["strategy"] == {
+            "strategy": "doubling"
+        }
+
+    def test_nothing_held_out(self, make_federation):
+        with pytest.raises(DataError, match="at least one record"):
+            make_federation(held_out=())
