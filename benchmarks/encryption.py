@@ -48,8 +48,9 @@ from privfed.parties.aggregator.openers import ClientsAgree, HolderOpens
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.private_step.randomness import SystemCoins
 from privfed.protocol.ciphers import Cipher
-from privfed.protocol.contributions import UPDATE
-from privfed.protocol.envelopes import LEDGER, Terms, write_envelope
+from privfed.protocol.envelopes import write_envelope
+from privfed.protocol.kinds import LEDGER, UPDATE
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 
 MILLION = 1_000_000

@@ -54,7 +54,7 @@ from privfed.parties.client import joining
 from privfed.parties.client.node import Client, ClientNode
 from privfed.private_step.evaluation import held_out_figure, require_readable
 from privfed.private_step.private_model import PrivateModel
-from privfed.protocol.envelopes import RoundPlan
+from privfed.protocol.terms import RoundPlan
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
 from privfed.reports.figures import RoundFigures, rounded_up
 from privfed.run_settings import FederationSettings

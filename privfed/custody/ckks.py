@@ -36,7 +36,6 @@ from privfed.custody.native import ScratchFile, ckks_context, seal_version, seal
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.seeded_sums import SeededSum, SeededSums
 from privfed.encryption import frames, residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS
 from privfed.encryption.ckks import PARAMS_PER_CIPHERTEXT, CKKSParameters, ckks_shape
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import SEED_BYTES
@@ -44,7 +43,9 @@ from privfed.errors import EncryptionError, SpoiledSumError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol.ciphers import OpenedSum
-from privfed.protocol.envelopes import Blob, Terms
+from privfed.protocol.envelopes import Blob
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS
+from privfed.protocol.terms import Terms
 
 _AT_ONCE: Final = 8
 _LABEL: Final = b"privfed flooding 1\n"

@@ -5,7 +5,7 @@ message and can read nothing in it; since all keys are pinned by the roster, it 
 own key in a client's place nor hand out a secret of its own.
 """
 
-from typing import Any, Final
+from typing import Any
 
 from privfed.canonical import canonical_json
 from privfed.custody.keys import SharedSecret
@@ -16,10 +16,10 @@ from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
 from privfed.protocol.contributions import taking_part
-from privfed.protocol.envelopes import Blob, Terms
+from privfed.protocol.envelopes import Blob
+from privfed.protocol.kinds import KEY_ID, SHARED_KEY, SOFTWARE
 from privfed.protocol.signing import exact_values, signed_message, verified
-
-KEY_KIND: Final = "shared-key"
+from privfed.protocol.terms import Terms
 
 
 def share_secret(secret: SharedSecret, maker: Identity, roster: Roster, terms: Terms) -> bytes:
@@ -42,8 +42,8 @@ def share_secret(secret: SharedSecret, maker: Identity, roster: Roster, terms: T
     return signed_message(
         maker,
         terms,
-        KEY_KIND,
-        manifest={"key_id": secret.key_id, "software": software()},
+        SHARED_KEY,
+        manifest={KEY_ID: secret.key_id, SOFTWARE: software()},
         blobs=blobs,
     )
 
@@ -73,18 +73,16 @@ def receive_secret(
         MessageError: if it is not the maker's message for this run.
         EncryptionError: if it was wrapped to somebody else, or the maker runs another TenSEAL.
     """
-    envelope = verified(message, roster, role=Role.CLIENT, kind=KEY_KIND, terms=terms)
+    envelope = verified(message, roster, role=Role.CLIENT, kind=SHARED_KEY, terms=terms)
     sender = envelope.statement.sender
     if sender != maker:
         raise MessageError(f"keys of this run are made by {maker!r}, these come from {sender!r}")
-    stated = exact_values(
-        envelope, terms, states={"key_id", "software"}, blobs=list(envelope.blobs)
-    )
-    require_same_software(stated["software"], sender)
+    stated = exact_values(envelope, terms, states={KEY_ID, SOFTWARE}, blobs=list(envelope.blobs))
+    require_same_software(stated[SOFTWARE], sender)
     name = identity.party.name
     if name not in envelope.blobs:
         raise MessageError(f"{sender!r} wrapped no key to {name!r}")
-    key_id = str(stated["key_id"])
+    key_id = str(stated[KEY_ID])
     bound = _wrapping_context(terms, key_id, roster.party(maker), identity.party)
     content = unwrap(bytes(envelope.blobs[name]), identity, bound)
     secret = SharedSecret.from_bytes(content, context, shape)

@@ -19,7 +19,6 @@ from privfed.custody.keys import PublicKey
 from privfed.custody.native import require_same_software
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.encryption import packing, residues
-from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.bitpacking import unpack_rows
 from privfed.encryption.challenges import Challenge
 from privfed.encryption.parameters import BFVParameters
@@ -28,16 +27,28 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.protocol.ciphers import OpenedSum
-from privfed.protocol.contributions import UPDATE, taking_part
-from privfed.protocol.envelopes import LEDGER, Blob, Statement, Terms
+from privfed.protocol.contributions import taking_part
+from privfed.protocol.envelopes import Blob, Statement
+from privfed.protocol.kinds import (
+    ANSWER,
+    CHALLENGE,
+    CIPHERTEXTS,
+    CONTRIBUTORS,
+    KEY_ID,
+    LEDGER,
+    PUBLIC_KEY,
+    RESULT,
+    ROUND_KEY,
+    SEED,
+    SOFTWARE,
+    SUM,
+    SUMS,
+    UPDATE,
+    VALUES,
+)
 from privfed.protocol.signing import exact_values, signed_message, verified
+from privfed.protocol.terms import Terms
 
-ROUND_KEY: Final = "round-key"
-CHALLENGE: Final = "challenge"
-ANSWER: Final = "answer"
-RESULT: Final = "result"
-PUBLIC_KEY: Final = "public_key"
-SUMS: Final = "sums"
 MOST_CHALLENGES: Final = 8
 """How many sums may be committed under one key, and so how many challenges a client answers."""
 
@@ -90,8 +101,8 @@ class RoundKeyCipher:
         envelope = verified(
             message, self._roster, role=Role.KEY_HOLDER, kind=ROUND_KEY, terms=agreed
         )
-        stated = exact_values(envelope, agreed, states={"key_id", "software"}, blobs={PUBLIC_KEY})
-        require_same_software(stated["software"], envelope.statement.sender)
+        stated = exact_values(envelope, agreed, states={KEY_ID, SOFTWARE}, blobs={PUBLIC_KEY})
+        require_same_software(stated[SOFTWARE], envelope.statement.sender)
         key = PublicKey.from_bytes(bytes(envelope.blobs[PUBLIC_KEY]), self._parameters)
         terms = Terms(run=agreed.run, round=agreed.round, manifest=envelope.statement.manifest)
         if self._key is None or self._key[0] != terms:
@@ -143,7 +154,7 @@ class RoundKeyCipher:
         """
         self._key_of(terms)
         asked = verified(challenge, self._roster, role=Role.KEY_HOLDER, kind=CHALLENGE, terms=terms)
-        stated = exact_values(asked, terms, states={"seed", "sum", "contributors"})
+        stated = exact_values(asked, terms, states={SEED, SUM, CONTRIBUTORS})
         own = verified(sent, self._roster, role=Role.CLIENT, kind=UPDATE, terms=terms)
         exact_values(own, terms, states={LEDGER}, blobs={CIPHERTEXTS})
         if own.statement.sender != self._identity.party.name:
@@ -164,8 +175,8 @@ class RoundKeyCipher:
             terms,
             ANSWER,
             manifest={
-                "challenge": statement_digest(asked.statement),
-                "values": [str(value) for value in values],
+                CHALLENGE: statement_digest(asked.statement),
+                VALUES: [str(value) for value in values],
             },
         )
 
@@ -179,7 +190,7 @@ class RoundKeyCipher:
         """
         envelope = verified(message, self._roster, role=Role.KEY_HOLDER, kind=RESULT, terms=terms)
         # A result that is sent again, after a crash, also names the key that it was made with.
-        states = {"contributors", "key_id", "software"} - set(terms.manifest)
+        states = {CONTRIBUTORS, KEY_ID, SOFTWARE} - set(terms.manifest)
         stated = exact_values(envelope, terms, states=states, blobs={SUMS})
         names = self._contributors(stated, terms)
         values = read_sums(envelope.blobs[SUMS], self._parameters)
@@ -194,7 +205,7 @@ class RoundKeyCipher:
         self, stated: Mapping[str, object], terms: Terms, *required: str
     ) -> list[str]:
         """Names that the key holder states: enough of those who take part, `required` too."""
-        names = stated.get("contributors")
+        names = stated.get(CONTRIBUTORS)
         enrolled = [party.name for party in taking_part(self._roster, terms)]
         if not isinstance(names, list) or names != [name for name in enrolled if name in names]:
             raise MessageError(f"contributors must be different enrolled clients, got {names}")
@@ -217,7 +228,7 @@ class RoundKeyCipher:
 
 def public_tags(parameters: BFVParameters, terms: Terms) -> Tags:
     """The tags of a round whose key is named in the terms; anybody can compute them."""
-    context = tag_context(terms.run, terms.round, str(terms.manifest.get("key_id")))
+    context = tag_context(terms.run, terms.round, str(terms.manifest.get(KEY_ID)))
     return Tags(parameters, PUBLIC, context)
 
 
@@ -228,7 +239,7 @@ def challenge_seed(statement: Statement) -> bytes:
         MessageError: if it states none.
     """
     try:
-        return bytes.fromhex(statement.manifest["seed"])
+        return bytes.fromhex(statement.manifest[SEED])
     except (KeyError, TypeError, ValueError) as error:
         raise MessageError("a challenge must state its seed") from error
 

@@ -6,31 +6,35 @@ belongs to other seeds decrypts to noise, and a c1 that was chosen to draw out t
 """
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.encryption import residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.errors import EncryptionError, MessageError, SpoiledSumError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.protocol.contributions import (
-    AGREED,
-    CONTRIBUTIONS,
-    LISTING,
-    UPDATE,
     Contribution,
     agreement,
     require_agreement,
     require_contributions,
 )
-from privfed.protocol.envelopes import Blob, Blobs, Envelope, Terms
+from privfed.protocol.envelopes import Blob, Blobs, Envelope
+from privfed.protocol.kinds import (
+    AGREED,
+    CIPHERTEXTS,
+    CONTRIBUTIONS,
+    LISTING,
+    SEEDS,
+    SUM,
+    UPDATE,
+    seeds_of,
+)
 from privfed.protocol.signing import exact_values, own_values, signed_message, verified
-
-SUM_KIND: Final = "sum"
+from privfed.protocol.terms import Terms
 
 
 class SeededParameters(Protocol):
@@ -149,7 +153,7 @@ class SeededSums:
             EncryptionError: a second sum for a round, or one of other contributors than before a
                 crash.
         """
-        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=SUM_KIND, terms=terms)
+        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=SUM, terms=terms)
         contributions = self._contributions(envelope, terms)
         seeds = self._signed_seeds(envelope.blobs, contributions, terms)
         rows = residues.rows_of(

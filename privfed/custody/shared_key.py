@@ -16,13 +16,14 @@ from privfed.custody.keys import SharedSecret
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.seeded_sums import SeededSum, SeededSums
 from privfed.encryption import packing, residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.tags import Tags, tag_context
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol.ciphers import OpenedSum
-from privfed.protocol.envelopes import Blob, Terms
+from privfed.protocol.envelopes import Blob
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS
+from privfed.protocol.terms import Terms
 
 _AT_ONCE: Final = 8
 

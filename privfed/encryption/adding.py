@@ -9,16 +9,10 @@ from privfed.encryption import residues
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.errors import MessageError
 from privfed.protocol.envelopes import Blobs
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.settings.encryption import Custody
 
-CIPHERTEXTS = "ciphertexts"
-SEEDS = "seeds"
 _AT_ONCE = 8
-
-
-def seeds_of(client: str) -> str:
-    """Name of the blob with one contributor's seeds in a sum."""
-    return f"{SEEDS}/{client}"
 
 
 class SummedParameters(Protocol):

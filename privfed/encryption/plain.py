@@ -10,11 +10,12 @@ from privfed.errors import MessageError
 from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
 from privfed.protocol.ciphers import OpenedSum
-from privfed.protocol.contributions import CONTRIBUTIONS, require_contributions
-from privfed.protocol.envelopes import Blob, Blobs, Terms
+from privfed.protocol.contributions import require_contributions
+from privfed.protocol.envelopes import Blob, Blobs
+from privfed.protocol.kinds import CONTRIBUTIONS, SUM, VALUES
 from privfed.protocol.signing import own_values, verified
+from privfed.protocol.terms import Terms
 
-_VALUES = "values"
 _INTEGER = np.dtype("<i4")
 
 
@@ -37,7 +38,7 @@ class PlainCipher:
     def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
         """Four bytes per value, in clear."""
         del terms
-        yield _VALUES, [numbers.astype(_INTEGER).tobytes()]
+        yield VALUES, [numbers.astype(_INTEGER).tobytes()]
 
     def open(self, terms: Terms, message: Blob) -> OpenedSum:
         """The sum, shape (params,).
@@ -45,7 +46,7 @@ class PlainCipher:
         Raises:
             MessageError: if it is not a sum of this round, with signed contributions.
         """
-        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind="sum", terms=terms)
+        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=SUM, terms=terms)
         stated = own_values(envelope.statement, terms)
         if set(stated) != {CONTRIBUTIONS}:
             raise MessageError(f"a sum must state its contributions, got {sorted(stated)!r:.200}")
@@ -86,10 +87,10 @@ class PlainAdder:
 
     def total(self) -> dict[str, bytes]:
         """The sum, four bytes per value."""
-        return {_VALUES: self._sum.astype(_INTEGER).tobytes()}
+        return {VALUES: self._sum.astype(_INTEGER).tobytes()}
 
 
 def _read(blobs: Blobs, num_params: int) -> NDArray[np.int64]:
-    if set(blobs) != {_VALUES} or len(blobs[_VALUES]) != num_params * _INTEGER.itemsize:
+    if set(blobs) != {VALUES} or len(blobs[VALUES]) != num_params * _INTEGER.itemsize:
         raise MessageError(f"plain values must be one blob of {num_params} 4-byte integers")
-    return np.frombuffer(blobs[_VALUES], dtype=_INTEGER).astype(np.int64)
+    return np.frombuffer(blobs[VALUES], dtype=_INTEGER).astype(np.int64)

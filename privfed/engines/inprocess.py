@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import Opening
 from privfed.parties.client.node import ClientNode, Codec
-from privfed.protocol.envelopes import RoundPlan
+from privfed.protocol.terms import RoundPlan
 from privfed.storage.own_log import told_in
 
 

@@ -21,7 +21,7 @@ from privfed.errors import AwayError
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import Opening
 from privfed.parties.client.node import ClientNode, Codec
-from privfed.protocol.envelopes import RoundPlan
+from privfed.protocol.terms import RoundPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import Opening
 from privfed.parties.client.node import ClientNode, Codec
 from privfed.private_step.stacked import record_shapes, train_stacked
-from privfed.protocol.envelopes import RoundPlan
+from privfed.protocol.terms import RoundPlan
 from privfed.storage.own_log import told_in
 
 _Waiting = tuple[ClientNode, Reservation]

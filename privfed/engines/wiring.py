@@ -32,9 +32,20 @@ from privfed.identity.roster import Roster
 from privfed.parties.aggregator.openers import ClientsAgree, ClientsOpen, Custodian, HolderOpens
 from privfed.parties.client.node import Codec
 from privfed.protocol.ciphers import Adder, Cipher, Encoding
-from privfed.protocol.contributions import LEFT_OUT
-from privfed.protocol.envelopes import RoundPlan, Terms
+from privfed.protocol.kinds import (
+    BASE,
+    BASE_MODEL,
+    ENCRYPTION,
+    KEY_ID,
+    LAYOUT,
+    LEFT_OUT,
+    PUBLIC_RANGE,
+    ROSTER,
+    SETTINGS,
+    SOFTWARE,
+)
 from privfed.protocol.links import AddressLink, ProcessLink
+from privfed.protocol.terms import RoundPlan, Terms
 from privfed.settings.encryption import BFV, CKKS, Custody, FixedPoint, Plain, Summation
 from privfed.storage.state_folder import opened_path, results_folder
 
@@ -115,8 +126,8 @@ class SumChannel:
         manifest = {
             **_run_manifest(self.public, self.parameters, self.parties),
             **self.key,
-            "base": plan.base_digest,
-            "public_range": public_range,
+            BASE: plan.base_digest,
+            PUBLIC_RANGE: public_range,
         }
         return Terms(run=plan.run, round=plan.round, manifest=manifest)
 
@@ -293,7 +304,7 @@ def _shared(
         custodian=ClientsAgree(parties.aggregator, roster),
         parameters=parameters.to_json(),
         encryption=parameters,
-        key={"key_id": secrets[parties.key_maker].key_id, "software": software()},
+        key={KEY_ID: secrets[parties.key_maker].key_id, SOFTWARE: software()},
         setup_bytes=len(message),
         opened=opened,
     )
@@ -376,11 +387,11 @@ def _run_manifest(
 ) -> dict[str, Any]:
     enrolled = parties.roster.of_role(Role.CLIENT)
     return {
-        "base_model": public.base_model,
-        "layout": public.layout,
-        "settings": public.settings,
-        "encryption": dict(parameters),
-        "roster": parties.roster.digest().hex(),
+        BASE_MODEL: public.base_model,
+        LAYOUT: public.layout,
+        SETTINGS: public.settings,
+        ENCRYPTION: dict(parameters),
+        ROSTER: parties.roster.digest().hex(),
         LEFT_OUT: [party.name for party in enrolled if party.name not in public.weights],
     }
 

@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.protocol.envelopes import Blob, Blobs, Terms
+from privfed.protocol.envelopes import Blob, Blobs
+from privfed.protocol.terms import Terms
 
 Numbers = NDArray[np.int64] | NDArray[np.float64]
 

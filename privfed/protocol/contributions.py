@@ -15,22 +15,10 @@ from privfed.errors import MessageError
 from privfed.identity.keys import Party, Role
 from privfed.identity.names import from_hex
 from privfed.identity.roster import Roster
-from privfed.protocol.envelopes import (
-    LEDGER,
-    SIGNATURE_BYTES,
-    Envelope,
-    Statement,
-    Terms,
-    blob_entries,
-)
+from privfed.protocol.envelopes import SIGNATURE_BYTES, Envelope, Statement, blob_entries
+from privfed.protocol.kinds import AGREED, LEDGER, LEFT_OUT, LISTING, UPDATE
 from privfed.protocol.signing import require_signature
-
-CONTRIBUTIONS: Final = "contributions"
-UPDATE: Final = "update"
-LISTING: Final = "listing"
-AGREED: Final = "agreed"
-LEFT_OUT: Final = "left_out"
-"""What terms state of enrolled clients that take no part in the run, or no further part."""
+from privfed.protocol.terms import Terms
 
 _KEYS: Final = {"client", LEDGER, "blobs", "signature"}
 

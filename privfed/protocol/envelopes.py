@@ -21,12 +21,11 @@ from typing import Any, Final, Protocol
 
 from privfed.canonical import canonical_json, require_plain_json
 from privfed.errors import MessageError
+from privfed.protocol.terms import Terms
 
 SCHEMA: Final = 2
 SIGNATURE_BYTES: Final = 64
 
-LEDGER: Final = "ledger"
-"""Entry of an update's manifest: length and head digest of its sender's ledger."""
 
 Blob = bytes | bytearray | memoryview
 Blobs = Mapping[str, Blob]
@@ -37,39 +36,6 @@ _DOMAIN: Final = b"privfed message 2\n"
 _MAX_STATEMENT_BYTES: Final = 1 << 22
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _KEYS: Final = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundPlan:
-    """Which round is to be trained; all of it is public.
-
-    How it is trained each client takes from its own configuration: an aggregator that told it could
-    quieten all clients but one.
-
-    Attributes:
-        run: identifier of the run.
-        round: counted from 1.
-        base_digest: SHA-256 (hex) of the global adapter that training starts from.
-    """
-
-    run: str
-    round: int
-    base_digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What every message of one round must state, to the letter.
-
-    Attributes:
-        run: identifier of the run.
-        round: counted from 1; 0 for what concerns the whole run.
-        manifest: public JSON values: base model and adapter, parameters, key, roster, software.
-    """
-
-    run: str
-    round: int
-    manifest: Mapping[str, Any]
 
 
 class Sink(Protocol):

@@ -9,7 +9,8 @@ from privfed.canonical import canonical_json
 from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.protocol.envelopes import Blob, Blobs, Envelope, Statement, Terms, envelope_bytes
+from privfed.protocol.envelopes import Blob, Blobs, Envelope, Statement, envelope_bytes
+from privfed.protocol.terms import Terms
 
 
 def signed_message(

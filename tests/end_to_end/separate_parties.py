@@ -18,8 +18,9 @@ from privfed.encryption.parameters import derive
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol import streams
-from privfed.protocol.contributions import LISTING, UPDATE
-from privfed.protocol.envelopes import LEDGER, Envelope, Terms, write_envelope
+from privfed.protocol.envelopes import Envelope, write_envelope
+from privfed.protocol.kinds import CHALLENGE, LEDGER, LISTING, UPDATE
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 
 CLIENTS = ("east", "north", "west")
@@ -59,7 +60,7 @@ def play_clients(folder, custody, roster, port):
     from privfed.custody import key_exchange
     from privfed.custody.keys import SharedSecret, shared_context
     from privfed.custody.opened_rounds import OpenedRounds
-    from privfed.custody.round_key import CHALLENGE, RoundKeyCipher
+    from privfed.custody.round_key import RoundKeyCipher
     from privfed.custody.shared_key import SharedKeyCipher
     from privfed.encryption import frames
 

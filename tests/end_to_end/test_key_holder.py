@@ -34,6 +34,7 @@ from privfed.identity.roster import Roster
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.client import node
 from privfed.protocol.envelopes import Envelope
+from privfed.protocol.kinds import CIPHERTEXTS
 from privfed.protocol.links import AddressLink, ProcessLink
 from privfed.settings.encryption import Custody
 from privfed.storage.checkpoint import load_latest
@@ -346,7 +347,7 @@ class TestTheKeyHoldersProcess:
 
 def test_a_changed_sum_is_not_decrypted(make_federation, tmp_path, monkeypatch, holders):
     """An aggregator that adds something of its own is told so, and gets no result."""
-    from privfed.encryption.adding import CIPHERTEXTS, BFVAdder
+    from privfed.encryption.adding import BFVAdder
 
     real = BFVAdder.total
 

@@ -11,7 +11,8 @@ from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError, MessageError
 from privfed.parties.key_holder import serving
 from privfed.protocol.contributions import Contribution
-from privfed.protocol.envelopes import Envelope, Terms, envelope_bytes
+from privfed.protocol.envelopes import Envelope, envelope_bytes
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.fuzz.byte_mutators import BYTE_STEPS
 from tests.fuzz.envelopes import Draft, canonical, well_formed

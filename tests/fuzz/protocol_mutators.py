@@ -14,7 +14,7 @@ from privfed.encryption import residues
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import ConfigError
-from privfed.protocol.envelopes import Terms
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.fuzz.byte_mutators import flip, flips, other_message, swap_halves
 from tests.fuzz.envelopes import GROUP_ORDER, Draft, agreement_to, to_sign

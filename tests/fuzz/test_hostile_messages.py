@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privfed.errors import EncryptionError, MessageError
-from privfed.protocol.envelopes import Terms
+from privfed.protocol.terms import Terms
 from tests.fuzz import hostile_messages as fuzz
 from tests.fuzz.target import MOST_SECONDS
 from tests.fuzz.worlds import HolderRound, World

@@ -30,7 +30,8 @@ from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import ClientsAgree
 from privfed.parties.key_holder import serving
 from privfed.parties.key_holder.key_holder import KeyHolder
-from privfed.protocol.envelopes import Terms, envelope_bytes, write_envelope
+from privfed.protocol.envelopes import envelope_bytes, write_envelope
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.fuzz.envelopes import Draft, canonical
 

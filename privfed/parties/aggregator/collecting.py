@@ -7,9 +7,11 @@ from privfed.errors import MessageError, TooFewClientsError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.protocol.ciphers import Adder
-from privfed.protocol.contributions import CONTRIBUTIONS, UPDATE, Contribution, contributions_json
-from privfed.protocol.envelopes import LEDGER, Blob, Statement, Terms
+from privfed.protocol.contributions import Contribution, contributions_json
+from privfed.protocol.envelopes import Blob, Statement
+from privfed.protocol.kinds import CONTRIBUTIONS, LEDGER, SUM, UPDATE
 from privfed.protocol.signing import own_values, signed_message, verified
+from privfed.protocol.terms import Terms
 
 
 class Aggregator:
@@ -89,7 +91,7 @@ class Aggregator:
         return signed_message(
             self._identity,
             self._terms,
-            "sum",
+            SUM,
             manifest={CONTRIBUTIONS: contributions_json(self._contributions.values())},
             blobs=self._adder.total(),
         )

@@ -15,8 +15,30 @@ from typing import Final, Protocol
 from privfed.errors import AwayError, EncryptionError, MessageError, SpoiledSumError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.protocol.contributions import AGREED, CONTRIBUTIONS, LISTING, listing_digest
-from privfed.protocol.envelopes import Envelope, Terms
+from privfed.protocol.contributions import listing_digest
+from privfed.protocol.envelopes import Envelope
+from privfed.protocol.kinds import (
+    AGREED,
+    ANSWER,
+    ANSWERS,
+    CHALLENGE,
+    CONTRIBUTIONS,
+    CONTRIBUTORS,
+    KEY_ID,
+    LISTING,
+    OF,
+    OPEN_ROUND,
+    PUBLIC_KEY,
+    REASON,
+    REFUSAL,
+    RESULT,
+    ROUND_KEY,
+    SEED,
+    SOFTWARE,
+    SUM,
+    SUMS,
+    VALUES,
+)
 from privfed.protocol.signing import (
     exact_values,
     require_signature,
@@ -24,12 +46,8 @@ from privfed.protocol.signing import (
     signed_message,
     verified,
 )
+from privfed.protocol.terms import Terms
 
-_ROUND_KEY: Final = "round-key"
-_CHALLENGE: Final = "challenge"
-_RESULT: Final = "result"
-_REFUSAL: Final = "refusal"
-_ANSWER: Final = "answer"
 _CHECKED: Final = ("EncryptionError: ", "MessageError: ", "SpoiledSumError: ")
 """How reasons begin that a key holder gives for what it was sent."""
 
@@ -160,14 +178,14 @@ class HolderOpens:
             MessageError: if it is not the key holder that answers, or not to this.
         """
         self.bytes_asked = 0
-        reply, envelope = self._ask(signed_message(self._identity, terms, "open-round"))
+        reply, envelope = self._ask(signed_message(self._identity, terms, OPEN_ROUND))
         statement = envelope.statement
-        kind = _RESULT if statement.kind == _RESULT else _ROUND_KEY
+        kind = RESULT if statement.kind == RESULT else ROUND_KEY
         require_terms(statement, kind=kind, terms=terms)
-        if kind == _RESULT:
-            exact_values(envelope, terms, states={"contributors", *_named(terms)}, blobs={"sums"})
+        if kind == RESULT:
+            exact_values(envelope, terms, states={CONTRIBUTORS, *_named(terms)}, blobs={SUMS})
             return Opening(agreed=terms, terms=terms, result=reply)
-        exact_values(envelope, terms, states=_named(terms), blobs={"public_key"})
+        exact_values(envelope, terms, states=_named(terms), blobs={PUBLIC_KEY})
         named = Terms(run=terms.run, round=terms.round, manifest=statement.manifest)
         return Opening(agreed=terms, terms=named, key=reply)
 
@@ -183,23 +201,23 @@ class HolderOpens:
             MessageError: if it is not the key holder that answers, or not to this.
         """
         challenge, envelope = self._ask(total)
-        require_terms(envelope.statement, kind=_CHALLENGE, terms=terms)
-        stated = exact_values(envelope, terms, states={"seed", "sum", "contributors"})
+        require_terms(envelope.statement, kind=CHALLENGE, terms=terms)
+        stated = exact_values(envelope, terms, states={SEED, SUM, CONTRIBUTORS})
         listed = Envelope.from_bytes(total).statement.manifest[CONTRIBUTIONS]
         names = [entry["client"] for entry in listed]
-        if stated["contributors"] != names:
+        if stated[CONTRIBUTORS] != names:
             raise MessageError(f"the key holder's challenge must name the contributors {names}")
         answers = ask(challenge)
         digest = hashlib.sha256(envelope.statement.to_bytes()).hexdigest()
-        states = {"challenge": digest, "values": None}
-        _answers(answers, names, self._roster, terms, _ANSWER, states)
+        states = {CHALLENGE: digest, VALUES: None}
+        _answers(answers, names, self._roster, terms, ANSWER, states)
         blobs = {name: answers[name] for name in names}
         result, envelope = self._ask(
-            signed_message(self._identity, terms, "answers", blobs=blobs),
+            signed_message(self._identity, terms, ANSWERS, blobs=blobs),
             checked=SpoiledSumError,
         )
-        require_terms(envelope.statement, kind=_RESULT, terms=terms)
-        exact_values(envelope, terms, states={"contributors"}, blobs={"sums"})
+        require_terms(envelope.statement, kind=RESULT, terms=terms)
+        exact_values(envelope, terms, states={CONTRIBUTORS}, blobs={SUMS})
         return result
 
     def _ask(
@@ -211,10 +229,10 @@ class HolderOpens:
         envelope = Envelope.from_bytes(reply)
         statement = envelope.statement
         require_signature(statement, envelope.signature, self._roster, role=Role.KEY_HOLDER)
-        if statement.kind == _REFUSAL:
-            if statement.manifest.get("of") != hashlib.sha256(message).hexdigest():
+        if statement.kind == REFUSAL:
+            if statement.manifest.get(OF) != hashlib.sha256(message).hexdigest():
                 raise MessageError("the key holder refused another message")
-            reason = str(statement.manifest.get("reason"))
+            reason = str(statement.manifest.get(REASON))
             # Other reasons are failures of its own, say of its disk: those are nobody's update.
             error = checked if reason.startswith(_CHECKED) else EncryptionError
             raise error(f"the key holder refuses: {reason}")
@@ -262,4 +280,4 @@ def _answers(
 
 def _named(agreed: Terms) -> set[str]:
     """What a key holder adds to the terms when it makes a key."""
-    return {"key_id", "software"} - set(agreed.manifest)
+    return {KEY_ID, SOFTWARE} - set(agreed.manifest)

@@ -38,8 +38,9 @@ from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import Coins, FastNoise, NoiseStream, SecureNoise
 from privfed.private_step.stacked import LocalRound
 from privfed.protocol.ciphers import AnsweringCipher, Cipher, Encoding, KeyedCipher
-from privfed.protocol.contributions import UPDATE
-from privfed.protocol.envelopes import LEDGER, RoundPlan, Terms, write_envelope
+from privfed.protocol.envelopes import write_envelope
+from privfed.protocol.kinds import LEDGER, UPDATE
+from privfed.protocol.terms import RoundPlan, Terms
 from privfed.settings.training import TrainingConfig
 
 _SALT_BYTES: Final = 32

@@ -29,28 +29,36 @@ from numpy.typing import NDArray
 from privfed.custody import bfv
 from privfed.custody.keys import RoundKey
 from privfed.custody.native import software
-from privfed.custody.round_key import (
-    ANSWER,
-    CHALLENGE,
-    MOST_CHALLENGES,
-    PUBLIC_KEY,
-    RESULT,
-    ROUND_KEY,
-    SUMS,
-    padded_params,
-    public_tags,
-    statement_digest,
-)
+from privfed.custody.round_key import MOST_CHALLENGES, padded_params, public_tags, statement_digest
 from privfed.encryption import packing, residues
-from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.bitpacking import pack_rows
 from privfed.encryption.challenges import CHALLENGE_BYTES, EQUATIONS, Challenge, add_up
 from privfed.encryption.parameters import BFVParameters
 from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.protocol.contributions import CONTRIBUTIONS, Contribution, require_contributions
-from privfed.protocol.envelopes import Blob, Envelope, Terms
+from privfed.protocol.contributions import Contribution, require_contributions
+from privfed.protocol.envelopes import Blob, Envelope
+from privfed.protocol.kinds import (
+    ANSWER,
+    ANSWERS,
+    CHALLENGE,
+    CIPHERTEXTS,
+    CONTRIBUTIONS,
+    CONTRIBUTORS,
+    ENCRYPTION,
+    KEY_ID,
+    OPEN_ROUND,
+    PUBLIC_KEY,
+    RESULT,
+    ROSTER,
+    ROUND_KEY,
+    SEED,
+    SOFTWARE,
+    SUM,
+    SUMS,
+    VALUES,
+)
 from privfed.protocol.signing import (
     exact_values,
     require_signature,
@@ -59,12 +67,10 @@ from privfed.protocol.signing import (
     signed_message,
     verified,
 )
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from privfed.storage.durable import write_durably, writing
 
-OPEN_ROUND: Final = "open-round"
-SUM_KIND: Final = "sum"
-ANSWERS: Final = "answers"
 MIN_CLIENTS: Final = 3
 _AT_ONCE: Final = 8
 _MOST_ROUNDS: Final = 64
@@ -139,7 +145,7 @@ class KeyHolder:
         require_signature(statement, envelope.signature, self._roster, role=Role.AGGREGATOR)
         if statement.kind == OPEN_ROUND:
             return self._open(envelope)
-        if statement.kind == SUM_KIND:
+        if statement.kind == SUM:
             return self._challenge(envelope, self._round_of(envelope))
         if statement.kind == ANSWERS:
             return self._result(envelope, self._round_of(envelope))
@@ -165,7 +171,7 @@ class KeyHolder:
             self._rounds.pop(agreed.run).key.destroy()
         self._make_room()
         key = RoundKey.generate(parameters)
-        named = {"key_id": key.key_id, "software": software()}
+        named = {KEY_ID: key.key_id, SOFTWARE: software()}
         terms = Terms(run=agreed.run, round=agreed.round, manifest={**agreed.manifest, **named})
         self._rounds[agreed.run] = _Round(
             agreed=agreed, terms=terms, parameters=parameters, key=key
@@ -180,9 +186,9 @@ class KeyHolder:
             self._rounds.pop(next(iter(self._rounds))).key.destroy()
 
     def _agreed_parameters(self, agreed: Terms) -> BFVParameters:
-        if agreed.manifest.get("roster") != self._roster.digest().hex():
+        if agreed.manifest.get(ROSTER) != self._roster.digest().hex():
             raise MessageError("the aggregator has another roster than the key holder")
-        parameters = BFVParameters.from_json(agreed.manifest.get("encryption"))
+        parameters = BFVParameters.from_json(agreed.manifest.get(ENCRYPTION))
         if parameters.custody is not Custody.KEY_HOLDER:
             raise MessageError(f"a key holder serves no {parameters.custody.value!r} parameters")
         if agreed.round < 1:
@@ -214,9 +220,9 @@ class KeyHolder:
         seed = secrets.token_bytes(CHALLENGE_BYTES)
         names = [contribution.client for contribution in contributions]
         stated: dict[str, object] = {
-            "seed": seed.hex(),
-            "sum": statement_digest(envelope.statement),
-            "contributors": names,
+            SEED: seed.hex(),
+            SUM: statement_digest(envelope.statement),
+            CONTRIBUTORS: names,
         }
         message = signed_message(self._identity, terms, CHALLENGE, manifest=stated)
         current.committed = _Committed(
@@ -228,7 +234,7 @@ class KeyHolder:
         return message
 
     def _contributions(self, envelope: Envelope, current: _Round) -> list[Contribution]:
-        require_terms(envelope.statement, kind=SUM_KIND, terms=current.terms)
+        require_terms(envelope.statement, kind=SUM, terms=current.terms)
         stated = exact_values(envelope, current.terms, states={CONTRIBUTIONS}, blobs={CIPHERTEXTS})
         return require_contributions(
             stated[CONTRIBUTIONS],
@@ -261,10 +267,10 @@ class KeyHolder:
         self, name: str, message: Blob, current: _Round, committed: _Committed
     ) -> tuple[int, ...]:
         answer = verified(message, self._roster, role=Role.CLIENT, kind=ANSWER, terms=current.terms)
-        values = exact_values(answer, current.terms, states={"challenge", "values"})
-        if answer.statement.sender != name or values["challenge"] != committed.challenge:
+        values = exact_values(answer, current.terms, states={CHALLENGE, VALUES})
+        if answer.statement.sender != name or values[CHALLENGE] != committed.challenge:
             raise MessageError(f"the answer for {name!r} is not its answer to this challenge")
-        numbers = values["values"]
+        numbers = values[VALUES]
         if not isinstance(numbers, list) or len(numbers) != EQUATIONS:
             raise MessageError(f"the answer of {name!r} must have {EQUATIONS} values")
         if not all(isinstance(number, str) and number.isdecimal() for number in numbers):
@@ -283,7 +289,7 @@ class KeyHolder:
             self._identity,
             current.terms,
             RESULT,
-            manifest={"contributors": committed.contributors},
+            manifest={CONTRIBUTORS: committed.contributors},
             blobs={SUMS: _shifted(sums, current.parameters)},
         )
         self._keep(current.agreed.run, message)
@@ -300,7 +306,7 @@ class KeyHolder:
             return None
         if agreed.round < last.round:
             raise MessageError(f"round {agreed.round} of run {agreed.run!r} is over")
-        after = ("key_id", "software", "contributors")
+        after = (KEY_ID, SOFTWARE, CONTRIBUTORS)
         before = {key: value for key, value in last.manifest.items() if key not in after}
         try:
             require_values("the aggregator", agreed.manifest, before)

@@ -20,12 +20,12 @@ from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.protocol import streams
-from privfed.protocol.envelopes import Terms
+from privfed.protocol.kinds import OF, REASON, REFUSAL
 from privfed.protocol.signing import signed_message
+from privfed.protocol.terms import Terms
 from privfed.storage.durable import writing
 from privfed.storage.own_log import OwnLog
 
-REFUSAL: Final = "refusal"
 LOG: Final = logging.getLogger("privfed.key_holder")
 _IDLE_SECONDS: Final = 3600.0
 _FIRST_SECONDS: Final = 30.0
@@ -145,5 +145,5 @@ def serve_address(
 
 
 def _refusal(identity: Identity, message: bytes, reason: str) -> bytes:
-    terms = Terms(run="", round=0, manifest={"of": hashlib.sha256(message).hexdigest()})
-    return signed_message(identity, terms, REFUSAL, manifest={"reason": reason})
+    terms = Terms(run="", round=0, manifest={OF: hashlib.sha256(message).hexdigest()})
+    return signed_message(identity, terms, REFUSAL, manifest={REASON: reason})

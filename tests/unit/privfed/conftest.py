@@ -8,7 +8,8 @@ import pytest
 
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.protocol.envelopes import Terms, envelope_bytes
+from privfed.protocol.envelopes import envelope_bytes
+from privfed.protocol.terms import Terms
 
 CLIENTS = ("a", "b", "c", "d")
 

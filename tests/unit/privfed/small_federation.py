@@ -27,8 +27,9 @@ from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import ClientsOpen, HolderOpens, Opening
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.parties.key_holder.serving import answer
-from privfed.protocol.contributions import CONTRIBUTIONS, UPDATE
-from privfed.protocol.envelopes import LEDGER, Envelope, Terms, envelope_bytes, write_envelope
+from privfed.protocol.envelopes import Envelope, envelope_bytes, write_envelope
+from privfed.protocol.kinds import CONTRIBUTIONS, LEDGER, UPDATE
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 
 

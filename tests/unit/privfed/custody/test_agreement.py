@@ -6,8 +6,8 @@ from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.errors import AwayError, EncryptionError, MessageError
 from privfed.parties.aggregator.openers import ClientsAgree
-from privfed.protocol.contributions import AGREED, CONTRIBUTIONS, LISTING
 from privfed.protocol.envelopes import Envelope
+from privfed.protocol.kinds import AGREED, CONTRIBUTIONS, LISTING
 from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import SmallFederation, contribution_of, updates
 

@@ -11,12 +11,13 @@ import pytest
 from privfed.custody import bfv, native
 from privfed.custody.keys import PublicKey, RoundKey, SharedSecret, native_context, shared_context
 from privfed.encryption import frames, noise, residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS, BFVAdder
+from privfed.encryption.adding import BFVAdder
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
 from privfed.encryption.packing import pack, unpack
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.primes import is_batching_prime
 from privfed.errors import ConfigError, EncryptionError, MessageError
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS
 from privfed.settings.encryption import Custody
 
 SHARED = derive(num_clients=8, bits=12, num_params=8_000, custody=Custody.SHARED_KEY)

@@ -22,7 +22,7 @@ from privfed.custody.key_exchange import receive_secret, share_secret
 from privfed.custody.keys import SharedSecret
 from privfed.custody.native import ScratchFile, ckks_context, seal_version, sealapi, uncompressed
 from privfed.encryption import frames, residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS, BFVAdder, seeds_of
+from privfed.encryption.adding import BFVAdder
 from privfed.encryption.ckks import CKKSParameters, FloatEncoding, ckks_shape, derive_ckks
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.primes import largest_coeff_modulus
@@ -30,7 +30,9 @@ from privfed.errors import EncryptionError, MessageError, PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.collecting import Aggregator
-from privfed.protocol.envelopes import Envelope, Terms, envelope_bytes
+from privfed.protocol.envelopes import Envelope, envelope_bytes
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS, seeds_of
+from privfed.protocol.terms import Terms
 
 CLIENTS = {
     name: Identity.generate(name, Role.CLIENT) for name in (f"client{i:02}" for i in range(10))

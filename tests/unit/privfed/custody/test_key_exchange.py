@@ -12,7 +12,9 @@ from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.protocol.envelopes import Envelope, Terms, envelope_bytes
+from privfed.protocol.envelopes import Envelope, envelope_bytes
+from privfed.protocol.kinds import SHARED_KEY
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import blobs_of, enrolled
 
@@ -52,7 +54,7 @@ def resigned(message, signer, *, terms=TERMS, blobs=None, **manifest):
         signer.sign,
         terms,
         sender=signer.party.name,
-        kind=key_exchange.KEY_KIND,
+        kind=SHARED_KEY,
         manifest={**own, **manifest},
         blobs=blobs_of(message) if blobs is None else blobs,
     )

@@ -16,7 +16,8 @@ from privfed.encryption.noise import COEFF_MODULUS
 from privfed.errors import EncryptionError, IdentityError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.protocol.ciphers import KeyedCipher
-from privfed.protocol.envelopes import Envelope, Statement, Terms, envelope_bytes
+from privfed.protocol.envelopes import Envelope, Statement, envelope_bytes
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import SmallFederation, blobs_of, updates
 

@@ -14,7 +14,6 @@ import pytest
 from privfed.custody import bfv
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption import packing, residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.encryption.tags import Tags
@@ -22,6 +21,7 @@ from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.protocol.contributions import Contribution
 from privfed.protocol.envelopes import Envelope
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import (
     SmallFederation,

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from privfed.encryption import residues
-from privfed.encryption.adding import CIPHERTEXTS, SEEDS, BFVAdder, seeds_of
+from privfed.encryption.adding import BFVAdder
 from privfed.encryption.bitpacking import pack_rows, row_bytes
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.errors import MessageError
+from privfed.protocol.kinds import CIPHERTEXTS, SEEDS, seeds_of
 from privfed.settings.encryption import Custody
 
 Q = COEFF_MODULUS

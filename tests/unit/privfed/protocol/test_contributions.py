@@ -14,7 +14,8 @@ from privfed.protocol.contributions import (
     require_contributions,
     taking_part,
 )
-from privfed.protocol.envelopes import Envelope, Statement, Terms
+from privfed.protocol.envelopes import Envelope, Statement
+from privfed.protocol.terms import Terms
 
 LEDGER = {"length": 4, "head": "ab" * 32}
 BLOBS = {"ciphertexts": b"\x01\x02\x03", "seeds": b"\x04"}

@@ -19,13 +19,12 @@ from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.protocol.envelopes import (
     Envelope,
-    RoundPlan,
     Statement,
-    Terms,
     blob_entries,
     envelope_bytes,
     write_envelope,
 )
+from privfed.protocol.terms import RoundPlan, Terms
 
 TERMS = Terms(run="r1", round=3, manifest={"base": "00"})
 BLOBS = {"c0": b"\x01\x02", "seeds": b""}

@@ -16,9 +16,10 @@ from privfed.parties.aggregator.openers import HolderOpens
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.parties.key_holder.serving import serve_address
 from privfed.protocol import streams
-from privfed.protocol.envelopes import Envelope, Terms
+from privfed.protocol.envelopes import Envelope
 from privfed.protocol.links import AddressLink, ProcessLink, parse_address
 from privfed.protocol.signing import verified
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 
 PARAMETERS = derive(num_clients=4, bits=8, num_params=6, custody=Custody.KEY_HOLDER)

@@ -8,8 +8,9 @@ import pytest
 from privfed.errors import AwayError, EncryptionError, MessageError, SpoiledSumError
 from privfed.identity.keys import Role
 from privfed.parties.aggregator.openers import ClientsOpen, HolderOpens, Opening
-from privfed.protocol.envelopes import Envelope, Terms, envelope_bytes
+from privfed.protocol.envelopes import Envelope, envelope_bytes
 from privfed.protocol.signing import verified
+from privfed.protocol.terms import Terms
 
 
 def total_of(*names):

@@ -15,7 +15,6 @@ import pytest
 from privfed.custody import bfv
 from privfed.custody.keys import PublicKey, RoundKey
 from privfed.encryption import packing, residues
-from privfed.encryption.adding import CIPHERTEXTS
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
 from privfed.encryption.tags import Tags
@@ -24,7 +23,9 @@ from privfed.identity.keys import Identity, Role
 from privfed.parties.key_holder import key_holder
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.protocol.contributions import Contribution
-from privfed.protocol.envelopes import Envelope, Terms, write_envelope
+from privfed.protocol.envelopes import Envelope, write_envelope
+from privfed.protocol.kinds import CIPHERTEXTS
+from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import (
     SmallFederation,

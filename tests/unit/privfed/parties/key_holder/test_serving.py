@@ -15,6 +15,7 @@ from privfed.parties.key_holder import serving
 from privfed.parties.key_holder.serving import answer, serve, serve_address
 from privfed.protocol import streams
 from privfed.protocol.envelopes import Envelope, Statement
+from privfed.protocol.kinds import REFUSAL
 from privfed.protocol.signing import require_signature
 from privfed.settings.encryption import Custody
 from tests.unit.privfed.small_federation import SmallFederation, updates
@@ -184,7 +185,7 @@ def test_over_a_socket_one_after_the_other(federation, caplog):
         server.server_close()
         thread.join()
     assert "ended: a message must have at most" in caplog.text
-    assert serving.REFUSAL == "refusal"
+    assert REFUSAL == "refusal"
 
 
 @pytest.fixture
