@@ -22,9 +22,9 @@ _UNIT: Final = 2.0**-53
 _DRAWS: Final = 4
 _CACHED: Final = 8192
 """Numbers that a processor draws at once: few enough for its cache, and for one core."""
-_PARTS: Final = 128
+_PARTS: Final = 256
 """Such parts that another device draws at once: about 110 MB, and enough to keep it busy."""
-_WORDS_ON_DEVICE: Final = 1 << 18
+_WORDS_ON_DEVICE: Final = 1 << 20
 """From so many words on, another device computes them faster than a processor and a copy."""
 _BYTES_PER_KEY: Final = 1 << 37
 """Half of what the 32-bit block counter allows; then the stream goes on under a key from itself."""
