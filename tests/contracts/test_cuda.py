@@ -1,17 +1,20 @@
 """The private step on a CUDA device: exact, private and resumable as on the CPU."""
 
+import math
+
 import pytest
 import torch
 
 from privfed import CausalLanguageModel, Classification, Computation, LoRA, PeftAdapter
 from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
+from privfed.private_step.chacha import key_stream
 from privfed.private_step.dpsgd import DPSGDConfig, private_optimizer, private_step
 from privfed.private_step.gate import check_per_example_gradients
 from privfed.private_step.private_model import PrivateModel
-from privfed.private_step.randomness import FastNoise, RandomStream, SecureNoise
+from privfed.private_step.randomness import FastNoise, SecureNoise
 from privfed.settings.computation import Checkpointing, Precision
-from tests.contracts.private_steps import LABELS, LENGTH
+from tests.contracts.private_steps import LABELS, LENGTH, stream
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,6 +36,7 @@ COMPUTATIONS = {
         checkpointing=Checkpointing.NON_REENTRANT, precision=Precision.BF16
     ),
 }
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
@@ -62,8 +66,7 @@ def test_a_compiled_model_passes_the_gate(build):
     check_per_example_gradients(build("llama lora", Computation(compile=True)))
 
 
-@pytest.mark.parametrize("noise", [SecureNoise, FastNoise])
-def test_a_step_equals_that_of_the_cpu(noise, build):
+def test_a_step_equals_that_of_the_cpu(build):
     """The same secret streams give the same noise on either device."""
     moved = []
     for device in ("cpu", "cuda"):
@@ -79,11 +82,48 @@ def test_a_step_equals_that_of_the_cpu(noise, build):
         )
         records = private.task.synthetic(6, 0)
         encoded = encode_records(private.task, private.task.tokenizer(), records, 1)
-        stream = RandomStream(bytes([5] * 32), bytes(16))
-        optimizer = private_optimizer(private, config, noise(stream))
+        optimizer = private_optimizer(private, config, SecureNoise(stream(5)))
         private_step(private, optimizer, encoded, torch.tensor([0, 2, 3, 5]), 3)
         moved.append(torch.from_numpy(read_vector(private.adapter)))
     torch.testing.assert_close(*moved, rtol=1e-4, atol=1e-5)
+
+
+def test_the_key_stream_equals_that_of_the_cpu():
+    """Bit for bit, where the counter passes the sign of its word."""
+    nonce = (2**31 - 1000).to_bytes(4, "little") + bytes(range(12))
+    key = bytes(range(32))
+    assert torch.equal(key_stream(key, nonce, 4321, CUDA).cpu(), key_stream(key, nonce, 4321, CPU))
+
+
+def test_secure_noise_equals_that_of_the_cpu():
+    """Many numbers, few, and those of either device in turn, all of one stream."""
+    counts = (3_000_000, 1, 8193, 100_000)
+    plain, mixed = SecureNoise(stream(5)), SecureNoise(stream(5))
+    for count, device in zip(counts, (CUDA, CPU, CUDA, CUDA), strict=True):
+        numbers = mixed.normal(count, device)
+        assert numbers.device.type == device.type
+        torch.testing.assert_close(numbers.cpu(), plain.normal(count, CPU), rtol=0, atol=1e-12)
+
+
+def test_memory_of_secure_noise_is_bounded():
+    """However many numbers are drawn, little more is held than they are."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    numbers = SecureNoise(stream(5)).normal(1 << 23, CUDA)
+    more = torch.cuda.max_memory_allocated() - before - numbers.nbytes
+    assert more < 200e6
+
+
+def test_fast_noise_is_standard_normal_and_never_the_same():
+    """Its generator on a device is another than that of the CPU."""
+    count = 1_000_000
+    noise = FastNoise(stream(5))
+    sources = (noise, noise, FastNoise(stream(6)))
+    draws = torch.stack([source.normal(count, CUDA) for source in sources])
+    assert draws.mean(dim=1).abs().max() < 5 / math.sqrt(count)
+    assert (draws.std(dim=1) - 1).abs().max() < 5 / math.sqrt(2 * count)
+    related = torch.corrcoef(draws) - torch.eye(3, device=CUDA)
+    assert related.abs().max() < 5 / math.sqrt(count)
 
 
 def test_a_federation_runs_and_resumes(make_federation, tmp_path):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from privfed.private_step import randomness
@@ -47,12 +49,22 @@ def test_uniform_numbers_are_multiples_of_two_to_the_minus_53():
     assert stats.kstest(numbers, "uniform").pvalue > 1e-4
 
 
-def test_a_used_up_key_is_replaced_by_one_from_itself(monkeypatch):
+def raw_block(stream):
+    return stream.raw(64)
+
+
+def block_on_a_device(stream):
+    return stream.words_on(8, CPU).numpy().tobytes()
+
+
+@pytest.mark.parametrize("draw", [raw_block, block_on_a_device])
+def test_a_used_up_key_is_replaced_by_one_from_itself(draw, monkeypatch):
     """A block counter must not come round: the stream goes on under a key nobody saw."""
     monkeypatch.setattr(randomness, "_BYTES_PER_KEY", 64)
+    monkeypatch.setattr(randomness, "_WORDS_ON_DEVICE", 1)
     stream = fixed_stream()
-    first = stream.raw(64)
-    second = stream.raw(64)
+    first = draw(stream)
+    second = draw(stream)
     plain = Cipher(ChaCha20(bytes([1]) * 32, bytes(16)), mode=None).encryptor().update(bytes(160))
     assert first == plain[:64]
     key = plain[64:96]
@@ -69,6 +81,56 @@ def test_a_stream_cannot_be_saved_or_copied(take):
 
 def test_a_stream_does_not_show_itself():
     assert repr(fixed_stream()) == "RandomStream(secret)"
+
+
+# --- Words on another device, for which the CPU stands in
+
+
+def devices_compute(patch, bytes_per_key=1 << 37):
+    """Let a device compute all its words, and few at once, in parts of 16 numbers."""
+    patch.setattr(randomness, "_WORDS_ON_DEVICE", 1)
+    patch.setattr(randomness, "_CACHED", 16)
+    patch.setattr(randomness, "_PARTS", 3)
+    patch.setattr(randomness, "_BYTES_PER_KEY", bytes_per_key)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    devices_compute(monkeypatch)
+
+
+draws = st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=12)
+
+
+@given(draws=draws, bytes_per_key=st.sampled_from([250, 256, 1000, 1 << 37]))
+def test_a_device_goes_on_in_the_same_stream(draws, bytes_per_key):
+    """Wherever the words of a draw come from: also in mid-block, and under the next key."""
+    with pytest.MonkeyPatch.context() as patch:
+        devices_compute(patch, bytes_per_key)
+        mixed, plain = fixed_stream(), fixed_stream()
+        for count, on_device in draws:
+            words = mixed.words_on(count, CPU).numpy() if on_device else mixed.words(count)
+            assert np.array_equal(words.view(np.uint64), plain.words(count))
+        assert mixed.raw(3) == plain.raw(3)
+
+
+def test_a_device_goes_on_after_bytes_that_fill_no_word(small_parts):
+    mixed, plain = fixed_stream(), fixed_stream()
+    assert mixed.raw(3) == plain.raw(3)
+    assert np.array_equal(mixed.words_on(9, CPU).numpy().view(np.uint64), plain.words(9))
+
+
+def test_a_device_draws_nothing_twice_under_any_key(monkeypatch):
+    devices_compute(monkeypatch, bytes_per_key=640)
+    stream = fixed_stream()
+    words = torch.cat([stream.words_on(count, CPU) for count in (7, 1, 40, 39, 80, 3, 79)])
+    assert len(words.unique()) == 7 + 1 + 40 + 39 + 80 + 3 + 79
+
+
+def test_few_words_are_left_to_the_processor(monkeypatch):
+    monkeypatch.setattr(randomness, "key_stream", None)
+    words = fixed_stream().words_on(randomness._WORDS_ON_DEVICE - 1, CPU)
+    assert np.array_equal(words.numpy().view(np.uint64), fixed_stream().words(len(words)))
 
 
 # --- Coins
@@ -165,6 +227,40 @@ def test_secure_numbers_are_finer_than_one_draw():
     """Each is a sum of four: none comes up twice, and they lie on no common grid."""
     numbers = SecureNoise(fixed_stream()).normal(100_000, CPU)
     assert len(torch.unique(numbers)) == 100_000
+
+
+@given(
+    counts=st.lists(st.integers(0, 200), min_size=1, max_size=4),
+    bytes_per_key=st.sampled_from([16 * 32, 5 * 16 * 32 + 8, 1 << 37]),
+)
+def test_secure_noise_of_a_device_is_that_of_the_cpu(counts, bytes_per_key):
+    """Bit for bit, where the CPU stands in; a key ends at the same part."""
+    with pytest.MonkeyPatch.context() as patch:
+        devices_compute(patch, bytes_per_key)
+        device, plain = SecureNoise(fixed_stream()), SecureNoise(fixed_stream())
+        for count in counts:
+            assert torch.equal(device._normal_on(count, CPU), plain.normal(count, CPU))
+        assert torch.equal(device.normal(1, CPU), plain.normal(1, CPU))
+
+
+@pytest.mark.parametrize("count", [100_001, 1_200_000])
+def test_secure_noise_of_a_device_is_that_of_the_cpu_at_true_sizes(count):
+    numbers = SecureNoise(fixed_stream())._normal_on(count, CPU)
+    torch.testing.assert_close(
+        numbers, SecureNoise(fixed_stream()).normal(count, CPU), rtol=0, atol=1e-12
+    )
+
+
+def test_a_device_computes_a_few_parts_at_once(small_parts, monkeypatch):
+    asked = []
+
+    def spied(key, nonce, num_blocks, device, real=randomness.key_stream):
+        asked.append(num_blocks)
+        return real(key, nonce, num_blocks, device)
+
+    monkeypatch.setattr(randomness, "key_stream", spied)
+    SecureNoise(fixed_stream())._normal_on(16 * 7 + 5, CPU)
+    assert asked == [24, 24, 8, 3]
 
 
 def test_a_uniform_number_of_zero_gives_finite_noise():
