@@ -19,7 +19,7 @@ from .models.load_adapter import load_adapter as load_adapter
 from .models.tasks import CausalLanguageModel as CausalLanguageModel
 from .models.tasks import Classification as Classification
 from .models.tasks import load_task as load_task
-from .parties.client.node import Client as Client
+from .parties.client.client import Client as Client
 from .settings.computation import BaseWeights as BaseWeights
 from .settings.computation import Checkpointing as Checkpointing
 from .settings.computation import Computation as Computation

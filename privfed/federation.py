@@ -26,7 +26,8 @@ from accountants import (
     epsilon,
     verify_export,
 )
-from privfed import results
+from privfed import results, run_settings
+from privfed.agreement import budget_of, range_from_public_settings
 from privfed.canonical import canonical_json
 from privfed.encryption.range_notes import RANGE
 from privfed.engines import abandoning, leaving
@@ -51,7 +52,8 @@ from privfed.models.vector import (
     write_vector,
 )
 from privfed.parties.client import joining
-from privfed.parties.client.node import Client, ClientNode
+from privfed.parties.client.client import Client
+from privfed.parties.client.node import ClientNode
 from privfed.private_step.evaluation import held_out_figure, require_readable
 from privfed.private_step.private_model import PrivateModel
 from privfed.protocol.terms import RoundPlan
@@ -132,7 +134,7 @@ class Federation(FederationSettings):
             accountants.AccountingError: for a budget too small, or a ledger that is missing,
                 damaged, foreign, or shorter than the checkpoint says.
         """
-        joining.check_clients(self.clients, self.privacy, self.min_clients)
+        run_settings.check_clients(self.clients, self.privacy, self.min_clients)
         require_second_place(self.anchors, self.state, Path(out))
         folder = RunFolder(Path(out))
         checkpoint = folder.latest(self.describe()) if resume else None
@@ -221,7 +223,7 @@ class _Running:
         settings, notes = _sized(settings, ledgers)
         ledgers = {client.id: ledgers[client.id] for client in settings.clients}
         remaining = [client for client in settings.clients if client.id not in left_out]
-        joining.check_clients(remaining, settings.privacy, settings.min_clients)
+        run_settings.check_clients(remaining, settings.privacy, settings.min_clients)
         parties = open_parties(
             [client.id for client in remaining],
             settings.state,
@@ -411,7 +413,7 @@ class _Running:
         ended = leaving.ended_by_leaving(
             self.channel, number, new, committed="committed" in self._statuses(number).values()
         )
-        heavy = joining.weight_notes(self.channel.public.weights)
+        heavy = run_settings.weight_notes(self.channel.public.weights)
         notes = [*record["notes"], *(note for note in heavy if note not in record["notes"])]
         record = {**record, "left_out": dict(left_out), "notes": notes}
         if ended is None:
@@ -498,7 +500,7 @@ class _Running:
         return {
             client.id: epsilon(
                 self.ledgers[client.id].events(),
-                joining.budget_of(client, privacy).delta,
+                budget_of(client, privacy).delta,
                 privacy.neighbouring,
             ).upper
             for client in self.settings.clients
@@ -570,7 +572,7 @@ def _sized(
     sized = joining.with_public_sizes(asked, ledgers, privacy, settings.coins)
     small = joining.left_out_for_size(asked, sized, ledgers, privacy)
     clients = [client for client in sized if client.id not in small]
-    joining.check_clients(clients, privacy, settings.min_clients)
+    run_settings.check_clients(clients, privacy, settings.min_clients)
     source = joining.size_source(asked, ledgers, settings.public_size_source)
     changed = replace(settings, clients=clients, public_size_source=source)
     return changed, [*small.values(), *joining.delta_notes(clients, privacy)]
@@ -585,13 +587,13 @@ def _first_checkpoint(
     notes: Sequence[str],
 ) -> Checkpoint:
     sigmas = joining.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
-    derived = joining.range_from_public_settings(settings.privacy, settings.training, sigmas)
+    derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
     largest = settings.encryption.public_range or derived
     record = {
         "run": secrets.token_hex(8),
         "settings": described,
         "base_sha256": model.base_sha256,
-        "notes": [*notes, *joining.weight_notes(_weights(settings, settings.clients))],
+        "notes": [*notes, *run_settings.weight_notes(_weights(settings, settings.clients))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
         "public_range": largest,

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accountants import PoissonGaussian
+from privfed.agreement import budget_of, sample_rate_of
 from privfed.engines import leaving
 from privfed.engines.abandoning import Abandoned
 from privfed.engines.wiring import SumChannel
 from privfed.models.vector import vector_digest
-from privfed.parties.client import joining
 from privfed.private_step.private_model import PrivateModel
 from privfed.reports import statements
 from privfed.reports.adapter_folder import save_adapter
@@ -136,10 +136,10 @@ def _guarantees(
             exports[client.id],
             run=record["run"],
             public_size=client.size,
-            budget=joining.budget_of(client, settings.privacy),
+            budget=budget_of(client, settings.privacy),
             planned=PoissonGaussian(
                 noise_multiplier=record["noise_multipliers"][client.id],
-                sample_rate=joining.sample_rate_of(client, settings.privacy),
+                sample_rate=sample_rate_of(client, settings.privacy),
                 steps=settings.privacy.steps_per_round,
             ),
             status=status,

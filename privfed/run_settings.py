@@ -2,20 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from privfed.checks import MOST, require_count, require_items, require_methods, require_type
-from privfed.data.records import Record
+from privfed.data.records import Record, RecordGroup
+from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
 from privfed.methods.tail_averaging import TailAveraging
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
-from privfed.parties.client import joining
-from privfed.parties.client.node import Client
+from privfed.parties.client.client import Client
+from privfed.parties.client.joining import require_size
 from privfed.private_step.randomness import Coins, SystemCoins
 from privfed.protocol.ciphers import Strategy
 from privfed.settings.computation import Computation
@@ -150,19 +152,7 @@ class FederationSettings:
             "fresh_ledgers": self.fresh_ledgers,
             "title": self.title,
             "held_out_sha256": _digest(self.held_out),
-            "clients": [
-                {
-                    "id": client.id,
-                    "dataset": client.dataset,
-                    "description": client.description,
-                    "public_size": client.public_size
-                    if isinstance(client.public_size, int)
-                    else asdict(client.public_size),
-                    "epsilon_budget": joining.budget_of(client, self.privacy).epsilon,
-                    "delta": joining.budget_of(client, self.privacy).delta,
-                }
-                for client in self.clients
-            ],
+            "clients": [client.describe(self.privacy) for client in self.clients],
         }
 
     @property
@@ -219,3 +209,50 @@ def _digest(records: Sequence[Record]) -> str:
     """SHA-256 of texts and labels, in their order."""
     values = [[record.text, str(record.label)] for record in records]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> None:
+    """Refuse a federation that cannot start, as far as declared numbers tell."""
+    ids = [client.id for client in clients]
+    if len(set(ids)) != len(ids):
+        raise ConfigError(f"client ids must differ, got {ids}")
+    if type(min_clients) is not int or min_clients < 3:
+        raise ConfigError(
+            f"min_clients must be at least 3, got {min_clients!r}: of two, each can subtract "
+            "itself and see the other"
+        )
+    if len(clients) > MAX_CLIENTS:
+        raise ConfigError(
+            f"at most {MAX_CLIENTS} clients can take part in a federation, got {len(clients)}"
+        )
+    if len(clients) < min_clients:
+        raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
+    for client in clients:
+        if privacy.examples_per_record == 1 and any(
+            isinstance(record, RecordGroup) for record in client.records
+        ):
+            raise ConfigError(
+                f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
+                "to say how many of a group are read"
+            )
+        if isinstance(client.public_size, int):
+            require_size(client, privacy)
+
+
+def weight_notes(weights: Mapping[str, float]) -> list[str]:
+    """A warning for the report where one client's weight leaves it little cover in the sum.
+
+    A weight scales an update with its noise, so a client that outweighs all others together stands
+    out in every sum: encryption hides little of it, epsilon holds as before.
+    """
+    heaviest = max(weights, key=lambda client: weights[client])
+    others = sum(weight for client, weight in weights.items() if client != heaviest)
+    if weights[heaviest] <= others:
+        return []
+    note = (
+        f"client {heaviest!r} weighs more than all others together: sums show mostly its update, "
+        "so that encryption hides little of it. Uniform weights do not have this; epsilon does not "
+        "depend on it"
+    )
+    warnings.warn(note, UserWarning, stacklevel=2)
+    return [note]

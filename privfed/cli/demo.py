@@ -14,7 +14,7 @@ from privfed.methods.averaging import FFALoRA
 from privfed.models.adapters import LoRA
 from privfed.models.load import convert_gguf_llama
 from privfed.models.tasks import CausalLanguageModel, Classification
-from privfed.parties.client.node import Client
+from privfed.parties.client.client import Client
 from privfed.settings.computation import Computation
 from privfed.settings.encryption import BFV, Plain
 from privfed.settings.privacy import PrivacyConfig

@@ -22,7 +22,7 @@ from privfed.methods.tail_averaging import TailAveraging
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
-from privfed.parties.client.node import Client
+from privfed.parties.client.client import Client
 from privfed.protocol.links import parse_address
 from privfed.settings.computation import (
     BaseWeights,

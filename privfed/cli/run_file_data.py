@@ -25,7 +25,7 @@ from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.models.examples import chunks
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
-from privfed.parties.client.node import Client
+from privfed.parties.client.client import Client
 
 _LOG: Final = logging.getLogger(__name__)
 

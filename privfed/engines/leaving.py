@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from privfed.engines.abandoning import Abandoned, Reason
 from privfed.engines.wiring import SumChannel
 from privfed.errors import ConfigError
-from privfed.parties.client.node import Client
+from privfed.parties.client.client import Client
 from privfed.storage.checkpoint import Checkpoint
 
 

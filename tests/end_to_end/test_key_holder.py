@@ -648,7 +648,7 @@ class TestAKeyHolderAtAnAddress:
             return real(self, *arguments)
 
         monkeypatch.setattr(node.ClientNode, "hide", hide)
-        monkeypatch.setattr("privfed.parties.client.joining.check_clients", lambda *a: [])
+        monkeypatch.setattr("privfed.run_settings.check_clients", lambda *a: [])
         federation = enrolled.load(more=f'key_holder = "{listening}"')
         with pytest.raises(EncryptionError, match="3 to 3 contributors, got 2"):
             replace(federation, min_clients=2).run(tmp_path / "run")

@@ -11,7 +11,6 @@ from typing import Any, Final
 from accountants import (
     Anchor,
     AnchorFolder,
-    Budget,
     BudgetExceededError,
     Ledger,
     NoisedCount,
@@ -22,9 +21,8 @@ from accountants import (
     noise_multiplier,
 )
 from accountants.ledger.identity import NOT_PRIVATE
+from privfed.agreement import budget_of, sample_rate_of
 from privfed.data.public_size import NoisySize
-from privfed.data.records import RecordGroup
-from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
@@ -32,7 +30,8 @@ from privfed.models.base_modes import switch_off_dropout
 from privfed.models.load import choose_device
 from privfed.models.tasks import Batch, Task
 from privfed.models.vector import base_digest
-from privfed.parties.client.node import Client, ClientNode
+from privfed.parties.client.client import Client
+from privfed.parties.client.node import ClientNode
 from privfed.parties.client.public_size import public_size
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig
@@ -245,44 +244,6 @@ def calibrate(
     return sigmas
 
 
-def budget_of(client: Client, privacy: PrivacyConfig) -> Budget:
-    """The client's own budget, or the federation's."""
-    return client.budget or privacy.budget
-
-
-def sample_rate_of(client: Client, privacy: PrivacyConfig) -> float:
-    """Sampling rate q = B / public size: a public number."""
-    return privacy.expected_batch_size / client.size
-
-
-def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> None:
-    """Refuse a federation that cannot start, as far as declared numbers tell."""
-    ids = [client.id for client in clients]
-    if len(set(ids)) != len(ids):
-        raise ConfigError(f"client ids must differ, got {ids}")
-    if type(min_clients) is not int or min_clients < 3:
-        raise ConfigError(
-            f"min_clients must be at least 3, got {min_clients!r}: of two, each can subtract "
-            "itself and see the other"
-        )
-    if len(clients) > MAX_CLIENTS:
-        raise ConfigError(
-            f"at most {MAX_CLIENTS} clients can take part in a federation, got {len(clients)}"
-        )
-    if len(clients) < min_clients:
-        raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
-    for client in clients:
-        if privacy.examples_per_record == 1 and any(
-            isinstance(record, RecordGroup) for record in client.records
-        ):
-            raise ConfigError(
-                f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
-                "to say how many of a group are read"
-            )
-        if isinstance(client.public_size, int):
-            require_size(client, privacy)
-
-
 def require_size(client: Client, privacy: PrivacyConfig) -> None:
     """Refuse a client that would take part in every step with more than all of its records."""
     if client.size < privacy.expected_batch_size:
@@ -306,25 +267,6 @@ def delta_notes(clients: Sequence[Client], privacy: PrivacyConfig) -> list[str]:
     for note in notes:
         warnings.warn(note, UserWarning, stacklevel=2)
     return notes
-
-
-def weight_notes(weights: Mapping[str, float]) -> list[str]:
-    """A warning for the report where one client's weight leaves it little cover in the sum.
-
-    A weight scales an update with its noise, so a client that outweighs all others together stands
-    out in every sum: encryption hides little of it, epsilon holds as before.
-    """
-    heaviest = max(weights, key=lambda client: weights[client])
-    others = sum(weight for client, weight in weights.items() if client != heaviest)
-    if weights[heaviest] <= others:
-        return []
-    note = (
-        f"client {heaviest!r} weighs more than all others together: sums show mostly its update, "
-        "so that encryption hides little of it. Uniform weights do not have this; epsilon does not "
-        "depend on it"
-    )
-    warnings.warn(note, UserWarning, stacklevel=2)
-    return [note]
 
 
 def encoded_records(
@@ -426,18 +368,3 @@ def _encoded(
             f"in its own log, {log_path(state, client.id, client.dataset)}"
         )
     return prepared
-
-
-def range_from_public_settings(
-    privacy: PrivacyConfig, training: TrainingConfig, sigmas: Mapping[str, float]
-) -> float:
-    """A bound on one coordinate of an update, from public numbers only.
-
-    The noised mean of a step is at most (clipped sum + noise) / B in a coordinate. Twice the
-    expected batch, every gradient along this coordinate, and noise at six standard deviations
-    are allowed for; what lies beyond is clipped, which is post-processing.
-    """
-    largest = max(sigmas.values())
-    gradient = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
-    rate = max(training.learning_rate, training.final_learning_rate or 0.0)
-    return rate * training.optimizer.largest_move(privacy.steps_per_round, gradient)

@@ -16,19 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import (
-    Anchor,
-    Budget,
     BudgetExceededError,
-    InvalidValueError,
     Ledger,
     PoissonGaussian,
     Reservation,
     ScheduleFilter,
 )
-from privfed.checks import require_items, require_type
-from privfed.data.public_size import NoisySize, check_public_size
-from privfed.data.records import Record, RecordGroup
-from privfed.errors import ConfigError, DataError, EncryptionError, PrivfedError
+from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, vector_digest, write_vector
@@ -49,60 +43,6 @@ _SALT_BYTES: Final = 32
 
 class RoundLostError(PrivfedError):
     """This round was reserved and never committed; it is counted, and not trained again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Client:
-    """What one organisation brings to a federation.
-
-    Attributes:
-        id: public name.
-        records: private; they never leave. Each may be a group of examples.
-        public_size: declared once, before training, and independent of any one record; or
-            `NoisySize`, to release the true number once under noise. Sampling rate, weight and
-            delta check use it, never the true number.
-        dataset: public name of the data set; the budget belongs to it, over all runs.
-        description: public text on where the records come from, for the report.
-        budget: of this client; None takes the federation's.
-        continues: anchor (LENGTH:HEAD) that an earlier report printed; the client's ledger must
-            continue it. None trusts the anchors of this machine alone.
-    """
-
-    id: str
-    records: tuple[Record | RecordGroup, ...] = field(repr=False)
-    public_size: int | NoisySize
-    dataset: str
-    description: str = "the client's own data"
-    budget: Budget | None = None
-    continues: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        require_type(str, id=self.id, dataset=self.dataset, description=self.description)
-        require_type(Budget | None, budget=self.budget)
-        require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
-        check_public_size(self.id, self.public_size)
-        if self.continues is not None:
-            self._check_anchor(self.continues)
-        if not self.records:
-            raise DataError(f"client {self.id!r} holds no records; leave it out or give it data")
-
-    def _check_anchor(self, text: str) -> None:
-        try:
-            Anchor.parse(text)
-        except InvalidValueError as error:
-            raise ConfigError(f"continues of client {self.id!r}: {error}") from error
-
-    @property
-    def size(self) -> int:
-        """The public size as a number.
-
-        Raises:
-            ConfigError: if it is still to be released.
-        """
-        if isinstance(self.public_size, int):
-            return self.public_size
-        raise ConfigError(f"the public size of client {self.id!r} is not released yet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ from privfed.data.datasets import TextTable
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
 from privfed.parties.client import joining
+from privfed.run_settings import check_clients
 from privfed.settings.encryption import Custody
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "run.toml"
@@ -260,7 +261,7 @@ class TestAWholeConfiguration:
 
     def test_it_passes_the_checks_of_a_run(self, load, settings):
         federation = load(settings)
-        joining.check_clients(federation.clients, federation.privacy, federation.min_clients)
+        check_clients(federation.clients, federation.privacy, federation.min_clients)
 
 
 OPTIONAL = [
@@ -1062,7 +1063,9 @@ class TestTheExample:
     def test_its_clients_could_start_without_a_warning(self, federation):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            joining.check_clients(federation.clients, federation.privacy, federation.min_clients)
+            check_clients(
+                federation.clients, federation.privacy, federation.min_clients
+            )
             assert joining.delta_notes(federation.clients, federation.privacy) == []
 
     def test_its_noise_leaves_something_to_learn(self, federation):

@@ -12,7 +12,7 @@ from privfed.engines.wiring import Public, SumChannel
 from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg, FFALoRA
 from privfed.parties.aggregator.openers import ClientsOpen
-from privfed.parties.client.joining import weight_notes
+from privfed.run_settings import weight_notes
 
 SIZES = {"a": 100, "b": 50, "c": 25}
 STRATEGIES = pytest.mark.parametrize("strategy", [FedAvg, FFALoRA])

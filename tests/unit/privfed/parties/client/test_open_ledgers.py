@@ -6,8 +6,8 @@ import pytest
 
 from accountants import AnchorFolder, Budget, LedgerForeignError, Neighbouring, PoissonGaussian
 from privfed.data.records import Record
+from privfed.parties.client.client import Client
 from privfed.parties.client.joining import open_ledgers
-from privfed.parties.client.node import Client
 from privfed.settings.privacy import PrivacyConfig
 from privfed.storage.state_folder import ledger_path
 from tests.unit.accountants.first_version import FIRST_EVENTS, write_first, write_like_it

@@ -1,0 +1,129 @@
+"""What every party of a run holds the same, as JSON; its digest stands in every message.
+
+All of it is public. What a party may choose alone is not in it: where its files lie, its device,
+the precision and speed of its arithmetic, how many records it reads at once. The base model is
+named publicly and pinned by the digest of its parameters; where training starts is a public file,
+pinned by its digest, because the same seed gives other bits on other processors.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from accountants import Budget
+from privfed.canonical import canonical_json
+from privfed.checks import require_type
+from privfed.data.public_size import NoisySize, check_public_size
+from privfed.errors import ConfigError
+from privfed.settings.privacy import PrivacyConfig
+from privfed.settings.training import TrainingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """What a client says of itself before a run; everybody may know it.
+
+    Attributes:
+        id: public name.
+        public_size: declared once, before training, and independent of any one record; or
+            `NoisySize`, to release the true number once under noise. Sampling rate, weight and
+            delta check use it, never the true number.
+        dataset: public name of the data set; the budget belongs to it, over all runs.
+        description: public text on where the records come from, for the report.
+        budget: of this client; None takes the federation's.
+    """
+
+    id: str
+    public_size: int | NoisySize
+    dataset: str
+    description: str = "the client's own data"
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        require_type(str, id=self.id, dataset=self.dataset, description=self.description)
+        require_type(Budget | None, budget=self.budget)
+        check_public_size(self.id, self.public_size)
+
+    @property
+    def size(self) -> int:
+        """The public size as a number.
+
+        Raises:
+            ConfigError: if it is still to be released.
+        """
+        if isinstance(self.public_size, int):
+            return self.public_size
+        raise ConfigError(f"the public size of client {self.id!r} is not released yet")
+
+    def describe(self, privacy: PrivacyConfig) -> dict[str, Any]:
+        """JSON values, with the budget that holds for this client."""
+        budget, size = budget_of(self, privacy), self.public_size
+        return {
+            "id": self.id,
+            "dataset": self.dataset,
+            "description": self.description,
+            "public_size": size if isinstance(size, int) else asdict(size),
+            "epsilon_budget": budget.epsilon,
+            "delta": budget.delta,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What every party of a run holds the same.
+
+    Attributes:
+        settings: of model, adapter, method, privacy, training, encryption, rounds, held-out text
+            and authority, as JSON values.
+        clients: descriptions of those who take part, with public sizes as numbers.
+        weights: of each of them in the mean; the largest is 1.
+        base_model: SHA-256 (hex) of all frozen parameters.
+        layout: SHA-256 (hex) of names and shapes of the trainable parameters.
+        num_params: length of an update.
+        start: SHA-256 (hex) of the file with the initial adapter and its frozen factors.
+        min_clients: fewest contributions that are summed.
+    """
+
+    settings: Mapping[str, Any]
+    clients: tuple[Mapping[str, Any], ...]
+    weights: Mapping[str, float]
+    base_model: str
+    layout: str
+    num_params: int
+    start: str
+    min_clients: int
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "clients": list(self.clients)}
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
+
+
+def budget_of(client: Declaration, privacy: PrivacyConfig) -> Budget:
+    """The client's own budget, or the federation's."""
+    return client.budget or privacy.budget
+
+
+def sample_rate_of(client: Declaration, privacy: PrivacyConfig) -> float:
+    """Sampling rate q = B / public size: a public number."""
+    return privacy.expected_batch_size / client.size
+
+
+def range_from_public_settings(
+    privacy: PrivacyConfig, training: TrainingConfig, sigmas: Mapping[str, float]
+) -> float:
+    """A bound on one coordinate of an update, from public numbers only.
+
+    The noised mean of a step is at most (clipped sum + noise) / B in a coordinate. Twice the
+    expected batch, every gradient along this coordinate, and noise at six standard deviations
+    are allowed for; what lies beyond is clipped, which is post-processing.
+    """
+    largest = max(sigmas.values())
+    gradient = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
+    rate = max(training.learning_rate, training.final_learning_rate or 0.0)
+    return rate * training.optimizer.largest_move(privacy.steps_per_round, gradient)
