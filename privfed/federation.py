@@ -5,7 +5,6 @@ hides its update and commits; the aggregator adds what it cannot read; whoever h
 decrypts one sum; the strategy moves the global adapter; a checkpoint makes the round durable.
 """
 
-import hashlib
 import secrets
 import time
 import warnings
@@ -27,21 +26,21 @@ from accountants import (
     verify_export,
 )
 from privfed import results, run_settings
-from privfed.agreement import budget_of, range_from_public_settings
-from privfed.canonical import canonical_json
-from privfed.encryption.range_notes import RANGE
+from privfed.agreement import Agreement, budget_of, range_from_public_settings
+from privfed.encryption.ranges import RANGE
 from privfed.engines import abandoning, leaving
 from privfed.engines.abandoning import Abandoned
-from privfed.engines.play import Outcome, play
-from privfed.engines.wiring import Places, Public, SumChannel, open_channel
+from privfed.engines.play import Play, Shared
+from privfed.engines.wiring import Places, Wiring, wire
 from privfed.errors import (
+    MessageError,
     ModelError,
     PrivfedError,
     RunFolderError,
     SpoiledSumError,
     TooFewClientsError,
 )
-from privfed.identity.enrolment import Parties, open_parties
+from privfed.identity.enrolment import open_parties
 from privfed.models.tasks import Batch
 from privfed.models.vector import (
     frozen_digest,
@@ -51,9 +50,12 @@ from privfed.models.vector import (
     vector_digest,
     write_vector,
 )
+from privfed.parties.aggregator.round import AggregatorRound, Released, abandon
 from privfed.parties.client import joining
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
+from privfed.parties.client.round import Progress, Rules
+from privfed.parties.client.run import ClientRun
 from privfed.private_step.evaluation import held_out_figure, require_readable
 from privfed.private_step.private_model import PrivateModel
 from privfed.protocol.terms import RoundPlan
@@ -163,7 +165,7 @@ class Federation(FederationSettings):
                 running.stop(error)
                 raise
             finally:
-                running.channel.close()
+                running.wiring.close()
         except KeyboardInterrupt as error:
             raise error from None  # what a client was failing at may quote its text
         finally:
@@ -177,10 +179,9 @@ class _Running:
     settings: FederationSettings
     folder: RunFolder
     model: PrivateModel
-    nodes: list[ClientNode]
+    runs: dict[str, ClientRun]
     ledgers: dict[str, Ledger]
-    channel: SumChannel
-    held_out: Batch
+    wiring: Wiring
     checkpoint: Checkpoint
 
     @classmethod
@@ -234,28 +235,33 @@ class _Running:
         if checkpoint is None:
             checkpoint = _first_checkpoint(settings, described, model, held_out, ledgers, notes)
         _require_same_base(checkpoint.record["base_sha256"], model.base_sha256)
+        nodes = joining.build_nodes(
+            remaining,
+            encoded,
+            ledgers,
+            checkpoint.record["noise_multipliers"],
+            model,
+            identities=parties.clients,
+            rounds=settings.rounds,
+            privacy=settings.privacy,
+            training=settings.training,
+            coins=settings.coins,
+            state=settings.state,
+        )
+        wiring = wire(
+            checkpoint.record["run"],
+            _agreement(settings, remaining, model),
+            settings.encryption,
+            parties,
+            Places(state=settings.state, anchors=settings.anchors, resumed=resumed),
+        )
         return cls(
             settings=settings,
             folder=folder,
             model=model,
-            nodes=joining.build_nodes(
-                remaining,
-                encoded,
-                ledgers,
-                checkpoint.record["noise_multipliers"],
-                model,
-                identities=parties.clients,
-                rounds=settings.rounds,
-                privacy=settings.privacy,
-                training=settings.training,
-                coins=settings.coins,
-                state=settings.state,
-            ),
+            runs=_client_runs(settings, nodes, wiring, model, held_out, checkpoint),
             ledgers=ledgers,
-            channel=_channel(
-                settings, remaining, model, checkpoint.record, parties, resumed=resumed
-            ),
-            held_out=held_out,
+            wiring=wiring,
             checkpoint=checkpoint,
         )
 
@@ -266,7 +272,7 @@ class _Running:
 
     def announce(self, callbacks: Sequence[Callback]) -> None:
         """Tell the callbacks what is about to run."""
-        ids = [node.id for node in self.nodes]
+        ids = list(self.runs)
         for callback in callbacks:
             callback.on_start(
                 self.run,
@@ -279,43 +285,51 @@ class _Running:
     def play_round(self, callbacks: Sequence[Callback]) -> None:
         """One round, from the plan to the checkpoint."""
         started = time.perf_counter()
-        state, plan = self.checkpoint.state, self._plan()
+        number = self.checkpoint.round + 1
 
         def done(client: str) -> None:
             for callback in callbacks:
-                callback.on_client(plan.round, client)
+                callback.on_client(number, client)
 
-        abandoned = abandoning.given_up_before(self.channel, plan.round)
+        play = Play(
+            self.runs, stacked_clients=self.settings.computation.stacked_clients, on_client=done
+        )
+        abandoned = abandoning.given_up_before(self.wiring, number)
         abandoned = abandoned or abandoning.lost_before(
-            self._statuses(plan.round), plan.round, min_clients=self.settings.min_clients
+            self._statuses(number), number, min_clients=self.settings.min_clients
         )
         if abandoned is not None:
             self._give_up(abandoned, self.checkpoint.record, callbacks)
             return
         try:
-            outcome = play(
-                self.channel,
-                self.nodes,
-                plan,
-                state,
-                public_range=self.checkpoint.record["public_range"],
-                anchors=self._anchors(),
-                on_client=done,
-                stacked_clients=self.settings.computation.stacked_clients,
-            )
+            released = self._round(number, play).play()
         except (TooFewClientsError, SpoiledSumError) as error:
-            abandoned, earlier = abandoning.because_of(error, plan.round), self.abandoned
+            abandoned, earlier = abandoning.because_of(error, number), self.abandoned
             self._give_up(abandoned, self.checkpoint.record, callbacks)
             if abandoning.must_stop(abandoned, earlier, rounds=self.settings.rounds):
                 raise self._stop_after(abandoned, earlier, error) from None
             return
-        state = self.settings.strategy.next_state(state, outcome.mean_update)
-        average = self._averaged(plan.round, state)
-        left = state if average is None else average
-        figures = self._figures(plan, left, outcome, started)
-        self._save(plan.round, state, average, outcome, figures)
+        self._save(released, started)
         for callback in callbacks:
             callback.on_round(self.rounds[-1])
+
+    def _round(self, number: int, play: Play) -> AggregatorRound:
+        return AggregatorRound(
+            summing=self.wiring.summing,
+            exchange=play.exchange,
+            plan=self._plan(number),
+            public_range=self.checkpoint.record["public_range"],
+            clients=list(self.runs),
+            anchors=self._anchors(),
+            before=self.wiring.sums_of(number),
+            on_refused=self._tell,
+        )
+
+    def _tell(self, client: str, error: MessageError) -> None:
+        """Why a client's update was not accepted, in its own log."""
+        number = self.checkpoint.round + 1
+        log = self.runs[client].node.log
+        log.error(f"round {number}: did not take part", exc_info=error)
 
     @property
     def rounds(self) -> tuple[RoundFigures, ...]:
@@ -380,7 +394,7 @@ class _Running:
             self.folder,
             self.settings,
             model=self.model,
-            channel=self.channel,
+            wiring=self.wiring,
             checkpoint=checkpoint,
             exports=exports,
             status=status,
@@ -393,10 +407,9 @@ class _Running:
 
     def _statuses(self, number: int) -> dict[str, str | None]:
         """How far every client that takes part had come in a round, by its ledger."""
-        return {node.id: node.ledger.status(self.run, number) for node in self.nodes}
+        return {name: run.node.ledger.status(self.run, number) for name, run in self.runs.items()}
 
-    def _plan(self) -> RoundPlan:
-        number = self.checkpoint.round + 1
+    def _plan(self, number: int) -> RoundPlan:
         return RoundPlan(
             run=self.run,
             round=number,
@@ -411,9 +424,9 @@ class _Running:
             return
         number = self.checkpoint.round + 1
         ended = leaving.ended_by_leaving(
-            self.channel, number, new, committed="committed" in self._statuses(number).values()
+            self.wiring, number, new, committed="committed" in self._statuses(number).values()
         )
-        heavy = run_settings.weight_notes(self.channel.public.weights)
+        heavy = run_settings.weight_notes(self.wiring.agreement.weights)
         notes = [*record["notes"], *(note for note in heavy if note not in record["notes"])]
         record = {**record, "left_out": dict(left_out), "notes": notes}
         if ended is None:
@@ -430,11 +443,12 @@ class _Running:
         advice = abandoning.advice(
             abandoned,
             earlier,
-            clients=[node.id for node in self.nodes],
+            clients=list(self.runs),
             min_clients=self.settings.min_clients,
             rounds=self.settings.rounds,
         )
-        used_up = [node.id for node in self.nodes if node.has_no_budget_for(self._plan())]
+        plan = self._plan(self.checkpoint.round + 1)
+        used_up = [name for name, run in self.runs.items() if run.node.has_no_budget_for(plan)]
         if used_up and abandoned.round < self.settings.rounds:  # the last round uses all of it
             return TooFewClientsError(
                 f"{error}. The budget of {used_up} is used up: their ledgers leave no room for "
@@ -452,8 +466,20 @@ class _Running:
         record: dict[str, Any],
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        """Close a round at every remaining client, then make that durable."""
-        abandoning.close(self.channel, abandoned)
+        """Close a round at every remaining client, then make that durable.
+
+        Who is missing is not waited for: the others' records suffice, since a sum is opened only
+        with the agreement, or the answer, of all its contributors.
+        """
+        play = Play(self.runs, stacked_clients=1, on_client=lambda _: None)
+        abandon(
+            self.wiring.summing,
+            play.exchange,
+            [name for name in self.runs if name not in abandoned.missing],
+            round_number=abandoned.round,
+            reason=abandoned.reason,
+            missing=abandoned.missing,
+        )
         self._checkpoint(
             abandoned.round,
             self.checkpoint.state,
@@ -463,39 +489,24 @@ class _Running:
         for callback in callbacks:
             callback.on_abandoned(abandoned)
 
-    def _averaged(self, number: int, state: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """The average with the adapter after a round, where the round counts."""
-        rule, average = self.settings.averaging, self.checkpoint.average
-        if rule is None or not rule.counts(number):
-            return average
-        counted = sum(rule.counts(figures.round) for figures in self.rounds)
-        return rule.with_next(state if average is None else average, counted, state)
-
-    def _figures(
-        self, plan: RoundPlan, left: NDArray[np.float32], outcome: Outcome, started: float
-    ) -> RoundFigures:
-        write_vector(self.model.adapter, left)
-        value = held_out_figure(
-            self.model, self.held_out, self.settings.training.physical_batch_size
-        )
-        cohort = {node.id for node in self.nodes}
+    def _figures(self, released: Released, started: float) -> RoundFigures:
         return RoundFigures(
-            round=plan.round,
-            clients=outcome.contributors,
-            absent=tuple(sorted(cohort.difference(outcome.contributors))),
+            round=released.round,
+            clients=released.contributors,
+            absent=tuple(sorted(set(self.runs).difference(released.contributors))),
             metric=self.settings.model.metric,
-            value=value,
-            bytes_up=outcome.bytes_up,
-            bytes_down=outcome.bytes_down,
-            bytes_holder=outcome.bytes_holder,
+            value=released.figure,
+            bytes_up=released.bytes_up,
+            bytes_down=released.bytes_down,
+            bytes_holder=released.bytes_holder,
             seconds=round(time.perf_counter() - started, 2),
-            seconds_aggregator=round(outcome.aggregator_seconds, 4),
-            seconds_opening=round(outcome.opening_seconds, 4),
-            epsilon=self._spent(),
+            seconds_aggregator=round(released.aggregator_seconds, 4),
+            seconds_opening=round(released.opening_seconds, 4),
+            epsilon={**self._spent_by_others(released.epsilon), **released.epsilon},
         )
 
-    def _spent(self) -> dict[str, float]:
-        """Epsilon of every client of the run, those that were left out too."""
+    def _spent_by_others(self, stated: Mapping[str, float]) -> dict[str, float]:
+        """Epsilon of the clients of the run that did not state it, those left out among them."""
         privacy = self.settings.privacy
         return {
             client.id: epsilon(
@@ -504,34 +515,23 @@ class _Running:
                 privacy.neighbouring,
             ).upper
             for client in self.settings.clients
+            if client.id not in stated
         }
 
-    def _save(
-        self,
-        number: int,
-        state: NDArray[np.float32],
-        average: NDArray[np.float32] | None,
-        outcome: Outcome,
-        figures: RoundFigures,
-    ) -> None:
+    def _save(self, released: Released, started: float) -> None:
+        """Make a round durable, in the state that a client of the quorum holds."""
+        progress = self.runs[released.opened[0]].progress
         record = self.checkpoint.record
-        narrowed = self.channel.next_range(
-            outcome.mean_update, len(outcome.contributors), record["largest_range"]
-        )
-        rows = [*record["rounds"], figures.to_json()]
-        notes = [*record["notes"], *self._range_notes(outcome)]
-        record = {**record, "rounds": rows, "public_range": narrowed, "notes": notes}
-        self._checkpoint(number, state, average, record)
+        rows = [*record["rounds"], self._figures(released, started).to_json()]
+        notes = [*record["notes"], *self._range_notes(released.note)]
+        narrowed = {"public_range": released.public_range}
+        record = {**record, "rounds": rows, "notes": notes, **narrowed}
+        self._checkpoint(released.round, progress.state, progress.average, record)
 
-    def _range_notes(self, outcome: Outcome) -> list[str]:
+    def _range_notes(self, note: str | None) -> list[str]:
         """A warning, once in a run, where the public range does not fit what was released."""
-        record = self.checkpoint.record
-        if any(note.startswith(RANGE) for note in record["notes"]):
-            return []
-        note = self.channel.range_warning(
-            outcome.mean_update, outcome.contributors, record["public_range"]
-        )
-        if note is None:
+        known = any(one.startswith(RANGE) for one in self.checkpoint.record["notes"])
+        if known or note is None:
             return []
         warnings.warn(note, UserWarning, stacklevel=2)
         return [note]
@@ -616,28 +616,66 @@ def _require_same_base(began_with: str, found: str | None) -> None:
         )
 
 
-def _channel(
-    settings: FederationSettings,
-    remaining: Sequence[Client],
-    model: PrivateModel,
-    record: Mapping[str, Any],
-    parties: Parties,
-    *,
-    resumed: bool,
-) -> SumChannel:
-    weights = _weights(settings, remaining)  # of those who take part: also who they are
-    agreed = canonical_json({"settings": settings.describe(), "weights": weights})
-    public = Public(
-        run=record["run"],
-        num_params=num_trainable(model.adapter),
+def _agreement(
+    settings: FederationSettings, remaining: Sequence[Client], model: PrivateModel
+) -> Agreement:
+    """Of those who take part: weights and keys are theirs alone."""
+    return Agreement(
+        settings=settings.agreed(),
+        clients=tuple(client.describe(settings.privacy) for client in remaining),
+        weights=_weights(settings, remaining),
         base_model=frozen_digest(model.adapter),
         layout=layout_digest(model.adapter),
-        settings=hashlib.sha256(agreed).hexdigest(),
-        weights=weights,
+        num_params=num_trainable(model.adapter),
+        start="",
         min_clients=settings.min_clients,
     )
-    places = Places(state=settings.state, anchors=settings.anchors, resumed=resumed)
-    return open_channel(public, settings.encryption, parties, places)
+
+
+def _client_runs(
+    settings: FederationSettings,
+    nodes: Sequence[ClientNode],
+    wiring: Wiring,
+    model: PrivateModel,
+    held_out: Batch,
+    checkpoint: Checkpoint,
+) -> dict[str, ClientRun]:
+    """Every client's program, as far as the checkpoint says that it had come."""
+
+    def evaluate(adapter: NDArray[np.float32]) -> float:
+        write_vector(model.adapter, adapter)
+        return held_out_figure(model, held_out, settings.training.physical_batch_size)
+
+    record, rule = checkpoint.record, settings.averaging
+    complete = [RoundFigures.from_json(row).round for row in record["rounds"]]
+    progress = Progress(
+        round=checkpoint.round,
+        state=checkpoint.state,
+        base=vector_digest(checkpoint.state),
+        average=checkpoint.average,
+        averaged=0 if rule is None else sum(map(rule.counts, complete)),
+        public_range=record["public_range"],
+    )
+    rules = Rules(
+        strategy=settings.strategy,
+        averaging=rule,
+        summation=settings.encryption,
+        weights=wiring.agreement.weights,
+        largest_range=record["largest_range"],
+        evaluate=evaluate,
+    )
+    once = Shared()
+    return {
+        node.id: ClientRun(
+            node=node,
+            upload=wiring.uploads[node.id],
+            rules=rules,
+            progress=progress,
+            roster=wiring.parties.roster,
+            once=once,
+        )
+        for node in nodes
+    }
 
 
 def _weights(settings: FederationSettings, clients: Sequence[Client]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from accountants import PoissonGaussian
 from privfed.agreement import budget_of, sample_rate_of
 from privfed.engines import leaving
 from privfed.engines.abandoning import Abandoned
-from privfed.engines.wiring import SumChannel
+from privfed.engines.wiring import Wiring
 from privfed.models.vector import vector_digest
 from privfed.private_step.private_model import PrivateModel
 from privfed.reports import statements
@@ -28,7 +28,7 @@ def write_results(
     settings: FederationSettings,
     *,
     model: PrivateModel,
-    channel: SumChannel,
+    wiring: Wiring,
     checkpoint: Checkpoint,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
@@ -41,12 +41,12 @@ def write_results(
         folder: of the run.
         settings: of the run.
         model: with the adapter that the run leaves in place.
-        channel: how updates were summed.
+        wiring: how updates were summed.
         checkpoint: of the round; it is saved after this.
         exports: per client, its ledger.
         status: "complete", "running", or why the run stopped.
     """
-    report = _report(settings, channel, checkpoint, exports, status)
+    report = _report(settings, wiring, checkpoint, exports, status)
     for client, export in exports.items():
         folder.write_json(ledger_file_name(client), export)
     save_adapter(folder, model, report)
@@ -57,7 +57,7 @@ def write_results(
 
 def _report(
     settings: FederationSettings,
-    channel: SumChannel,
+    wiring: Wiring,
     checkpoint: Checkpoint,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
@@ -85,14 +85,14 @@ def _report(
         ),
         guarantee=_guarantee(settings, largest, delta),
         views=statements.views(
-            custody=channel.custody,
-            approximate=channel.rule is None,
+            custody=wiring.scheme.custody,
+            approximate=wiring.scheme.rule is None,
             min_clients=settings.min_clients,
         ),
-        mechanism=_mechanism(settings, channel),
+        mechanism=_mechanism(settings, wiring),
         accounting=accounting_section(settings.privacy.neighbouring.value),
-        encryption=_encryption(channel, record, rounds),
-        training=_training(settings, channel),
+        encryption=_encryption(wiring, record, rounds),
+        training=_training(settings, wiring),
         randomness=statements.randomness(
             secret=settings.secret_coins,
             seed=settings.seed,
@@ -101,7 +101,7 @@ def _report(
         published=statements.published(
             sizes=settings.public_size_source,
             held_out_source=settings.held_out_source,
-            encrypted=channel.encryption is not None,
+            encrypted=wiring.scheme.parameters is not None,
         ),
         not_covered=statements.not_covered(
             earlier_ignored=settings.fresh_ledgers,
@@ -174,7 +174,7 @@ def _unit(privacy: PrivacyConfig) -> str:
     )
 
 
-def _mechanism(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:
+def _mechanism(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
     privacy = settings.privacy
     return {
         "mechanism": "DP-SGD: one gradient per record, Gaussian noise added by the client itself",
@@ -186,37 +186,37 @@ def _mechanism(settings: FederationSettings, channel: SumChannel) -> dict[str, A
         "sampler that ran": "Poisson with rate q = B / public size; an empty draw is a step",
         "public sizes": f"{settings.public_size_source}; true numbers are treated as private",
         "noise multipliers": "calibrated for each client to its budget, in section 2",
-        "trainable parameters": channel.public.num_params,
+        "trainable parameters": wiring.agreement.num_params,
     }
 
 
 def _encryption(
-    channel: SumChannel, record: Mapping[str, Any], rounds: Sequence[RoundFigures]
+    wiring: Wiring, record: Mapping[str, Any], rounds: Sequence[RoundFigures]
 ) -> dict[str, Any]:
     section = statements.encryption_statement(
-        custody=channel.custody,
-        exactness="approximate" if channel.rule is None else channel.rule.value,
-        num_clients=len(channel.public.weights),
-        simulated_keys=channel.parties.simulated,
+        custody=wiring.scheme.custody,
+        exactness="approximate" if wiring.scheme.rule is None else wiring.scheme.rule.value,
+        num_clients=len(wiring.agreement.weights),
+        simulated_keys=wiring.parties.simulated,
     )
     follows = ", then from the released mean of the round before"
-    source = follows if channel.summation.follow_released else ""
-    if isinstance(channel.summation, FixedPoint):
-        section["bits per value"] = channel.summation.bits
+    source = follows if wiring.scheme.summation.follow_released else ""
+    if isinstance(wiring.scheme.summation, FixedPoint):
+        section["bits per value"] = wiring.scheme.summation.bits
     section["public range"] = f"+-{record['largest_range']:.4g}{source}"
-    section["parameters"] = {**channel.parameters, **channel.key}
-    section["base model (SHA-256 of its frozen parameters)"] = channel.public.base_model
-    section["roster (SHA-256)"] = channel.parties.roster.digest().hex()
+    section["parameters"] = {**wiring.scheme.to_json(), **wiring.summing.key}
+    section["base model (SHA-256 of its frozen parameters)"] = wiring.agreement.base_model
+    section["roster (SHA-256)"] = wiring.parties.roster.digest().hex()
     if rounds:
-        section["measured"] = _measured(channel, rounds)
+        section["measured"] = _measured(wiring, rounds)
     return section
 
 
-def _measured(channel: SumChannel, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
+def _measured(wiring: Wiring, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
     """Bytes per parameter and seconds of the last whole round, everything on the wire counted."""
     last = next((figures for figures in reversed(rounds) if figures.bytes_up), rounds[-1])
     clients = len(last.clients) + len(last.absent)
-    params = channel.public.num_params
+    params = wiring.agreement.num_params
     measured: dict[str, Any] = {
         "upload bytes per parameter and client": round(
             last.bytes_up / (len(last.clients) * params), 3
@@ -230,12 +230,12 @@ def _measured(channel: SumChannel, rounds: Sequence[RoundFigures]) -> dict[str, 
     if last.bytes_holder:
         between = last.bytes_holder / params
         measured["bytes per parameter to and from the key holder"] = round(between, 3)
-    if channel.setup_bytes:
-        measured["bytes to hand out the key, once"] = channel.setup_bytes
+    if wiring.summing.key_bytes:
+        measured["bytes to hand out the key, once"] = wiring.summing.key_bytes
     return measured
 
 
-def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, Any]:
+def _training(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
     return {
         "model": settings.model.describe(),
         "adapter": settings.adapter.describe(),
@@ -247,6 +247,6 @@ def _training(settings: FederationSettings, channel: SumChannel) -> dict[str, An
             if value is not None
         },
         "rounds planned": settings.rounds,
-        "weights in the mean": dict(channel.public.weights),
+        "weights in the mean": dict(wiring.agreement.weights),
         "held-out text": settings.held_out_source,
     }

@@ -155,6 +155,15 @@ class FederationSettings:
             "clients": [client.describe(self.privacy) for client in self.clients],
         }
 
+    def agreed(self) -> dict[str, Any]:
+        """What all parties must have chosen alike; nothing of it is a path, a device or a speed."""
+        values = self.describe()
+        for own in ("computation", "fresh_ledgers", "secret_coins", "seed", "clients"):
+            del values[own]
+        values["model"] = public_model(values["model"])
+        del values["training"]["physical_batch_size"]
+        return values
+
     @property
     def secret_coins(self) -> bool:
         """Whether nobody can repeat the clients' randomness; no other class is believed."""
@@ -175,6 +184,13 @@ class FederationSettings:
     def anchors(self) -> Path:
         """The second place: what must survive that state folder or run folder are put back."""
         return self.anchor_folder or default_anchor_folder()
+
+
+def public_model(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's description with the base model's public name: of a folder, its last part."""
+    base = described.get("base")
+    name = Path(base).resolve().name if isinstance(base, str) and Path(base).exists() else base
+    return {**described, "base": name}
 
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:

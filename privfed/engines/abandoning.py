@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from privfed.engines.wiring import SumChannel
+from privfed.engines.wiring import Wiring
 from privfed.errors import AwayError, SpoiledSumError, TooFewClientsError
 
 
@@ -70,18 +70,18 @@ def because_of(error: TooFewClientsError | SpoiledSumError, round_number: int) -
     return Abandoned(round=round_number, reason=reason, missing=error.missing)
 
 
-def given_up_before(channel: SumChannel, round_number: int) -> Abandoned | None:
+def given_up_before(wiring: Wiring, round_number: int) -> Abandoned | None:
     """Why a round that is about to begin cannot be played any more; None if it can.
 
     A kill may have come between the clients' records and the checkpoint; or the clients agreed to a
     sum that those who now take part cannot make.
     """
-    for memory in channel.opened.values():
+    for memory in wiring.opened.values():
         why = memory.why_closed(round_number)
         if why is not None:
             return Abandoned.from_json({"round": round_number, **why})
-    sums = channel.sums_of(round_number)
-    missing = {name for names in sums for name in names}.difference(channel.opened)
+    sums = wiring.sums_of(round_number)
+    missing = {name for names in sums for name in names}.difference(wiring.opened)
     if missing or len(sums) > 1:
         return Abandoned(round=round_number, reason=Reason.OTHERS, missing=tuple(sorted(missing)))
     return None
@@ -104,21 +104,6 @@ def lost_before(
     if len(statuses) - len(lost) >= min_clients:
         return None
     return Abandoned(round=round_number, reason=Reason.LOST, missing=tuple(lost))
-
-
-def close(channel: SumChannel, abandoned: Abandoned) -> None:
-    """Let every remaining client record that it is done with a round.
-
-    Who is missing is not waited for: the others' records suffice, since a sum is opened only with
-    the agreement, or the answer, of all its contributors.
-
-    Raises:
-        EncryptionError: if a client cannot record it; then the round is not abandoned.
-    """
-    why = {"reason": abandoned.reason, "missing": list(abandoned.missing)}
-    for client, memory in channel.opened.items():
-        if client not in abandoned.missing:
-            memory.close(abandoned.round, why)
 
 
 def must_stop(abandoned: Abandoned, earlier: Sequence[Abandoned], *, rounds: int) -> bool:

@@ -9,7 +9,7 @@ in its ledger and in the report.
 from collections.abc import Collection, Mapping, Sequence
 
 from privfed.engines.abandoning import Abandoned, Reason
-from privfed.engines.wiring import SumChannel
+from privfed.engines.wiring import Wiring
 from privfed.errors import ConfigError
 from privfed.parties.client.client import Client
 from privfed.storage.checkpoint import Checkpoint
@@ -55,7 +55,7 @@ def left_out_of(
 
 
 def ended_by_leaving(
-    channel: SumChannel, round_number: int, leaving: Collection[str], *, committed: bool
+    wiring: Wiring, round_number: int, leaving: Collection[str], *, committed: bool
 ) -> Abandoned | None:
     """The round in which clients leave, if it had come so far that it cannot go on without them.
 
@@ -63,14 +63,14 @@ def ended_by_leaving(
     be. What was committed has the weights of the old agreement, and is not trained again.
 
     Args:
-        channel: of those who remain.
+        wiring: of those who remain.
         round_number: the next round.
         leaving: the clients.
         committed: whether one of those who remain committed an update of that round.
     """
-    if not channel.sums_of(round_number) and not committed:
+    if not wiring.sums_of(round_number) and not committed:
         return None
-    reason = Reason.OTHERS if channel.sums_of(round_number) else Reason.LEFT
+    reason = Reason.OTHERS if wiring.sums_of(round_number) else Reason.LEFT
     return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))
 
 

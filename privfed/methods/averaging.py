@@ -1,6 +1,7 @@
 """Federated averaging of adapters: FedAvg on all LoRA factors, and FFA-LoRA on B alone."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +12,19 @@ from privfed.checks import require_positive
 from privfed.errors import ConfigError
 
 Weighting = Literal["uniform", "public_size"]
+
+
+def weighted_mean(
+    total: NDArray[np.float64], weights: Mapping[str, float], contributors: Sequence[str]
+) -> NDArray[np.float64]:
+    """Weighted mean of the contributors' updates, shape (params,), from the sum of weighted ones.
+
+    Args:
+        total: sum over contributors of weight times update, shape (params,).
+        weights: of every client.
+        contributors: whose updates are in the sum.
+    """
+    return np.asarray(total / math.fsum(weights[client] for client in contributors))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,15 @@ class Envelope:
         return cls(statement=statement, blobs=blobs, signature=bytes(view[-SIGNATURE_BYTES:]))
 
 
+def statement_of(message: Blob) -> Statement:
+    """What a message states, before its signature and blobs are checked.
+
+    Raises:
+        MessageError: if it is no envelope of this schema.
+    """
+    return _read_statement(memoryview(message).cast("B"))[0]
+
+
 def write_envelope(
     sink: Sink,
     sign: Callable[[bytes], bytes],

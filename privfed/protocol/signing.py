@@ -3,14 +3,19 @@
 Signatures are checked against the roster before anything else is read.
 """
 
+import hashlib
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from privfed.canonical import canonical_json
 from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.protocol.envelopes import Blob, Blobs, Envelope, Statement, envelope_bytes
+from privfed.protocol.kinds import OF, REASON, REFUSAL
 from privfed.protocol.terms import Terms
+
+_REASON_CHARACTERS: Final = 2000
 
 
 def signed_message(
@@ -38,6 +43,33 @@ def signed_message(
         manifest=manifest,
         blobs=blobs,
     )
+
+
+def refusal(identity: Identity, message: bytes, reason: str) -> bytes:
+    """The signed words of a party that will not do what a message asks.
+
+    Args:
+        identity: of the party.
+        message: that is refused.
+        reason: in public words; "EncryptionError: ..." for the class that the other side raises.
+    """
+    terms = Terms(run="", round=0, manifest={OF: hashlib.sha256(message).hexdigest()})
+    shown = reason[:_REASON_CHARACTERS]
+    return signed_message(identity, terms, REFUSAL, manifest={REASON: shown})
+
+
+def refused(envelope: Envelope, message: bytes) -> str | None:
+    """The reason, where a verified reply refuses this message; None for any other reply.
+
+    Raises:
+        MessageError: if it refuses another message.
+    """
+    statement = envelope.statement
+    if statement.kind != REFUSAL:
+        return None
+    if statement.manifest.get(OF) != hashlib.sha256(message).hexdigest():
+        raise MessageError(f"{statement.sender!r} refused another message")
+    return str(statement.manifest.get(REASON))
 
 
 def verified(message: Blob, roster: Roster, *, role: Role, kind: str, terms: Terms) -> Envelope:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from privfed.protocol.kinds import AGREEMENT, BASE, ENCRYPTION, LEFT_OUT, PUBLIC_RANGE, ROSTER
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundPlan:
@@ -36,3 +38,44 @@ class Terms:
     run: str
     round: int
     manifest: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTerms:
+    """What every message of a run states, to the letter.
+
+    Attributes:
+        run: identifier of the run.
+        agreement: digest (hex) of what all parties agreed on.
+        encryption: parameters of the sum, as JSON values.
+        roster: digest (hex) of the roster.
+        left_out: enrolled clients that take no part.
+    """
+
+    run: str
+    agreement: str
+    encryption: Mapping[str, Any]
+    roster: str
+    left_out: tuple[str, ...]
+
+    def of_run(self) -> Terms:
+        """Of messages that concern the whole run."""
+        manifest = {
+            AGREEMENT: self.agreement,
+            ENCRYPTION: dict(self.encryption),
+            ROSTER: self.roster,
+            LEFT_OUT: list(self.left_out),
+        }
+        return Terms(run=self.run, round=0, manifest=manifest)
+
+    def of_round(self, plan: RoundPlan, public_range: float, key: Mapping[str, Any]) -> Terms:
+        """Of messages of one round, before it has a key of its own.
+
+        Args:
+            plan: of the round.
+            public_range: to which updates are clipped.
+            key: name and software of the run's key; empty if it has none.
+        """
+        round_manifest = {**key, BASE: plan.base_digest, PUBLIC_RANGE: public_range}
+        manifest = {**self.of_run().manifest, **round_manifest}
+        return Terms(run=self.run, round=plan.round, manifest=manifest)

@@ -26,11 +26,8 @@ from privfed.protocol.kinds import (
     CONTRIBUTORS,
     KEY_ID,
     LISTING,
-    OF,
     OPEN_ROUND,
     PUBLIC_KEY,
-    REASON,
-    REFUSAL,
     RESULT,
     ROUND_KEY,
     SEED,
@@ -41,6 +38,7 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.signing import (
     exact_values,
+    refused,
     require_signature,
     require_terms,
     signed_message,
@@ -50,6 +48,10 @@ from privfed.protocol.terms import Terms
 
 _CHECKED: Final = ("EncryptionError: ", "MessageError: ", "SpoiledSumError: ")
 """How reasons begin that a key holder gives for what it was sent."""
+
+
+Ask = Callable[[bytes, Sequence[str]], Mapping[str, bytes]]
+"""Puts one question to these clients, and returns their answers by name."""
 
 
 class Link(Protocol):
@@ -77,8 +79,8 @@ class Opening:
     result: bytes | None = None
 
 
-class Custodian(Protocol):
-    """The aggregator's side of a custody."""
+class Opener(Protocol):
+    """The aggregator's side of whoever opens its sums."""
 
     @property
     def bytes_asked(self) -> int:
@@ -89,15 +91,13 @@ class Custodian(Protocol):
         """Open a round."""
         ...
 
-    def close(
-        self, terms: Terms, total: bytes, ask: Callable[[bytes], Mapping[str, bytes]]
-    ) -> bytes:
+    def close(self, terms: Terms, total: bytes, ask: Ask) -> bytes:
         """The message that ends the round, from that of the sum.
 
         Args:
             terms: that the contributors stated.
             total: the sum.
-            ask: passes a challenge to all contributors and returns their answers by name.
+            ask: puts a question to all contributors.
         """
         ...
 
@@ -111,9 +111,7 @@ class ClientsOpen:
         """Nothing needs to be asked."""
         return Opening(agreed=terms, terms=terms)
 
-    def close(
-        self, terms: Terms, total: bytes, ask: Callable[[bytes], Mapping[str, bytes]]
-    ) -> bytes:
+    def close(self, terms: Terms, total: bytes, ask: Ask) -> bytes:
         """The sum as it is."""
         del terms, ask
         return total
@@ -131,9 +129,7 @@ class ClientsAgree(ClientsOpen):
         self._identity = identity
         self._roster = roster
 
-    def close(
-        self, terms: Terms, total: bytes, ask: Callable[[bytes], Mapping[str, bytes]]
-    ) -> bytes:
+    def close(self, terms: Terms, total: bytes, ask: Ask) -> bytes:
         """The sum with the contributors' agreement to its list of contributions.
 
         Raises:
@@ -144,7 +140,7 @@ class ClientsAgree(ClientsOpen):
         listing = signed_message(self._identity, terms, LISTING, manifest={CONTRIBUTIONS: listed})
         names = [entry["client"] for entry in listed]
         states = {LISTING: listing_digest(listed)}
-        agreements = _answers(ask(listing), names, self._roster, terms, AGREED, states)
+        agreements = _answers(ask(listing, names), names, self._roster, terms, AGREED, states)
         signatures = {name: answer.signature.hex() for name, answer in agreements.items()}
         return signed_message(
             self._identity,
@@ -189,9 +185,7 @@ class HolderOpens:
         named = Terms(run=terms.run, round=terms.round, manifest=statement.manifest)
         return Opening(agreed=terms, terms=named, key=reply)
 
-    def close(
-        self, terms: Terms, total: bytes, ask: Callable[[bytes], Mapping[str, bytes]]
-    ) -> bytes:
+    def close(self, terms: Terms, total: bytes, ask: Ask) -> bytes:
         """Have the sum verified and decrypted.
 
         Raises:
@@ -207,7 +201,7 @@ class HolderOpens:
         names = [entry["client"] for entry in listed]
         if stated[CONTRIBUTORS] != names:
             raise MessageError(f"the key holder's challenge must name the contributors {names}")
-        answers = ask(challenge)
+        answers = ask(challenge, names)
         digest = hashlib.sha256(envelope.statement.to_bytes()).hexdigest()
         states = {CHALLENGE: digest, VALUES: None}
         _answers(answers, names, self._roster, terms, ANSWER, states)
@@ -229,10 +223,8 @@ class HolderOpens:
         envelope = Envelope.from_bytes(reply)
         statement = envelope.statement
         require_signature(statement, envelope.signature, self._roster, role=Role.KEY_HOLDER)
-        if statement.kind == REFUSAL:
-            if statement.manifest.get(OF) != hashlib.sha256(message).hexdigest():
-                raise MessageError("the key holder refused another message")
-            reason = str(statement.manifest.get(REASON))
+        reason = refused(envelope, message)
+        if reason is not None:
             # Other reasons are failures of its own, say of its disk: those are nobody's update.
             error = checked if reason.startswith(_CHECKED) else EncryptionError
             raise error(f"the key holder refuses: {reason}")

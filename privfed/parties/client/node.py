@@ -21,17 +21,19 @@ from accountants import (
     PoissonGaussian,
     Reservation,
     ScheduleFilter,
+    epsilon,
 )
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, vector_digest, write_vector
+from privfed.parties.client.upload import Codec
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig, train_round
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import Coins, FastNoise, NoiseStream, SecureNoise
 from privfed.private_step.stacked import LocalRound
-from privfed.protocol.ciphers import AnsweringCipher, Cipher, Encoding, KeyedCipher
+from privfed.protocol.ciphers import AnsweringCipher
 from privfed.protocol.envelopes import write_envelope
 from privfed.protocol.kinds import LEDGER, UPDATE
 from privfed.protocol.terms import RoundPlan, Terms
@@ -43,21 +45,6 @@ _SALT_BYTES: Final = 32
 
 class RoundLostError(PrivfedError):
     """This round was reserved and never committed; it is counted, and not trained again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Codec:
-    """How an update becomes an upload.
-
-    Attributes:
-        encoding: from real values to the numbers that are summed.
-        weight: public weight of this client in the mean, in (0, 1].
-        cipher: hides the numbers.
-    """
-
-    encoding: Encoding
-    weight: float
-    cipher: Cipher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,23 +81,6 @@ class ClientNode:
     log: Logger
     bound: AdaptiveBound
 
-    def train(self, plan: RoundPlan, state: NDArray[np.float32], codec: Codec) -> None:
-        """Train one round and commit its numbers, unless that was done before a crash.
-
-        Args:
-            plan: of the round.
-            state: global adapter, shape (params,).
-            codec: how the update becomes numbers.
-
-        Raises:
-            RoundLostError: if a crash lost this round.
-            accountants.BudgetExceededError: if the round would exceed the budget; nothing was
-                drawn or spent.
-        """
-        reservation = self.reserve(plan)
-        if reservation is not None:
-            self.commit(reservation, self._update(plan, state), codec)
-
     def reserve(self, plan: RoundPlan) -> Reservation | None:
         """Set the round's budget aside, durably; this comes before any coin is drawn.
 
@@ -118,7 +88,9 @@ class ClientNode:
             What `commit` takes; None if the round was committed before a crash.
 
         Raises:
-            RoundLostError, accountants.BudgetExceededError: as for `train`.
+            RoundLostError: if a crash lost this round.
+            accountants.BudgetExceededError: if the round would exceed the budget; nothing was
+                drawn or spent.
         """
         status = self.ledger.status(plan.run, plan.round)
         if status == "committed":
@@ -158,19 +130,17 @@ class ClientNode:
         outgoing = os.urandom(_SALT_BYTES) + numbers
         self.ledger.commit(reservation.id, [self.release()], outgoing)
 
-    def hide(self, agreed: Terms, key: bytes | None, codec: Codec) -> bytes:
+    def hide(self, terms: Terms, codec: Codec) -> bytes:
         """The message that may leave: the committed numbers of a round, encrypted and signed.
 
         Args:
-            agreed: terms that all know before the round.
-            key: message with the round's public key, where clients hold no key of their own.
+            terms: of the round, with the name of its key.
             codec: how numbers are hidden.
 
         Raises:
             RoundLostError: if nothing is committed any more.
-            MessageError, EncryptionError: if the key is not one to encrypt under.
+            EncryptionError: if the round is over.
         """
-        terms = agreed if key is None else _keyed(codec.cipher).accept_key(agreed, key)
         sink = io.BytesIO()
         write_envelope(
             sink,
@@ -189,6 +159,11 @@ class ClientNode:
         if not isinstance(codec.cipher, AnsweringCipher):
             raise EncryptionError("this client has nothing to answer")
         return codec.cipher.answer(terms, challenge, sent)
+
+    def epsilon_spent(self) -> float:
+        """Upper bound on what the ledger counts, all runs on this data set together."""
+        budget, neighbouring = self.filter.budget, self.filter.neighbouring
+        return epsilon(self.ledger.events(), budget.delta, neighbouring).upper
 
     def release(self) -> PoissonGaussian:
         """What one round of this client releases."""
@@ -214,7 +189,7 @@ class ClientNode:
             raise RoundLostError(f"round {terms.round} was sent and is closed")
         return np.frombuffer(committed, dtype=codec.encoding.dtype, offset=_SALT_BYTES)
 
-    def _update(self, plan: RoundPlan, state: NDArray[np.float32]) -> NDArray[np.float64]:
+    def update(self, plan: RoundPlan, state: NDArray[np.float32]) -> NDArray[np.float64]:
         """Trained minus received parameters, shape (params,)."""
         mine = self.local_round(plan, state)
         write_vector(self.model.adapter, state)
@@ -231,9 +206,3 @@ class ClientNode:
     def _noise(self) -> NoiseStream:
         stream = self.coins.stream(self.id, "noise")
         return SecureNoise(stream) if self.secure_noise else FastNoise(stream)
-
-
-def _keyed(cipher: Cipher) -> KeyedCipher:
-    if not isinstance(cipher, KeyedCipher):
-        raise EncryptionError("this client has no use for a round's key or a challenge")
-    return cipher

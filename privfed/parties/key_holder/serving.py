@@ -6,7 +6,6 @@ the key holder's own log, a file beside its results.
 """
 
 import fcntl
-import hashlib
 import logging
 import threading
 import time
@@ -20,9 +19,7 @@ from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.protocol import streams
-from privfed.protocol.kinds import OF, REASON, REFUSAL
-from privfed.protocol.signing import signed_message
-from privfed.protocol.terms import Terms
+from privfed.protocol.signing import refusal
 from privfed.storage.durable import writing
 from privfed.storage.own_log import OwnLog
 
@@ -32,7 +29,6 @@ _FIRST_SECONDS: Final = 30.0
 _FIRST_BYTES: Final = 1 << 20
 _LOCK_ATTEMPTS: Final = 100
 _LOCK_SECONDS: Final = 0.1
-_REASON_CHARACTERS: Final = 2000
 
 
 def answer(holder: KeyHolder, identity: Identity, message: bytes) -> bytes:
@@ -46,11 +42,11 @@ def _answered(holder: KeyHolder, identity: Identity, message: bytes) -> tuple[by
         return holder.receive(message), True
     except PrivfedError as error:
         LOG.warning("refused: %s", error)
-        reason = f"{type(error).__name__}: {error}"[:_REASON_CHARACTERS]
+        reason = f"{type(error).__name__}: {error}"
     except Exception as error:
         LOG.exception("failed at a message")
         reason = f"{type(error).__name__}: see the key holder's log"
-    return _refusal(identity, message, reason), False
+    return refusal(identity, message, reason), False
 
 
 @contextmanager
@@ -142,8 +138,3 @@ def serve_address(
             LOG.exception("connection from %s failed", client_address)
 
     return Server((host, port), Handler)
-
-
-def _refusal(identity: Identity, message: bytes, reason: str) -> bytes:
-    terms = Terms(run="", round=0, manifest={OF: hashlib.sha256(message).hexdigest()})
-    return signed_message(identity, terms, REFUSAL, manifest={REASON: reason})

@@ -1,9 +1,10 @@
-"""Whether the public range fits what clients send, seen from the released mean alone.
+"""The public range that updates are clipped to: the next one, and whether it fits.
 
 Every value that is sent is clipped to the range and rounded to a step of it. A range that is too
 small cuts values off; one that is too wide makes the step larger than the values, and rounding adds
-more noise than the clients did. Neither changes a guarantee, both waste the budget. The mean is
-public already, and so is the noise that clients add: a warning from them tells nothing new.
+more noise than the clients did. Neither changes a guarantee, both waste the budget. The released
+mean is public, and so is the noise that clients add: what is worked out from them tells nothing
+new.
 """
 
 import math
@@ -26,6 +27,34 @@ _AT_THE_END: Final = 0.95
 _FEW: Final = 1e-3
 """Share of coordinates that may be cut off by all clients."""
 _DEVIATIONS: Final = 6.0
+_HEADROOM: Final = 1.5
+_SIGNIFICANT_BITS: Final = 12
+
+
+def next_range(mean: NDArray[np.float64], clients: int, largest: float) -> float:
+    """The public range of the next round, from the mean that this round released.
+
+    The noise of one client's update is sqrt(clients) times that of the mean. The range leaves room
+    for its largest coordinate and for six standard deviations, and never grows beyond what the
+    public settings give. It is rounded up to 12 significant bits, so that clients whose processors
+    add in another order come to the same.
+
+    Args:
+        mean: released mean update, shape (params,).
+        clients: how many contributed.
+        largest: the range from public settings.
+    """
+    peak = _HEADROOM * float(np.abs(mean).max())
+    spread = _DEVIATIONS * float(np.sqrt(np.mean(np.square(mean))))
+    narrowed = math.sqrt(clients) * max(peak, spread)
+    return min(largest, _rounded_up(narrowed)) if narrowed > 0 else largest
+
+
+def _rounded_up(value: float) -> float:
+    digits, exponent = math.frexp(value)
+    return math.ldexp(
+        math.ceil(math.ldexp(digits, _SIGNIFICANT_BITS)), exponent - _SIGNIFICANT_BITS
+    )
 
 
 def range_warning(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from privfed.encryption.fixedpoint import decode, encode, step
-from privfed.encryption.range_notes import noise_of_update, range_warning
+from privfed.encryption.ranges import noise_of_update, range_warning
 from privfed.errors import ConfigError
 
 PARAMS = 20_000

@@ -1,0 +1,293 @@
+"""One client's program of a run: bytes in, bytes out.
+
+It says nothing of its data but DP updates: whoever fails to train says `absent`, and why is in its
+own log. What it refuses about public messages (a sum, a list) it may give reasons for.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants import Reservation
+from privfed.errors import EncryptionError, MessageError, PrivfedError
+from privfed.identity.keys import Role
+from privfed.identity.roster import Roster
+from privfed.parties.client.node import ClientNode
+from privfed.parties.client.round import Moved, Progress, Rules
+from privfed.parties.client.upload import Upload
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import (
+    ABANDON,
+    ABANDONED,
+    ABSENT,
+    CHALLENGE,
+    CONTRIBUTORS,
+    EPSILON,
+    FIGURE,
+    LEDGER,
+    LISTING,
+    MISSING,
+    NEXT_BASE,
+    NEXT_RANGE,
+    NOTE,
+    OPENED,
+    REASON,
+    RESULT,
+    SUM,
+    TRAIN,
+)
+from privfed.protocol.signing import exact_values, refusal, signed_message, verified
+from privfed.protocol.terms import RoundPlan, Terms
+from privfed.storage.own_log import told_in
+
+T = TypeVar("T")
+
+
+class Once(Protocol):
+    """Work that equal bytes determine; clients that share a process may share it."""
+
+    def __call__(self, message: bytes, compute: Callable[[], T]) -> T:
+        """What `compute` returns, or returned for this message before."""
+        ...
+
+
+def each_time(message: bytes, compute: Callable[[], T]) -> T:
+    """Of a client that has a process of its own."""
+    del message
+    return compute()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Current:
+    """The round that this client takes part in, or follows.
+
+    Attributes:
+        plan: of the round.
+        terms: of the round, with the name of its key.
+        sent: the update that this client sent; None if it sent none.
+    """
+
+    plan: RoundPlan
+    terms: Terms
+    sent: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A round that is reserved and not trained yet."""
+
+    current: Current
+    reservation: Reservation
+
+
+class ClientRun:
+    """A client in one run.
+
+    Args:
+        node: trains, with the client's ledger.
+        upload: its side of the sum.
+        rules: how it moves on.
+        progress: how far it has come.
+        roster: who is enrolled.
+        once: shares work with other clients of this process.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: ClientNode,
+        upload: Upload,
+        rules: Rules,
+        progress: Progress,
+        roster: Roster,
+        once: Once = each_time,
+    ) -> None:
+        self.node = node
+        self.upload = upload
+        self.progress = progress
+        self._rules = rules
+        self._roster = roster
+        self._once = once
+        self._current: Current | None = None
+        self._answers: Mapping[str, Callable[[bytes], bytes]] = {
+            TRAIN: self._train,
+            LISTING: self._answer,
+            CHALLENGE: self._answer,
+            SUM: self._open,
+            RESULT: self._open,
+            ABANDON: self._give_up,
+        }
+
+    def handle(self, message: bytes) -> bytes:
+        """Answer one message.
+
+        Returns:
+            For `train` an update or `absent`; for a list or challenge the answer, or `absent`; for
+            what ends a round `opened`; for `abandon` `abandoned`. Anything else is refused.
+        """
+        try:
+            kind = statement_of(message).kind
+            if kind not in self._answers:
+                raise MessageError(f"a client cannot answer a {kind!r:.100}")
+        except MessageError as error:
+            return self._refusal(message, error)
+        return self._answers[kind](message)
+
+    def begin(self, message: bytes) -> Waiting | bytes:
+        """Reserve the round of a `train` message.
+
+        Returns:
+            What `finish` takes; or the reply, where nothing needs to be trained (any more).
+        """
+        begun: Waiting | bytes | None = None
+        with self._told(self.progress.round + 1):
+            current = self._of_train(message)
+            self._current = current
+            reservation = self.node.reserve(current.plan)
+            if reservation is None:
+                begun = self._hidden(current)
+            else:
+                begun = Waiting(current=current, reservation=reservation)
+        return begun or self.absent()
+
+    def finish(self, waiting: Waiting, update: NDArray[np.float64]) -> bytes:
+        """The reply to a `train` message.
+
+        Args:
+            waiting: from `begin`.
+            update: trained minus received parameters, shape (params,).
+        """
+        reply = None
+        with self._told(waiting.current.plan.round):
+            codec = self.upload.codec(self.progress.public_range)
+            self.node.commit(waiting.reservation, update, codec)
+            reply = self._hidden(waiting.current)
+        return reply or self.absent()
+
+    def absent(self) -> bytes:
+        """The fixed words of a client that does not take part; they say nothing of why."""
+        return self._signed(self.upload.terms_of_run(self.progress.round + 1), ABSENT, {})
+
+    def _train(self, message: bytes) -> bytes:
+        waiting = self.begin(message)
+        if isinstance(waiting, bytes):
+            return waiting
+        reply, state = None, self.progress.state
+        with self._told(waiting.current.plan.round):
+            reply = self.finish(waiting, self.node.update(waiting.current.plan, state))
+        return reply or self.absent()
+
+    def _of_train(self, message: bytes) -> Current:
+        """Rounds that were given up in between changed nothing, so that none need be missed."""
+        number = statement_of(message).round
+        if not self.progress.round < number <= self.node.rounds:
+            raise MessageError(
+                f"this client has come to the end of round {self.progress.round} of "
+                f"{self.node.rounds}, and is asked for round {number}"
+            )
+        plan, agreed = self._plan(number)
+        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=TRAIN, terms=agreed)
+        exact_values(envelope, agreed, states=(), blobs=list(envelope.blobs))
+        terms = self.upload.named(agreed, envelope.blobs)
+        self.progress = replace(self.progress, round=number - 1)
+        return Current(plan=plan, terms=terms)
+
+    def _plan(self, number: int) -> tuple[RoundPlan, Terms]:
+        """A round that starts from this client's state, and its terms before it has a key."""
+        plan = RoundPlan(run=self.upload.run, round=number, base_digest=self.progress.base)
+        return plan, self.upload.terms(plan, self.progress.public_range)
+
+    def _hidden(self, current: Current) -> bytes:
+        codec = self.upload.codec(self.progress.public_range)
+        sent = self.node.hide(current.terms, codec)
+        self._current = replace(current, sent=sent)
+        return sent
+
+    def _answer(self, message: bytes) -> bytes:
+        number, reply = self.progress.round + 1, None
+        with told_in([self.node.log], f"round {number}: did not answer what was asked"):
+            current = self._followed()
+            if current.sent is None:
+                raise MessageError("this client sent no update in this round")
+            codec = self.upload.codec(self.progress.public_range)
+            reply = self.node.answer(current.terms, message, current.sent, codec)
+        return reply or self.absent()
+
+    def _open(self, message: bytes) -> bytes:
+        number, reply = self.progress.round + 1, None
+        with told_in([self.node.log], f"round {number}: the sum could not be opened"):
+            try:
+                reply = self._opened(message)
+            except (MessageError, EncryptionError) as error:
+                reply = self._refusal(message, error)
+        return reply or self.absent()
+
+    def _opened(self, message: bytes) -> bytes:
+        terms = self._followed().terms
+        codec = self.upload.codec(self.progress.public_range)
+
+        def read() -> tuple[tuple[str, ...], Moved]:
+            opened = codec.cipher.open(terms, message)
+            total = codec.encoding.decode(opened.values)
+            moved = self._rules.after(self.progress, terms.round, total, opened.contributors)
+            return opened.contributors, moved
+
+        contributors, moved = self._once(message, read)
+        if self.upload.opened is not None:
+            self.upload.opened.require(terms.round, contributors)
+        self.progress, self._current = moved.progress, None
+        stated = self._state(contributors, moved)
+        return self._signed(self.upload.terms_of_run(terms.round), OPENED, stated)
+
+    def _state(self, contributors: tuple[str, ...], moved: Moved) -> dict[str, Any]:
+        return {
+            CONTRIBUTORS: list(contributors),
+            NEXT_BASE: moved.progress.base,
+            NEXT_RANGE: moved.progress.public_range,
+            FIGURE: moved.figure,
+            NOTE: moved.note,
+            EPSILON: self.node.epsilon_spent(),
+            LEDGER: self.node.ledger.anchor().to_json(),
+        }
+
+    def _give_up(self, message: bytes) -> bytes:
+        """Record, durably, that this client never again encrypts, agrees or opens in the round."""
+        try:
+            number = statement_of(message).round
+            terms = self.upload.terms_of_run(number)
+            envelope = verified(
+                message, self._roster, role=Role.AGGREGATOR, kind=ABANDON, terms=terms
+            )
+            stated = exact_values(envelope, terms, states={REASON, MISSING})
+            if number != self.progress.round + 1:
+                raise MessageError(f"round {number} is not the next one, it cannot be given up")
+            if self.upload.opened is not None:
+                why = {"reason": stated[REASON], "missing": stated[MISSING]}
+                self.upload.opened.close(number, why)
+        except PrivfedError as error:
+            return self._refusal(message, error)
+        self.progress, self._current = self.progress.given_up(), None
+        return self._signed(terms, ABANDONED, {})
+
+    def _followed(self) -> Current:
+        """The round that is open; where nothing was asked of this client, the next one."""
+        number = self.progress.round + 1
+        if self._current is not None and self._current.plan.round == number:
+            return self._current
+        plan, agreed = self._plan(number)
+        return Current(plan=plan, terms=agreed)
+
+    def _refusal(self, message: bytes, error: PrivfedError) -> bytes:
+        self.node.log.warning("refused: %s", error)
+        about = "see the client's log" if isinstance(error.__cause__, OSError) else str(error)
+        return refusal(self.node.identity, message, f"{type(error).__name__}: {about}")
+
+    def _signed(self, terms: Terms, kind: str, manifest: Mapping[str, Any]) -> bytes:
+        return signed_message(self.node.identity, terms, kind, manifest=manifest)
+
+    def _told(self, number: int) -> AbstractContextManager[None]:
+        return told_in([self.node.log], f"round {number}: did not take part")

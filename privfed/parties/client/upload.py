@@ -1,0 +1,183 @@
+"""One client's side of the encrypted sum: its keys, its cipher, what it remembers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from privfed.agreement import Agreement
+from privfed.custody.ckks import CKKSCipher
+from privfed.custody.key_exchange import receive_secret, share_secret
+from privfed.custody.keys import SharedSecret, shared_context
+from privfed.custody.native import ckks_context, software
+from privfed.custody.opened_rounds import OpenedRounds
+from privfed.custody.round_key import RoundKeyCipher
+from privfed.custody.shared_key import SharedKeyCipher
+from privfed.encryption import frames
+from privfed.encryption.ckks import CKKSParameters, ckks_shape
+from privfed.encryption.noise import COEFF_MODULUS
+from privfed.encryption.parameters import BFVParameters
+from privfed.encryption.plain import PlainCipher
+from privfed.encryption.schemes import Scheme
+from privfed.errors import EncryptionError, MessageError
+from privfed.identity.keys import Identity
+from privfed.identity.roster import Roster
+from privfed.protocol.ciphers import Cipher, Encoding, KeyedCipher
+from privfed.protocol.envelopes import Blob
+from privfed.protocol.kinds import KEY_ID, ROUND_KEY, SOFTWARE
+from privfed.protocol.terms import RoundPlan, RunTerms, Terms
+from privfed.settings.encryption import Custody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """How an update becomes an upload.
+
+    Attributes:
+        encoding: from real values to the numbers that are summed.
+        weight: public weight of this client in the mean, in (0, 1].
+        cipher: hides the numbers.
+    """
+
+    encoding: Encoding
+    weight: float
+    cipher: Cipher
+
+
+class Upload:
+    """How one client hides its updates in a run, and opens the sums.
+
+    Secret keys exist in memory only: a client that is restarted needs a new run key.
+
+    Args:
+        terms: what every message of the run states.
+        agreement: that they refer to.
+        scheme: how updates are summed.
+        identity: this client's.
+        roster: who is enrolled.
+        opened: what this client never forgets of the run; None without encryption, where sums are
+            in clear.
+    """
+
+    def __init__(
+        self,
+        *,
+        terms: RunTerms,
+        agreement: Agreement,
+        scheme: Scheme,
+        identity: Identity,
+        roster: Roster,
+        opened: OpenedRounds | None,
+    ) -> None:
+        self._terms = terms
+        self._agreement = agreement
+        self._scheme = scheme
+        self._identity = identity
+        self._roster = roster
+        self._cipher = self._cipher_without_a_key(opened)
+        self._key: Mapping[str, Any] = {}
+        self.opened = opened
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """Name and software of the run's key; empty if there is none."""
+        return self._key
+
+    def make_key(self) -> bytes:
+        """Make the run's key: the message that hands it to every other client."""
+        context, shape = self._context()
+        secret = SharedSecret.generate(context, shape)
+        message = share_secret(secret, self._identity, self._roster, self._terms.of_run())
+        self._use(secret)
+        return message
+
+    def take_key(self, message: bytes, maker: str) -> None:
+        """Take the run's key, as the aggregator relayed it.
+
+        Args:
+            message: of the client that made it.
+            maker: its name, agreed beforehand.
+
+        Raises:
+            MessageError, EncryptionError: as `receive_secret`.
+        """
+        context, shape = self._context()
+        self._use(
+            receive_secret(
+                message,
+                self._identity,
+                self._roster,
+                self._terms.of_run(),
+                maker=maker,
+                context=context,
+                shape=shape,
+            )
+        )
+
+    @property
+    def run(self) -> str:
+        """Identifier of the run."""
+        return self._terms.run
+
+    def terms_of_run(self, number: int) -> Terms:
+        """What messages about a round state that are no part of its sum."""
+        return replace(self._terms.of_run(), round=number)
+
+    def named(self, agreed: Terms, blobs: Mapping[str, Blob]) -> Terms:
+        """The terms of a round with the name of its key, where a message brings one.
+
+        Raises:
+            MessageError, EncryptionError: if the key is not one to encrypt under.
+        """
+        if isinstance(self._cipher, KeyedCipher):
+            if set(blobs) != {ROUND_KEY}:
+                raise MessageError("a round with a key holder must begin with its public key")
+            return self._cipher.accept_key(agreed, bytes(blobs[ROUND_KEY]))
+        if blobs:
+            raise MessageError("this client has no use for a round's key")
+        return agreed
+
+    def terms(self, plan: RoundPlan, public_range: float) -> Terms:
+        """What every message of a round states, before it has a key of its own."""
+        return self._terms.of_round(plan, public_range, self._key)
+
+    def codec(self, public_range: float) -> Codec:
+        """How an update is hidden in one round."""
+        if self._cipher is None:
+            raise EncryptionError("this client has no key of the run yet")
+        return Codec(
+            encoding=self._scheme.encoding(public_range),
+            weight=self._agreement.weights[self._identity.party.name],
+            cipher=self._cipher,
+        )
+
+    def _cipher_without_a_key(self, opened: OpenedRounds | None) -> Cipher | None:
+        parameters, least = self._scheme.parameters, self._agreement.min_clients
+        if parameters is None:
+            most = self._scheme.num_clients
+            return PlainCipher(self._scheme.num_params, most, self._roster, least)
+        if isinstance(parameters, BFVParameters) and parameters.custody is Custody.KEY_HOLDER:
+            return RoundKeyCipher(parameters, self._identity, self._roster, least, opened)
+        return None
+
+    def _use(self, secret: SharedSecret) -> None:
+        least = self._agreement.min_clients
+        self._cipher = self._keyed()(secret, self._roster, least, self.opened, self._identity)
+        self._key = {KEY_ID: secret.key_id, SOFTWARE: software()}
+
+    def _keyed(self) -> Callable[..., Cipher]:
+        if isinstance(self._scheme.parameters, CKKSParameters):
+            return partial(CKKSCipher, self._scheme.parameters)
+        return partial(SharedKeyCipher, self._shared())
+
+    def _context(self) -> tuple[Any, frames.Shape]:
+        """SEAL's, and the shape of its ciphertexts."""
+        if isinstance(self._scheme.parameters, CKKSParameters):
+            return ckks_context(COEFF_MODULUS), ckks_shape(self._scheme.parameters)
+        return shared_context(self._shared()), frames.ciphertext_shape(self._shared())
+
+    def _shared(self) -> BFVParameters:
+        parameters = self._scheme.parameters
+        if not isinstance(parameters, BFVParameters) or parameters.custody is Custody.KEY_HOLDER:
+            raise EncryptionError("only a run with a shared key has a key of its own")
+        return parameters
