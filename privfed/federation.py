@@ -5,6 +5,7 @@ hides its update and commits; the aggregator adds what it cannot read; whoever h
 decrypts one sum; the strategy moves the global adapter; a checkpoint makes the round durable.
 """
 
+import hashlib
 import secrets
 import time
 import warnings
@@ -41,6 +42,7 @@ from privfed.errors import (
     TooFewClientsError,
 )
 from privfed.identity.enrolment import open_parties
+from privfed.models.start_file import start_bytes
 from privfed.models.tasks import Batch
 from privfed.models.vector import (
     frozen_digest,
@@ -63,6 +65,7 @@ from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
 from privfed.reports.figures import RoundFigures, rounded_up
 from privfed.run_settings import FederationSettings
 from privfed.storage.checkpoint import Checkpoint
+from privfed.storage.durable import write_durably
 from privfed.storage.run_folder import RunFolder, run_record
 from privfed.storage.state_folder import require_second_place
 
@@ -154,6 +157,7 @@ class Federation(FederationSettings):
             running = _Running.start(self, folder, checkpoint, left_out)
             try:
                 if checkpoint is None:
+                    write_durably(folder.start, running.initial)
                     folder.save(running.checkpoint)
                 running.leave_out(left_out)
                 running.write_results()  # what cannot be reported must not be begun
@@ -182,6 +186,7 @@ class _Running:
     runs: dict[str, ClientRun]
     ledgers: dict[str, Ledger]
     wiring: Wiring
+    initial: bytes
     checkpoint: Checkpoint
 
     @classmethod
@@ -204,7 +209,12 @@ class _Running:
             num_clients=len(asked) - len(left_out),
             seed=settings.seed,
             device=settings.device,
+            start=settings.start if checkpoint is None else folder.start,
         )
+        initial = (
+            folder.start.read_bytes() if checkpoint else start_bytes(model.adapter, model.added)
+        )
+        start = hashlib.sha256(initial).hexdigest()
         held_out = _held_out(settings, model)
         encoded = joining.encoded_records(
             [client for client in asked if client.id not in left_out],
@@ -233,8 +243,14 @@ class _Running:
         )
         resumed = checkpoint is not None
         if checkpoint is None:
-            checkpoint = _first_checkpoint(settings, described, model, held_out, ledgers, notes)
+            checkpoint = _first_checkpoint(
+                settings, described, model, held_out, ledgers, notes, start
+            )
         _require_same_base(checkpoint.record["base_sha256"], model.base_sha256)
+        if checkpoint.record["start_sha256"] != start:
+            raise RunFolderError(
+                f"{folder.start} is not the initial adapter that the run began with; put that back"
+            )
         nodes = joining.build_nodes(
             remaining,
             encoded,
@@ -250,7 +266,7 @@ class _Running:
         )
         wiring = wire(
             checkpoint.record["run"],
-            _agreement(settings, remaining, model),
+            _agreement(settings, remaining, model, start),
             settings.encryption,
             parties,
             Places(state=settings.state, anchors=settings.anchors, resumed=resumed),
@@ -262,6 +278,7 @@ class _Running:
             runs=_client_runs(settings, nodes, wiring, model, held_out, checkpoint),
             ledgers=ledgers,
             wiring=wiring,
+            initial=initial,
             checkpoint=checkpoint,
         )
 
@@ -585,6 +602,7 @@ def _first_checkpoint(
     held_out: Batch,
     ledgers: Mapping[str, Ledger],
     notes: Sequence[str],
+    start: str,
 ) -> Checkpoint:
     sigmas = joining.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
     derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
@@ -593,6 +611,7 @@ def _first_checkpoint(
         "run": secrets.token_hex(8),
         "settings": described,
         "base_sha256": model.base_sha256,
+        "start_sha256": start,
         "notes": [*notes, *run_settings.weight_notes(_weights(settings, settings.clients))],
         "noise_multipliers": sigmas,
         "largest_range": largest,
@@ -617,7 +636,7 @@ def _require_same_base(began_with: str, found: str | None) -> None:
 
 
 def _agreement(
-    settings: FederationSettings, remaining: Sequence[Client], model: PrivateModel
+    settings: FederationSettings, remaining: Sequence[Client], model: PrivateModel, start: str
 ) -> Agreement:
     """Of those who take part: weights and keys are theirs alone."""
     return Agreement(
@@ -627,7 +646,7 @@ def _agreement(
         base_model=frozen_digest(model.adapter),
         layout=layout_digest(model.adapter),
         num_params=num_trainable(model.adapter),
-        start="",
+        start=start,
         min_clients=settings.min_clients,
     )
 

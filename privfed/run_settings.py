@@ -45,6 +45,8 @@ class FederationSettings:
         rounds: how many.
         held_out: public text for the figure of each round.
         seed: public; fixes initial weights and frozen factors, never noise or batches.
+        start: public file with the initial adapter and its frozen factors, `start.safetensors` of
+            a run folder; None draws them from the seed, which gives other bits on other processors.
         title: what is trained on what, for the report.
         min_clients: fewest contributions that are summed, >= 3.
         device: "cpu", "cuda", ...; None takes CUDA where there is one.
@@ -72,6 +74,7 @@ class FederationSettings:
     held_out: Sequence[Record] = field(repr=False)
     encryption: Summation = field(default_factory=BFV)
     seed: int = 0
+    start: Path | None = None
     title: str = "federated fine-tuning"
     min_clients: int = 3
     device: str | None = None
@@ -123,6 +126,7 @@ class FederationSettings:
         require_type(TailAveraging | None, averaging=self.averaging)
         require_type(Enrolment | None, enrolment=self.enrolment)
         require_type(Path | None, state_folder=self.state_folder)
+        require_type(Path | None, start=self.start)
         require_type(Path | None, anchor_folder=self.anchor_folder)
         require_type(str | None, device=self.device)
         require_type(bool, fresh_ledgers=self.fresh_ledgers)

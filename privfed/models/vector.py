@@ -57,7 +57,7 @@ def base_digest(base: nn.Module) -> str:
     device and in another process. In 4 bits it is that of the quantised weights, which are the same
     wherever bitsandbytes quantises on the same kind of device.
     """
-    return _digest([*base.named_parameters(), *_saved_buffers(base)])
+    return _digest(saved_tensors(base))
 
 
 def frozen_digest(model: nn.Module) -> str:
@@ -66,8 +66,7 @@ def frozen_digest(model: nn.Module) -> str:
     Buffers that a checkpoint would not hold are left out: each party computes them from the public
     configuration (rotary frequencies), on its own device, where the last bit may differ.
     """
-    frozen = [(n, p) for n, p in model.named_parameters() if not p.requires_grad]
-    return _digest([*frozen, *_saved_buffers(model)])
+    return _digest([(n, t) for n, t in saved_tensors(model) if not t.requires_grad])
 
 
 def _digest(named: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -88,7 +87,9 @@ def _with_scales(named: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[st
                 yield f"{name}.{part}", scales
 
 
-def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def saved_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, and the buffers that a checkpoint would hold, by name."""
+    yield from model.named_parameters()
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:

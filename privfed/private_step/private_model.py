@@ -1,6 +1,6 @@
 """A model whose backward pass leaves one gradient per record."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,14 @@ class PrivateModel:
         device: where the model lives.
         computation: how it is computed; nothing of it changes a guarantee.
         base_sha256: `base_digest` of the base model, taken before the adapter was attached.
+        added: names of what the adapter added to the base model, trained or frozen.
 
     Attributes:
         adapter: the model itself.
         task: as given.
         device: as given.
         base_sha256: as given; None if it was not.
+        added: as given.
 
     Raises:
         GateError: if a trainable parameter has no exact per-example gradient; it is named.
@@ -54,6 +56,7 @@ class PrivateModel:
         computation: Computation | None = None,
         *,
         base_sha256: str | None = None,
+        added: Sequence[str] = (),
     ) -> None:
         computation = computation or Computation()
         _refuse_what_mixes_records(model)
@@ -61,6 +64,7 @@ class PrivateModel:
         self.task = task
         self.device = device
         self.base_sha256 = base_sha256
+        self.added = added
         self.adapter = model.to(device)
         self._low = _LOW_PRECISION.get(computation.precision)
         self._loss_scale = _LOSS_SCALE.get(computation.precision, 1.0)

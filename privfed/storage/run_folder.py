@@ -1,6 +1,7 @@
 """The files of one run. A run folder is meant to be handed on: no key and no ledger is in it.
 
 run.json             settings, versions, figures of every round
+start.safetensors    the initial adapter with its frozen factors
 checkpoints/         the last two, for a resume
 adapter/             the global adapter in PEFT format
 ledgers/CLIENT.json  exports
@@ -33,6 +34,7 @@ _PACKAGES = (
     "dp-accounting",
     "numpy",
 )
+START: Final = "start.safetensors"
 _LOCK: Final = ".lock"
 _LONGEST_SHOWN: Final = 60
 
@@ -47,6 +49,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.adapter = path / "adapter"
+        self.start = path / START
         self._lock: IO[bytes] | None = None
 
     def claim(self) -> None:
@@ -89,7 +92,9 @@ class RunFolder:
     def _matching(self, settings: Mapping[str, Any]) -> Checkpoint | None:
         checkpoint = load_latest(self.path / "checkpoints")
         if checkpoint is None:
-            strange = [p.name for p in self.path.iterdir() if p.name not in ("checkpoints", _LOCK)]
+            strange = [
+                p.name for p in self.path.iterdir() if p.name not in ("checkpoints", START, _LOCK)
+            ]
             if strange:
                 raise RunFolderError(
                     f"{self.path} holds no checkpoint to resume from, but {sorted(strange)}"

@@ -152,9 +152,9 @@ def log_sent(folder):
     (folder / "sent").mkdir(exist_ok=True)
     real, outgoing = ClientNode.hide, Ledger.outgoing
 
-    def hide(self, agreed, key, codec):
-        message = real(self, agreed, key, codec)
-        committed = hashlib.sha256(outgoing(self.ledger, agreed.run, agreed.round)).hexdigest()
+    def hide(self, terms, codec):
+        message = real(self, terms, codec)
+        committed = hashlib.sha256(outgoing(self.ledger, terms.run, terms.round)).hexdigest()
         name = f"{hashlib.sha256(message).hexdigest()}.{committed}"
         (folder / "sent" / name).write_bytes(message)
         return message

@@ -307,7 +307,7 @@ class TestTheKeyHoldersProcess:
         def fail(self, plan, state):
             raise RuntimeError
 
-        monkeypatch.setattr(node.ClientNode, "_update", fail)
+        monkeypatch.setattr(node.ClientNode, "update", fail)
         with pytest.raises(TooFewClientsError, match="0 contribution"):
             make_federation(encryption=HELD, rounds=1).run(tmp_path / "run")
         assert asked == [("open-round", "round-key")], "nothing was decrypted"
@@ -506,12 +506,12 @@ class TestARealRoster:
 
     def test_who_is_enrolled_and_takes_no_part_gets_no_key(self, enrolled, tmp_path, monkeypatch):
         """The roster may list more clients than a run has; to its parties they are strangers."""
-        from privfed.engines import wiring
+        from privfed.parties.client import upload
 
         enrolled.identity("south", "client")
         enrolled.sign("ministry")
         handed, stated = [], []
-        share, receive = wiring.share_secret, Aggregator.receive
+        share, receive = upload.share_secret, Aggregator.receive
 
         def shared(*arguments):
             handed.append(share(*arguments))
@@ -521,7 +521,7 @@ class TestARealRoster:
             stated.append(Envelope.from_bytes(message).statement.manifest["left_out"])
             receive(self, message)
 
-        monkeypatch.setattr(wiring, "share_secret", shared)
+        monkeypatch.setattr(upload, "share_secret", shared)
         monkeypatch.setattr(Aggregator, "receive", received)
         enrolled.load("shared_key").run(tmp_path / "run")
         assert sorted(Envelope.from_bytes(handed[0]).blobs) == ["north", "west"], "east made it"

@@ -20,11 +20,11 @@ from privfed.custody.keys import RoundKey, SharedSecret
 from privfed.custody.native import ScratchFile
 from privfed.encryption.frames import HEADER_BYTES, ZSTD, Header
 from privfed.engines import stacked, wiring
+from privfed.engines.play import Play
 from privfed.errors import DataError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
-from privfed.parties.aggregator.collecting import Aggregator
-from privfed.parties.client import joining, node
+from privfed.parties.client import joining, node, upload
 from privfed.parties.client.node import ClientNode
 from privfed.parties.key_holder import key_holder
 from privfed.parties.key_holder.key_holder import KeyHolder
@@ -126,19 +126,20 @@ def watched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SharedSecret, "generate", classmethod(shared))
     monkeypatch.setattr(key_holder.RoundKey, "generate", classmethod(of_round))
-    receive, share = Aggregator.receive, wiring.share_secret
+    exchange, share = Play.exchange, upload.share_secret
 
-    def received(self, message):
-        seen.shown.append(bytes(message))
-        receive(self, message)
+    def exchanged(self, messages):
+        replies = exchange(self, messages)
+        seen.shown.extend([*set(messages.values()), *replies.values()])
+        return replies
 
     def handed_out(*arguments):
         message = share(*arguments)
         seen.shown.append(message)
         return message
 
-    monkeypatch.setattr(Aggregator, "receive", received)
-    monkeypatch.setattr(wiring, "share_secret", handed_out)
+    monkeypatch.setattr(Play, "exchange", exchanged)
+    monkeypatch.setattr(upload, "share_secret", handed_out)
 
     class HolderHere:
         """The key holder in this process, since the secrets of another cannot be watched."""
@@ -180,10 +181,10 @@ def test_a_secret_is_nowhere_at_any_time(
 
     real = ClientNode.hide
 
-    def hide(self, agreed, key, codec):
+    def hide(self, terms, codec):
         if self.id == "client-3":
-            raise RuntimeError(f"{self!r} {self.identity!r} {codec!r} {agreed!r}")
-        return real(self, agreed, key, codec)
+            raise RuntimeError(f"{self!r} {self.identity!r} {codec!r} {terms!r}")
+        return real(self, terms, codec)
 
     monkeypatch.setattr(ClientNode, "hide", hide)
     federation = make_federation(encryption=BFV(custody=custody))

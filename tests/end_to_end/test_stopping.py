@@ -200,7 +200,7 @@ class TestARun:
         def interrupted(self, *arguments, **keywords):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(node.ClientNode, "_update", update)
+        monkeypatch.setattr(node.ClientNode, "update", update)
         monkeypatch.setattr("logging.Logger.error", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             make_federation(rounds=2).run(tmp_path / "run")

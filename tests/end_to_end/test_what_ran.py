@@ -285,7 +285,7 @@ def test_the_adapter_moves_by_the_mean_of_the_updates_with_public_weights(
     make, tmp_path, monkeypatch, weighting
 ):
     """Weights follow the public sizes, never the true numbers, and are each client's own."""
-    real, updates = ClientNode._update, {}
+    real, updates = ClientNode.update, {}
 
     def update(self, plan, state):
         updates[self.id] = real(self, plan, state)
@@ -296,7 +296,7 @@ def test_the_adapter_moves_by_the_mean_of_the_updates_with_public_weights(
             states.append(load_latest(tmp_path / "run/checkpoints").state)
 
     states = []
-    monkeypatch.setattr(ClientNode, "_update", update)
+    monkeypatch.setattr(ClientNode, "update", update)
     federation = make(strategy=FedAvg(weighting=weighting), rounds=1)
     federation.run(tmp_path / "run", callbacks=[Start()])
     checkpoint = load_latest(tmp_path / "run/checkpoints")

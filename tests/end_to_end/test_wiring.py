@@ -307,7 +307,7 @@ def test_who_holds_the_key_refuses_fewer_than_min_clients(
     tmp_path, bert_folder, monkeypatch, encryption
 ):
     """Whatever the aggregator was told: its own check is lowered here to the general least."""
-    real, update = Aggregator.__init__, ClientNode._update
+    real, update = Aggregator.__init__, ClientNode.update
     monkeypatch.setattr(
         Aggregator, "__init__", lambda self, **given: real(self, **{**given, "min_clients": 3})
     )
@@ -317,7 +317,7 @@ def test_who_holds_the_key_refuses_fewer_than_min_clients(
             raise RuntimeError
         return update(self, plan, state)
 
-    monkeypatch.setattr(ClientNode, "_update", fail)
+    monkeypatch.setattr(ClientNode, "update", fail)
     federation = load_federation(
         write_files(tmp_path, bert_folder, encryption=encryption), tmp_path / "state"
     )

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from privfed.errors import EncryptionError, MessageError
 from privfed.parties.aggregator.openers import HolderOpens
-from privfed.parties.key_holder import serving
 from privfed.protocol.envelopes import Envelope, envelope_bytes
+from privfed.protocol.signing import refusal
 from tests.fuzz.envelopes import stated_kind, stated_sender, well_formed
 from tests.fuzz.protocol_mutators import STATEMENT_STEPS, SUM_STEPS
 from tests.fuzz.target import Target
@@ -81,8 +81,8 @@ class LinkTarget(Target):
         self.messages = {f"holder/{n}": raw for n, raw in self.own_round.messages.items()}
         if step != "begin":
             asked = self.own_round.messages["sum" if step == "challenge" else "answers"]
-            refusal = serving._refusal(world.identities["holder"], asked, "none of your business")
-            self.messages["holder/refusal"] = refusal
+            refused = refusal(world.identities["holder"], asked, "none of your business")
+            self.messages["holder/refusal"] = refused
 
     def ask(self, message):
         if message[-68:] == self.own_round.messages["sum"][-68:] and self.step == "result":

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-MAGIC = b"PRIVFED\x02"
-DOMAIN = b"privfed message 2\n"
+MAGIC = b"PRIVFED\x03"
+DOMAIN = b"privfed message 3\n"
 ROSTER_DOMAIN = b"privfed roster 1\n"
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 STATEMENT_KEYS = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}
@@ -57,7 +57,7 @@ def well_formed(raw):
         return None
     if not exact or not isinstance(value, dict) or set(value) != STATEMENT_KEYS:
         return None
-    if type(value["schema"]) is not int or value["schema"] != 2:
+    if type(value["schema"]) is not int or value["schema"] != 3:
         return None
     if type(value["round"]) is not int or value["round"] < 0:
         return None
@@ -141,7 +141,7 @@ def signed(raw, sign):
 def to_sign(terms, sender, kind, own, blobs):
     """What a sender signs of a message that states `own` beside the terms of its round."""
     statement = {
-        "schema": 2, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
+        "schema": 3, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
         "manifest": {**terms.manifest, **own}, "blobs": blobs,
     }  # fmt: skip
     return DOMAIN + hashlib.sha256(canonical(statement)).digest()

@@ -28,9 +28,9 @@ from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import ClientsAgree
-from privfed.parties.key_holder import serving
 from privfed.parties.key_holder.key_holder import KeyHolder
 from privfed.protocol.envelopes import envelope_bytes, write_envelope
+from privfed.protocol.signing import refusal
 from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
 from tests.fuzz.envelopes import Draft, canonical
@@ -261,7 +261,7 @@ class HolderRound:
             aggregator.receive(sent[f"update/{name}"])
         sent["sum"] = aggregator.total()
         identity, refused = world.identities["holder"], sent["open-round"]
-        sent["refusal"] = serving._refusal(identity, refused, "none of your business")
+        sent["refusal"] = refusal(identity, refused, "none of your business")
 
     def commit(self):
         sent = self.messages

@@ -50,8 +50,8 @@ _CHECKED: Final = ("EncryptionError: ", "MessageError: ", "SpoiledSumError: ")
 """How reasons begin that a key holder gives for what it was sent."""
 
 
-Ask = Callable[[bytes, Sequence[str]], Mapping[str, bytes]]
-"""Puts one question to these clients, and returns their answers by name."""
+Ask = Callable[[bytes], Mapping[str, bytes]]
+"""Puts one question to all contributors, and returns their answers by name."""
 
 
 class Link(Protocol):
@@ -140,7 +140,7 @@ class ClientsAgree(ClientsOpen):
         listing = signed_message(self._identity, terms, LISTING, manifest={CONTRIBUTIONS: listed})
         names = [entry["client"] for entry in listed]
         states = {LISTING: listing_digest(listed)}
-        agreements = _answers(ask(listing, names), names, self._roster, terms, AGREED, states)
+        agreements = _answers(ask(listing), names, self._roster, terms, AGREED, states)
         signatures = {name: answer.signature.hex() for name, answer in agreements.items()}
         return signed_message(
             self._identity,
@@ -201,7 +201,7 @@ class HolderOpens:
         names = [entry["client"] for entry in listed]
         if stated[CONTRIBUTORS] != names:
             raise MessageError(f"the key holder's challenge must name the contributors {names}")
-        answers = ask(challenge, names)
+        answers = ask(challenge)
         digest = hashlib.sha256(envelope.statement.to_bytes()).hexdigest()
         states = {CHALLENGE: digest, VALUES: None}
         _answers(answers, names, self._roster, terms, ANSWER, states)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from accountants import Anchor
@@ -137,14 +138,16 @@ class AggregatorRound:
         opening = self.summing.opener.begin(agreed)
         if opening.result is not None:
             return self._released(opening.result, time.perf_counter())
-        total = self._sum(opening)
+        collecting = self._collect(opening)
+        total = self._sum(collecting, opening)
         begun = time.perf_counter()
-        message = self.summing.opener.close(opening.terms, total, self._ask)
+        ask = partial(self._ask, collecting.contributors)
+        message = self.summing.opener.close(opening.terms, total, ask)
         self.costs.bytes_holder = self.summing.opener.bytes_asked
         return self._released(message, begun)
 
-    def _sum(self, opening: Opening) -> bytes:
-        """The sum of all updates that come, as a message to whoever opens it."""
+    def _collect(self, opening: Opening) -> Aggregator:
+        """Add every update that comes."""
         collecting = Aggregator(
             identity=self.summing.identity,
             roster=self.summing.roster,
@@ -163,11 +166,17 @@ class AggregatorRound:
         for name in asked:
             if name in replies and not _says_absent(replies[name]):
                 self._receive(collecting, name, replies[name])
+        self.costs.aggregator_seconds = time.perf_counter() - begun
+        return collecting
+
+    def _sum(self, collecting: Aggregator, opening: Opening) -> bytes:
+        """The sum, as a message to whoever opens it."""
         self._require_back(collecting.contributors)
+        begun = time.perf_counter()
         total = collecting.total()
         self.costs.bytes_up = collecting.bytes_up
         self.costs.bytes_down = len(opening.key or b"") * len(self.clients)
-        self.costs.aggregator_seconds = time.perf_counter() - begun
+        self.costs.aggregator_seconds += time.perf_counter() - begun
         return total
 
     def _receive(self, collecting: Aggregator, name: str, reply: bytes) -> None:
@@ -186,7 +195,7 @@ class AggregatorRound:
                 missing,
             )
 
-    def _ask(self, question: bytes, contributors: Sequence[str]) -> Mapping[str, bytes]:
+    def _ask(self, contributors: Sequence[str], question: bytes) -> Mapping[str, bytes]:
         answers = self.exchange(dict.fromkeys(contributors, question))
         answers = {name: one for name, one in answers.items() if not _says_absent(one)}
         self.costs.bytes_down += len(question) * len(answers)

@@ -28,8 +28,9 @@ from privfed.identity.keys import Identity
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.base_modes import switch_off_dropout
 from privfed.models.load import choose_device
+from privfed.models.start_file import load_start, names_added
 from privfed.models.tasks import Batch, Task
-from privfed.models.vector import base_digest
+from privfed.models.vector import base_digest, saved_tensors
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.public_size import public_size
@@ -69,10 +70,12 @@ def build_private_model(
     num_clients: int,
     seed: int,
     device: str | None,
+    start: Path | None = None,
 ) -> PrivateModel:
     """The base model with its adapter, passed through the gate; all initial values are public.
 
-    Low precision hides small errors, so the gate sees such a model in full precision first.
+    Low precision hides small errors, so the gate sees such a model in full precision first. Initial
+    values come from the file `start`; without one they are drawn from the public seed.
     """
     check = partial(
         check_per_example_gradients,
@@ -83,15 +86,18 @@ def build_private_model(
     )
     base = task.build()
     switch_off_dropout(base)  # also where a task of somebody's own builds it
-    digest = base_digest(base)
+    digest, before = base_digest(base), {id(tensor) for _, tensor in saved_tensors(base)}
     model = adapter.attach(base, task.modules_to_save, seed)
     if strategy.freeze_lora_a:
         freeze_orthonormal_a(model, seed)
+    added = names_added(model, before)
+    if start is not None:
+        load_start(start, model, added)
     where = choose_device(device)
     if computation.precision is not Precision.FP32:
         full = replace(computation, precision=Precision.FP32)
         check(PrivateModel(model, task, where, full))
-    private = PrivateModel(model, task, where, computation, base_sha256=digest)
+    private = PrivateModel(model, task, where, computation, base_sha256=digest, added=added)
     check(private)
     return private
 

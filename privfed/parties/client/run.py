@@ -176,10 +176,10 @@ class ClientRun:
         waiting = self.begin(message)
         if isinstance(waiting, bytes):
             return waiting
-        reply, state = None, self.progress.state
+        update = None
         with self._told(waiting.current.plan.round):
-            reply = self.finish(waiting, self.node.update(waiting.current.plan, state))
-        return reply or self.absent()
+            update = self.node.update(waiting.current.plan, self.progress.state)
+        return self.absent() if update is None else self.finish(waiting, update)
 
     def _of_train(self, message: bytes) -> Current:
         """Rounds that were given up in between changed nothing, so that none need be missed."""
@@ -219,11 +219,14 @@ class ClientRun:
 
     def _open(self, message: bytes) -> bytes:
         number, reply = self.progress.round + 1, None
+        refused: PrivfedError | None = None
         with told_in([self.node.log], f"round {number}: the sum could not be opened"):
             try:
                 reply = self._opened(message)
             except (MessageError, EncryptionError) as error:
-                reply = self._refusal(message, error)
+                refused = error
+        if refused is not None:
+            return self._refusal(message, refused)
         return reply or self.absent()
 
     def _opened(self, message: bytes) -> bytes:

@@ -1063,9 +1063,7 @@ class TestTheExample:
     def test_its_clients_could_start_without_a_warning(self, federation):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            check_clients(
-                federation.clients, federation.privacy, federation.min_clients
-            )
+            check_clients(federation.clients, federation.privacy, federation.min_clients)
             assert joining.delta_notes(federation.clients, federation.privacy) == []
 
     def test_its_noise_leaves_something_to_learn(self, federation):

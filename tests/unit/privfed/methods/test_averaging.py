@@ -7,45 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed import Plain
-from privfed.engines.wiring import Public, SumChannel
 from privfed.errors import ConfigError
-from privfed.methods.averaging import FedAvg, FFALoRA
-from privfed.parties.aggregator.openers import ClientsOpen
+from privfed.methods.averaging import FedAvg, FFALoRA, weighted_mean
 from privfed.run_settings import weight_notes
 
 SIZES = {"a": 100, "b": 50, "c": 25}
 STRATEGIES = pytest.mark.parametrize("strategy", [FedAvg, FFALoRA])
 
 
-def channel(weights):
-    """What `mean_update` needs of a channel: the public weights."""
-    public = Public(
-        settings="00",
-        run="00ff",
-        num_params=2,
-        base_model="",
-        layout="",
-        weights=weights,
-        min_clients=3,
-    )
-    return SumChannel(
-        public=public,
-        summation=Plain(),
-        parties=None,
-        ciphers={},
-        custodian=ClientsOpen(),
-        parameters={},
-        encryption=None,
-        key={},
-    )
-
-
 def next_state(strategy, state, updates, sizes=SIZES):
     """A round as the federation plays it: weighted updates are summed, then divided."""
     weights = strategy.weights(sizes)
     total = sum(weights[client] * update for client, update in updates.items())
-    mean = channel(weights).mean_update(total, sorted(updates))
+    mean = weighted_mean(total, weights, sorted(updates))
     return strategy.next_state(state, mean)
 
 
