@@ -16,7 +16,7 @@ from accountants.book import Book
 from accountants.bounds import DeltaBounds, EpsilonBounds
 from accountants.command_line import parser
 from accountants.earlier import assign
-from accountants.errors import AccountingError
+from accountants.errors import AccountingError, LedgerForeignError
 from accountants.events import Event, NoisedCount, PoissonGaussian
 from accountants.export import export
 from accountants.identity import Identity
@@ -31,6 +31,7 @@ from accountants.printing import (
     rounded_up,
     show,
 )
+from accountants.relations import Neighbouring
 
 # Accountants are imported by the commands that compute: they load scipy and dp-accounting.
 
@@ -76,10 +77,9 @@ def _epsilon(options: argparse.Namespace) -> None:
 
     book = _book(options)
     events = _events(options) if book is None else book.events()
-    bounds = certified.epsilon(
-        events, options.delta, options.neighbouring, group_size=options.group_size
-    )
-    _show_bounds(options, events, book, "epsilon", bounds, at="delta")
+    relation = _relation(options, book)
+    bounds = certified.epsilon(events, options.delta, relation, group_size=options.group_size)
+    _show_bounds(options, events, relation, book, "epsilon", bounds, at="delta")
 
 
 def _delta(options: argparse.Namespace) -> None:
@@ -87,10 +87,9 @@ def _delta(options: argparse.Namespace) -> None:
 
     book = _book(options)
     events = _events(options) if book is None else book.events()
-    bounds = certified.delta(
-        events, options.epsilon, options.neighbouring, group_size=options.group_size
-    )
-    _show_bounds(options, events, book, "delta", bounds, at="epsilon")
+    relation = _relation(options, book)
+    bounds = certified.delta(events, options.epsilon, relation, group_size=options.group_size)
+    _show_bounds(options, events, relation, book, "delta", bounds, at="epsilon")
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -189,6 +188,28 @@ def _book(options: argparse.Namespace) -> Book | None:
     return ledger_or_export(options.ledger)[1]
 
 
+def _relation(options: argparse.Namespace, book: Book | None) -> Neighbouring:
+    """The relation that the ledger states, or else the arguments; none exits with code 2.
+
+    Raises:
+        LedgerForeignError: if both state one, and they differ.
+    """
+    given = options.neighbouring
+    if book is not None and isinstance(book.identity, Identity):
+        stated = book.identity.neighbouring
+        if given not in (None, stated):
+            raise LedgerForeignError(
+                f"--neighbouring must be the relation of the ledger {options.ledger}, "
+                f"{stated.value!r}, got {given.value!r}: a budget of one relation says nothing "
+                "about another; leave --neighbouring out"
+            )
+        return stated
+    if given is None:
+        why = "" if book is None else ": a ledger of the first version states no relation"
+        options.refuse(f"--neighbouring must be given{why}")
+    return Neighbouring(given)
+
+
 def _events(options: argparse.Namespace) -> list[Event]:
     """All events that the arguments name, together; none, or half a phase, exits with code 2."""
     single = (options.noise_multiplier, options.sample_rate, options.steps)
@@ -215,6 +236,7 @@ def _noised_counts(options: argparse.Namespace) -> list[NoisedCount]:
 def _show_bounds(
     options: argparse.Namespace,
     events: Iterable[Event],
+    relation: Neighbouring,
     book: Book | None,
     name: str,
     bounds: EpsilonBounds | DeltaBounds,
@@ -223,7 +245,7 @@ def _show_bounds(
 ) -> None:
     """Both bounds on epsilon at a delta, or on delta at an epsilon, and what they rest on."""
     given: float = getattr(options, at)
-    record = claim(events, options.neighbouring, options.group_size) | {
+    record = claim(events, relation, options.group_size) | {
         at: given,
         name: plain(bounds.upper),
         f"{name}_lower": plain(bounds.lower),
@@ -233,7 +255,7 @@ def _show_bounds(
         (name, f"at most {rounded_up(bounds.upper)}, at {at} {given!r}"),
         ("", f"no analysis of these events can go below {rounded_down(bounds.lower)}"),
         ("method", bounds.method),
-        *assumptions(options.neighbouring, options.group_size),
+        *assumptions(relation, options.group_size),
     ]
     if book is not None:
         anchor = book.anchor()

@@ -30,6 +30,7 @@ from accountants import (
 from accountants.__main__ import main
 from accountants.events import Gaussian, Laplace
 from accountants.printing import GROUPS, RELATIONS, rounded_down, rounded_up
+from tests.unit.accountants.first_version import FIRST_EVENTS, write_first
 
 OWNER = {
     "client": "ward",
@@ -231,6 +232,36 @@ def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
         delta = json.loads(run("delta", *ADD, "--ledger", file, "--epsilon", "2", "--json"))
         assert delta["delta"] == certified.delta(events, 2.0, Neighbouring.ADD_REMOVE).upper
     assert "ledger" not in rows(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5"))
+
+
+@pytest.mark.parametrize("name", ["replace_one", "zero_out"])
+def test_a_ledger_states_its_relation(run, refused, tmp_path, name):
+    own, event = Neighbouring(name), Gaussian(noise_multiplier=3.0, steps=2)
+    ledger = Ledger.create(tmp_path / "ledger", **OWNER | {"neighbouring": own})
+    ledger.reserve("only", 0, [event], lambda *_: None)
+    (tmp_path / "export").write_text(json.dumps(ledger.export()))
+    for file in (tmp_path / "ledger", tmp_path / "export"):
+        for command, at, value in (("epsilon", "--delta", 1e-5), ("delta", "--epsilon", 1.25)):
+            arguments = (command, "--ledger", file, at, value)
+            bounds = getattr(certified, command)(ledger.events(), value, own)
+            exact = json.loads(run(*arguments, "--json"))
+            assert (exact[command], exact["neighbouring"]) == (bounds.upper, name)
+            assert exact["neighbours"] == RELATIONS[own]
+            assert rows(run(*arguments))["neighbours"] == f"{RELATIONS[own]} ({name})"
+            assert json.loads(run(*arguments, "--json", "--neighbouring", name)) == exact
+            line = refused(*arguments, *ADD)
+            assert f"must be the relation of the ledger {file}, '{name}', got 'add_remove'" in line
+
+
+def test_a_ledger_of_the_first_version_states_no_relation(run, capsys, tmp_path):
+    arguments = ["epsilon", "--ledger", str(write_first(tmp_path / "old")), "--delta", "1e-5"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "a ledger of the first version states no relation" in capsys.readouterr().err
+    exact = json.loads(run(*arguments, "--neighbouring", "replace_one", "--json"))
+    wanted = certified.epsilon(FIRST_EVENTS, 1e-5, Neighbouring.REPLACE_ONE).upper
+    assert (exact["epsilon"], exact["neighbouring"]) == (wanted, "replace_one")
 
 
 def test_an_empty_ledger_has_cost_nothing(run, tmp_path):
