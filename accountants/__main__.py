@@ -3,7 +3,7 @@
 Arguments (`command_line.py`) become events, a budget or a path (`input_files.py`), and results
 become text (`printing.py`); everything is computed by the functions of the package. Exit code 0
 says that it worked, 1 that it was refused, with one line that says why, 2 that the arguments cannot
-be read.
+be read; where SIGINT or SIGTERM ended it, the code is 128 plus the number of the signal.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from accountants.printing import (
     show,
 )
 from accountants.relations import Neighbouring
+from accountants.stopping import exit_status, stopped_by_signals
 
 # Accountants are imported by the commands that compute: they load scipy and dp-accounting.
 
@@ -44,7 +45,7 @@ ROLLBACK = "a rollback is not checked here, but by verify --anchor"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code, 0 or 1.
+    """Run one command, in the main thread; the exit code.
 
     Args:
         arguments: what follows the name of the program; by default those of this process.
@@ -54,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
-        sys.stdout.flush()
+        with stopped_by_signals():
+            _COMMANDS[options.command](options)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader went away, as `head` does; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -66,9 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = f"{type(error).__name__}: {_one_line(error)}"
         print(f"error: out of the range of floating point ({reason}); no number", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("error: interrupted", file=sys.stderr)
-        return 1
+        return exit_status(error)
     return 0
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from accountants.stopping import stopped_by_signals
 from privfed import __version__
-from privfed.ending import Program, failures_kept, stopped_by_signals, tell
+from privfed.ending import Program, failures_kept, tell
 from privfed.errors import ConfigError
 from privfed.roster_cli import roster_app
 

@@ -11,12 +11,11 @@ import traceback
 import pytest
 
 from accountants import Ledger, Neighbouring, epsilon
+from accountants.stopping import Stopped, stopped_by_signals
 from privfed import Callback, cli, run_config
 from privfed.client import node as client_node
 from privfed.client.state import ledger_path
 from privfed.custody.serving import only_holder_of
-from privfed.ending import stopped_by_signals
-from privfed.errors import Stopped
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.reports.figures import rounded_up

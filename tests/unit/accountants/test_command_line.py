@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -321,7 +323,6 @@ def test_values_out_of_range_are_refused_in_one_line(refused, arguments, reason)
     [
         (ZeroDivisionError("division by zero"), "out of the range of floating point"),
         (OverflowError("too large"), "OverflowError: too large"),
-        (KeyboardInterrupt(), "interrupted"),
     ],
 )
 def test_a_computation_that_breaks_off_gives_no_number(refused, monkeypatch, failure, reason):
@@ -632,6 +633,55 @@ def test_it_runs_as_a_process(path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def computing(tmp_path):
+    """A function that starts a computation of minutes, and returns when it reads its events."""
+    processes, events = [], tmp_path / "events"
+    os.mkfifo(events)
+
+    def start(inherited):
+        command = [sys.executable, "-m", "accountants", "epsilon", *ADD, "--delta", "1e-5"]
+        process = subprocess.Popen(
+            [*command, "--events", str(events)],
+            env=os.environ | {"PYTHONPATH": str(Path(accountants.__file__).parents[1])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),
+        )
+        processes.append(process)
+        return process, open(events, "w")
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def many_events():
+    """So many different ones that their composition takes minutes."""
+    for steps in range(1, 20_000):
+        sigma = 1 + steps * 1e-4
+        yield event_to_json(PoissonGaussian(noise_multiplier=sigma, sample_rate=0.3, steps=steps))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("inherited", [signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "usual"])
+@pytest.mark.parametrize("reading", [True, False], ids=["while it reads", "while it computes"])
+def test_a_signal_ends_it_whatever_it_inherited(computing, number, inherited, reading):
+    """SIGINT is ignored in the background jobs of a shell without job control."""
+    process, events = computing(inherited)
+    with events:
+        if not reading:
+            json.dump(list(many_events()), events)
+            events.close()
+            time.sleep(2)
+        assert process.poll() is None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (128 + number, "", "error: interrupted\n")
 
 
 LIGHT = """
