@@ -249,8 +249,9 @@ def report(
         _say(note)
     _say(
         "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
-        "client, and the headline; that all files are of one moment; the ledgers themselves, "
-        "but for those named above. Not checked: other text and figures. Report: "
+        "client, and the headline; budgets, sizes and what was planned, against run.json; that all "
+        "files are of one moment; the ledgers themselves, but for those named above. Not checked: "
+        "other text and figures. Report: "
         f"{folder / 'report.html'}"
     )
 
