@@ -1,9 +1,9 @@
 """`python -m accountants`: epsilon, noise and ledgers from the command line.
 
-Arguments (`command_line.py`) become events, a budget or a path (`input_files.py`), and results
-become text (`printing.py`); everything is computed by the functions of the package. Exit code 0
+Arguments (`cli/arguments.py`) become events, a budget or a path (`cli/input_files.py`), and results
+become text (`cli/printing.py`); everything is computed by the functions of the package. Exit code 0
 says that it worked, 1 that it was refused, with one line that says why, 2 that the arguments cannot
-be read.
+be read; where SIGINT or SIGTERM ended it, the code is 128 plus the number of the signal.
 """
 
 import argparse
@@ -24,13 +24,14 @@ from accountants.cli.printing import (
     rounded_up,
     show,
 )
-from accountants.errors import AccountingError
+from accountants.errors import AccountingError, LedgerForeignError
 from accountants.events import Event, NoisedCount, PoissonGaussian
-from accountants.guarantees import DeltaBounds, EpsilonBounds
+from accountants.guarantees import DeltaBounds, EpsilonBounds, Neighbouring
 from accountants.ledger.book import Book
 from accountants.ledger.earlier import assign
 from accountants.ledger.export import export
 from accountants.ledger.identity import Identity
+from accountants.stopping import exit_status, stopped_by_signals
 
 # Accountants are imported by the commands that compute: they load scipy and dp-accounting.
 
@@ -43,7 +44,7 @@ ROLLBACK = "a rollback is not checked here, but by verify --anchor"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code, 0 or 1.
+    """Run one command, in the main thread; the exit code.
 
     Args:
         arguments: what follows the name of the program; by default those of this process.
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
-        _COMMANDS[options.command](options)
-        sys.stdout.flush()
+        with stopped_by_signals():
+            _COMMANDS[options.command](options)
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader went away, as `head` does; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -65,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = f"{type(error).__name__}: {_one_line(error)}"
         print(f"error: out of the range of floating point ({reason}); no number", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("error: interrupted", file=sys.stderr)
-        return 1
+        return exit_status(error)
     return 0
 
 
@@ -76,10 +78,9 @@ def _epsilon(options: argparse.Namespace) -> None:
 
     book = _book(options)
     events = _events(options) if book is None else book.events()
-    bounds = certified.epsilon(
-        events, options.delta, options.neighbouring, group_size=options.group_size
-    )
-    _show_bounds(options, events, book, "epsilon", bounds, at="delta")
+    relation = _relation(options, book)
+    bounds = certified.epsilon(events, options.delta, relation, group_size=options.group_size)
+    _show_bounds(options, events, relation, book, "epsilon", bounds, at="delta")
 
 
 def _delta(options: argparse.Namespace) -> None:
@@ -87,10 +88,9 @@ def _delta(options: argparse.Namespace) -> None:
 
     book = _book(options)
     events = _events(options) if book is None else book.events()
-    bounds = certified.delta(
-        events, options.epsilon, options.neighbouring, group_size=options.group_size
-    )
-    _show_bounds(options, events, book, "delta", bounds, at="epsilon")
+    relation = _relation(options, book)
+    bounds = certified.delta(events, options.epsilon, relation, group_size=options.group_size)
+    _show_bounds(options, events, relation, book, "delta", bounds, at="epsilon")
 
 
 def _calibrate(options: argparse.Namespace) -> None:
@@ -189,6 +189,28 @@ def _book(options: argparse.Namespace) -> Book | None:
     return ledger_or_export(options.ledger)[1]
 
 
+def _relation(options: argparse.Namespace, book: Book | None) -> Neighbouring:
+    """The relation that the ledger states, or else the arguments; none exits with code 2.
+
+    Raises:
+        LedgerForeignError: if both state one, and they differ.
+    """
+    given = options.neighbouring
+    if book is not None and isinstance(book.identity, Identity):
+        stated = book.identity.neighbouring
+        if given not in (None, stated):
+            raise LedgerForeignError(
+                f"--neighbouring must be the relation of the ledger {options.ledger}, "
+                f"{stated.value!r}, got {given.value!r}: a budget of one relation says nothing "
+                "about another; leave --neighbouring out"
+            )
+        return stated
+    if given is None:
+        why = "" if book is None else ": a ledger of the first version states no relation"
+        options.refuse(f"--neighbouring must be given{why}")
+    return Neighbouring(given)
+
+
 def _events(options: argparse.Namespace) -> list[Event]:
     """All events that the arguments name, together; none, or half a phase, exits with code 2."""
     single = (options.noise_multiplier, options.sample_rate, options.steps)
@@ -215,6 +237,7 @@ def _noised_counts(options: argparse.Namespace) -> list[NoisedCount]:
 def _show_bounds(
     options: argparse.Namespace,
     events: Iterable[Event],
+    relation: Neighbouring,
     book: Book | None,
     name: str,
     bounds: EpsilonBounds | DeltaBounds,
@@ -223,7 +246,7 @@ def _show_bounds(
 ) -> None:
     """Both bounds on epsilon at a delta, or on delta at an epsilon, and what they rest on."""
     given: float = getattr(options, at)
-    record = claim(events, options.neighbouring, options.group_size) | {
+    record = claim(events, relation, options.group_size) | {
         at: given,
         name: plain(bounds.upper),
         f"{name}_lower": plain(bounds.lower),
@@ -233,7 +256,7 @@ def _show_bounds(
         (name, f"at most {rounded_up(bounds.upper)}, at {at} {given!r}"),
         ("", f"no analysis of these events can go below {rounded_down(bounds.lower)}"),
         ("method", bounds.method),
-        *assumptions(options.neighbouring, options.group_size),
+        *assumptions(relation, options.group_size),
     ]
     if book is not None:
         anchor = book.anchor()

@@ -16,10 +16,10 @@ PrivfedError
 ├── FileError           a file or folder that the system does not let be written (also OSError)
 └── UnforeseenError     what no other error says; its cause is in a private file
 
-Stopped is none of them: somebody wants the program to end (a KeyboardInterrupt).
+`accountants.stopping.Stopped` is none of them: somebody wants the program to end (a
+KeyboardInterrupt).
 """
 
-import signal
 from collections.abc import Sequence
 
 
@@ -90,20 +90,6 @@ class FileError(PrivfedError, OSError):
 
 class UnforeseenError(PrivfedError):
     """What nobody foresaw. The cause may quote private text, so it is told in a private file."""
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM came, and the program ends in good order.
-
-    Whoever knows how far things had come puts a sentence that says so into `args`.
-
-    Attributes:
-        signal: which of the two.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.signal = signal.Signals(number)
 
 
 def is_failure(error: BaseException) -> bool:

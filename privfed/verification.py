@@ -25,6 +25,7 @@ from accountants import (
 from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import PrivfedError, ReportError, RunFolderError
+from privfed.parties.client.public_size import is_released_size
 from privfed.reports import statements
 from privfed.reports.adapter_folder import require_adapter_of
 from privfed.reports.budget import BudgetReport, ClientGuarantee
@@ -42,10 +43,11 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
     """Verify the report of a run and render it again.
 
     What is checked: the chain of digests of each export; epsilon, sigma, q, steps, releases, attack
-    bounds and head of every client against it; epsilon of the last round; the headline; that
+    bounds and head of every client against it; sigma, q, steps, budgets and declared sizes against
+    `run.json`, released sizes against the ledger; epsilon of the last round; the headline; that
     exports, adapter, `run.json` and checkpoint are of the same moment as the report; and, for every
     client whose ledger lies on this machine, that the report counts all of this run. Not checked:
-    other figures and text, budgets and public sizes.
+    other figures and text.
 
     Args:
         path: run folder.
@@ -78,16 +80,56 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
 def _verified(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str]]:
     report = BudgetReport.from_json((path / "report.json").read_text(encoding="utf-8"))
     exports = {client.id: _export(path, client.id) for client in report.clients}
+    record = _read_json(path / "run.json")
     for claimed in report.clients:
+        _require_settings(report, claimed, record, book_of_export(exports[claimed.id]))
         _require_equal(claimed, _recomputed(exports[claimed.id], report, claimed))
         _require_rounds(report, claimed, book_of_export(exports[claimed.id]))
     _require_headline(report)
-    _require_one_moment(path, report, exports)
+    _require_one_moment(path, report, record, exports)
     require_adapter_of(report, path / "adapter")
     notes = [
         note for client in report.clients for note in _of_ledger(report, client, exports, anchors)
     ]
     return report, notes
+
+
+def _require_settings(
+    report: BudgetReport, claimed: ClientGuarantee, record: Mapping[str, Any], book: Book
+) -> None:
+    """Refuse numbers that the run was not calibrated to; what one more round costs rests on them.
+
+    The ledger holds sigma and q of rounds that were begun, and nothing of them before the first.
+    """
+    settings = record["settings"]
+    (client,) = [client for client in settings["clients"] if client["id"] == claimed.id]
+    _require_size(claimed, client["public_size"], book)
+    batch, steps = (settings["privacy"][n] for n in ("expected_batch_size", "steps_per_round"))
+    said = {
+        "noise multiplier": (claimed.noise_multiplier, record["noise_multipliers"][claimed.id]),
+        "sample rate": (claimed.sample_rate, batch / claimed.public_size),
+        "steps per round": (report.mechanism["steps per round"], steps),
+        "epsilon of the budget": (claimed.epsilon_budget, client["epsilon_budget"]),
+        "delta of the budget": (claimed.delta, client["delta"]),
+    }
+    for name, (found, wanted) in said.items():
+        if found != wanted:
+            raise ReportError(
+                f"client {claimed.id!r}: the {name} in the report must be that of run.json, "
+                f"{wanted!r}, got {found!r}; take the report from where the run was"
+            )
+
+
+def _require_size(claimed: ClientGuarantee, asked: int | dict[str, Any], book: Book) -> None:
+    """Refuse a size that was neither declared nor released."""
+    size, is_declared = claimed.public_size, isinstance(asked, int)
+    if size == asked or (not is_declared and is_released_size(size, book)):
+        return
+    wanted = f"{asked!r} of run.json" if is_declared else "the one that its ledger released"
+    raise ReportError(
+        f"client {claimed.id!r}: the public size in the report must be {wanted}, got {size!r}; "
+        "take the report from where the run was"
+    )
 
 
 def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, book: Book) -> None:
@@ -133,10 +175,12 @@ def _require_headline(report: BudgetReport) -> None:
 
 
 def _require_one_moment(
-    path: Path, report: BudgetReport, exports: Mapping[str, Mapping[str, Any]]
+    path: Path,
+    report: BudgetReport,
+    record: Mapping[str, Any],
+    exports: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Refuse a report beside a checkpoint or `run.json` of another round or run."""
-    record = _read_json(path / "run.json")
     checkpoint = load_latest(path / "checkpoints")
     if checkpoint is None:
         raise ReportError(f"{path} holds a report and no checkpoint; put it back beside the report")

@@ -40,7 +40,7 @@ def _add_epsilon(commands: Any) -> None:
     _add_schedule(parser)
     parser.add_argument("--delta", type=float, required=True, help="in [0, 1)")
     _add_group_size(parser)
-    _add_relation(parser)
+    _add_relation(parser, required=False)
 
 
 def _add_delta(commands: Any) -> None:
@@ -48,7 +48,7 @@ def _add_delta(commands: Any) -> None:
     _add_schedule(parser)
     parser.add_argument("--epsilon", type=float, required=True, help="0 or above")
     _add_group_size(parser)
-    _add_relation(parser)
+    _add_relation(parser, required=False)
 
 
 def _add_calibrate(commands: Any) -> None:
@@ -59,7 +59,7 @@ def _add_calibrate(commands: Any) -> None:
     parser.add_argument("--sample-rate", type=float, required=True, help="in (0, 1]")
     parser.add_argument("--steps", type=int, required=True, help="1 or more")
     _add_noised_count(parser)
-    _add_relation(parser)
+    _add_relation(parser, required=True)
 
 
 def _add_schedule(parser: argparse.ArgumentParser) -> None:
@@ -116,13 +116,14 @@ def _add_group_size(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_relation(parser: argparse.ArgumentParser) -> None:
+def _add_relation(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    unless = "" if required else "; not needed with --ledger, which states it"
     parser.add_argument(
         "--neighbouring",
         type=_relation,
-        required=True,
+        required=required,
         metavar="RELATION",
-        help=f"which data sets are neighbours: one of {_RELATION_NAMES}",
+        help=f"which data sets are neighbours: one of {_RELATION_NAMES}{unless}",
     )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
 

@@ -157,6 +157,11 @@ class AnchorFolder:
                 f"{self._anchor_file(id_)})"
             ) from error
 
+    def files_about(self, path: Path, id_: str) -> list[Path]:
+        """The files here that tell of a ledger and of the path where it lies."""
+        files = self._anchor_file(checked_id(id_)), self._path_file(path)
+        return [file for file in files if file.exists()]
+
     def holds(self, book: Book, path: Path) -> bool:
         """Whether this very state is kept already, and that it lies at this path."""
         kept = self.find(checked_id(book.id))

@@ -154,7 +154,8 @@ class Ledger:
         Raises:
             LedgerMissingError: if there is no file.
             LedgerForeignError: if it is of another client, data set, unit or relation, or of the
-                first version; and if an earlier ledger is not assigned, or to another unit.
+                first version; and if an earlier ledger is not assigned, or to another unit. Where
+                nothing was released, the message names the files to remove for another unit.
             LedgerCorruptError: if it is damaged, edited, or of an unknown schema.
             LedgerRolledBackError: if it does not continue the anchor in the second place, or
                 another ledger lay here; likewise for an earlier ledger that was joined.
@@ -173,7 +174,7 @@ class Ledger:
         if anchors is not None:
             anchors.check_not_lost(path)
         book = storage.verified_book(path)
-        id_ = _checked_id(path, book, identity)
+        id_ = _checked_id(path, book, identity, _way_to_other_words(path, book, anchors))
         if anchors is not None:
             anchors.check_same(path, book)
         storage.make_private(path)
@@ -434,8 +435,14 @@ class Ledger:
                     storage.append(connection, entry)
 
 
-def _checked_id(path: Path, book: Book, wanted: Identity) -> str:
+def _checked_id(path: Path, book: Book, wanted: Identity, way_out: str = "") -> str:
     """The id of a ledger that is of this data, in this unit.
+
+    Args:
+        path: where it lies.
+        book: what it says.
+        wanted: whose releases it must count.
+        way_out: what else can be done about another unit or relation, for the message.
 
     Raises:
         LedgerForeignError: if it is of other data, or of another unit or relation.
@@ -456,9 +463,29 @@ def _checked_id(path: Path, book: Book, wanted: Identity) -> str:
             raise LedgerForeignError(
                 f"the ledger {path} must be opened with the {name} it was created with, {kept!r}, "
                 f"and not {stated!r}: a budget of one unit and relation says nothing about "
-                "another; use the words that it was created with"
+                f"another; use the words that it was created with{way_out}"
             )
     return book.id
+
+
+def _way_to_other_words(path: Path, book: Book, anchors: AnchorFolder | None) -> str:
+    """How to begin anew in other words, where nothing was released; empty where something was.
+
+    Raises:
+        LedgerRolledBackError: if the second place knows that it held more, or that another ledger
+            lay here.
+    """
+    if len(book.entries) > 1 or book.id is None:
+        return ""
+    files = [path]
+    if anchors is not None:
+        anchors.check_same(path, book)
+        anchors.check(book)
+        files += anchors.files_about(path, book.id)
+    return (
+        ". It counts no release: if none was ever made under these words, and they are a mistake, "
+        f"end every program that uses it, remove {', '.join(map(str, files))}, and open it again"
+    )
 
 
 def _of_first_version(path: Path) -> LedgerForeignError:

@@ -1,31 +1,25 @@
 """How the program ends, other than well: told to stop, refused, or broken. Each is one line.
 
-Where a signal is ignored when a program starts, as SIGINT is for the background jobs of a shell
-without job control, Python does not answer it. So both signals that ask a program to end get a
-handler here, whatever was inherited; it raises `Stopped`, so that every `finally` block runs.
+What tells it to stop is in `accountants/stopping.py`, whose command ends in the same way.
 """
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from rich.console import Console
 from typer.core import TyperGroup
 
-from privfed.errors import PrivfedError, Stopped, UnforeseenError, is_failure
+from accountants.stopping import exit_status
+from privfed.errors import PrivfedError, UnforeseenError, is_failure
 from privfed.storage.state_folder import default_state_folder, failures_folder, make_private_folder
-
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_SIGNALLED: Final = 128
-"""The exit status of a program that a signal ended is this plus its number, as in a shell."""
 
 
 class Program(TyperGroup):
@@ -41,9 +35,8 @@ class Program(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            number = error.signal if isinstance(error, Stopped) else signal.SIGINT
             tell(str(error) or "stopped")
-            raise click.exceptions.Exit(_SIGNALLED + number) from None
+            raise click.exceptions.Exit(exit_status(error)) from None
         except BaseException as error:
             if _is_meant(error) or not is_failure(error):
                 raise
@@ -67,26 +60,6 @@ def failures_kept() -> Iterator[None]:
         yield
     finally:
         threading.excepthook, sys.unraisablehook = hooks
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise `Stopped` within a block; a second one ends the program at once.
-
-    Only for the main thread.
-    """
-
-    def stop(number: int, _frame: object) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def tell(line: str) -> None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from accountants.stopping import stopped_by_signals
 from privfed import __version__
-from privfed.cli.ending import Program, failures_kept, stopped_by_signals, tell
+from privfed.cli.ending import Program, failures_kept, tell
 from privfed.cli.roster import roster_app
 from privfed.errors import ConfigError
 
@@ -248,8 +249,9 @@ def report(
         _say(note)
     _say(
         "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
-        "client, and the headline; that all files are of one moment; the ledgers themselves, "
-        "but for those named above. Not checked: other text and figures. Report: "
+        "client, and the headline; budgets, sizes and what was planned, against run.json; that all "
+        "files are of one moment; the ledgers themselves, but for those named above. Not checked: "
+        "other text and figures. Report: "
         f"{folder / 'report.html'}"
     )
 

@@ -6,7 +6,6 @@ See `docs/run.toml` in the repository for a commented example.
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,14 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
     seed = root.take("seed", int)
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
-    privacy, budget_by_client = _privacy(root.section("privacy"))
-    clients, held_out, source = clients_and_held_out(root.section("data"), task, seed, path.parent)
+    privacy, budgets = _privacy(root.section("privacy"))
+    clients, held_out, source = clients_and_held_out(
+        root.section("data"), task, seed, path.parent, budgets
+    )
     federation = root.section("federation")
     result = Federation(
         model=task,
-        clients=[_with_budget(client, budget_by_client) for client in clients],
+        clients=clients,
         adapter=_adapter(root.section("adapter")),
         privacy=privacy,
         training=_training(root.section("training")),
@@ -85,8 +86,6 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         title=root.take("title", str, path.stem),
         state_folder=state_folder,
     )
-    if budget_by_client:
-        raise ConfigError(f"[privacy.clients] names unknown client(s) {sorted(budget_by_client)}")
     federation.end()
     root.end()
     return result
@@ -160,11 +159,6 @@ def _budget(section: Section) -> Budget:
         return Budget(epsilon=section.take("epsilon", float), delta=section.take("delta", float))
     except AccountingError as error:
         raise ConfigError(str(error)) from error
-
-
-def _with_budget(client: Client, budgets: dict[str, Budget]) -> Client:
-    own = budgets.pop(client.id, None)
-    return client if own is None else replace(client, budget=own)
 
 
 def _size_source(clients: Sequence[Client]) -> str:

@@ -8,12 +8,13 @@ source is the part that it was dealt.
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from accountants import Budget
 from privfed.cli.toml_section import Section
 from privfed.data import partition
 from privfed.data.cells import as_name
@@ -28,13 +29,14 @@ from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.parties.client.client import Client
 
 _LOG: Final = logging.getLogger(__name__)
+_MOST_NAMED: Final = 20
 
 Sizes = Mapping[str, int | NoisySize]
 """Public size of each client, by its public name."""
 
 
 def clients_and_held_out(
-    section: Section, task: Task, seed: int, folder: Path
+    section: Section, task: Task, seed: int, folder: Path, budgets: Mapping[str, Budget]
 ) -> tuple[list[Client], tuple[Record, ...], str]:
     """What the table [data] says. How many rows were left out is logged: counts, no content.
 
@@ -43,6 +45,7 @@ def clients_and_held_out(
         task: which columns it reads.
         seed: public; of a split by chance.
         folder: to which paths are relative.
+        budgets: of declared clients that have one of their own; who takes no part needs none.
 
     Returns:
         The clients, the held-out records, and what these are, for the report.
@@ -57,7 +60,9 @@ def clients_and_held_out(
     cut = _cutter(section, task, person)
     dataset = section.take("dataset", str)
     sizes = _sizes(section, rule)
-    continues = _continues(section, sizes)
+    continues = section.take("continues", dict, {})
+    _require_declared("data.continues", continues, sizes)
+    _require_declared("privacy.clients", budgets, sizes)
     section.end()
     taking = _taking_part(sizes, rule)
     table = load(source, owner=rule.column, person=person)
@@ -82,6 +87,7 @@ def clients_and_held_out(
             dataset=dataset,
             description=f"{source}, {rule.kind}, {len(taking)} clients, seed {seed}",
             continues=continues.get(client),
+            budget=budgets.get(client),
         )
         for client, size in taking.items()
     ]
@@ -172,9 +178,7 @@ def _sizes(section: Section, rule: _Rule) -> Sizes:
             "must list them: names are not taken from the rows, which are private"
         )
     name_index(names)
-    unknown = sorted(set(listed) - set(names))
-    if unknown:
-        raise ConfigError(f"[data.public_sizes] names unknown client(s) {unknown}")
+    _require_declared("data.public_sizes", listed, names)
     without = [name for name in names if listed.get(name, everyone) is None]
     if without:
         raise ConfigError(
@@ -202,12 +206,15 @@ def _size(key: str, client: str, value: Any, minimum: int) -> int | NoisySize:
     return size
 
 
-def _continues(section: Section, sizes: Sizes) -> dict[str, str]:
-    """Anchors that earlier reports printed, by client."""
-    anchors: dict[str, str] = section.take("continues", dict, {})
-    if unknown := sorted(set(anchors) - set(sizes)):
-        raise ConfigError(f"[data.continues] names unknown client(s) {unknown}")
-    return anchors
+def _require_declared(table: str, named: Iterable[str], declared: Iterable[str]) -> None:
+    """Refuse a table that names a client which is not declared; it need not take part."""
+    if unknown := sorted(set(named).difference(declared)):
+        known = sorted(declared)
+        more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
+        raise ConfigError(
+            f"[{table}] names unknown client(s) {unknown}; those declared in [data] are "
+            f"{known[:_MOST_NAMED]}{more}"
+        )
 
 
 def _taking_part(sizes: Sizes, rule: _Rule) -> Sizes:

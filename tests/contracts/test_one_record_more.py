@@ -97,7 +97,7 @@ def records(kind, task, table, folder):
             **kind.keys,
         },
     )
-    clients, _, _ = clients_and_held_out(section, task, 1, folder)
+    clients, _, _ = clients_and_held_out(section, task, 1, folder, {})
     return {client.id: client.records for client in clients}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from accountants import AnchorFolder, Ledger, Neighbouring, epsilon
+from accountants import AnchorFolder, Ledger, Neighbouring, PoissonGaussian, epsilon
 from privfed import Callback, Plain
 from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
 from privfed.federation import _Running
@@ -195,6 +195,80 @@ class TestOneMoment:
         weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
         with pytest.raises(ReportError, match="changed"):
             verify_and_render(run, anchors)
+
+
+class TestBeforeTheFirstRound:
+    """No ledger holds sigma or q of the run yet; `run.json` does."""
+
+    @pytest.fixture
+    def federation(self, make_federation):
+        return make_federation()
+
+    @pytest.fixture
+    def reports(self, federation, tmp_path):
+        """As a kill and as an interruption before round 1 leave a run folder; both verify."""
+
+        class Leave(Callback):
+            def on_start(self, *arguments):
+                shutil.copytree(tmp_path / "stopped", tmp_path / "killed")
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            federation.run(tmp_path / "stopped", callbacks=[Leave()])
+        folders = tmp_path / "killed", tmp_path / "stopped"
+        for folder, status in zip(folders, ("running", "stopped in round 1"), strict=True):
+            report, _ = verify_and_render(folder, AnchorFolder(federation.anchors))
+            assert report.status == status
+            assert {client.rounds for client in report.clients} == {0}
+        return folders
+
+    def test_more_noise_than_was_calibrated_is_refused(self, federation, reports):
+        """All that is said of one more round fits the noise that the report states."""
+        path = reports[0] / "report.json"
+        values = json.loads(path.read_text())
+        client = min(values["clients"], key=lambda client: client["epsilon_if_begun"])
+        sigma = client["noise_multiplier"]
+        event = PoissonGaussian(
+            noise_multiplier=2 * sigma, sample_rate=client["sample_rate"], steps=2
+        )
+        begun = epsilon([event], client["delta"], Neighbouring.ADD_REMOVE).upper
+        assert begun < client["epsilon_if_begun"]
+        client |= {"noise_multiplier": 2 * sigma, "epsilon_if_begun": begun}
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError) as refused:
+            verify_and_render(reports[0], AnchorFolder(federation.anchors))
+        assert str(refused.value) == (
+            f"client {client['id']!r}: the noise multiplier in the report must be that of "
+            f"run.json, {sigma!r}, got {2 * sigma!r}; take the report from where the run was"
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"noise_multiplier": 9.5}, "noise multiplier"),
+            ({"sample_rate": 0.125}, "sample rate"),
+            ({"public_size": 64}, "public size in the report must be 33 of run.json, got 64"),
+            ({"public_size": 64, "sample_rate": 20 / 64}, "public size"),
+            ({"epsilon_budget": 0.75}, "epsilon of the budget"),
+            ({"delta": 3e-4}, "delta of the budget"),
+        ],
+        ids=lambda item: " ".join(item) if isinstance(item, dict) else "",
+    )
+    def test_any_other_number_of_a_client_is_refused(self, federation, reports, changes, named):
+        path = reports[1] / "report.json"
+        values = json.loads(path.read_text())
+        values["clients"][2] |= changes
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError, match=f"^client 'client-2': the {named}"):
+            verify_and_render(reports[1], AnchorFolder(federation.anchors))
+
+    def test_other_steps_are_refused(self, federation, reports):
+        path = reports[1] / "report.json"
+        values = json.loads(path.read_text())
+        values["mechanism"]["steps per round"] = 1
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError, match=r"steps per round .* run\.json, 2, got 1;"):
+            verify_and_render(reports[1], AnchorFolder(federation.anchors))
 
 
 def test_a_later_run_on_the_same_data_is_told_and_no_error(make_federation, tmp_path):

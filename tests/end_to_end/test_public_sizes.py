@@ -11,13 +11,21 @@ import dp_accounting
 import pytest
 from dp_accounting.pld import PLDAccountant
 
-from accountants import BudgetExceededError, Ledger, Neighbouring, NoisedCount, PoissonGaussian
+from accountants import (
+    AnchorFolder,
+    BudgetExceededError,
+    Ledger,
+    Neighbouring,
+    NoisedCount,
+    PoissonGaussian,
+)
 from privfed import Budget, Callback, NoisySize
-from privfed.errors import ConfigError
+from privfed.errors import ConfigError, ReportError
 from privfed.parties.client import public_size
 from privfed.parties.client.joining import size_source
 from privfed.private_step.randomness import SystemCoins
 from privfed.storage.run_folder import RunFolder
+from privfed.verification import verify_and_render
 from tests.organisations import with_share
 
 NOISE_EPSILON = 0.25
@@ -220,6 +228,27 @@ def test_leaving_out_counts_who_is_too_small_already(make, drawn, tmp_path):
     assert (tmp_path / "run/run.json").read_text() == before
     result = federation.run(tmp_path / "run", resume=True)
     assert [row.round for row in result.rounds] == [1, 2, 3]
+
+
+def test_a_size_that_was_not_released_is_refused(make, drawn, tmp_path):
+    """Before the first round, when no ledger holds a sampling rate of the run."""
+
+    class Leave(Callback):
+        def on_start(self, *arguments):
+            raise KeyboardInterrupt
+
+    federation = make()
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(tmp_path / "run", callbacks=[Leave()])
+    anchors, path = AnchorFolder(federation.anchors), tmp_path / "run/report.json"
+    verify_and_render(tmp_path / "run", anchors)
+    values = json.loads(path.read_text())
+    values["clients"][1] |= {"public_size": 57, "sample_rate": 20 / 57}
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        ReportError, match="'client-1': .* the one that its ledger released, got 57"
+    ):
+        verify_and_render(tmp_path / "run", anchors)
 
 
 def test_two_processes_at_once_release_one_size(tmp_path, monkeypatch):

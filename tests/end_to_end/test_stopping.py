@@ -11,11 +11,10 @@ import traceback
 import pytest
 
 from accountants import Ledger, Neighbouring, epsilon
+from accountants.stopping import Stopped, stopped_by_signals
 from privfed import Callback
 from privfed.cli import main as cli
 from privfed.cli import run_file as run_config
-from privfed.cli.ending import stopped_by_signals
-from privfed.errors import Stopped
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.client import node

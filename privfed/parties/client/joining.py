@@ -55,6 +55,10 @@ from privfed.storage.state_folder import (
     make_private_folder,
 )
 
+_LESS: Final = (
+    "plan fewer rounds or steps_per_round, agree on a larger budget, or leave the client out"
+)
+
 _SMALLEST_SHARE: Final = 0.01
 """A run that could spend less than this share of a budget would drown in noise: refused."""
 
@@ -234,20 +238,36 @@ def calibrate(
                 epsilon=spent,
                 allowed=budget.epsilon,
             )
-        rate = sample_rate_of(client, privacy)
-        sigma = noise_multiplier(budget, rate, steps, history, neighbouring=privacy.neighbouring)
+        rate, must_fit = sample_rate_of(client, privacy), _must_fit(client, privacy, rounds, spent)
+        try:
+            sigma = noise_multiplier(
+                budget, rate, steps, history, neighbouring=privacy.neighbouring
+            )
+        except BudgetExceededError as error:
+            raise BudgetExceededError(
+                f"{must_fit}, and does not with any noise; {_LESS}",
+                epsilon=error.epsilon,
+                allowed=error.allowed,
+            ) from error
         if sigma > privacy.expected_batch_size:
             raise BudgetExceededError(
-                f"the plan must fit client {client.id!r}'s budget (epsilon {budget.epsilon:g} at "
-                f"delta {budget.delta:g}) with a noise multiplier of at most expected_batch_size "
-                f"= {privacy.expected_batch_size}, and needs {sigma:.4g}: one coordinate's noise "
-                "would exceed the whole clipped sum. Plan fewer rounds or agree on a larger "
-                "budget",
+                f"{must_fit} with a noise multiplier of at most "
+                f"expected_batch_size = {privacy.expected_batch_size}, and needs {sigma:.4g}: one "
+                f"coordinate's noise would exceed the whole clipped sum; {_LESS}",
                 epsilon=spent,
                 allowed=budget.epsilon,
             )
         sigmas[client.id] = sigma
     return sigmas
+
+
+def _must_fit(client: Client, privacy: PrivacyConfig, rounds: int, spent: float) -> str:
+    budget = budget_of(client, privacy)
+    return (
+        f"the plan, {rounds} rounds of {privacy.steps_per_round} steps, must fit the budget of "
+        f"client {client.id!r} (epsilon {budget.epsilon:g} at delta {budget.delta:g}, of which "
+        f"{spent:.6g} is spent on data set {client.dataset!r})"
+    )
 
 
 def require_size(client: Client, privacy: PrivacyConfig) -> None:

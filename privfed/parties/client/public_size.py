@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from accountants import Budget, BudgetExceededError, Event, Ledger, NoisedCount, epsilon
+from accountants.ledger.book import Book
 from privfed.data.public_size import NoisySize, released_size
 from privfed.errors import DataError
 from privfed.private_step.randomness import Coins
@@ -47,6 +48,19 @@ def public_size(
         return _released(declared, count, ledger, budget, coins)
 
 
+def is_released_size(size: int, book: Book) -> bool:
+    """Whether a ledger released this size; it holds the digest of the number."""
+    return any(
+        commit.is_of(_as_bytes(size))
+        for id_, commit in book.commits.items()
+        if book.reservations[id_].run == _RUN
+    )
+
+
+def _as_bytes(size: int) -> bytes:
+    return json.dumps({"public_size": size}).encode()
+
+
 @contextlib.contextmanager
 def _alone(ledger: Path) -> Iterator[None]:
     """One process at a time: what another one has reserved and not yet committed is no crash."""
@@ -68,7 +82,7 @@ def _released(declared: NoisySize, count: int, ledger: Ledger, budget: Budget, c
     reservation = ledger.reserve(_RUN, attempt, planned, _admission(ledger, budget))
     stream = coins.stream(ledger.identity.client, "public size")
     size = released_size(count, declared.noise_epsilon, stream)
-    ledger.commit(reservation.id, planned, json.dumps({"public_size": size}).encode())
+    ledger.commit(reservation.id, planned, _as_bytes(size))
     return size
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from accountants import (
 from accountants.__main__ import main
 from accountants.cli.printing import GROUPS, RELATIONS, rounded_down, rounded_up
 from accountants.events import Gaussian, Laplace
+from tests.unit.accountants.first_version import FIRST_EVENTS, write_first
 
 OWNER = {
     "client": "ward",
@@ -233,6 +236,36 @@ def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
     assert "ledger" not in rows(run("epsilon", *ADD, *SCHEDULE, "--delta", "1e-5"))
 
 
+@pytest.mark.parametrize("name", ["replace_one", "zero_out"])
+def test_a_ledger_states_its_relation(run, refused, tmp_path, name):
+    own, event = Neighbouring(name), Gaussian(noise_multiplier=3.0, steps=2)
+    ledger = Ledger.create(tmp_path / "ledger", **OWNER | {"neighbouring": own})
+    ledger.reserve("only", 0, [event], lambda *_: None)
+    (tmp_path / "export").write_text(json.dumps(ledger.export()))
+    for file in (tmp_path / "ledger", tmp_path / "export"):
+        for command, at, value in (("epsilon", "--delta", 1e-5), ("delta", "--epsilon", 1.25)):
+            arguments = (command, "--ledger", file, at, value)
+            bounds = getattr(certified, command)(ledger.events(), value, own)
+            exact = json.loads(run(*arguments, "--json"))
+            assert (exact[command], exact["neighbouring"]) == (bounds.upper, name)
+            assert exact["neighbours"] == RELATIONS[own]
+            assert rows(run(*arguments))["neighbours"] == f"{RELATIONS[own]} ({name})"
+            assert json.loads(run(*arguments, "--json", "--neighbouring", name)) == exact
+            line = refused(*arguments, *ADD)
+            assert f"must be the relation of the ledger {file}, '{name}', got 'add_remove'" in line
+
+
+def test_a_ledger_of_the_first_version_states_no_relation(run, capsys, tmp_path):
+    arguments = ["epsilon", "--ledger", str(write_first(tmp_path / "old")), "--delta", "1e-5"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "a ledger of the first version states no relation" in capsys.readouterr().err
+    exact = json.loads(run(*arguments, "--neighbouring", "replace_one", "--json"))
+    wanted = certified.epsilon(FIRST_EVENTS, 1e-5, Neighbouring.REPLACE_ONE).upper
+    assert (exact["epsilon"], exact["neighbouring"]) == (wanted, "replace_one")
+
+
 def test_an_empty_ledger_has_cost_nothing(run, tmp_path):
     Ledger.create(tmp_path / "ledger", **OWNER)
     text = run("epsilon", *ADD, "--ledger", tmp_path / "ledger", "--delta", "1e-5")
@@ -290,7 +323,6 @@ def test_values_out_of_range_are_refused_in_one_line(refused, arguments, reason)
     [
         (ZeroDivisionError("division by zero"), "out of the range of floating point"),
         (OverflowError("too large"), "OverflowError: too large"),
-        (KeyboardInterrupt(), "interrupted"),
     ],
 )
 def test_a_computation_that_breaks_off_gives_no_number(refused, monkeypatch, failure, reason):
@@ -601,6 +633,55 @@ def test_it_runs_as_a_process(path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def computing(tmp_path):
+    """A function that starts a computation of minutes, and returns when it reads its events."""
+    processes, events = [], tmp_path / "events"
+    os.mkfifo(events)
+
+    def start(inherited):
+        command = [sys.executable, "-m", "accountants", "epsilon", *ADD, "--delta", "1e-5"]
+        process = subprocess.Popen(
+            [*command, "--events", str(events)],
+            env=os.environ | {"PYTHONPATH": str(Path(accountants.__file__).parents[1])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, inherited),
+        )
+        processes.append(process)
+        return process, open(events, "w")
+
+    yield start
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def many_events():
+    """So many different ones that their composition takes minutes."""
+    for steps in range(1, 20_000):
+        sigma = 1 + steps * 1e-4
+        yield event_to_json(PoissonGaussian(noise_multiplier=sigma, sample_rate=0.3, steps=steps))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("inherited", [signal.SIG_IGN, signal.SIG_DFL], ids=["ignored", "usual"])
+@pytest.mark.parametrize("reading", [True, False], ids=["while it reads", "while it computes"])
+def test_a_signal_ends_it_whatever_it_inherited(computing, number, inherited, reading):
+    """SIGINT is ignored in the background jobs of a shell without job control."""
+    process, events = computing(inherited)
+    with events:
+        if not reading:
+            json.dump(list(many_events()), events)
+            events.close()
+            time.sleep(2)
+        assert process.poll() is None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (128 + number, "", "error: interrupted\n")
 
 
 LIGHT = """

@@ -757,6 +757,8 @@ class TestMistakes:
     def test_a_value_out_of_range_is_named(self, load, settings, path, value, named):
         if path == "data/held_out_source":
             settings = changed(settings, "data/held_out", MISSING)
+        if path == "data/partition/clients":
+            settings = changed(settings, "privacy/clients", MISSING)
         with pytest.raises((ConfigError, DataError), match=re.escape(named)):
             load(changed(settings, path, value))
 
@@ -930,11 +932,45 @@ class TestDeclaredClients:
         held = load(changed(settings, "data/partition/minimum", 1)).held_out
         assert len(federation.held_out) < len(held)
 
+    def test_an_own_budget_of_a_client_that_is_left_out_is_no_mistake(self, load, settings):
+        """Nor is an anchor of it."""
+        settings = changed(settings, "data/public_sizes", {"north": 25, "east": 22, "west": 90})
+        settings = changed(settings, "data/partition/minimum", 22)
+        settings = changed(settings, "data/continues", {"south": "3:" + "ab" * 32})
+        settings = changed(settings, "privacy/clients/east", {"epsilon": 2.5, "delta": 1e-5})
+        budgets = {client.id: client.budget for client in load(settings).clients}
+        own = Budget(epsilon=2.5, delta=1e-5)
+        assert budgets == {"east": own, "north": None, "west": None}
+
+    @pytest.mark.parametrize(
+        ("table", "value"),
+        [
+            ("privacy/clients", {"epsilon": 1.5, "delta": 1e-4}),
+            ("data/continues", "3:" + "ab" * 32),
+            ("data/public_sizes", 30),
+        ],
+    )
+    def test_a_name_that_is_not_declared_is_refused_with_those_that_are(
+        self, load, settings, table, value
+    ):
+        with pytest.raises(ConfigError) as refused:
+            load(changed(settings, f"{table}/suoth", value))
+        assert str(refused.value) == (
+            f"[{table.replace('/', '.')}] names unknown client(s) ['suoth']; those declared in "
+            "[data] are ['east', 'north', 'south', 'west']"
+        )
+
+    def test_of_many_declared_names_some_are_shown(self, load, settings):
+        names = ["north", *(f"ward-{number}" for number in range(10, 33))]
+        with pytest.raises(ConfigError, match=r"\['south'\]; .*'ward-27', 'ward-28'\] and 4 more$"):
+            load(changed(settings, "data/partition/clients", names))
+
     @pytest.mark.parametrize("form", ["clients", "public_sizes"])
     def test_the_limit_of_clients_is_checked_before_any_text_is_read(
         self, load, settings, monkeypatch, form
     ):
         monkeypatch.setattr(run_data, "load_table", None)
+        settings = changed(settings, "privacy/clients", MISSING)
         names = [f"ward-{number}" for number in range(1001)]
         if form == "clients":
             settings = changed(settings, "data/partition/clients", names)

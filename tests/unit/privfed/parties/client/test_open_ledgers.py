@@ -1,6 +1,8 @@
 """Which ledger data have: other runs continue it, other units do not, and none is forgotten."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,20 @@ def test_another_unit_is_refused(tmp_path):
     opened(tmp_path, client())
     with pytest.raises(LedgerForeignError, match="unit .* 'one note', and not 'one patient'"):
         opened(tmp_path, client(), privacy=replace(PRIVACY, record="one patient"))
+
+
+def test_a_mistaken_unit_is_left_behind_as_the_error_says(tmp_path):
+    opened(tmp_path, client(), client("north"), privacy=replace(PRIVACY, record="one patent"))
+    for _ in ("ward", "north"):
+        with pytest.raises(LedgerForeignError) as refused:
+            opened(tmp_path, client(), client("north"))
+        named = re.search(r" remove (.*), and open it again$", str(refused.value))
+        for file in named[1].split(", "):
+            Path(file).unlink()
+    ledgers = opened(tmp_path, client(), client("north"))
+    assert {each.identity.unit for each in ledgers.values()} == {"one note"}
+    ledgers["ward"].reserve("a run", 0, [STEP], lambda *_: None)
+    assert opened(tmp_path, client())["ward"].events() == (STEP,)
 
 
 def test_seeded_coins_have_a_ledger_of_their_own(tmp_path):

@@ -1,0 +1,76 @@
+"""Where no noise fits a plan into a budget, the error says whose, what was planned, what to do."""
+
+import re
+
+import pytest
+
+from accountants import (
+    Budget,
+    BudgetExceededError,
+    Neighbouring,
+    PoissonGaussian,
+    epsilon,
+)
+from privfed.data.records import Record
+from privfed.parties.client.client import Client
+from privfed.parties.client.joining import calibrate
+from privfed.settings.privacy import PrivacyConfig
+
+ROUNDS, STEPS, BATCH, SIZE = 7, 3, 8, 40
+PRIVACY = PrivacyConfig(
+    budget=Budget(epsilon=2.0, delta=1e-4),
+    neighbouring=Neighbouring.ADD_REMOVE,
+    record="one note",
+    expected_batch_size=BATCH,
+    steps_per_round=STEPS,
+)
+BEFORE = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=2)
+
+
+class Counted:
+    """A ledger, as far as it is asked."""
+
+    def __init__(self, *events):
+        self.events = lambda: events
+
+
+def client(id_, budget=None):
+    return Client(
+        id=id_,
+        records=(Record("a text", 0),),
+        public_size=SIZE,
+        dataset=f"notes of {id_}",
+        budget=budget,
+    )
+
+
+def calibrated(own, *before):
+    """The noise of a client of its own budget and history, after one of the federation's."""
+    ledgers = {"north": Counted(), "ward": Counted(*before)}
+    return calibrate([client("north"), client("ward", own)], ledgers, PRIVACY, ROUNDS)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "reason"),
+    [
+        (1e-7, "and does not with any noise"),
+        (0.05, r"with a noise multiplier of at most expected_batch_size = 8, and needs \d+\.\d+:"),
+    ],
+)
+def test_a_budget_too_small_for_the_plan_is_named_with_its_client(allowed, reason):
+    with pytest.raises(BudgetExceededError) as refused:
+        calibrated(Budget(epsilon=allowed, delta=1e-6))
+    text = str(refused.value)
+    assert text.startswith("the plan, 7 rounds of 3 steps, must fit the budget of client 'ward' ")
+    assert f"(epsilon {allowed:g} at delta 1e-06, of which 0 is spent on data set 'notes of" in text
+    assert re.search(reason, text)
+    assert "; plan fewer rounds or steps_per_round, agree on a larger budget, or leave" in text
+    assert (refused.value.epsilon, refused.value.allowed) == (0, allowed)
+
+
+def test_what_is_spent_is_named_too():
+    spent = epsilon([BEFORE], 1e-4, Neighbouring.ADD_REMOVE).upper
+    with pytest.raises(BudgetExceededError, match=f"of which {spent:.6g} is spent on data"):
+        calibrated(Budget(epsilon=spent / 0.98, delta=1e-4), BEFORE)
+    with pytest.raises(BudgetExceededError, match=f"'ward' is used up: epsilon {spent:.6g} of"):
+        calibrated(Budget(epsilon=spent / 0.995, delta=1e-4), BEFORE)
