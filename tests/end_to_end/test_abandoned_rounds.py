@@ -263,8 +263,8 @@ class TestAClientThatStaysAway:
         assert all(reported[name].steps == ROUNDS * STEPS for name in others("client-2"))
         verify_and_render(tmp_path / "run")
         assert {statement.sender for statement in messages} == set(others("client-2"))
-        assert len({statement.manifest["settings"] for statement in messages}) == 1
-        assert messages[0].manifest["settings"] != self.first[0].manifest["settings"]
+        assert len({statement.manifest["agreement"] for statement in messages}) == 1
+        assert messages[0].manifest["agreement"] != self.first[0].manifest["agreement"]
 
     @pytest.fixture(autouse=True)
     def _before(self, monkeypatch):

@@ -551,14 +551,12 @@ class TestThePublicRange:
             assert not any(logs)
         assert keys["all"] == keys["none"]
         expected = {
+            "agreement",
             "base",
-            "base_model",
             "encryption",
-            "layout",
             "ledger",
             "left_out",
             "public_range",
-            "settings",
         }
         for statement in messages:
             assert set(statement.manifest) == expected | {"roster", "key_id", "software"}

@@ -714,7 +714,7 @@ def test_every_message_names_the_settings_that_its_sender_trains_under(
     real = Aggregator.receive
 
     def receive(self, message):
-        stated.append(Envelope.from_bytes(message).statement.manifest["settings"])
+        stated.append(Envelope.from_bytes(message).statement.manifest["agreement"])
         real(self, message)
 
     monkeypatch.setattr(Aggregator, "receive", receive)

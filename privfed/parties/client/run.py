@@ -230,7 +230,9 @@ class ClientRun:
         return reply or self.absent()
 
     def _opened(self, message: bytes) -> bytes:
-        terms = self._followed().terms
+        terms, number = self._followed().terms, statement_of(message).round
+        if number != terms.round:
+            raise MessageError(f"what ends round {number} came when round {terms.round} was open")
         codec = self.upload.codec(self.progress.public_range)
 
         def read() -> tuple[tuple[str, ...], Moved]:

@@ -1,0 +1,268 @@
+"""One client's program: which messages it answers, in which order, and what it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from accountants import Ledger
+from privfed import BFV, Plain
+from privfed.errors import PrivfedError
+from privfed.federation import _Running
+from privfed.identity.keys import Identity, Role
+from privfed.models.vector import vector_digest
+from privfed.parties.client.node import ClientNode
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import (
+    ABANDON,
+    ABANDONED,
+    ABSENT,
+    AGREED,
+    LISTING,
+    MISSING,
+    NEXT_BASE,
+    OPENED,
+    REASON,
+    REFUSAL,
+    SUM,
+    TRAIN,
+    UPDATE,
+)
+from privfed.protocol.signing import signed_message
+from privfed.protocol.terms import RoundPlan, Terms
+from privfed.storage.run_folder import RunFolder
+
+SECRET = "patient Smith"
+
+
+class Clients:
+    """All clients of a small run, and the aggregator's messages to them."""
+
+    def __init__(self, running):
+        self.running = running
+        self.runs = running.runs
+        self.one = running.runs["client-0"]
+        self.summing = running.wiring.summing
+        self.range = running.checkpoint.record["public_range"]
+
+    def plan(self, number=1, base=None):
+        base = base or self.one.progress.base
+        return RoundPlan(run=self.summing.run_terms.run, round=number, base_digest=base)
+
+    def train(self, number=1, *, base=None, identity=None, terms=None):
+        terms = terms or self.summing.terms(self.plan(number, base), self.range)
+        return signed_message(identity or self.summing.identity, terms, TRAIN)
+
+    def abandon(self, number=1):
+        about = {REASON: "too few", MISSING: ["client-3"]}
+        terms = self.summing.terms_of_run(number)
+        return signed_message(self.summing.identity, terms, ABANDON, manifest=about)
+
+    def ending(self, number=1):
+        """What ends a round that all play, and the list that they agreed to."""
+        exchange, asked = [], self._round(number)
+
+        def carried(messages):
+            exchange.append(dict(messages))
+            if statement_of(next(iter(messages.values()))).kind == SUM:
+                raise Stop
+            return {name: self.runs[name].handle(message) for name, message in messages.items()}
+
+        with pytest.raises(Stop):
+            replace(asked, exchange=carried).play()
+        return exchange[-1]["client-0"], exchange[-2]["client-0"]
+
+    def _round(self, number):
+        from privfed.engines.play import Play
+
+        play = Play(self.runs, stacked_clients=1, on_client=lambda _: None)
+        return self.running._round(number, play)
+
+
+class Stop(Exception):
+    """The sum is about to be sent."""
+
+
+@pytest.fixture
+def clients(make_federation, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+
+    def start(encryption):
+        federation = make_federation(encryption=encryption)
+        return Clients(_Running.start(federation, folder, None, {}))
+
+    yield start
+    folder.release()
+
+
+@pytest.fixture
+def plain(clients):
+    return clients(Plain())
+
+
+@pytest.fixture
+def encrypted(clients):
+    return clients(BFV())
+
+
+def kind(reply):
+    return statement_of(reply).kind
+
+
+def reserved(run):
+    return len(run.node.ledger.events()) + (run.node.ledger.status(run.upload.run, 1) is not None)
+
+
+class TestARound:
+    def test_its_order(self, encrypted):
+        ending, listing = encrypted.ending()
+        assert kind(listing) == LISTING
+        before = encrypted.one.progress
+        reply = encrypted.one.handle(ending)
+        assert kind(reply) == OPENED
+        after = encrypted.one.progress
+        assert (before.round, after.round) == (0, 1)
+        assert not np.array_equal(before.state, after.state)
+        assert statement_of(reply).manifest[NEXT_BASE] == vector_digest(after.state) == after.base
+
+    def test_all_clients_come_to_the_same(self, encrypted):
+        ending, _ = encrypted.ending()
+        replies = [statement_of(run.handle(ending)).manifest for run in encrypted.runs.values()]
+        assert len({reply[NEXT_BASE] for reply in replies}) == 1
+        assert len({run.progress.base for run in encrypted.runs.values()}) == 1
+        assert len({reply["epsilon"] for reply in replies}) == 4, "each states its own"
+
+    def test_a_sum_is_opened_once(self, encrypted):
+        ending, _ = encrypted.ending()
+        encrypted.one.handle(ending)
+        state = encrypted.one.progress
+        assert kind(encrypted.one.handle(ending)) == REFUSAL
+        assert encrypted.one.progress is state
+
+    def test_a_list_is_agreed_to_only_by_who_sent_an_update(self, encrypted):
+        ending, listing = encrypted.ending()
+        assert kind(encrypted.one.handle(listing)) == AGREED
+        encrypted.one.handle(ending)
+        assert kind(encrypted.one.handle(listing)) == ABSENT
+
+
+class TestTrain:
+    def test_the_reply_is_an_update(self, plain):
+        assert kind(plain.one.handle(plain.train())) == UPDATE
+
+    def test_sent_again_it_costs_nothing_more(self, plain):
+        """As after a crash of the aggregator: the committed numbers are sent afresh."""
+        plain.one.handle(plain.train())
+        length = plain.one.node.ledger.anchor().length
+        assert kind(plain.one.handle(plain.train())) == UPDATE
+        assert plain.one.node.ledger.anchor().length == length
+
+    @pytest.mark.parametrize("number", [0, 4, 9])
+    def test_a_round_out_of_order_is_not_trained(self, plain, number):
+        """Three are planned."""
+        assert kind(plain.one.handle(plain.train(number))) == ABSENT
+        assert reserved(plain.one) == 0
+
+    def test_nor_one_from_another_adapter(self, plain):
+        other = vector_digest(plain.one.progress.state + 1)
+        assert kind(plain.one.handle(plain.train(base=other))) == ABSENT
+        assert reserved(plain.one) == 0
+
+    def test_nor_one_of_another_run_or_agreement(self, plain):
+        right = plain.summing.terms(plain.plan(), plain.range)
+        for wrong in (
+            Terms(run="another", round=1, manifest=right.manifest),
+            replace(right, manifest={**right.manifest, "agreement": "00" * 32}),
+            replace(right, manifest={**right.manifest, "public_range": plain.range / 2}),
+            replace(right, manifest={**right.manifest, "extra": 1}),
+        ):
+            assert kind(plain.one.handle(plain.train(terms=wrong))) == ABSENT
+        assert reserved(plain.one) == 0
+
+    def test_nor_one_that_a_stranger_or_a_client_asks_for(self, plain):
+        stranger = Identity.generate("aggregator", Role.AGGREGATOR)
+        for identity in (stranger, plain.runs["client-1"].node.identity):
+            assert kind(plain.one.handle(plain.train(identity=identity))) == ABSENT
+        assert reserved(plain.one) == 0
+
+    def test_rounds_in_between_need_not_be_seen(self, plain):
+        """They were given up, for the adapter is still the same."""
+        assert kind(plain.one.handle(plain.train(2))) == UPDATE
+        assert plain.one.progress.round == 1
+        assert kind(plain.one.handle(plain.train(1))) == ABSENT, "there is no way back"
+
+    def test_who_fails_says_nothing_of_why(self, plain, monkeypatch, tmp_path, capfd):
+        def fail(self, plan, state):
+            raise ValueError(SECRET)
+
+        monkeypatch.setattr(ClientNode, "update", fail)
+        reply = plain.one.handle(plain.train())
+        assert kind(reply) == ABSENT
+        assert SECRET.encode() not in reply
+        assert set(statement_of(reply).manifest) == set(plain.summing.terms_of_run(1).manifest)
+        assert SECRET in next(tmp_path.rglob("client-0/*/client.log")).read_text()
+        assert SECRET not in "".join(capfd.readouterr())
+
+    def test_a_budget_that_is_used_up_is_not_told_from_a_failure(self, plain, monkeypatch):
+        def refuse(self, *arguments):
+            raise PrivfedError("used up")
+
+        monkeypatch.setattr(Ledger, "reserve", refuse)
+        used_up = plain.one.handle(plain.train())
+        other = replace_failing(plain, monkeypatch)
+        assert statement_of(used_up).manifest == statement_of(other).manifest
+        assert kind(used_up) == kind(other) == ABSENT
+
+
+def replace_failing(plain, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(ClientNode, "update", lambda *_: 1 / 0)
+    return plain.one.handle(plain.train())
+
+
+class TestGivingUp:
+    def test_the_round_is_over_for_ever(self, encrypted):
+        ending, listing = encrypted.ending()
+        state = encrypted.one.progress.state
+        assert kind(encrypted.one.handle(encrypted.abandon())) == ABANDONED
+        assert encrypted.one.progress.round == 1
+        assert encrypted.one.progress.state is state
+        assert encrypted.one.upload.opened.why_closed(1) == {
+            "reason": "too few",
+            "missing": ["client-3"],
+        }
+        assert kind(encrypted.one.handle(listing)) == ABSENT
+        assert kind(encrypted.one.handle(ending)) == REFUSAL
+        assert kind(encrypted.one.handle(encrypted.train(1))) == ABSENT
+
+    @pytest.mark.parametrize("number", [0, 2])
+    def test_only_the_next_one_can_be_given_up(self, encrypted, number):
+        assert kind(encrypted.one.handle(encrypted.abandon(number))) == REFUSAL
+        assert encrypted.one.progress.round == 0
+
+    def test_what_cannot_be_recorded_is_not_given_up(self, encrypted, tmp_path):
+        path = next(tmp_path.rglob("opened/*/client-0.jsonl"))
+        path.write_text("damaged")
+        reply = encrypted.one.handle(encrypted.abandon())
+        assert kind(reply) == REFUSAL
+        assert encrypted.one.progress.round == 0
+
+    def test_a_reason_of_its_disk_names_no_path(self, encrypted, tmp_path):
+        path = next(tmp_path.rglob("opened/*/client-0.jsonl"))
+        path.unlink()
+        reply = encrypted.one.handle(encrypted.abandon())
+        assert statement_of(reply).manifest["reason"] == "EncryptionError: see the client's log"
+        assert str(tmp_path).encode() not in reply
+
+
+@pytest.mark.parametrize("message", [b"", b"PRIVFED\x03", bytes(200)])
+def test_what_is_no_envelope_is_refused(plain, message):
+    assert kind(plain.one.handle(message)) == REFUSAL
+
+
+def test_what_a_client_cannot_answer_is_refused(plain):
+    terms = plain.summing.terms_of_run(1)
+    for other in (UPDATE, OPENED, "open-round", "x" * 300):
+        reply = plain.one.handle(signed_message(plain.summing.identity, terms, other))
+        assert kind(reply) == REFUSAL

@@ -1,0 +1,180 @@
+"""What all parties hold the same: its digest covers that, and nothing that a party may choose."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from accountants import Budget, Neighbouring
+from privfed import (
+    Classification,
+    Client,
+    Computation,
+    FedAvg,
+    Federation,
+    LoRA,
+    NoisySize,
+    Precision,
+    PrivacyConfig,
+    Record,
+    TrainingConfig,
+)
+from privfed.agreement import Agreement, Declaration, budget_of, sample_rate_of
+from privfed.errors import ConfigError
+
+PRIVACY = PrivacyConfig(
+    budget=Budget(epsilon=3.0, delta=1e-4),
+    neighbouring=Neighbouring.ADD_REMOVE,
+    record="one note",
+    expected_batch_size=20,
+)
+
+
+def declared(**changes):
+    return Declaration(**{"id": "north", "public_size": 80, "dataset": "notes", **changes})
+
+
+@pytest.fixture
+def federation(tmp_path):
+    return Federation(
+        model=Classification(base="acme/tiny", labels=("good", "bad"), max_length=16),
+        clients=[
+            Client(id=name, records=(Record("a note", "good"),), public_size=size, dataset="notes")
+            for name, size in (("north", 80), ("south", 90), ("west", 100))
+        ],
+        adapter=LoRA(rank=2, target_modules=("query",)),
+        privacy=PRIVACY,
+        training=TrainingConfig(learning_rate=0.5, physical_batch_size=12),
+        strategy=FedAvg(),
+        rounds=5,
+        held_out=[Record("another", "bad")],
+        state_folder=tmp_path,
+    )
+
+
+def agreed(federation, **changes):
+    values = {
+        "settings": federation.agreed(),
+        "clients": tuple(client.describe(federation.privacy) for client in federation.clients),
+        "weights": {"north": 0.8, "south": 0.9, "west": 1.0},
+        "base_model": "b0",
+        "layout": "1a",
+        "num_params": 7,
+        "start": "57",
+        "min_clients": 3,
+    }
+    return Agreement(**{**values, **changes})
+
+
+class TestTheDigest:
+    @pytest.mark.parametrize(
+        "own",
+        [
+            {"device": "cpu"},
+            {"computation": Computation(precision=Precision.BF16, stacked_clients=2)},
+            {"training": TrainingConfig(learning_rate=0.5, physical_batch_size=3)},
+            {"seed": 8},
+            {"fresh_ledgers": True},
+        ],
+    )
+    def test_what_a_party_chooses_alone_is_not_in_it(self, federation, own, tmp_path):
+        other = replace(federation, state_folder=tmp_path / "elsewhere", **own)
+        assert agreed(other).digest() == agreed(federation).digest()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"rounds": 6},
+            {"min_clients": 4},
+            {"title": "other letters"},
+            {"privacy": replace(PRIVACY, clipping_norm=0.3)},
+            {"training": TrainingConfig(learning_rate=0.25, physical_batch_size=12)},
+            {"model": Classification(base="acme/tiny", labels=("good", "bad"), max_length=17)},
+            {"adapter": LoRA(rank=3, target_modules=("query",))},
+            {"strategy": FedAvg(server_learning_rate=0.5)},
+            {"held_out": [Record("another", "good")]},
+        ],
+    )
+    def test_what_all_must_choose_alike_is(self, federation, change):
+        assert agreed(replace(federation, **change)).digest() != agreed(federation).digest()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"weights": {"north": 0.8, "south": 0.9, "west": 0.9}},
+            {"base_model": "b1"},
+            {"layout": "1b"},
+            {"num_params": 8},
+            {"start": "58"},
+            {"clients": ()},
+        ],
+    )
+    def test_so_is_all_else_that_it_states(self, federation, change):
+        assert agreed(federation, **change).digest() != agreed(federation).digest()
+
+    def test_a_folder_with_the_base_model_may_lie_anywhere(self, federation, tmp_path):
+        digests = set()
+        for place in ("here", "there"):
+            folder = tmp_path / place / "tiny-bert"
+            folder.mkdir(parents=True)
+            model = replace(federation.model, base=str(folder))
+            settings = replace(federation, model=model).agreed()
+            assert settings["model"]["base"] == "tiny-bert"
+            assert str(tmp_path) not in json.dumps(settings)
+            digests.add(agreed(replace(federation, model=model)).digest())
+        assert len(digests) == 1
+
+    def test_a_name_on_a_hub_stays(self, federation):
+        assert federation.agreed()["model"]["base"] == "acme/tiny"
+
+
+class TestADeclaration:
+    def test_what_it_says(self):
+        described = declared(budget=Budget(epsilon=1.5, delta=1e-5)).describe(PRIVACY)
+        assert described == {
+            "id": "north",
+            "dataset": "notes",
+            "description": "the client's own data",
+            "public_size": 80,
+            "epsilon_budget": 1.5,
+            "delta": 1e-5,
+        }
+
+    def test_the_federations_budget_where_it_has_none(self):
+        assert budget_of(declared(), PRIVACY) == PRIVACY.budget
+        assert declared().describe(PRIVACY)["epsilon_budget"] == 3.0
+
+    def test_a_size_that_is_to_be_released_is_no_number_yet(self):
+        to_come = declared(public_size=NoisySize(noise_epsilon=0.5))
+        assert to_come.describe(PRIVACY)["public_size"]["noise_epsilon"] == 0.5
+        with pytest.raises(ConfigError, match="'north' is not released yet"):
+            _ = to_come.size
+
+    def test_the_sampling_rate_is_public(self):
+        assert sample_rate_of(declared(), PRIVACY) == 0.25
+
+    @pytest.mark.parametrize(
+        "wrong", [{"id": 7}, {"dataset": None}, {"public_size": 0}, {"budget": 3.0}]
+    )
+    def test_every_field_is_checked(self, wrong):
+        with pytest.raises(ConfigError):
+            declared(**wrong)
+
+    def test_a_client_is_one_that_holds_records(self):
+        client = Client(
+            id="north", records=(Record("a note", "good"),), public_size=80, dataset="notes"
+        )
+        assert client.describe(PRIVACY) == declared().describe(PRIVACY)
+        assert "a note" not in repr(client)
+
+
+def test_it_needs_no_torch():
+    """An aggregator holds it."""
+    code = (
+        "import sys, privfed.agreement\n"
+        "assert not {'torch', 'tenseal', 'opacus', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
