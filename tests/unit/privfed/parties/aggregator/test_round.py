@@ -1,0 +1,232 @@
+"""The aggregator's half of a round, with clients that say what they like."""
+
+from dataclasses import replace
+
+import pytest
+
+from privfed.engines.play import Play
+from privfed.errors import AwayError, EncryptionError, SpoiledSumError, TooFewClientsError
+from privfed.parties.aggregator.round import abandon
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import ABANDON, ABSENT, LISTING, NEXT_BASE, OPENED, SUM, TRAIN, UPDATE
+from privfed.protocol.signing import refusal, signed_message
+
+NAMES = [f"client-{index}" for index in range(4)]
+
+
+class Carried:
+    """An exchange over real clients in which a test may replace what they say."""
+
+    def __init__(self, clients, **instead):
+        self.clients, self.instead, self.asked = clients, instead, []
+        self._play = Play(clients.runs, stacked_clients=1, on_client=lambda _: None)
+
+    def __call__(self, messages):
+        kinds = {statement_of(message).kind for message in messages.values()}
+        assert len(kinds) == 1, "all get one kind of message"
+        (kind,) = kinds
+        self.asked.append((kind, list(messages)))
+        replies = self._play.exchange(messages)
+        change = self.instead.get(kind)
+        return replies if change is None else change(messages, replies)
+
+
+def played(clients, **instead):
+    carried = Carried(clients, **instead)
+    return replace(clients._round(1), exchange=carried).play(), carried
+
+
+def says(clients, name, kind, **manifest):
+    terms = clients.summing.terms_of_run(1)
+    return signed_message(clients.runs[name].node.identity, terms, kind, manifest=manifest)
+
+
+def opened_as(reply, clients, name, **changes):
+    """The statement of a client that opened, signed by itself, with something changed."""
+    common = clients.summing.terms_of_run(1).manifest
+    manifest = {k: v for k, v in statement_of(reply).manifest.items() if k not in common}
+    return says(clients, name, OPENED, **{**manifest, **changes})
+
+
+def without(*names):
+    return lambda _, replies: {n: r for n, r in replies.items() if n not in names}
+
+
+class TestARound:
+    def test_its_messages(self, encrypted):
+        released, carried = played(encrypted)
+        assert carried.asked == [(kind, NAMES) for kind in (TRAIN, LISTING, SUM)]
+        assert released.contributors == released.opened == tuple(NAMES)
+        assert released.base == encrypted.one.progress.base
+        assert released.epsilon == {
+            name: run.node.epsilon_spent() for name, run in encrypted.runs.items()
+        }
+
+    def test_one_that_stays_away_at_first_opens_what_the_others_sent(self, encrypted):
+        absent = {"client-2": says(encrypted, "client-2", ABSENT)}
+        released, carried = played(encrypted, train=lambda _, replies: {**replies, **absent})
+        others = [name for name in NAMES if name != "client-2"]
+        assert released.contributors == tuple(others)
+        assert released.opened == tuple(NAMES), "it holds the key, and moves on like all"
+        assert carried.asked[1] == (LISTING, others)
+
+    def test_too_few(self, encrypted):
+        with pytest.raises(TooFewClientsError, match="2 contribution") as caught:
+            played(encrypted, train=without("client-1", "client-3"))
+        assert caught.value.missing == ("client-1", "client-3")
+
+    def test_one_that_does_not_answer_about_the_list(self, encrypted):
+        with pytest.raises(AwayError, match="client-3 did not") as caught:
+            played(encrypted, listing=without("client-3"))
+        assert caught.value.missing == ("client-3",)
+
+    def test_an_update_in_the_name_of_another_counts_for_neither(self, encrypted):
+        told = []
+
+        def swapped(_, replies):
+            return {**replies, "client-1": replies["client-0"]}
+
+        carried = Carried(encrypted, train=swapped)
+        playing = replace(
+            encrypted._round(1), exchange=carried, on_refused=lambda *why: told.append(why)
+        )
+        assert playing.play().contributors == ("client-0", "client-2", "client-3")
+        assert [name for name, _ in told] == ["client-1"]
+        assert "second update" in str(told[0][1])
+
+    def test_a_round_agreed_to_before_waits_for_those_alone(self, encrypted):
+        before = {("client-0", "client-1", "client-2")}
+        carried = Carried(encrypted)
+        playing = replace(encrypted._round(1), exchange=carried, before=before)
+        assert playing.play().contributors == ("client-0", "client-1", "client-2")
+        assert carried.asked[0] == (TRAIN, NAMES[:3])
+
+    def test_and_is_not_played_without_one_of_them(self, encrypted):
+        carried = Carried(encrypted, train=without("client-1"))
+        playing = replace(encrypted._round(1), exchange=carried, before={tuple(NAMES)})
+        with pytest.raises(AwayError, match="client-1, whose update did not come again"):
+            playing.play()
+
+
+class TestWhatWasOpened:
+    def test_one_that_came_to_something_else_is_not_believed(self, plain):
+        def lie(_, replies):
+            mine = opened_as(replies["client-0"], plain, "client-0", **{NEXT_BASE: "0" * 64})
+            return {**replies, "client-0": mine}
+
+        released, _ = played(plain, sum=lie)
+        assert released.opened == ("client-1", "client-2", "client-3")
+        assert released.base == plain.runs["client-1"].progress.base
+
+    @pytest.mark.parametrize("key", ["next_range", "figure", "note"])
+    def test_nor_with_the_right_adapter_and_another_number(self, plain, key):
+        def lie(_, replies):
+            return {
+                **replies,
+                "client-0": opened_as(replies["client-0"], plain, "client-0", **{key: 0.125}),
+            }
+
+        released, _ = played(plain, sum=lie)
+        assert released.opened == ("client-1", "client-2", "client-3")
+        assert 0.125 not in (released.public_range, released.figure, released.note)
+
+    @pytest.mark.parametrize(
+        "changes", [{"epsilon": "none"}, {"epsilon": None}, {"figure": [1]}, {"extra": 1}]
+    )
+    def test_what_is_not_well_formed_counts_as_nothing(self, plain, changes):
+        def garble(_, replies):
+            return {
+                **replies,
+                "client-3": opened_as(replies["client-3"], plain, "client-3", **changes),
+            }
+
+        assert played(plain, sum=garble)[0].opened == ("client-0", "client-1", "client-2")
+
+    def test_a_statement_of_another_client_counts_for_neither(self, plain):
+        def swap(_, replies):
+            return {**replies, "client-3": replies["client-0"]}
+
+        assert played(plain, sum=swap)[0].opened == ("client-0", "client-1", "client-2")
+
+    def test_fewer_than_the_minimum(self, plain):
+        with pytest.raises(AwayError, match=r"opened by 2 client\(s\)"):
+            played(plain, sum=without("client-1", "client-3"))
+
+    def test_two_camps(self, plain):
+        def split(_, replies):
+            return {
+                name: opened_as(reply, plain, name, **{NEXT_BASE: str(index % 2) * 64})
+                for index, (name, reply) in enumerate(replies.items())
+            }
+
+        with pytest.raises(AwayError, match="came to the same adapter"):
+            played(plain, sum=split)
+
+    @pytest.mark.parametrize(
+        ("reason", "kind"),
+        [
+            ("SpoiledSumError: not that of its contributions", SpoiledSumError),
+            ("EncryptionError: no", EncryptionError),
+            ("ValueError: of its own", EncryptionError),
+        ],
+    )
+    def test_a_sum_that_clients_refuse(self, plain, reason, kind):
+        def refuse(messages, replies):
+            return {
+                name: refusal(plain.runs[name].node.identity, message, reason)
+                for name, message in messages.items()
+            }
+
+        with pytest.raises(kind) as caught:
+            played(plain, sum=refuse)
+        assert type(caught.value) is kind
+
+    def test_one_that_refuses_what_the_others_opened_stops_nobody(self, plain):
+        def refuse(messages, replies):
+            identity = plain.runs["client-2"].node.identity
+            mine = refusal(identity, messages["client-2"], "SpoiledSumError: says who")
+            return {**replies, "client-2": mine}
+
+        assert played(plain, sum=refuse)[0].opened == ("client-0", "client-1", "client-3")
+
+
+class TestGivingUp:
+    def give_up(self, clients, **instead):
+        carried = Carried(clients, **instead)
+        abandon(
+            clients.summing,
+            carried,
+            NAMES[:3],
+            round_number=1,
+            reason="away",
+            missing=["client-3"],
+        )
+        return carried
+
+    def test_who_remains_records_it_and_who_is_missing_is_not_asked(self, encrypted):
+        assert self.give_up(encrypted).asked == [(ABANDON, NAMES[:3])]
+        assert [run.progress.round for run in encrypted.runs.values()] == [1, 1, 1, 0]
+
+    @pytest.mark.parametrize("silent", [True, False])
+    def test_one_that_does_not_say_so_keeps_it_open(self, encrypted, silent):
+        def change(messages, replies):
+            if silent:
+                return without("client-1")(messages, replies)
+            identity = encrypted.runs["client-1"].node.identity
+            mine = refusal(identity, messages["client-1"], "EncryptionError: disk full")
+            return {**replies, "client-1": mine}
+
+        with pytest.raises(EncryptionError, match="'client-1'"):
+            self.give_up(encrypted, abandon=change)
+
+
+def test_the_updates_are_the_only_thing_that_a_round_brings(plain):
+    """What comes back from `train` is an update or the fixed words; nothing else is looked at."""
+    seen = []
+
+    def watch(_, replies):
+        seen.extend(statement_of(reply).kind for reply in replies.values())
+        return replies
+
+    played(plain, train=watch)
+    assert seen == [UPDATE] * 4

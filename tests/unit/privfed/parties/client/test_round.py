@@ -1,0 +1,110 @@
+"""How a client moves on after a sum, in numbers that a hand can check."""
+
+import numpy as np
+import pytest
+
+from privfed import BFV, CKKS, FedAvg, TailAveraging
+from privfed.models.vector import vector_digest
+from privfed.parties.client.round import Progress, Rules
+
+STATE = np.array([1.0, -2.0], dtype=np.float32)
+TOTAL = np.array([3.0, 0.75])
+WEIGHTS = {"a": 1.0, "b": 0.25, "c": 0.5}
+
+
+def progress(**changes):
+    values = {
+        "round": 4,
+        "state": STATE,
+        "base": vector_digest(STATE),
+        "average": None,
+        "averaged": 0,
+        "public_range": 100.0,
+    }
+    return Progress(**{**values, **changes})
+
+
+def rules(**changes):
+    values = {
+        "strategy": FedAvg(server_learning_rate=0.5),
+        "averaging": None,
+        "summation": BFV(),
+        "weights": WEIGHTS,
+        "largest_range": 64.0,
+        "evaluate": lambda adapter: float(adapter[0]),
+    }
+    return Rules(**{**values, **changes})
+
+
+def test_it_moves_by_the_weighted_mean_of_the_contributors():
+    """(3, 0.75) / (1 + 0.5) = (2, 0.5), and half of that."""
+    moved = rules().after(progress(), 5, TOTAL, ("a", "c"))
+    assert moved.progress.state.tolist() == [2.0, -1.75]
+    assert moved.progress.state.dtype == np.float32
+    assert moved.progress.base == vector_digest(moved.progress.state)
+    assert moved.progress.round == 5
+    assert moved.figure == 2.0
+    assert moved.progress.released is moved.progress.state
+
+
+def test_nothing_that_it_was_given_is_changed():
+    before = progress()
+    rules().after(before, 5, TOTAL, ("a", "c"))
+    assert before.state.tolist() == [1.0, -2.0]
+
+
+class TestTheAverage:
+    """The figure is that of the adapter which the run would leave."""
+
+    def test_it_begins_with_its_first_round(self):
+        averaging = TailAveraging(first_round=6)
+        early = rules(averaging=averaging).after(progress(), 5, TOTAL, ("a", "c"))
+        assert (early.progress.average, early.progress.averaged) == (None, 0)
+        first = rules(averaging=averaging).after(early.progress, 6, TOTAL, ("a", "c"))
+        assert first.progress.average.tolist() == [3.0, -1.5]
+        second = rules(averaging=averaging).after(first.progress, 7, TOTAL, ("a", "c"))
+        assert second.progress.state.tolist() == [4.0, -1.25]
+        assert second.progress.average.tolist() == [3.5, -1.375]
+        assert second.progress.averaged == 2
+        assert second.figure == 3.5
+        assert second.progress.released is second.progress.average
+
+    def test_a_round_that_was_given_up_leaves_it_as_it_was(self):
+        before = progress(average=np.array([5.0, 5.0], dtype=np.float32), averaged=3)
+        after = before.given_up()
+        assert (after.round, after.averaged) == (5, 3)
+        assert after.average is before.average
+        assert (after.state is before.state, after.base) == (True, before.base)
+
+
+class TestTheRange:
+    def test_it_is_that_of_the_settings(self):
+        assert rules().after(progress(), 5, TOTAL, ("a", "c")).progress.public_range == 64.0
+
+    def test_or_it_follows_what_was_released(self):
+        """Six deviations of the mean (2, 0.5), times the root of two clients; 12 bits, upwards."""
+        following = rules(summation=BFV(follow_released=True))
+        found = following.after(progress(), 5, TOTAL, ("a", "c")).progress.public_range
+        exact = np.sqrt(2) * 6 * np.sqrt((2.0**2 + 0.5**2) / 2)
+        assert exact <= found <= exact * (1 + 2**-11)
+        assert found == int(found * 2**8) / 2**8 > exact
+
+    def test_but_never_beyond_the_settings(self):
+        following = rules(summation=BFV(follow_released=True), largest_range=7.0)
+        assert following.after(progress(), 5, TOTAL, ("a", "c")).progress.public_range == 7.0
+
+
+class TestTheNote:
+    def test_a_range_that_cuts_off(self):
+        note = rules().after(progress(public_range=1.5), 5, TOTAL, ("a", "c")).note
+        assert "cuts off" in note
+
+    @pytest.mark.parametrize(("summation", "noted"), [(BFV(bits=8), True), (CKKS(), False)])
+    def test_steps_that_drown_the_update(self, summation, noted):
+        """Floats have no steps."""
+        wide = progress(public_range=1e4)
+        note = rules(summation=summation).after(wide, 5, TOTAL, ("a", "c")).note
+        assert ("drowns" in (note or "")) is noted
+
+    def test_where_all_is_well_there_is_none(self):
+        assert rules().after(progress(public_range=30.0), 5, TOTAL, ("a", "c")).note is None
