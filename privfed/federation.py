@@ -483,16 +483,12 @@ class _Running:
         record: dict[str, Any],
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        """Close a round at every remaining client, then make that durable.
-
-        Who is missing is not waited for: the others' records suffice, since a sum is opened only
-        with the agreement, or the answer, of all its contributors.
-        """
+        """Close a round at every remaining client, then make that durable."""
         play = Play(self.runs, stacked_clients=1, on_client=lambda _: None)
         abandon(
             self.wiring.summing,
             play.exchange,
-            [name for name in self.runs if name not in abandoned.missing],
+            list(self.runs),
             round_number=abandoned.round,
             reason=abandoned.reason,
             missing=abandoned.missing,

@@ -280,22 +280,27 @@ def abandon(
 ) -> None:
     """Let clients record that they are done with a round.
 
+    Who is missing is not waited for: the others' records suffice, since a sum is opened only with
+    the agreement, or the answer, of all its contributors.
+
     Args:
         summing: how updates are summed.
         exchange: reaches the clients.
-        clients: who must record it.
+        clients: of the run.
         round_number: of the round.
         reason: in public words.
         missing: clients that the round lacked.
 
     Raises:
-        EncryptionError: if one of them does not say so; then the round is not abandoned.
+        EncryptionError: if one of the others does not say so; then the round is not abandoned.
     """
     terms = summing.terms_of_run(round_number)
     about = {REASON: reason, MISSING: list(missing)}
     message = signed_message(summing.identity, terms, ABANDON, manifest=about)
     replies = exchange(dict.fromkeys(clients, message))
     for name in clients:
+        if name in missing:
+            continue
         if name not in replies:
             raise EncryptionError(f"{name!r} does not say that it gave up round {round_number}")
         envelope = Envelope.from_bytes(replies[name])

@@ -196,16 +196,19 @@ class TestGivingUp:
         abandon(
             clients.summing,
             carried,
-            NAMES[:3],
+            NAMES,
             round_number=1,
             reason="away",
             missing=["client-3"],
         )
         return carried
 
-    def test_who_remains_records_it_and_who_is_missing_is_not_asked(self, encrypted):
-        assert self.give_up(encrypted).asked == [(ABANDON, NAMES[:3])]
-        assert [run.progress.round for run in encrypted.runs.values()] == [1, 1, 1, 0]
+    def test_all_record_it(self, encrypted):
+        assert self.give_up(encrypted).asked == [(ABANDON, NAMES)]
+        assert [run.progress.round for run in encrypted.runs.values()] == [1, 1, 1, 1]
+
+    def test_who_is_missing_is_not_waited_for(self, encrypted):
+        self.give_up(encrypted, abandon=without("client-3"))
 
     @pytest.mark.parametrize("silent", [True, False])
     def test_one_that_does_not_say_so_keeps_it_open(self, encrypted, silent):
