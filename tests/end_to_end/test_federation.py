@@ -720,23 +720,22 @@ class TestResume:
         self, make_federation, tmp_path, monkeypatch
     ):
         from privfed.custody.shared_key import SharedKeyCipher
-        from privfed.parties.aggregator.collecting import Aggregator
         from privfed.protocol.envelopes import Envelope
 
         sent, sums = [], []
-        real, real_open = Aggregator.receive, SharedKeyCipher.open
+        real, real_open = node.ClientNode.hide, SharedKeyCipher.open
 
-        def receive(self, message):
-            sent.append(message)
+        def hide(self, *arguments):
+            sent.append(real(self, *arguments))
             if len(sent) == 3:
                 raise Killed
-            real(self, message)
+            return sent[-1]
 
         def opened(self, terms, message):
             sums.append(real_open(self, terms, message))
             return sums[-1]
 
-        monkeypatch.setattr(Aggregator, "receive", receive)
+        monkeypatch.setattr(node.ClientNode, "hide", hide)
         monkeypatch.setattr(SharedKeyCipher, "open", opened)
         federation = make_federation(rounds=1)
         with pytest.raises(Killed):
