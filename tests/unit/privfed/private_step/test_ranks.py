@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.contracts.rank_process import trained
+from tests.unit.privfed.private_step.rank_process import trained
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def started(tmp_path, base, records, keys=(1, 1, 1)):
@@ -19,7 +19,14 @@ def started(tmp_path, base, records, keys=(1, 1, 1)):
         numbers = [str(rank), str(len(records))]
         held = [str(count), str(keys[rank])]
         paths = [str(tmp_path / "store"), base, str(tmp_path / f"{rank}.npz")]
-        command = [sys.executable, "-m", "tests.contracts.rank_process", *numbers, *paths, *held]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.unit.privfed.private_step.rank_process",
+            *numbers,
+            *paths,
+            *held,
+        ]
         processes.append(
             subprocess.Popen(
                 command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
