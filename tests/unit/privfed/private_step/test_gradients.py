@@ -24,6 +24,11 @@ def loss(model, read=INPUT, share=SHARE):
     return (share * model(read).squeeze(1).square()).sum()
 
 
+def fails(model):
+    loss(model)
+    raise RuntimeError("half-way")
+
+
 def single(model):
     """Ordinary gradients of each record alone, by name."""
     found = []
@@ -66,12 +71,6 @@ class TestBoth:
             torch.testing.assert_close(parameter.grad_sample, expected[name], msg=name)
 
     def test_what_a_failed_pass_left_is_forgotten(self, kind):
-        def fails(model):
-            return loss(model) + loss(model) / fail()
-
-        def fail():
-            raise RuntimeError("half-way")
-
         model = small()
         expected = single(model)
         gradients = kind(model)
@@ -119,6 +118,16 @@ class TestHooks:
     def test_they_cannot_tell_stacked_clients_apart(self):
         with pytest.raises(GateError, match="stacked_clients = 1"):
             HookGradients(small()).stacked(loss, {}, EXAMPLES)
+
+    def test_nothing_that_a_failed_client_read_is_kept(self):
+        model = small()
+        gradients = HookGradients(model)
+        with pytest.raises(RuntimeError, match="half-way"):
+            gradients.fill(fails, RECORDS, EXAMPLES)
+        assert model[0].activations
+        gradients.forget()
+        assert not model[0].activations
+        assert not model[2].activations
 
     def test_a_layer_that_opacus_refuses_is_refused(self):
         with pytest.raises(GateError, match=r"no per-example gradients in Opacus: .*BatchNorm1d"):

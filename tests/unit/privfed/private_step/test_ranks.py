@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from privfed.errors import ConfigError
+from privfed.private_step.ranks import Alone, require_alike
 from tests.unit.privfed.private_step.rank_process import trained
 
 ROOT = Path(__file__).parents[4]
@@ -56,3 +59,74 @@ def test_processes_with_different_records_or_streams_are_refused(
     for printed, code in started(tmp_path, llama_folder, records, keys):
         assert code == 1
         assert "must hold the same records, settings and secret streams" in printed
+
+
+CPU = torch.device("cpu")
+HELD = [torch.arange(6.0), torch.tensor([[1, 2], [3, 4]])]
+
+
+class Recorder:
+    """A process that only writes down what it passes to the others."""
+
+    rank, size = 1, 2
+
+    def __init__(self):
+        self.passed = []
+
+    def add_up(self, sums):
+        self.passed.append(sums.clone())
+
+
+def passed_by(data, tensors):
+    """What a process that holds these passes to the others."""
+    other = Recorder()
+    with pytest.raises(ConfigError):  # nobody added anything to what it passed
+        require_alike(other, data, tensors, CPU)
+    return other.passed
+
+
+class Beside:
+    """The first of two processes, beside one that holds these."""
+
+    rank, size = 0, 2
+
+    def __init__(self, data, tensors):
+        self.passed = iter(passed_by(data, tensors))
+
+    def add_up(self, sums):
+        sums += next(self.passed)
+
+
+def test_processes_that_hold_the_same_are_alike():
+    require_alike(Beside(b"settings", HELD), b"settings", HELD, CPU)
+
+
+@pytest.mark.parametrize(
+    ("data", "tensors"),
+    [
+        (b"Settings", HELD),
+        (b"settings", HELD[:1]),
+        (b"settings", HELD[::-1]),
+        (b"settings", [HELD[0], HELD[1].T]),
+        (b"settings", [HELD[0], HELD[1].flatten()]),
+        (b"settings", [HELD[0].double(), HELD[1]]),
+        (b"settings", [torch.nextafter(HELD[0], torch.tensor(9.0)), HELD[1]]),
+    ],
+    ids=["data", "fewer", "order", "transposed", "shape", "type", "last bit"],
+)
+def test_whatever_differs_is_refused(data, tensors):
+    with pytest.raises(ConfigError, match="must hold the same records"):
+        require_alike(Beside(b"settings", HELD), data, tensors, CPU)
+
+
+def test_only_a_digest_passes_between_processes():
+    """The records themselves are private."""
+    assert [len(sums) for sums in passed_by(b"settings", HELD)] == [32, 32]
+
+
+def test_a_process_alone_takes_every_record_and_its_own_sums():
+    sums = torch.tensor([1.5, -2.0])
+    Alone().add_up(sums)
+    assert sums.tolist() == [1.5, -2.0]
+    assert list(range(5))[Alone.rank :: Alone.size] == list(range(5))
+    require_alike(Alone(), b"whatever", [torch.tensor(float("nan"))], CPU)
