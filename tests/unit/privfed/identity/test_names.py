@@ -65,6 +65,7 @@ def test_a_long_name_does_not_fill_the_message():
         ("Zu\u0308rich", "Z\u00fcrich"),
         ("\u212bngstrom", "\u00e5NGSTROM"),
         ("\u1fb3", "\u1fbc"),
+        ("\U0001d400lice", "alice"),
     ],
 )
 def test_names_that_look_alike_fold_to_one(one, other):
