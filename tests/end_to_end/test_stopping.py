@@ -14,6 +14,8 @@ from accountants import Ledger, Neighbouring, epsilon
 from privfed import Callback
 from privfed.cli import main as cli
 from privfed.cli import run_file as run_config
+from privfed.cli.ending import stopped_by_signals
+from privfed.errors import Stopped
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.client import node
@@ -257,3 +259,25 @@ class TestAKeyHolder:
         assert (out, errors) == ("", "privfed: stopped\n")
         with only_holder_of(tmp_path / "results"):
             pass
+
+
+class TestTheHandlers:
+    @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler])
+    @SIGNALS
+    def test_both_raise_the_same_whatever_was_inherited(self, number, before):
+        kept = signal.signal(number, before)
+        try:
+            with pytest.raises(Stopped) as caught, stopped_by_signals():
+                signal.raise_signal(number)
+            assert caught.value.signal is number
+            assert signal.getsignal(number) is before
+        finally:
+            signal.signal(number, kept)
+
+    @SIGNALS
+    def test_the_second_one_has_its_usual_effect(self, number):
+        with stopped_by_signals():
+            with pytest.raises(Stopped):
+                signal.raise_signal(number)
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

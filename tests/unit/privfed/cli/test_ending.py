@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from accountants import BudgetExceededError
 from privfed.cli import ending
-from privfed.cli.ending import Program, stopped_by_signals, tell, unforeseen
+from privfed.cli.ending import Program, tell, unforeseen
 from privfed.errors import ConfigError, Stopped, UnforeseenError
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -150,25 +150,3 @@ def test_a_line_is_not_wrapped_and_not_read_as_markup(capfd):
     line = "[red]" + 300 * "x" + "[/y]"
     tell(line)
     assert capfd.readouterr() == ("", f"privfed: {line}\n")
-
-
-class TestTheHandlers:
-    @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler])
-    @SIGNALS
-    def test_both_raise_the_same_whatever_was_inherited(self, number, before):
-        kept = signal.signal(number, before)
-        try:
-            with pytest.raises(Stopped) as caught, stopped_by_signals():
-                signal.raise_signal(number)
-            assert caught.value.signal is number
-            assert signal.getsignal(number) is before
-        finally:
-            signal.signal(number, kept)
-
-    @SIGNALS
-    def test_the_second_one_has_its_usual_effect(self, number):
-        with stopped_by_signals():
-            with pytest.raises(Stopped):
-                signal.raise_signal(number)
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
