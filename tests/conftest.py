@@ -100,6 +100,53 @@ def gpt2_folder(tmp_path_factory, tokenizer_folder):
     return _save(GPT2LMHeadModel, config, tokenizer_folder, tmp_path_factory.mktemp("gpt2"))
 
 
+@pytest.fixture(scope="session")
+def folders(bert_folder, llama_folder, gpt2_folder, tokenizer_folder, tmp_path_factory):
+    """Folders of tiny random models by architecture."""
+    from transformers import DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
+
+    roberta = RobertaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    )
+    distilbert = DistilBertConfig(
+        vocab_size=64, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=64
+    )
+    made = tmp_path_factory.mktemp
+    return {
+        "bert": bert_folder,
+        "llama": llama_folder,
+        "gpt2": gpt2_folder,
+        "roberta": _save(RobertaModel, roberta, tokenizer_folder, made("roberta")),
+        "distilbert": _save(DistilBertModel, distilbert, tokenizer_folder, made("distilbert")),
+    }
+
+
+@pytest.fixture(scope="session")
+def _built():
+    return {}
+
+
+@pytest.fixture
+def built(folders, _built):
+    """A function that gives the private model of a named case; nobody may leave it changed."""
+
+    from tests.contracts.private_steps import CASES, private_model
+
+    def build(name):
+        if name not in _built:
+            _built[name] = private_model(CASES[name], folders)
+        _built[name].forget()
+        return _built[name]
+
+    return build
+
+
 def _save(model_class, config, tokenizer_folder, folder):
     import shutil
 

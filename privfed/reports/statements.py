@@ -73,7 +73,8 @@ def how_to_read(*, epsilon: float, delta: float) -> str:
         arXiv:1311.0776, Theorem 2.1.
     """
     wrong = 0.01
-    right = min(1.0, math.exp(epsilon) * wrong + delta)
+    most = min(epsilon, -math.log(wrong))  # beyond it the bound says nothing, and exp overflows
+    right = min(1.0, math.exp(most) * wrong + delta)
     return (
         "Somebody decides from the released updates whether a record took part. If they are wrong "
         "about a share a of the records that did not, they are right about at most "

@@ -223,11 +223,6 @@ def test_a_compiled_model_has_the_same_gradients_and_compiles_once(
     torch._dynamo.reset()
 
 
-def test_reentrant_checkpointing_is_not_compiled():
-    with pytest.raises(ConfigError, match="reentrant checkpointing cannot be compiled"):
-        Computation(compile=True, checkpointing=Checkpointing.REENTRANT)
-
-
 def test_dropout_is_not_compiled(folders):
     with pytest.raises(ConfigError, match="cannot be compiled"):
         private_model(Case("bert", DROPOUTS["bert"]), folders, Computation(compile=True))

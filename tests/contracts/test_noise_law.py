@@ -8,10 +8,8 @@ import torch
 from scipy import stats
 
 from privfed.models.vector import read_vector, write_vector
-from privfed.private_step.clipping import AdaptiveBound
-from privfed.private_step.dpsgd import private_optimizer, private_step, train_round
+from privfed.private_step.dpsgd import train_round
 from privfed.private_step.randomness import FastNoise, SecureNoise, SystemCoins
-from privfed.settings.privacy import QuantileClipping
 from privfed.settings.training import SGD
 from tests.contracts.private_steps import (
     CPU,
@@ -127,92 +125,6 @@ def test_momentum_adds_nothing_to_what_is_released(built):
     plain = released_sum(private, encoded, range(5), config(), Silence())
     settings = config(optimizer=SGD(momentum=0.9))
     assert torch.equal(plain, released_sum(private, encoded, range(5), settings, Silence()))
-
-
-# --- Quantile clipping: count and sum share the price of one release.
-
-
-@pytest.mark.parametrize(("multiplier", "count_noise"), [(1.0, 5.0), (0.7, 0.6), (3.0, 2.0)])
-def test_count_and_gradients_cost_together_what_the_step_is_charged_for(
-    multiplier, count_noise, built
-):
-    """1 / z^2 = 1 / z_gradient^2 + 1 / (2 s)^2, measured on what is released."""
-    private = built("bert lora q,v")
-    rule = QuantileClipping(count_noise=count_noise)
-    settings = config(noise_multiplier=multiplier, clipping=rule)
-    released = released_sum(private, made_up(private), (), settings, SecureNoise(stream(7)))
-    unit = SecureNoise(stream(7)).normal(len(released), CPU)
-    measured = float(released.norm() / unit.norm())
-    assert 1 / measured**2 + 1 / (2 * count_noise) ** 2 == pytest.approx(multiplier**-2, rel=1e-5)
-    assert measured > multiplier
-
-
-class Counted:
-    """Silence, but for the single number that is the count's noise."""
-
-    def __init__(self, value):
-        self.value = value
-        self.asked = []
-
-    def normal(self, count, device):
-        self.asked.append(count)
-        return torch.full((count,), self.value if count == 1 else 0.0, dtype=torch.float64)
-
-
-def bound_after(private, drawn, value=0.0, **changes):
-    rule = QuantileClipping(count_noise=5.0, quantile=0.5, learning_rate=0.2)
-    settings = config(clipping=rule, expected_batch_size=5, **changes)
-    bound = AdaptiveBound.starting(settings.clipping_norm)
-    before = read_vector(private.adapter)
-    private.forget()
-    noise = Counted(value)
-    optimizer = private_optimizer(private, settings, noise, bound)
-    private_step(private, optimizer, made_up(private), torch.tensor(drawn, dtype=torch.long), 4)
-    write_vector(private.adapter, before)
-    private.forget()
-    assert noise.asked.count(1) == 1
-    return bound.current / settings.clipping_norm
-
-
-def test_the_bound_follows_the_share_of_records_within_it(built):
-    private = built("bert lora q,v")
-    everyone = list(range(5))
-    assert bound_after(private, everyone, clipping_norm=1e6) == pytest.approx(math.exp(-0.1))
-    assert bound_after(private, everyone, clipping_norm=1e-6) == pytest.approx(math.exp(0.1))
-    assert bound_after(private, [], clipping_norm=1.0) == 1.0
-    assert bound_after(private, [2], clipping_norm=1e6) == pytest.approx(math.exp(-0.02))
-
-
-def test_the_count_carries_its_noise(built):
-    """5 records within C give +5/2; noise of -0.4 * 5 takes 2 off: share 0.6."""
-    moved = bound_after(built("bert lora q,v"), list(range(5)), value=-0.4, clipping_norm=1e6)
-    assert moved == pytest.approx(math.exp(-0.2 * (0.6 - 0.5)))
-
-
-def test_the_bound_of_a_step_scales_its_noise(built):
-    """What followed before is the C of this step: of its clipping and of its noise."""
-    private = built("bert lora q,v")
-    encoded = made_up(private)
-    settings = config(clipping=QuantileClipping(count_noise=5.0), clipping_norm=1.0)
-    before = read_vector(private.adapter)
-    norms = {}
-    for noise in (SecureNoise(stream(8)), Silence()):
-        private.forget()
-        bound = AdaptiveBound(initial=1.0, current=0.125)
-        optimizer = private_optimizer(private, settings, noise, bound)
-        released = []
-        optimizer.attach_step_hook(
-            lambda step, into=released: into.extend(p.grad.flatten() for p in step.params)
-        )
-        drawn = torch.tensor([] if isinstance(noise, SecureNoise) else [3], dtype=torch.long)
-        private_step(private, optimizer, encoded, drawn, 4)
-        norms[type(noise)] = float(torch.cat(released).norm())
-        write_vector(private.adapter, before)
-    unit = float(SecureNoise(stream(8)).normal(before.size, CPU).norm())
-    expected = settings.clipping.gradient_noise_multiplier(1.0)
-    assert norms[SecureNoise] / unit == pytest.approx(0.125 * expected, rel=1e-4)
-    assert 0.1249 <= norms[Silence] <= 0.125
-    private.forget()
 
 
 def test_noise_is_normal_in_its_tails():

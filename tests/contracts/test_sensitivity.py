@@ -1,6 +1,7 @@
 """No record, whatever it holds, moves the sum of a step by more than C."""
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from privfed.settings.computation import Checkpointing, Computation, Precision
 from privfed.settings.privacy import (
@@ -11,11 +12,14 @@ from privfed.settings.privacy import (
 )
 from tests.contracts.private_steps import (
     CASES,
+    LENGTH,
     SCALE,
+    Case,
     adversarial,
     check_non_finite_record_contributes_nothing,
     check_sensitivity,
     clipped_sum,
+    lora,
     made_up,
     opposed,
     private_model,
@@ -107,3 +111,24 @@ def test_a_record_that_is_not_finite_is_not_logged(built, caplog, capfd):
     clipped_sum(private, encoded, range(5))
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_longer_record_beside_it_changes_nothing_for_a_record(
+    llama_folder, tokenizer_folder, tmp_path
+):
+    """LongRoPE switches its frequencies by the length of the batch: 13 C were measured when
+    batches were cut to their longest record. At one public length nothing couples records."""
+    from tests.conftest import _save
+
+    settings = LlamaConfig.from_pretrained(llama_folder)
+    settings.rope_parameters = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [8.0] * 4,
+        "original_max_position_embeddings": LENGTH // 2,
+    }
+    settings.max_position_embeddings = 64
+    folder = _save(LlamaForCausalLM, settings, tokenizer_folder, tmp_path)
+    private = private_model(Case("llama", lora("q_proj", "v_proj")), {"llama": folder})
+    check_sensitivity(private, made_up(private, count=4), clipping_norm=1e-3)

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import json
 import os
 import re
@@ -10,24 +9,20 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 import privfed
-from privfed.cli import display, ending
+from privfed.cli import display
 from privfed.cli import main as cli
 from privfed.cli.display import RoundTable
 from privfed.errors import FileError, RunFolderError
 from privfed.parties.key_holder.serving import only_holder_of
 from privfed.reports import adapter_folder
-from privfed.reports.figures import RoundFigures
 from privfed.storage import checkpoint, durable, run_folder
 from privfed.storage.checkpoint import load_latest
 
@@ -37,10 +32,6 @@ HEAVY = ("torch", "transformers", "peft", "opacus", "tenseal", "dp_accounting", 
 PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
 """What a panic in Rust is in Python; the real class cannot be imported."""
 
-UNFORESEEN = (
-    "{}: nobody foresaw it; the traceback is in {}. It may quote private text: read it before you "
-    "show it to anybody"
-)
 
 CONFIGURATION = """
 title = "wards"
@@ -449,18 +440,6 @@ class TestErrors:
         assert "ValueError: nobody foresaw it, and its traceback cannot be written" in line
         assert "patient" not in line
 
-    def test_a_thread_that_fails_is_told_in_a_private_file(self, tmp_path, capfd):
-        def broken():
-            raise ValueError("patient Smith")
-
-        with ending.failures_kept():
-            thread = threading.Thread(target=broken)
-            thread.start()
-            thread.join()
-        (told,) = (tmp_path / "state/failures").iterdir()
-        assert capfd.readouterr() == ("", f"privfed: {UNFORESEEN.format('ValueError', told)}\n")
-        assert "patient Smith" in told.read_text()
-
     def test_as_a_program(self, tmp_path):
         name = "a-long-name-of-a-folder-that-is-nowhere-to-be-found-on-this-machine"
         result = in_subprocess("report", name, cwd=tmp_path)
@@ -585,60 +564,3 @@ class TestPlacesThatCannotBeUsed:
                 (out / "report.json").write_text(json.dumps({**report, key: value}))
                 line = failure("report", out)
                 assert "UnforeseenError" not in line, (key, value, line)
-
-
-class TestTheTable:
-    """What a run prints, for names and figures of any kind."""
-
-    def figures(self, **changes):
-        values = {
-            "round": 1,
-            "clients": ("a", "b"),
-            "absent": (),
-            "metric": "accuracy",
-            "value": 0.51234,
-            "bytes_up": 1234567,
-            "bytes_down": 1000,
-            "bytes_holder": 0,
-            "seconds": 2.04,
-            "seconds_aggregator": 0.25,
-            "seconds_opening": 0.125,
-            "epsilon": {"a": 0.50001, "b": 1.25, "c": 0.0},
-        }
-        return RoundFigures(**{**values, **changes})
-
-    def printed(self, figures, clients=("a", "b", "c"), past=(), logs=MappingProxyType({})):
-        buffer = io.StringIO()
-        console = Console(file=buffer, width=60, color_system=None)
-        with RoundTable(console, "accuracy", logs) as table:
-            table.on_start("00ff", 3, clients, 0.25, past)
-            for client in clients:
-                table.on_client(figures.round, client)
-            table.on_round(figures)
-        return [line for line in buffer.getvalue().splitlines() if line.strip()]
-
-    def test_one_line_of_figures_with_epsilon_rounded_up(self):
-        lines = self.printed(self.figures())
-        assert lines[0] == "run 00ff: 3 clients, 3 rounds, held-out accuracy 0.25 before training"
-        assert lines[2].split() == (
-            ["1", "2/3", "1.2500", "0.5123", "1,234,567", "1,000", "2.0", "0.51", "1.25", "0.00"]
-        )
-
-    def test_the_rounds_before_a_resume_come_first(self):
-        lines = self.printed(self.figures(round=2), past=(self.figures(absent=("c",)),))
-        assert [line.split()[0] for line in lines[2:]] == ["1", "c", "2"]
-
-    def test_who_did_not_take_part_is_named(self):
-        lines = self.printed(self.figures(absent=("c",)))
-        assert lines[-1].strip() == "c did not take part"
-
-    def test_where_it_runs_here_its_log_is_named(self):
-        """The cause is in that file; its words are shown nowhere."""
-        lines = self.printed(self.figures(absent=("c",)), logs={"c": Path("/state/[c]/client.log")})
-        assert lines[-1].strip() == "c did not take part: the cause is in /state/[c]/client.log"
-
-    @pytest.mark.parametrize("name", ["ward [red]", "[bold]", "[/x]", "a[0]"])
-    def test_a_name_in_brackets_is_shown_as_it_is(self, name):
-        figures = self.figures(absent=(name,), epsilon={"a": 1.0, name: 0.5})
-        lines = self.printed(figures, clients=("a", name))
-        assert lines[-1].strip() == f"{name} did not take part"

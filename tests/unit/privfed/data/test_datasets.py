@@ -1,12 +1,8 @@
 import csv
 import datetime
-import errno
-import importlib.util
 import json
 import re
-from pathlib import Path
 
-import pandas as pd
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -22,28 +18,6 @@ ROWS = [
     {"note": "second text", "topic": "b", "ward": "south", "date": "2020-01-03"},
     {"note": "third text", "topic": "a", "ward": "north", "date": "2020-01-04"},
 ]
-
-
-@pytest.fixture
-def write(tmp_path):
-    """A function that writes rows in a format and returns the path as text."""
-
-    def make(rows, suffix=".jsonl"):
-        path = tmp_path / f"data{suffix}"
-        if suffix == ".csv":
-            pd.DataFrame(rows).to_csv(path, index=False)
-        elif suffix == ".parquet":
-            pd.DataFrame(rows).to_parquet(path)
-        else:
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(path)
-
-    return make
-
-
-@pytest.fixture(params=[".jsonl", ".json", ".csv", ".parquet"])
-def suffix(request):
-    return request.param
 
 
 def test_every_format_gives_the_same_table(write, suffix):
@@ -288,185 +262,15 @@ class TestOneRuleForAllFormats:
         assert load_table(path, text="note").texts == ("one",)
 
 
-class TestEncodings:
-    TEXT = "Gr\u00fc\u00dfe aus Malm\u00f6"
-
-    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])
-    @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
-    def test_a_file_is_read_in_its_encoding(self, tmp_path, suffix, encoding):
-        content = {
-            ".jsonl": json.dumps({"note": self.TEXT}, ensure_ascii=False),
-            ".json": "\n [" + json.dumps({"note": self.TEXT}, ensure_ascii=False) + "]",
-            ".csv": f"note\n{self.TEXT}\n",
-        }[suffix]
-        path = tmp_path / f"data{suffix}"
-        path.write_bytes(content.encode(encoding))
-        asked = "utf-8" if encoding == "utf-8-sig" else encoding
-        assert load_table(str(path), text="note", encoding=asked).texts == (self.TEXT,)
-
-    @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
-    def test_another_encoding_is_refused_with_a_hint(self, tmp_path, suffix):
-        path = tmp_path / f"data{suffix}"
-        path.write_bytes(f'note\n"{self.TEXT}"'.encode("latin-1"))
-        with pytest.raises(DataError, match=r"\[data\] encoding, such as 'latin-1'") as caught:
-            load_table(str(path), text="note")
-        assert "Malm" not in str(caught.value)
-
-    @pytest.mark.parametrize("name", ["utf-9", "rot13", "hex", ""])
-    def test_an_unknown_encoding_is_refused(self, write, name):
-        with pytest.raises(ConfigError, match="encoding must be one that Python knows"):
-            load_table(write(ROWS), text="note", encoding=name)
-
-
-@pytest.mark.parametrize(
-    ("role", "columns"),
-    [
-        ("text", {"text": "body"}),
-        ("label", {"text": "note", "label": "body"}),
-        ("client", {"text": "note", "owner": "body"}),
-    ],
-)
-def test_an_unknown_column_is_named_with_its_role(write, suffix, role, columns):
-    with pytest.raises(DataError, match=f"no column 'body' for the {role}, among its 4"):
-        load_table(write(ROWS, suffix), **columns)
-
-
-def test_without_a_header_the_first_row_is_not_quoted(tmp_path):
-    path = tmp_path / "data.csv"
-    path.write_text("private words,a\nmore private words,b\n")
-    with pytest.raises(DataError, match="first line of a CSV file must name the columns") as caught:
-        load_table(str(path), text="note")
-    assert "private" not in str(caught.value)
-
-
-def test_a_column_that_differs_in_case_or_spaces_is_hinted_at(write, suffix):
-    with pytest.raises(DataError, match="one differs only in upper and lower case or in spaces"):
-        load_table(write(ROWS, suffix), text=" Note")
-
-
-def test_a_column_that_is_there_twice_is_refused(tmp_path):
-    path = tmp_path / "data.csv"
-    path.write_text("note,note,,\none,two,,\n")
-    with pytest.raises(DataError, match="several columns 'note'"):
-        load_table(str(path), text="note")
-    table = pyarrow.table([["one"], ["two"], ["x"]], names=["note", "note", "topic"])
-    pyarrow.parquet.write_table(table, tmp_path / "data.parquet")
-    with pytest.raises(DataError, match="several columns 'note'"):
-        load_table(str(tmp_path / "data.parquet"), text="note")
-    path.write_text("note,,\none,,\n")
-    assert load_table(str(path), text="note").texts == ("one",)
-
-
 @pytest.mark.parametrize("other", ["label", "owner"])
 def test_one_column_for_two_roles_is_refused(write, other):
     with pytest.raises(DataError, match="note"):
         load_table(write(ROWS), text="note", **{other: "note"})
 
 
-def test_a_missing_file_is_named(tmp_path, suffix):
-    with pytest.raises(DataError, match=rf"absent\{suffix} does not exist"):
-        load_table(str(tmp_path / f"absent{suffix}"), text="note")
-
-
-@pytest.mark.parametrize(
-    ("suffix", "content"),
-    [
-        (".jsonl", b'{"note": "private words"'),
-        (".jsonl", b'{"note": "private words"}\n[1, 2]\n'),
-        (".csv", b'note\n"private words'),
-        (".jsonl", b'"private words"'),
-        (".json", b'[{"note": "private words"}, "private words"]'),
-        (".json", b'[{"note": "private words"'),
-        (".json", b"[" * 100_000 + b"private words"),
-        (".jsonl", b'{"note": ' + b"1" * 5000 + b"}"),
-        (".csv", b"private words\n\xff\xfe\n"),
-        (".csv", b""),
-        (".csv", b"note\n"),
-        (".jsonl", b"\n"),
-        (".json", b"[]"),
-        (".parquet", b"private words"),
-    ],
-)
-def test_a_damaged_file_is_refused_without_quoting_it(tmp_path, suffix, content):
-    path = tmp_path / f"data{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read|no column|holds no rows") as caught:
-        load_table(str(path), text="note")
-    assert "private words" not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-
-
-def test_a_line_that_is_no_whole_value_is_named_with_what_is_read(tmp_path):
-    path = tmp_path / "data.json"
-    path.write_text('\n{"note": "one"}\n{"note":\n"private words"}\n')
-    with pytest.raises(DataError, match="row 2 is no whole JSON value .*one array of objects"):
-        load_table(str(path), text="note")
-    path.write_text('{"note": "one"}\n[1, 2]\n')
-    with pytest.raises(DataError, match="row 2 must be a JSON object.*got list"):
-        load_table(str(path), text="note")
-
-
-def test_a_file_that_the_system_refuses_says_why(tmp_path, monkeypatch):
-    (tmp_path / "data.csv").write_text("note\none\n")
-
-    def denied(self, *arguments, **settings):
-        raise PermissionError(errno.EACCES, "Permission denied", str(self))
-
-    monkeypatch.setattr(Path, "open", denied)
-    with pytest.raises(DataError, match="cannot be read as csv: Permission denied; check"):
-        load_table(str(tmp_path / "data.csv"), text="note")
-
-
-def test_a_row_with_more_fields_than_the_header_is_refused(tmp_path):
-    """An unquoted comma in the first text must not shift the columns of the whole table."""
-    path = tmp_path / "data.csv"
-    path.write_text("note,topic\nfirst, and more,a\nsecond, and more,b\n")
-    with pytest.raises(DataError, match=r"cannot be read as csv: row 1 has more fields \(3\)"):
-        load_table(str(path), text="note")
-
-
 def test_a_table_without_text_is_refused(write):
     with pytest.raises(DataError, match="holds no text in column 'note'"):
         load_table(write([{"note": None}, {"note": " "}]), text="note", missing="drop")
-
-
-class TestAnotherSource:
-    """What is no data file is the name of a data set on the hub."""
-
-    def test_another_format_is_refused_by_name(self, tmp_path):
-        path = tmp_path / "data.xlsx"
-        path.write_text("note")
-        with pytest.raises(DataError, match=r"data\.xlsx"):
-            load_table(str(path), text="note")
-
-    def test_an_unknown_data_set_is_refused_by_name(self):
-        with pytest.raises(DataError, match="'nobody/no-such-data' is neither"):
-            load_table("nobody/no-such-data:test", text="note")
-
-    def test_an_empty_name_is_refused(self):
-        with pytest.raises(DataError):
-            load_table("", text="note")
-
-    def test_without_the_library_the_command_that_installs_it_is_given(self, monkeypatch):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(DataError, match=r"pip install 'privfed\[hub\]'"):
-            load_table("ag_news", text="note")
-
-    @pytest.mark.parametrize(
-        ("source", "split"), [("ag_news", "train"), ("ag_news:test[:10%]", "test[:10%]")]
-    )
-    def test_the_split_stands_behind_a_colon(self, monkeypatch, source, split):
-        datasets = pytest.importorskip("datasets", reason="the extra privfed[hub] is not installed")
-        asked = []
-
-        def load_dataset(name, split):
-            asked.append((name, split))
-            return ROWS
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        assert load_table(source, text="note").texts[0] == "first text"
-        assert asked == [("ag_news", split)]
 
 
 class TestRecords:

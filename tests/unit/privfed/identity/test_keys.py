@@ -3,25 +3,16 @@
 import copy
 import hashlib
 import json
-import os
 import pickle
 import re
-import stat
 import struct
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from privfed.canonical import parse_canonical
 from privfed.errors import IdentityError, MessageError
 from privfed.identity import keys
 from privfed.identity.keys import Identity, Party, Role
-from privfed.identity.names import check_name, from_hex, grouped_hex
-from privfed.identity.points import check_signing_key
-from privfed.identity.roster import Roster
-from privfed.storage import private_files
-from privfed.storage.private_files import read_private, write_new, write_private
+from privfed.storage.private_files import write_private
 
 PRIME = 2**255 - 19
 
@@ -56,22 +47,6 @@ LOW_ORDER_X25519 = [
     (PRIME - 1).to_bytes(32, "little").hex(),
 ]
 # eprint 2020/1244, table 6 and section 3: small order, mixed order, not canonical.
-UNUSABLE_ED25519 = {
-    "all zero, order 4": "00" * 32,
-    "order 4, other sign": "00" * 31 + "80",
-    "order 1": "01" + "00" * 31,
-    "order 2": "ec" + "ff" * 30 + "7f",
-    "order 8": "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
-    "order 8, other": "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
-    "mixed order": "cdb267ce40c5cd45306fa5d2f29731459387dbf9eb933b7bd5aed9a765b88d4d",
-    "y = p": "ed" + "ff" * 30 + "7f",
-    "y = p + 1": "ee" + "ff" * 30 + "7f",
-    "x = 0 with a sign": "01" + "00" * 30 + "80",
-    "not on the curve": "02" + "00" * 31,
-    "31 bytes": "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f70751",
-    "33 bytes": "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a00",
-    "nothing": "",
-}
 
 
 def by_hand(name, role, signing, wrapping, public_signing, public_wrapping):
@@ -217,33 +192,6 @@ class TestNames:
         assert Party.from_bytes(party(name=name).to_bytes()).name == name
 
     @pytest.mark.parametrize(
-        ("name", "reason"),
-        [
-            ("", "1 to 120"),
-            ("x" * 121, "1 to 120"),
-            ("病" * 81, "240 bytes"),
-            (" a", "space"),
-            ("a ", "space"),
-            ("a\n", "printable"),
-            ("a\x00b", "printable"),
-            ("a\u00a0b", "printable"),
-            ("a\u200bb", "printable"),
-            ("a\u202eb", "printable"),
-            ("a\ud800b", "printable"),
-            ("\x1b[2Ja", "printable"),
-            ("a/b", "no '/'"),
-            ("..", "begin with '.'"),
-            (".hidden", "begin with '.'"),
-            ("Zu\u0308rich", "normal form C"),
-            ("\u212bngstrom", "normal form C"),
-            (b"a", "be text"),
-        ],
-    )
-    def test_refused(self, name, reason):
-        with pytest.raises(IdentityError, match=reason):
-            party(name=name)
-
-    @pytest.mark.parametrize(
         "name", ["aggregator", "Aggregator", "ａｇｇｒｅｇａｔｏｒ", "key_holder", "AUTHORITY"]
     )
     def test_a_client_cannot_take_the_name_of_a_role(self, name):
@@ -253,23 +201,17 @@ class TestNames:
     def test_a_role_may_have_its_own_name(self):
         assert party(name="aggregator", role=Role.AGGREGATOR).name == "aggregator"
 
-    def test_a_long_name_does_not_fill_the_message(self):
-        with pytest.raises(IdentityError) as caught:
-            check_name("\x07" * 100_000, "a name")
-        assert len(str(caught.value)) < 300
-        assert "\x07" not in str(caught.value)
-
 
 class TestPublicKeys:
-    @pytest.mark.parametrize("key", UNUSABLE_ED25519.values(), ids=UNUSABLE_ED25519.keys())
-    def test_unusable_signing_keys(self, key):
-        with pytest.raises(IdentityError, match="prime-order group"):
-            party(signing_key=bytes.fromhex(key))
-
     @pytest.mark.parametrize("key", LOW_ORDER_X25519)
     def test_low_order_wrapping_keys(self, key):
         with pytest.raises(IdentityError, match="low order"):
             party(wrapping_key=bytes.fromhex(key))
+
+    @pytest.mark.parametrize("key", [b"", b"\x09" * 31, b"\x09" * 33, "09" * 16, None])
+    def test_what_is_not_32_bytes(self, key):
+        with pytest.raises(IdentityError, match="32 bytes"):
+            party(wrapping_key=key)
 
     def test_a_second_encoding_of_a_wrapping_key(self):
         """X25519 ignores the highest bit and reduces: both would be the same key."""
@@ -280,23 +222,6 @@ class TestPublicKeys:
         for key in (bytes(high_bit), nine_again):
             with pytest.raises(IdentityError, match=r"below 2\^255"):
                 party(wrapping_key=key)
-
-    @pytest.mark.parametrize("key", [b"", b"\x09" * 31, b"\x09" * 33, "09" * 16, None])
-    def test_what_is_not_32_bytes(self, key):
-        with pytest.raises(IdentityError, match="32 bytes"):
-            party(wrapping_key=key)
-        with pytest.raises(IdentityError, match="32 bytes"):
-            check_signing_key(key)
-
-    @settings(max_examples=30, deadline=None)
-    @given(st.binary(min_size=32, max_size=32))
-    def test_keys_that_openssl_makes_are_allowed_and_so_is_their_negative(self, seed):
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        key = bytearray(Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw())
-        check_signing_key(bytes(key))
-        key[31] ^= 0x80
-        check_signing_key(bytes(key))
 
 
 class TestIdentityFile:
@@ -399,160 +324,6 @@ class TestIdentityFile:
             Identity.generate("a/b", Role.CLIENT)
         with pytest.raises(IdentityError, match="must be a Role"):
             Identity.generate("a", "client")
-
-
-class TestPrivateFiles:
-    def test_round_trip_and_mode(self, tmp_path):
-        path = tmp_path / "secret"
-        write_private(path, b"content")
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert read_private(path, most=7) == b"content"
-
-    @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
-    def test_the_umask_does_not_matter(self, tmp_path, umask):
-        before = os.umask(umask)
-        try:
-            write_private(tmp_path / "private", b"x")
-            write_new(tmp_path / "public", b"x", mode=0o644)
-        finally:
-            os.umask(before)
-        assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
-        assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
-
-    def test_nothing_is_overwritten(self, tmp_path):
-        path = tmp_path / "secret"
-        write_private(path, b"first")
-        with pytest.raises(IdentityError, match="choose another path"):
-            write_private(path, b"second")
-        assert path.read_bytes() == b"first"
-
-    def test_no_link_is_followed_when_writing(self, tmp_path):
-        (tmp_path / "link").symlink_to(tmp_path / "target")
-        with pytest.raises(IdentityError, match="new file"):
-            write_private(tmp_path / "link", b"x")
-        assert not (tmp_path / "target").exists()
-
-    def test_a_missing_folder(self, tmp_path):
-        with pytest.raises(IdentityError, match="make the folder"):
-            write_private(tmp_path / "none" / "secret", b"x")
-
-    @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-    def test_what_failed_half_way_is_removed(self, tmp_path, monkeypatch, error):
-        def fail(descriptor):
-            raise error
-
-        monkeypatch.setattr(private_files.os, "fsync", fail)
-        expected = IdentityError if isinstance(error, OSError) else KeyboardInterrupt
-        with pytest.raises(expected):
-            write_private(tmp_path / "secret", b"x")
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o666, 0o601])
-    def test_a_file_open_to_others_is_refused(self, tmp_path, mode):
-        path = tmp_path / "secret"
-        write_private(path, b"x")
-        path.chmod(mode)
-        with pytest.raises(IdentityError, match=f"mode {mode:04o}"):
-            read_private(path, most=10)
-
-    def test_a_link_is_not_read(self, tmp_path):
-        write_private(tmp_path / "secret", b"x")
-        (tmp_path / "link").symlink_to(tmp_path / "secret")
-        with pytest.raises(IdentityError, match="no link"):
-            read_private(tmp_path / "link", most=10)
-
-    def test_only_regular_files_are_read(self, tmp_path):
-        os.mkfifo(tmp_path / "pipe", 0o600)
-        (tmp_path / "folder").mkdir(mode=0o700)
-        for name in ("pipe", "folder"):
-            with pytest.raises(IdentityError, match="regular file of this user"):
-                read_private(tmp_path / name, most=10)
-
-    def test_a_file_of_another_user_is_not_read(self, tmp_path, monkeypatch):
-        write_private(tmp_path / "secret", b"x")
-        monkeypatch.setattr(private_files.os, "geteuid", lambda: os.getuid() + 1)
-        with pytest.raises(IdentityError, match="of this user"):
-            read_private(tmp_path / "secret", most=10)
-
-    def test_a_missing_or_too_long_file(self, tmp_path):
-        with pytest.raises(IdentityError, match="check the path"):
-            read_private(tmp_path / "none", most=10)
-        with pytest.raises(IdentityError, match="check the path"):
-            read_private("a\0b", most=10)
-        write_private(tmp_path / "long", b"x" * 11)
-        with pytest.raises(IdentityError, match="at most 10 bytes"):
-            read_private(tmp_path / "long", most=10)
-
-    def test_no_descriptor_is_left_open(self, tmp_path):
-        write_private(tmp_path / "secret", b"x")
-        (tmp_path / "secret").chmod(0o644)
-        before = len(os.listdir("/proc/self/fd"))
-        for _ in range(5):
-            with pytest.raises(IdentityError):
-                read_private(tmp_path / "secret", most=10)
-        assert len(os.listdir("/proc/self/fd")) == before
-
-
-class TestCanonicalJson:
-    def test_by_hand(self):
-        assert parse_canonical(b'{"a":[1,"\\u00fc"]}\n', "it", most=99) == {"a": [1, "ü"]}
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            b'{"a":1}',
-            b'{"a":1}\n\n',
-            b'{"a": 1}\n',
-            b'{"b":1,"a":2}\n',
-            b'{"a":1,"a":1}\n',
-            b'{"a":2,"a":1}\n',
-            b'{"a":"\\u0041"}\n',
-            b'{"a":"\\u00FC"}\n',
-            '{"a":"ü"}\n'.encode(),
-            b'{"a":1.0}\n',
-            b'{"a":1e999}\n',
-            b'{"a":NaN}\n',
-            b'{"a":-0}\n',
-            b"\xef\xbb\xbf{}\n",
-            "{}\n".encode("utf-16"),
-            b"",
-            b"\n",
-            b"{",
-            b"[" * 60_000 + b"]" * 60_000 + b"\n",
-            b'{"a":' * 30_000,
-            b"9" * 5000 + b"\n",
-        ],
-    )
-    def test_anything_else_is_refused(self, content):
-        with pytest.raises(MessageError, match="it must be"):
-            parse_canonical(content, "it", most=1 << 20)
-
-    def test_the_size_is_limited_before_anything_is_read(self):
-        with pytest.raises(MessageError, match="at most 3 bytes, 4 came"):
-            parse_canonical(b"[1]\n", "it", most=3)
-
-
-@given(st.binary(max_size=40))
-def test_hex_and_back(content):
-    assert from_hex(content.hex(), len(content)) == content
-    assert bytes.fromhex(grouped_hex(content)) == content
-
-
-@pytest.mark.parametrize("text", ["AB", "a", "abc", " ab", "ab\n", "", None, 12, "٣٣"])
-def test_other_hex_is_refused(text):
-    with pytest.raises(MessageError, match="1 bytes must come as 2 lower-case"):
-        from_hex(text, 1)
-
-
-def test_an_all_zero_key_would_let_anybody_sign():
-    """Why signing keys are checked: OpenSSL alone accepts this forgery for every message."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    neutral = b"\1" + bytes(31)
-    forged = neutral + bytes(32)
-    Ed25519PublicKey.from_public_bytes(neutral).verify(forged, b"anything")
-    with pytest.raises(IdentityError, match="prime-order"):
-        Roster.from_bytes(b"{}\n", authority=neutral)
 
 
 def test_the_roles_of_names_are_kept_up():

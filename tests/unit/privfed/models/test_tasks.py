@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, BertForMaskedLM
 
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
@@ -314,24 +313,3 @@ class TestLoadTask:
         (tmp_path / "privfed.json").write_text(content)
         with pytest.raises(ModelError, match=r"privfed\.json"):
             load_task(tmp_path)
-
-
-class TestABaseModelThatDoesNotFit:
-    def test_an_encoder_is_no_language_model(self, bert_folder, tmp_path):
-        """It would see the token that it is to predict."""
-        BertForMaskedLM.from_pretrained(bert_folder).save_pretrained(tmp_path)
-        AutoTokenizer.from_pretrained(bert_folder).save_pretrained(tmp_path)
-        with pytest.raises(ModelError, match="sees later tokens"):
-            CausalLanguageModel(base=str(tmp_path), max_length=12).build()
-
-    def test_a_length_beyond_the_positions_is_named(self, bert_folder):
-        with pytest.raises(ConfigError, match=r"max_length must be at most \d+, the positions"):
-            Classification(base=bert_folder, labels=("a", "b"), max_length=4096).build()
-
-    def test_a_tokenizer_beyond_the_embeddings_is_refused(self, llama_folder, monkeypatch):
-        task = CausalLanguageModel(base=llama_folder, max_length=12)
-        larger = task.tokenizer()
-        larger.add_tokens([f"<extra {number}>" for number in range(500)])
-        monkeypatch.setattr("privfed.models.tasks.load_tokenizer", lambda _: larger)
-        with pytest.raises(ModelError, match="do not belong together"):
-            task.build()

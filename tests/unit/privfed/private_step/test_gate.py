@@ -5,7 +5,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptEncoderConfig, VeraConfig
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from privfed import CausalLanguageModel, PeftAdapter
 from privfed.errors import GateError, ModelError
@@ -20,9 +20,7 @@ from tests.contracts.private_steps import (
     CPU,
     LENGTH,
     Case,
-    check_sensitivity,
     lora,
-    made_up,
     peft,
     private_model,
 )
@@ -341,24 +339,3 @@ def test_a_prompt_that_reaches_beyond_the_positions_is_refused(folders):
     model = PeftAdapter.prompt_tuning(3).attach(task.build(), (), 0)
     with pytest.raises(GateError, match="made-up text"):
         check_per_example_gradients(PrivateModel(model, task, CPU))
-
-
-def test_a_longer_record_beside_it_changes_nothing_for_a_record(
-    llama_folder, tokenizer_folder, tmp_path
-):
-    """LongRoPE switches its frequencies by the length of the batch: 13 C were measured when
-    batches were cut to their longest record. At one public length nothing couples records."""
-    from tests.conftest import _save
-
-    settings = LlamaConfig.from_pretrained(llama_folder)
-    settings.rope_parameters = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": [1.0] * 4,
-        "long_factor": [8.0] * 4,
-        "original_max_position_embeddings": LENGTH // 2,
-    }
-    settings.max_position_embeddings = 64
-    folder = _save(LlamaForCausalLM, settings, tokenizer_folder, tmp_path)
-    private = private_model(Case("llama", lora("q_proj", "v_proj")), {"llama": folder})
-    check_sensitivity(private, made_up(private, count=4), clipping_norm=1e-3)

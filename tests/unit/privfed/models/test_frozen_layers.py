@@ -232,11 +232,6 @@ def test_the_held_out_figure_is_that_of_whole_passes_under_a_loss_that_changes_i
     assert figures[0] == pytest.approx(figures[1], rel=1e-5)
 
 
-def test_reentrant_checkpointing_is_refused():
-    with pytest.raises(ConfigError, match="take 'non_reentrant'"):
-        Computation(cache_frozen_layers=True, checkpointing=Checkpointing.REENTRANT)
-
-
 @pytest.mark.parametrize("stacked", [1, 3])
 def test_a_run_ends_with_the_adapter_of_one_that_keeps_nothing(
     stacked, make_federation, seeded_coins, tmp_path

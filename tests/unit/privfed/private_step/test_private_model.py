@@ -1,0 +1,184 @@
+"""What a private model refuses, and that nothing of one pass flows into another."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from privfed.errors import ModelError
+from privfed.models.vector import read_vector, write_vector
+from privfed.private_step.dpsgd import private_optimizer, train_round
+from privfed.private_step.layers import PerExampleLayer
+from privfed.private_step.private_model import PrivateModel
+from privfed.private_step.randomness import SecureNoise
+from tests.contracts.private_steps import (
+    CASES,
+    CPU,
+    Silence,
+    check_exact,
+    claimed_gradients,
+    config,
+    made_up,
+    private_model,
+    reference_gradients,
+    stream,
+)
+from tests.unit.privfed.private_step.toy import Toy
+
+QV = "bert lora q,v"
+
+
+@pytest.fixture
+def private(built):
+    return built(QV)
+
+
+@pytest.fixture
+def fresh(folders):
+    """One that a test may spoil."""
+    return private_model(CASES[QV], folders)
+
+
+# --- Losses
+
+
+@pytest.mark.parametrize("reduced", [torch.mean, torch.sum])
+def test_a_loss_reduced_over_the_batch_is_refused(private, reduced, monkeypatch):
+    real = private.task.losses
+    monkeypatch.setattr(private.task, "losses", lambda *a: reduced(real(*a)), raising=False)
+    with pytest.raises(ModelError, match=r"must have shape \(5,\).*mean over the batch"):
+        private.per_example_gradients(made_up(private))
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 15])
+def test_any_other_number_of_losses_is_refused(private, count, monkeypatch):
+    monkeypatch.setattr(private.task, "losses", lambda *a: torch.zeros(count), raising=False)
+    with pytest.raises(ModelError, match="one value per example"):
+        private.per_example_gradients(made_up(private))
+
+
+def test_losses_in_two_dimensions_are_refused(private, monkeypatch):
+    monkeypatch.setattr(private.task, "losses", lambda *a: torch.zeros(5, 1), raising=False)
+    with pytest.raises(ModelError, match="one value per example"):
+        private.per_example_gradients(made_up(private))
+
+
+# --- Models
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
+def test_batch_normalisation_is_refused_by_name(norm):
+    model = nn.Sequential(nn.Linear(4, 4), norm(3))
+    with pytest.raises(ModelError, match="'1' is a batch normalisation"):
+        PrivateModel(model, Toy(), CPU)
+
+
+def test_frozen_batch_normalisation_is_refused_too():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(3, affine=False))
+    with pytest.raises(ModelError, match="batch normalisation"):
+        PrivateModel(model, Toy(), CPU)
+
+
+def test_a_model_with_everything_frozen_is_refused():
+    with pytest.raises(ModelError, match="every parameter is frozen"):
+        PrivateModel(nn.Linear(4, 4).requires_grad_(False), Toy(), CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_trainable_parameters_of_other_types_are_refused(dtype):
+    with pytest.raises(ModelError, match="must be float32"):
+        PrivateModel(nn.Linear(4, 4).to(dtype), Toy(), CPU)
+
+
+# --- Use
+
+
+def test_a_parameter_that_is_unfrozen_later_is_refused(fresh):
+    name, parameter = next(p for p in fresh.adapter.named_parameters() if not p[1].requires_grad)
+    parameter.requires_grad_(True)
+    with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+        fresh.per_example_gradients(made_up(fresh))
+    with pytest.raises(ModelError, match="must not change"):
+        private_optimizer(fresh, config(), Silence())
+
+
+def test_a_parameter_that_is_frozen_later_is_refused(fresh):
+    name, parameter = fresh.parameters()[0]
+    parameter.requires_grad_(False)
+    with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+        fresh.per_example_gradients(made_up(fresh))
+
+
+def test_two_passes_without_a_step_are_refused(private):
+    batch = made_up(private)
+    private.per_example_gradients(batch)
+    with pytest.raises(ModelError, match="earlier pass"):
+        private.per_example_gradients(batch)
+    private.forget()
+    private.per_example_gradients(batch)
+    private.forget()
+
+
+def test_the_model_itself_is_left_as_it_was(accepted, request, folders):
+    """Its class changes and nothing else: values and evaluation are those of a plain model."""
+    case = CASES[request.node.callspec.params["accepted"]]
+    plain = case.trainable_model(case.task(folders))
+    batch = made_up(accepted)
+    claimed_gradients(accepted, batch)
+    assert np.array_equal(read_vector(plain), read_vector(accepted.adapter))
+    with torch.no_grad():
+        expected = accepted.task.losses(plain, batch)
+        assert torch.allclose(accepted.task.losses(accepted.adapter, batch), expected, atol=1e-6)
+    leftovers = [m for m in accepted.adapter.modules() if isinstance(m, PerExampleLayer)]
+    assert leftovers
+    assert all(layer.leaves is None for layer in leftovers)
+    assert all(parameter.grad is None for _, parameter in accepted.parameters())
+
+
+@pytest.mark.parametrize("where", ["after the forward pass", "within the backward pass"])
+def test_what_a_failed_client_left_does_not_reach_the_next(accepted, where, monkeypatch):
+    encoded = made_up(accepted)
+    before = read_vector(accepted.adapter)
+    settings = config(sample_rate=1.0)
+    train_round(accepted, encoded, settings, sampling=stream(1), noise=Silence())
+    alone = read_vector(accepted.adapter)
+
+    def fail(*arguments, **keywords):
+        raise RuntimeError("a client failed")
+
+    write_vector(accepted.adapter, before)
+    layer = next(m for m in accepted.adapter.modules() if isinstance(m, PerExampleLayer))
+    handle = layer.register_forward_hook(lambda *values: values[-1].register_hook(fail) and None)
+    with monkeypatch.context() as patch:
+        if where == "after the forward pass":
+            patch.setattr(torch.autograd, "backward", fail)
+        noise = SecureNoise(stream(4))
+        with pytest.raises(RuntimeError, match="a client failed"):
+            train_round(accepted, encoded, settings, sampling=stream(3), noise=noise)
+    handle.remove()
+    write_vector(accepted.adapter, before)
+    train_round(accepted, encoded, settings, sampling=stream(1), noise=Silence())
+    again = read_vector(accepted.adapter)
+    write_vector(accepted.adapter, before)
+    assert np.array_equal(again, alone)
+
+
+def test_a_saved_model_has_its_names_and_can_be_read(folders, tmp_path):
+    """Layers change their class, so what is saved must not."""
+    from safetensors.torch import load_file
+
+    case = CASES["gpt2 last layers"]
+    private = private_model(case, folders)
+    private.save_adapter(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    names = {name.removeprefix("base.") for name, _ in private.parameters()}
+    assert set(load_file(file)) == names
+
+
+def test_two_models_of_one_process_do_not_meet(folders, built):
+    """A second model of the same kind, in the middle of the first one's step."""
+    first, second = built(QV), private_model(CASES[QV], folders)
+    encoded = made_up(first)
+    references = reference_gradients(CASES[QV], folders, encoded)
+    second.per_example_gradients({name: tensor.flip(0) for name, tensor in encoded.items()})
+    check_exact(first, encoded, references)
