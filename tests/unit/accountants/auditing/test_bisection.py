@@ -44,13 +44,14 @@ def test_nothing_is_found_where_even_zero_is_accepted():
     assert tried == [0.0]
 
 
-def test_the_search_is_short():
-    """A bracket of 2 is halved until it is 1e-9 wide: 31 times, and 0 is looked at first."""
+@pytest.mark.parametrize(("boundary", "accepted", "turns"), [(1.5, 2.0, 32), (1e-3, 1.0, 31)])
+def test_the_search_is_short(boundary, accepted, turns):
+    """The bracket is halved until it is 1e-9 wide, for small values too; 0 is looked at first."""
     tried = []
 
     def rejected(value):
         tried.append(value)
-        return value < math.sqrt(2)
+        return value < boundary
 
-    assert last_rejected(rejected, 2.0) == pytest.approx(math.sqrt(2), abs=2e-9)
-    assert len(tried) == 32
+    assert last_rejected(rejected, accepted) == pytest.approx(boundary, abs=2e-9)
+    assert len(tried) == turns
