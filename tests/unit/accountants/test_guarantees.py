@@ -68,8 +68,11 @@ def test_the_claim_is_the_upper_bound(kind):
     bounds = kind(0.25, 0.5, "by hand")
     assert float(bounds) == bounds.upper == 0.5
     assert (bounds.lower, bounds.method) == (0.25, "by hand")
-    assert float(kind(0.0, math.inf, "nothing is known")) == math.inf
     assert float(kind(0.5, 0.5, "exact")) == 0.5
+
+
+def test_an_epsilon_may_be_infinite():
+    assert float(EpsilonBounds(0.0, math.inf, "nothing is known")) == math.inf
 
 
 @pytest.mark.parametrize("kind", BOUNDS)
