@@ -9,9 +9,6 @@ import mpmath as mp
 import pytest
 
 from accountants import InvalidValueError, Neighbouring, UnsupportedAnalysisError, certified
-from accountants.analyses import composition
-from accountants.analyses.lattices import Discretised, NormalStep
-from accountants.analyses.pairs import MixturePair
 from accountants.events import (
     BandedMatrixFactorization,
     DiscreteGaussian,
@@ -251,26 +248,6 @@ def test_sampling_almost_everything_is_the_closed_form(sigma, delta):
     assert gap(nearly) <= 1e-2
 
 
-class Turned(NormalStep):
-    """A sampled step seen from the other side: here it is the backward direction that decides."""
-
-    __slots__ = ()
-
-    def discretise(self, fineness):
-        found = super().discretise(fineness)
-        return found and Discretised(found.backward, found.forward, found.below)
-
-
-def test_the_direction_that_costs_more_decides():
-    """Sampled one time in a hundred, forward costs several times what backward does."""
-    pair = MixturePair((0.99, 0.01), 0.7)
-    steps, counts = [Turned(pair)], [50]
-    straight = composition.epsilon_bounds([NormalStep(pair)], counts, 1e-6, 1e-3)
-    assert composition.epsilon_bounds(steps, counts, 1e-6, 1e-3)[1] >= straight[0]
-    straight = composition.delta_bounds([NormalStep(pair)], counts, 1.0, 1e-3)
-    assert composition.delta_bounds(steps, counts, 1.0, 1e-3)[1] >= straight[0]
-
-
 @pytest.mark.parametrize("loss", [1e-3, 1e-6, 1e-9])
 def test_a_tiny_pure_release_hardly_adds_to_others(loss):
     weak = PureDP(epsilon=loss, neighbouring=ADD)
@@ -304,21 +281,6 @@ def test_replacing_doubles_the_shift():
 def test_replacing_a_record_matches_golden_values(case):
     bounds = certified.epsilon([poisson(*p) for p in case["phases"]], case["delta"], REPLACE)
     assert bounds.lower - 1e-6 <= case["epsilon"] <= bounds.upper + 1e-3
-
-
-def test_a_tree_is_a_gaussian_with_one_part_per_level():
-    """Eight leaves have four levels, so sigma / 2."""
-    tree = TreeAggregation(noise_multiplier=4.0, leaves=8, steps=3)
-    plain = Gaussian(noise_multiplier=2.0, steps=3)
-    left, right = (certified.epsilon([event], 1e-6, ZERO) for event in (tree, plain))
-    assert (left.lower, left.upper) == pytest.approx((right.lower, right.upper), rel=1e-12)
-
-
-def test_a_banded_matrix_is_a_gaussian_with_one_part_per_participation():
-    banded = BandedMatrixFactorization(noise_multiplier=3.0, bands=4, participations=9)
-    plain = Gaussian(noise_multiplier=1.0)
-    left, right = (certified.epsilon([event], 1e-6, ZERO) for event in (banded, plain))
-    assert (left.lower, left.upper) == pytest.approx((right.lower, right.upper), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,16 @@
 
 import json
 import os
-import re
 import shutil
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
 import time
-from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import accountants
 from accountants import (
@@ -28,95 +24,42 @@ from accountants import (
     noise_multiplier,
 )
 from accountants.__main__ import main
-from accountants.cli.printing import GROUPS, RELATIONS, rounded_down, rounded_up
+from accountants.cli.printing import RELATIONS, rounded_down, rounded_up
 from accountants.events import Gaussian, Laplace
+from tests.unit.accountants.command_line import (
+    ADD,
+    OWNER,
+    SCHEDULE,
+    STEP,
+    refused_command,
+    rows,
+    run_command,
+    write_export,
+    write_ledger,
+)
 from tests.unit.accountants.first_version import FIRST_EVENTS, write_first
 
-OWNER = {
-    "client": "ward",
-    "dataset": "notes-7",
-    "unit": "one note, ü",
-    "neighbouring": "add_remove",
-}
-STEP = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=8)
 DP_SGD = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.01, steps=1000)
-ADD = ("--neighbouring", "add_remove")
-SCHEDULE = ("--noise-multiplier", "1.0", "--sample-rate", "0.01", "--steps", "1000")
 
 
 @pytest.fixture
 def path(tmp_path):
-    """A ledger file with two runs: one of three rounds, and one that was only reserved."""
-    path = tmp_path / "ward.ledger"
-    ledger = Ledger.create(path, **OWNER)
-    for number in range(3):
-        reservation = ledger.reserve("first", number, [STEP], lambda *_: None)
-        ledger.commit(reservation.id, [STEP], b"update")
-    ledger.reserve("second", 0, [STEP, Laplace(noise_multiplier=2.0)], lambda *_: None)
-    return path
+    return write_ledger(tmp_path / "ward.ledger")
 
 
 @pytest.fixture
 def export_path(path, tmp_path):
-    target = tmp_path / "ward.json"
-    target.write_text(json.dumps(Ledger.inspect(path).export()))
-    return target
+    return write_export(path, tmp_path / "ward.json")
 
 
 @pytest.fixture
 def run(capsys):
-    """Run a command that must work; its output."""
-
-    def call(*arguments):
-        code = main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        assert (code, err) == (0, "")
-        return out
-
-    return call
+    return partial(run_command, capsys)
 
 
 @pytest.fixture
 def refused(capsys):
-    """Run a command that must be refused; its one line of reason."""
-
-    def call(*arguments):
-        code = main([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        assert (code, out) == (1, "")
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
-        assert err.endswith("\n")
-        return err
-
-    return call
-
-
-def rows(text):
-    """The lines of an output by their names; of repeated names, the last."""
-    return dict(line.split(maxsplit=1) for line in text.splitlines() if line[0] != " ")
-
-
-# Numbers
-
-
-finite = st.floats(0, allow_infinity=False)
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(value=finite | st.floats(1e-6, 1e6))
-def test_numbers_are_rounded_to_the_safe_side_and_stay_close(value):
-    up, down = rounded_up(value), rounded_down(value)
-    assert float(down) <= value <= float(up)
-    assert float(up) <= value * (1 + 1.1e-5) + 1e-318
-    assert float(down) >= value * (1 - 1.1e-5) - 1e-318
-
-
-def test_short_numbers_are_printed_as_they_are():
-    assert [rounded_up(v) for v in (0, 1.0, 0.9593, 100000.0)] == ["0", "1", "0.9593", "100000"]
-    assert (rounded_up(1.0000001), rounded_down(0.9999999)) == ("1.00001", "0.999999")
-    assert (rounded_up(1.23456789e-9), rounded_down(1e30)) == ("1.23457e-9", "1e+30")
-    assert rounded_up(float("inf")) == rounded_down(float("inf")) == "infinity"
+    return partial(refused_command, capsys)
 
 
 # epsilon
@@ -145,16 +88,6 @@ def test_a_lower_bound_is_printed_rounded_down(run):
     assert "can go below 4.37717\n" in text
 
 
-def test_every_relation_is_named_in_words(run):
-    assert set(RELATIONS) == set(GROUPS) == set(Neighbouring)
-    for name in ("add_remove", "replace_one", "zero_out"):
-        arguments = ("epsilon", "--phase", "2,1,1", "--delta", "1e-5", "--neighbouring", name)
-        words = RELATIONS[Neighbouring(name)]
-        assert rows(run(*arguments))["neighbours"] == f"{words} ({name})"
-        bounds = certified.epsilon([Gaussian(noise_multiplier=2.0)], 1e-5, Neighbouring(name))
-        assert json.loads(run(*arguments, "--json"))["epsilon"] == bounds.upper
-
-
 def test_all_phases_and_files_are_composed(run, tmp_path):
     events = [Gaussian(noise_multiplier=5.0, steps=2), DP_SGD]
     for index, event in enumerate(events):
@@ -176,44 +109,6 @@ def test_no_protection_is_said_in_a_word(run):
     arguments = ("epsilon", *ADD, "--phase", "0,1,1", "--delta", "1e-5")
     assert rows(run(*arguments))["epsilon"].startswith("at most infinity")
     assert json.loads(run(*arguments, "--json"))["epsilon"] == "infinity"
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "must hold JSON"),
-        ("{", "must hold JSON"),
-        ("[" * 100_000, "must hold JSON"),
-        ("[" + "9" * 5000 + "]", "must hold JSON"),
-        ("{}", "must hold a JSON list of events"),
-        ('[{"type": "tree"}]', "event 0 of .*'tree'"),
-        ('[{"type": "gaussian", "noise_multiplier": 1}]', "event 0 of .*must have the fields"),
-        (
-            '[{"type": "gaussian", "noise_multiplier": 1, "steps": 1},'
-            ' {"type": "gaussian", "noise_multiplier": NaN, "steps": 1}]',
-            "event 1 of .*: noise_multiplier must be .* got nan",
-        ),
-        (
-            '[{"type": "gaussian", "noise_multiplier": 9, "noise_multiplier": 1, "steps": 1}]',
-            "a key comes twice",
-        ),
-    ],
-)
-def test_a_file_that_holds_no_events_is_refused(refused, tmp_path, text, reason):
-    file = tmp_path / "events.json"
-    file.write_text(text)
-    line = refused("epsilon", *ADD, "--events", file, "--delta", "1e-5")
-    assert str(file) in line
-    assert re.search(reason, line)
-
-
-def test_a_ledger_in_place_of_events_is_refused_with_what_to_write(refused, path, export_path):
-    assert "is a ledger file" in refused("epsilon", *ADD, "--events", path, "--delta", "1e-5")
-    assert "is an export" in refused("epsilon", *ADD, "--events", export_path, "--delta", "1e-5")
-    for file in (path, export_path):
-        line = refused("delta", *ADD, "--events", file, "--epsilon", "1")
-        assert str(file) in line
-        assert line.endswith("give it to --ledger\n")
 
 
 def test_a_ledger_or_an_export_is_counted_whole(run, path, export_path):
@@ -268,13 +163,6 @@ def test_an_empty_ledger_has_cost_nothing(run, tmp_path):
     Ledger.create(tmp_path / "ledger", **OWNER)
     text = run("epsilon", *ADD, "--ledger", tmp_path / "ledger", "--delta", "1e-5")
     assert rows(text)["epsilon"] == "at most 0, at delta 1e-05"
-
-
-def test_a_damaged_ledger_gives_no_number(refused, path, export_path):
-    export_path.write_text(export_path.read_text().replace('"steps": 8', '"steps": 1', 1))
-    path.write_bytes(path.read_bytes()[:5000])
-    for file in (path, export_path):
-        assert "restore a copy" in refused("epsilon", *ADD, "--ledger", file, "--delta", "1e-5")
 
 
 @pytest.mark.parametrize("name", ["add_remove", "replace_one", "zero_out"])
@@ -453,84 +341,6 @@ def test_verify_says_which_entry_was_changed(refused, export_path):
     assert "entry 1 was changed" in refused("verify", export_path)
 
 
-def test_verify_refuses_a_damaged_file(refused, path):
-    path.write_bytes(path.read_bytes()[:4096])
-    assert "SQLite" in refused("verify", path)
-    path.write_bytes(path.read_bytes()[:60])
-    assert "restore a copy" in refused("verify", path)
-    assert "No such file" in refused("verify", path.with_name("missing"))
-
-
-def test_a_cut_export_raises_the_alarm(refused, export_path):
-    export_path.write_text(export_path.read_text()[:-10])
-    assert "restore a copy" in refused("verify", export_path)
-
-
-@pytest.mark.parametrize("command", [("verify",), ("epsilon", *ADD, "--delta", "1e-5", "--ledger")])
-def test_what_is_no_ledger_raises_no_alarm(refused, tmp_path, command):
-    other = tmp_path / "other.db"
-    with closing(sqlite3.connect(other)) as connection, connection:
-        connection.execute("CREATE TABLE notes (note TEXT)")
-    contents = [b"", b"\x00\xff", b"notes", b"[]", b'{"schema": "other"}']
-    for index, content in enumerate(contents):
-        (tmp_path / f"{index}").write_bytes(content)
-    for file in (other, tmp_path, *(tmp_path / f"{index}" for index in range(len(contents)))):
-        assert refused(*command, file) == f"error: {file} is not a ledger or an export of one\n"
-
-
-def test_verify_refuses_a_key_that_comes_twice(refused, export_path):
-    """Other readers may take the first of both; the digests are of the last."""
-    export_path.write_text(
-        export_path.read_text().replace('"client": "ward"', '"client": "x", "client": "ward"', 1)
-    )
-    assert "a key comes twice" in refused("verify", export_path)
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_no_character_of_an_export_can_change_unseen(exported_text, tmp_path_factory, data):
-    place = data.draw(st.integers(0, len(exported_text) - 1))
-    character = data.draw(st.sampled_from('0123456789abf"{}[],:. \\eE-+n'))
-    changed = exported_text[:place] + character + exported_text[place + 1 :]
-    file = tmp_path_factory.mktemp("exports") / "export.json"
-    file.write_text(changed)
-    try:
-        same = repr(json.loads(changed)) == repr(json.loads(exported_text))
-    except ValueError:
-        same = False
-    assert main(["verify", str(file)]) == (0 if same else 1)
-
-
-@pytest.fixture(scope="module")
-def exported_text(tmp_path_factory):
-    ledger = Ledger.create(tmp_path_factory.mktemp("ledgers") / "ledger", **OWNER)
-    reservation = ledger.reserve("first", 0, [STEP], lambda *_: None)
-    ledger.commit(reservation.id, [STEP], b"update")
-    return json.dumps(ledger.export())
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["schema", "entries", "head", "client", "type", "x"]), inner, max_size=4
-        )
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(content=st.binary(max_size=40) | json_values.map(lambda v: json.dumps(v).encode()))
-def test_whatever_a_file_holds_the_answer_is_one_line(tmp_path_factory, content):
-    file = tmp_path_factory.mktemp("files") / "file"
-    file.write_bytes(content)
-    for arguments in (["verify"], ["epsilon", *ADD, "--delta", "1e-5", "--events"], ["export"]):
-        if content.strip() != b"[]":
-            assert main([*arguments, str(file)]) == 1
-
-
 # export
 
 
@@ -548,65 +358,7 @@ def test_export_never_writes_over_a_file(refused, path):
     assert path.read_bytes() == before
 
 
-def test_export_refuses_what_is_no_ledger(refused, export_path):
-    for file in (export_path, export_path.parent):
-        assert refused("export", file) == f"error: {file} is not a ledger file\n"
-    assert "must exist" in refused("export", export_path.with_name("none"))
-
-
-# Arguments, and the process
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["audit"],
-        ["epsilon", *SCHEDULE, "--delta", "1e-5"],  # neighbours of which kind?
-        ["delta", *SCHEDULE, "--epsilon", "1"],
-        ["calibrate", "--epsilon", "1", "--delta", "1e-5", "--sample-rate", "1", "--steps", "1"],
-        ["epsilon", *ADD, *SCHEDULE],
-        ["epsilon", *ADD, *SCHEDULE, "--delta", "x"],
-        ["epsilon", *ADD, "--delta", "1e-5"],
-        ["epsilon", *ADD, "--noise-multiplier", "1", "--delta", "1e-5"],
-        ["epsilon", *ADD, *SCHEDULE[:4], "--phase", "1,1,1", "--delta", "1e-5"],
-        ["epsilon", *ADD, "--phase", "1,0.5", "--delta", "1e-5"],
-        ["epsilon", *ADD, "--phase", "1,0.5,2.5", "--delta", "1e-5"],
-        ["epsilon", *SCHEDULE, "--delta", "1e-5", "--neighbouring", "other"],
-        ["epsilon", *ADD, *SCHEDULE, "--del", "1e-5"],
-        ["epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--group-size", "1.5"],
-        ["epsilon", *ADD, *SCHEDULE, "--delta", "1e-5", "--ledger", "file"],
-        ["epsilon", *ADD, "--steps", "1", "--delta", "1e-5", "--ledger", "file"],
-        ["epsilon", *ADD, "--phase", "1,1,1", "--delta", "1e-5", "--ledger", "file"],
-        ["delta", *ADD, "--events", "file", "--epsilon", "1", "--ledger", "file"],
-        ["delta", *ADD, *SCHEDULE],
-        ["delta", *ADD, "--epsilon", "1"],
-        ["calibrate", *ADD, "--epsilon", "1", "--delta", "1e-5", "--steps", "1"],
-        ["verify"],
-        ["verify", "file", "--anchor", "7"],
-        ["verify", "file", "--anchor", f"x:{'0' * 64}"],
-        ["verify", "file", "--anchor", f"0:{'0' * 64}"],
-        ["verify", "file", "--anchor", "7:0123"],
-        ["export"],
-    ],
-    ids=" ".join,
-)
-def test_arguments_that_cannot_be_read_exit_with_2(capsys, arguments):
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    assert (left.value.code, out) == (2, "")
-    assert err.startswith("usage: python -m accountants")
-
-
-@pytest.mark.parametrize(
-    "command", [[], ["epsilon"], ["delta"], ["calibrate"], ["verify"], ["export"]]
-)
-def test_every_command_has_help(capsys, command):
-    with pytest.raises(SystemExit) as left:
-        main([*command, "--help"])
-    assert left.value.code == 0
-    assert "usage: python -m accountants" in capsys.readouterr().out
+# The process
 
 
 def python(*arguments, **options):

@@ -71,7 +71,7 @@ FAULTS = {
         "ledger/book.py",
         "counted.extend(reservation.planned if",
         "reservation.id in self.commits and counted.extend(reservation.planned if",
-        "ledger/test_ledger.py",
+        "ledger/test_book.py",
     ),
     "kept anchor not looked at": (
         "ledger/ledger.py",

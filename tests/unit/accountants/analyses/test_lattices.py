@@ -19,10 +19,15 @@ from accountants.analyses.lattices import (
     dominating,
 )
 from accountants.analyses.pairs import Cells, Grid, MixturePair, ReplacedPair, group_weights
+from tests.unit.accountants.analyses.enclosure import (
+    EPSILONS,
+    FINENESS,
+    check_enclosed,
+    exact_delta,
+    hockey_stick,
+)
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
-TINY = 1e-13
-SMALLEST = 1e-300
 
 STEPS = {
     "rare": NormalStep(MixturePair((0.999, 0.001), 0.7)),
@@ -42,114 +47,7 @@ STEPS = {
     "quiet laplace": LaplaceStep(0.05),
 }
 each_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-FINENESS = {
-    "coarse": Fineness(0.11, 3.0, 0.5, 1e-6),
-    "fine": Fineness(0.004, 20.0, 0.1, 1e-12),
-    "wide far out": Fineness(0.01, 3.0, 0.6, 1e-9),
-}
 each_fineness = pytest.mark.parametrize("fineness", FINENESS.values(), ids=FINENESS)
-EPSILONS = [-9.0, -3.0, -1.0, -0.31, -0.05, -0.0011, 0.0, 0.0007, 0.02, 0.1, 0.45, 1.0, 2.5, 6.0]
-
-
-def above_normal(y):
-    return mp.erfc(y / mp.sqrt(2)) / 2
-
-
-def crossing(pair, epsilon):
-    """The outcome with loss epsilon; None below the lowest loss."""
-    variance, ratio = mp.mpf(pair.sigma) ** 2, mp.exp(epsilon)
-    if isinstance(pair, ReplacedPair):
-        q = mp.mpf(pair.sample_rate)
-        a, half = q * mp.exp(-1 / (2 * variance)), (1 - q) * (1 - ratio) / 2
-        return variance * mp.log((mp.sqrt(half**2 + a * a * ratio) - half) / a)
-    weights = [mp.mpf(weight) for weight in pair.weights]
-    weights[0] = 1 - mp.fsum(weights[1:])
-    if ratio <= weights[0]:
-        return None
-    if len(weights) == 2:
-        return variance * mp.log((ratio - weights[0]) / weights[1]) + mp.mpf(1) / 2
-
-    def excess(y):
-        exponents = [(2 * k * y - k * k) / (2 * variance) for k in range(len(weights))]
-        return mp.fsum(w * mp.exp(x) for w, x in zip(weights, exponents, strict=True)) - ratio
-
-    low, high = mp.mpf(-1), mp.mpf(1)
-    while excess(low) > 0:
-        low *= 2
-    while excess(high) < 0:
-        high *= 2
-    for _ in range(110):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
-    return high
-
-
-def masses_above(pair, y):
-    """Mass of P and Q above an outcome."""
-    s = mp.mpf(pair.sigma)
-    if isinstance(pair, ReplacedPair):
-        q = mp.mpf(pair.sample_rate)
-        middle = (1 - q) * above_normal(y / s)
-        return tuple(middle + q * above_normal((y - mean) / s) for mean in (1, -1))
-    weights = [mp.mpf(weight) for weight in pair.weights]
-    weights[0] = 1 - mp.fsum(weights[1:])
-    p = mp.fsum(w * above_normal((y - k) / s) for k, w in enumerate(weights))
-    return p, above_normal(y / s)
-
-
-def pair_delta(pair, epsilon, *, backward=False):
-    """E_P[max(0, 1 - exp(epsilon - L))] of (P, Q), or of (Q, P)."""
-    epsilon = mp.mpf(epsilon)
-    y = crossing(pair, -epsilon if backward else epsilon)
-    if y is None:
-        return mp.mpf(0) if backward else 1 - mp.exp(epsilon)
-    p, q = masses_above(pair, y)
-    if not backward:
-        return p - mp.exp(epsilon) * q
-    return (1 - q) - mp.exp(epsilon) * (1 - p)
-
-
-def exact_delta(step, epsilon, *, backward=False):
-    """The hockey-stick divergence of one step at any real epsilon."""
-    epsilon = mp.mpf(epsilon)
-    if isinstance(step, RandomisedResponseStep):
-        a = mp.mpf(step.largest_loss)
-        points = ((a, 1 / (1 + mp.exp(-a))), (-a, 1 / (1 + mp.exp(a))))
-        return mp.fsum(p * (1 - mp.exp(epsilon - x)) for x, p in points if x > epsilon)
-    if isinstance(step, LaplaceStep):
-        a = mp.mpf(step.largest_loss)
-        if epsilon < -a:
-            return 1 - mp.exp(epsilon)
-        return max(mp.mpf(0), 1 - mp.exp((epsilon - a) / 2))
-    if isinstance(step, FixedSizeStep):
-        directions = (pair_delta(step.pair, epsilon, backward=side) for side in (False, True))
-        return max(directions)
-    return pair_delta(step.pair, epsilon, backward=backward)
-
-
-def hockey_stick(lattice, epsilon, shift=0.0):
-    losses = lattice.grid.losses + shift
-    weights = -np.expm1(np.minimum(epsilon - losses, 0.0))
-    return math.fsum(lattice.masses * weights) + lattice.infinity
-
-
-def check_enclosed(step, fineness):
-    found = step.discretise(fineness)
-    with mp.workdps(50):
-        for epsilon in EPSILONS:
-            forward = exact_delta(step, epsilon)
-            backward = exact_delta(step, epsilon, backward=True)
-            below = hockey_stick(found.below, epsilon, -found.below.drift)
-            assert below <= pair_or(step, epsilon, forward) * (1 + TINY)
-            over = hockey_stick(found.forward, epsilon, found.forward.drift)
-            assert over >= forward * (1 - TINY) - SMALLEST
-            back = hockey_stick(found.backward, epsilon, found.backward.drift)
-            assert back >= backward * (1 - TINY) - SMALLEST
-
-
-def pair_or(step, epsilon, otherwise):
-    """What the lattice below stands for: one pair of data sets."""
-    return pair_delta(step.pair, epsilon) if isinstance(step, FixedSizeStep) else otherwise
 
 
 @each_step
@@ -173,16 +71,6 @@ def test_lattices_enclose_the_truth_of_any_sampled_step(q, sigma, kind, fineness
         "fixed": FixedSizeStep(mixture),
     }[kind]
     check_enclosed(step, fineness)
-
-
-@few
-@given(
-    loss=st.floats(-2, 1).map(lambda power: 10.0**power),
-    kind=st.sampled_from([LaplaceStep, RandomisedResponseStep]),
-    fineness=st.sampled_from(list(FINENESS.values())),
-)
-def test_lattices_enclose_the_truth_of_any_bounded_step(loss, kind, fineness):
-    check_enclosed(kind(loss), fineness)
 
 
 @each_step
@@ -303,16 +191,6 @@ def test_whatever_the_cells_weigh_the_merged_ones_are_no_further_apart(
         apart += max(lowest * -math.expm1(epsilon), 0.0)
         found = np.maximum(merged.masses * -np.expm1(epsilon - merged.grid.losses), 0).sum()
         assert found <= apart * (1 + 1e-9) + 1e-13
-
-
-def test_two_points_of_a_response_lie_on_the_ends():
-    """e^1 / (1 + e^1) = 0.731059 at loss 1 and the rest at -1."""
-    found = RandomisedResponseStep(1.0).discretise(Fineness(0.5, 3.0, 0.5, 1e-9))
-    assert found.forward.grid.losses == pytest.approx([-1, -0.5, 0, 0.5, 1])
-    assert found.forward.masses[[0, -1]] == pytest.approx([0.2689414213699951, 0.7310585786300049])
-    between = RandomisedResponseStep(0.9).discretise(Fineness(0.5, 3.0, 0.5, 1e-9))
-    assert between.forward.grid.losses[-1] == pytest.approx(1.0)
-    assert between.below.grid.losses[-1] == pytest.approx(0.75)
 
 
 def test_errors_of_cells_widen_both_lattices():

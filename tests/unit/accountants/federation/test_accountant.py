@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -18,101 +18,32 @@ from accountants.errors import (
     BudgetExceededError,
     InvalidValueError,
     LedgerCorruptError,
-    LedgerError,
     LedgerMissingError,
     LedgerRolledBackError,
     LedgerStateError,
     UnsupportedAnalysisError,
 )
-from accountants.events import FixedSizeGaussian, Gaussian, PoissonGaussian
+from accountants.events import FixedSizeGaussian
 from accountants.federation import accountant as federation
 from accountants.federation.accountant import Client, FederatedAccountant, Outcome
-from accountants.filters import AdaptiveFilter, ScheduleFilter, ZeroConcentratedFilter
+from accountants.filters import ScheduleFilter
 from accountants.guarantees import Budget, Neighbouring
-from accountants.ledger.book import Reservation
-from accountants.ledger.chain import Anchor
-from accountants.ledger.identity import Identity
 from accountants.ledger.ledger import Ledger
+from tests.unit.accountants.federation.federations import (
+    ADD_REMOVE,
+    DELTA,
+    SIGMA_ONE,
+    STEP,
+    MemoryLedger,
+    adaptive,
+    each,
+    in_memory,
+    noise,
+    poisson,
+    scheduled,
+)
 
-ADD_REMOVE, REPLACE_ONE = Neighbouring.ADD_REMOVE, Neighbouring.REPLACE_ONE
-DELTA = 1e-5
-SIGMA_ONE = 4.377178
-"""Epsilon of one Gaussian at sigma 1 and delta 1e-5: Balle & Wang 2018, arXiv:1805.06530."""
-
-
-def noise(sigma, steps=1):
-    return Gaussian(noise_multiplier=sigma, steps=steps)
-
-
-def poisson(sigma, q, steps=1):
-    return PoissonGaussian(noise_multiplier=sigma, sample_rate=q, steps=steps)
-
-
-STEP = noise(4.0)
-
-
-def budget(epsilon, delta=DELTA):
-    return Budget(epsilon=epsilon, delta=delta)
-
-
-def scheduled(epsilon=2.0, delta=DELTA, schedule=(STEP,), neighbouring=ADD_REMOVE):
-    return ScheduleFilter(
-        budget=budget(epsilon, delta), schedule=schedule, neighbouring=neighbouring
-    )
-
-
-def adaptive(epsilon=3.0, neighbouring=ADD_REMOVE):
-    return AdaptiveFilter(budget=budget(epsilon), order=10.0, neighbouring=neighbouring)
-
-
-def each(names, events):
-    """The same events for every client."""
-    return {name: list(events) for name in names}
-
-
-class MemoryLedger:
-    """A ledger without a file."""
-
-    def __init__(self, name, events=(), neighbouring=ADD_REMOVE):
-        self.identity = Identity(
-            client=name, dataset="notes", unit="one note", neighbouring=neighbouring
-        )
-        self.released = [tuple(events)]
-        self.open = {}
-        self.rounds = set()
-
-    def verify(self, anchor=None):
-        return Anchor(length=len(self.released), head="0" * 64)
-
-    def events(self):
-        return tuple(event for released in self.released for event in released)
-
-    def reserve(self, run, round, planned, admit):
-        if (run, round) in self.rounds:
-            raise LedgerStateError(f"round {round} is already reserved")
-        admit(self.events(), tuple(planned))
-        self.rounds.add((run, round))
-        self.released.append(tuple(planned))
-        return Reservation(id=len(self.released) - 1, run=run, round=round, planned=tuple(planned))
-
-    def status(self, run, round):
-        return "reserved" if (run, round) in self.rounds else None
-
-    def commit(self, reservation_id, ran, outgoing):
-        self.released[reservation_id] = tuple(ran)
-
-
-def in_memory(histories, filter=None):
-    """An accountant of clients with these histories."""
-    return FederatedAccountant(
-        {
-            name: Client(
-                ledger=MemoryLedger(name, events, (filter or scheduled()).neighbouring),
-                filter=filter or scheduled(100.0),
-            )
-            for name, events in histories.items()
-        }
-    )
+REPLACE_ONE = Neighbouring.REPLACE_ONE
 
 
 def on_disk(folder, filters, anchors=None):
@@ -133,20 +64,6 @@ def on_disk(folder, filters, anchors=None):
             for name, filter in filters.items()
         }
     )
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """Every question put to the certified accountant."""
-    calls = []
-
-    def epsilon(*args, **kwargs):
-        calls.append((args, tuple(kwargs.items())))
-        return original(*args, **kwargs)
-
-    original = certified.epsilon
-    monkeypatch.setattr(certified, "epsilon", epsilon)
-    return calls
 
 
 def test_examples_in_the_documentation():
@@ -228,78 +145,6 @@ def test_a_round_is_admitted_once(tmp_path):
     assert "already committed" in again.reason
 
 
-@pytest.mark.parametrize("also_to_look_at", [False, True])
-def test_a_busy_ledger_has_not_decided(also_to_look_at):
-    class Busy(MemoryLedger):
-        def reserve(self, run, round, planned, admit):
-            raise LedgerStateError("another process holds it")
-
-        def status(self, run, round):
-            if also_to_look_at:
-                raise LedgerStateError("busy on a second look")
-            return None
-
-    clients = {"a": Client(ledger=Busy("a"), filter=scheduled())}
-    decision = FederatedAccountant(clients).before_round("run", 0, {"a": [STEP]})["a"]
-    assert decision.outcome is Outcome.NO_LEDGER
-    assert decision.reason == "client 'a': another process holds it"
-
-
-@dataclass(frozen=True)
-class Predicate:
-    """A filter that answers yes or no, and raises nothing."""
-
-    answer: bool
-    budget: Budget
-    neighbouring: Neighbouring = ADD_REMOVE
-
-    def admit(self, history, planned):
-        return self.answer
-
-
-@pytest.mark.parametrize("answer", [False, True])
-def test_a_filter_that_answers_with_a_bool_admits_nothing(answer):
-    accountant = in_memory({"a": []}, Predicate(answer, budget(2.0)))
-    for decision in (
-        accountant.preview({"a": [STEP]})["a"],
-        accountant.before_round("run", 0, {"a": [STEP]})["a"],
-    ):
-        assert decision.outcome is Outcome.NOT_COVERED
-        assert f"it returned {answer}" in decision.reason
-    assert accountant.clients["a"].ledger.events() == ()
-
-
-def test_what_is_no_mapping_of_clients_is_refused_with_what_to_pass():
-    ledger = MemoryLedger("a")
-    client = Client(ledger=ledger, filter=scheduled())
-    for value in (ledger, [ledger], [client], client, "a", None):
-        with pytest.raises(
-            InvalidValueError, match=r"^clients must be a mapping .*pass \{.*Client\("
-        ):
-            FederatedAccountant(value)
-    for value in (ledger, scheduled(), (ledger, scheduled()), None):
-        with pytest.raises(InvalidValueError, match=r"^each client must be .*'b'; pass \{"):
-            FederatedAccountant({"a": client, "b": value})
-
-
-def test_an_anchor_of_a_client_must_be_one():
-    ledger = MemoryLedger("a")
-    anchor = ledger.verify()
-    assert Client(ledger=ledger, filter=scheduled(), anchor=anchor).anchor is anchor
-    for value in (anchor.to_json(), 3, False, "0" * 64):
-        with pytest.raises(InvalidValueError, match="^anchor must be an Anchor"):
-            Client(ledger=ledger, filter=scheduled(), anchor=value)
-
-
-def test_a_name_in_place_of_several_is_refused():
-    accountant = in_memory({"a": [STEP], "b": [STEP]})
-    for names in ("a", "ab"):
-        with pytest.raises(
-            InvalidValueError, match=rf"a list of names, got one; use \['{names}'\]"
-        ):
-            accountant.shared_record_epsilon(names)
-
-
 def test_an_accountant_shows_how_many_clients_it_has():
     assert repr(in_memory({"a": []})) == "FederatedAccountant(1 client)"
     assert repr(in_memory({"a": [], "b": []})) == "FederatedAccountant(2 clients)"
@@ -320,36 +165,6 @@ def test_a_wrong_request_reserves_nothing(run, round, planned, error, message):
     with pytest.raises(error, match=message):
         accountant.before_round(run, round, planned)
     assert accountant.clients["a"].ledger.events() == ()
-
-
-@pytest.mark.parametrize("answer", [3.0, math.inf, math.nan])
-def test_a_filter_that_admits_more_than_its_budget_is_not_believed(answer):
-    @dataclass(frozen=True)
-    class Generous:
-        budget: Budget
-        neighbouring: Neighbouring
-
-        def admit(self, history, planned):
-            return answer
-
-    decision = in_memory({"a": []}, Generous(budget(2.0), ADD_REMOVE)).before_round(
-        "run", 0, {"a": [STEP]}
-    )["a"]
-    assert decision.outcome is Outcome.OVER_BUDGET
-    assert "correct the filter" in decision.reason
-
-
-def test_errors_that_are_no_refusal_are_not_swallowed():
-    @dataclass(frozen=True)
-    class Broken:
-        budget: Budget
-        neighbouring: Neighbouring
-
-        def admit(self, history, planned):
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        in_memory({"a": []}, Broken(budget(2.0), ADD_REMOVE)).before_round("run", 0, {"a": [STEP]})
 
 
 # Ledgers that cannot be trusted.
@@ -625,67 +440,7 @@ def test_a_history_without_an_analysis_names_its_client():
         accountant.group_epsilon("b", 2)
 
 
-# Parameters that follow results.
-
-
-@pytest.mark.parametrize(
-    "filter", [adaptive(), ZeroConcentratedFilter(budget=budget(3.0), neighbouring=ADD_REMOVE)]
-)
-def test_where_parameters_follow_results_the_claim_is_the_budget(filter):
-    accountant = in_memory({"a": [], "b": [noise(4.0), noise(5.0)]}, filter)
-    found = accountant.epsilons()
-    assert found["a"].upper == 0
-    assert (found["b"].lower, found["b"].upper) == (0.0, 3.0)
-    assert "budget" in found["b"].method
-    assert accountant.epsilons(1e-4)["b"].upper == 3.0
-    assert accountant.federation_epsilon().bounds == found["b"]
-    with pytest.raises(UnsupportedAnalysisError, match="client 'b': delta must be at least"):
-        accountant.epsilons(1e-6)
-    with pytest.raises(UnsupportedAnalysisError, match="client 'b'.*follow results"):
-        accountant.shared_record_epsilon(["b"])
-    with pytest.raises(UnsupportedAnalysisError, match="client 'b'.*follow results"):
-        accountant.group_epsilon("b", 2)
-
-
-def test_what_was_released_past_an_adaptive_filter_is_not_covered_by_its_budget():
-    accountant = in_memory({"a": [noise(0.5)]}, adaptive())
-    with pytest.raises(UnsupportedAnalysisError, match="client 'a': all releases must be within"):
-        accountant.epsilons()
-
-
 # Requests that have no answer.
-
-
-def test_a_federation_needs_clients_with_ledgers_of_their_own():
-    with pytest.raises(InvalidValueError, match="at least one"):
-        FederatedAccountant({})
-    client = Client(ledger=MemoryLedger("a"), filter=scheduled())
-    with pytest.raises(InvalidValueError, match="client must be text"):
-        FederatedAccountant({" ": client})
-    again = Client(ledger=MemoryLedger("a"), filter=scheduled())
-    with pytest.raises(InvalidValueError, match="'a' for 'b'"):
-        FederatedAccountant({"a": client, "b": again})
-    persons = MemoryLedger("a")
-    persons.identity = replace(persons.identity, unit="one person")
-    with pytest.raises(InvalidValueError, match="'a' for 'b'"):
-        FederatedAccountant({"a": client, "b": Client(ledger=persons, filter=scheduled())})
-
-
-def test_a_filter_counts_in_the_relation_of_its_ledger():
-    client = Client(ledger=MemoryLedger("a"), filter=scheduled(neighbouring=REPLACE_ONE))
-    with pytest.raises(
-        InvalidValueError, match="client 'a': the filter must count in .*ADD_REMOVE"
-    ):
-        FederatedAccountant({"a": client})
-
-
-def test_a_filter_must_not_change():
-    @dataclass
-    class Changing:
-        budget: Budget
-
-    with pytest.raises(InvalidValueError, match="Changing"):
-        Client(ledger=MemoryLedger("a"), filter=Changing(budget(2.0)))
 
 
 def test_records_and_the_list_of_clients_do_not_change():
@@ -707,12 +462,6 @@ def test_delta_is_a_probability(delta):
     ):
         with pytest.raises(InvalidValueError, match="delta"):
             ask()
-
-
-@pytest.mark.parametrize("clients", [[], ["a", "a"], ["a", "x"], "bc"])
-def test_clients_that_share_a_record_are_named_each_once(clients):
-    with pytest.raises(InvalidValueError, match="clients? must be"):
-        in_memory({"a": [STEP], "b": [STEP]}).shared_record_epsilon(clients)
 
 
 @pytest.mark.parametrize("records", [0, -1, 1.5, math.nan, True])
@@ -786,73 +535,3 @@ def test_no_plan_ever_passes_a_budget(filters, plans):
                     client.filter.admit(kept, planned[name])
     for name, bounds in accountant.epsilons().items():
         assert bounds.upper <= filters[name].budget.epsilon
-
-
-# Many clients.
-
-
-def many(num_clients, num_histories):
-    """Histories of clients, some of them the same releases in another order or in pieces."""
-    held = {}
-    for number in range(num_clients):
-        kind, form = number % num_histories, number // num_histories % 3
-        rounds = [noise(50.0, 1 + kind), noise(70.0, 2)]
-        held[f"client {number}"] = [
-            rounds,
-            rounds[::-1],
-            [noise(70.0), *rounds[:1], noise(70.0)],
-        ][form]
-    return held
-
-
-def test_ten_thousand_clients_with_79_histories_cost_79_computations(asked):
-    accountant = in_memory(many(10_000, 79))
-    found = accountant.epsilons()
-    assert len(asked) == 79
-    assert len(found) == 10_000
-    assert len({bounds.upper for bounds in found.values()}) == 79
-    assert found["client 80"] == found["client 1"] != found["client 2"]
-
-
-def test_equal_filters_with_equal_histories_are_asked_once(asked):
-    accountant = in_memory(many(300, 7), scheduled(100.0, schedule=[noise(50.0), noise(70.0)]))
-    planned = each(accountant.clients, [noise(50.0)])
-    assert all(decision.admitted for decision in accountant.preview(planned).values())
-    assert len(asked) == 7
-    decisions = accountant.before_round("run", 0, planned)
-    assert all(decision.admitted for decision in decisions.values())
-    assert len(asked) == 14
-
-
-def test_clients_that_differ_in_delta_or_relation_are_computed_apart(asked):
-    filters = [scheduled(99.0), scheduled(99.0, 1e-6), scheduled(99.0, neighbouring=REPLACE_ONE)]
-    clients = {
-        f"client {number}": Client(
-            ledger=MemoryLedger(f"client {number}", [noise(3.0)], filter.neighbouring),
-            filter=filter,
-        )
-        for number, filter in enumerate(3 * filters)
-    }
-    found = FederatedAccountant(clients).epsilons()
-    assert len(asked) == 3
-    assert len({bounds.upper for bounds in found.values()}) == 3
-
-
-def test_refusals_are_grouped_too_and_name_each_client(asked):
-    accountant = in_memory(many(30, 2), scheduled(0.01, schedule=[noise(50.0)]))
-    decisions = accountant.before_round("r", 0, each(accountant.clients, [noise(50.0)]))
-    assert len(asked) == 2
-    for name, decision in decisions.items():
-        assert decision.outcome is Outcome.OVER_BUDGET
-        assert decision.reason.startswith(f"client {name!r}: ")
-
-
-def test_every_ledger_error_is_an_outcome():
-    class Busy(MemoryLedger):
-        def verify(self, anchor=None):
-            raise LedgerError("the disk is full")
-
-    clients = {"a": Client(ledger=Busy("a"), filter=scheduled())}
-    decision = FederatedAccountant(clients).before_round("run", 0, {"a": [STEP]})["a"]
-    assert decision.outcome is Outcome.NO_LEDGER
-    assert decision.reason == "client 'a': the disk is full"

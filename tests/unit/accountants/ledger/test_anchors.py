@@ -26,7 +26,7 @@ from accountants import (
     Neighbouring,
     PoissonGaussian,
 )
-from accountants.ledger import anchors, durable, storage
+from accountants.ledger import anchors, storage
 
 OWNER = {
     "client": "ward",
@@ -576,17 +576,6 @@ def test_what_cannot_be_read_is_refused(opened, second):
     file.mkdir()
     with pytest.raises(LedgerError, match="must be readable"):
         opened()
-
-
-def test_a_file_is_whole_before_and_after_it_is_replaced(tmp_path, monkeypatch):
-    file = tmp_path / "file"
-    durable.replace_private(file, b"one")
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        durable.replace_private(file, b"two")
-    assert file.read_bytes() == b"one"
-    assert list(tmp_path.iterdir()) == [file]
-    assert mode(file) == 0o600
 
 
 def test_it_says_what_it_is(second):

@@ -91,3 +91,20 @@ def test_only_an_anchor_is_taken_for_one():
     for value in (None, (1, "ab" * 32), anchor.to_json(), 10**5000):
         with pytest.raises(InvalidValueError, match="^anchor must be an Anchor, .*_from_json$"):
             checked_anchor(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"length": 0, "head": "0" * 64},
+        {"length": 1, "head": "0"},
+        {"length": 1},
+        {"length": 1, "head": "G" * 64},
+        {"length": 1.5, "head": "0" * 64},
+    ],
+)
+def test_what_is_no_anchor_is_refused(value):
+    with pytest.raises(InvalidValueError):
+        anchor_from_json(value)

@@ -14,7 +14,6 @@ from accountants import (
     AnchorFolder,
     EarlierLedgers,
     Identity,
-    InvalidValueError,
     Ledger,
     LedgerCorruptError,
     LedgerError,
@@ -479,11 +478,3 @@ def test_an_entry_that_joins_one_twice_is_refused_although_its_digest_is_right(o
         storage.append(connection, linked("inherit", entry["body"], ledger.anchor()))
     with pytest.raises(LedgerCorruptError, match="must have grown since it was joined"):
         opened()
-
-
-@pytest.mark.parametrize("field", ["client", "dataset", "unit"])
-def test_names_are_texts(field):
-    with pytest.raises(InvalidValueError, match=f"^{field} must be text"):
-        Identity(**OWNER | {field: " "})
-    with pytest.raises(InvalidValueError, match="^neighbouring must be one of"):
-        Identity(**OWNER | {"neighbouring": None})
