@@ -12,9 +12,10 @@ import typer
 from typer.testing import CliRunner
 
 from accountants import BudgetExceededError
+from accountants.stopping import Stopped
 from privfed.cli import ending
 from privfed.cli.ending import Program, tell, unforeseen
-from privfed.errors import ConfigError, Stopped, UnforeseenError
+from privfed.errors import ConfigError, UnforeseenError
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
