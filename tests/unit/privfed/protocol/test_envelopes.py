@@ -163,7 +163,7 @@ def test_a_cut_or_extended_message_is_refused(data):
             Envelope.from_bytes(damaged)
 
 
-@pytest.mark.parametrize("magic", [b"PRIVFED\x01", b"PRIVFED\x03", b"privfed\x02"])
+@pytest.mark.parametrize("magic", [b"PRIVFED\x01", b"PRIVFED\x02", b"PRIVFED\x04", b"privfed\x03"])
 def test_another_magic_is_refused(magic):
     with pytest.raises(MessageError, match="must be a privfed envelope"):
         Envelope.from_bytes(magic + MESSAGE[8:])
@@ -189,9 +189,9 @@ def test_a_statement_that_is_too_long_is_refused_before_it_is_read():
         Envelope.from_bytes(framed(raw))
 
 
-@pytest.mark.parametrize("schema", [1, 3])
+@pytest.mark.parametrize("schema", [1, 2, 4])
 def test_another_schema_is_named(schema):
-    with pytest.raises(MessageError, match=f"must be 2, got {schema}; all parties must run the"):
+    with pytest.raises(MessageError, match=f"must be 3, got {schema}; all parties must run the"):
         Statement.from_bytes(canonical_json({**PLAIN, "schema": schema}))
 
 
@@ -237,7 +237,8 @@ def test_only_the_canonical_form_is_read(text):
     "change",
     [
         {"schema": 1},
-        {"schema": 3},
+        {"schema": 2},
+        {"schema": 4},
         {"schema": True},
         {"schema": "3"},
         {"round": -1},
