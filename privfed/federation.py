@@ -19,10 +19,8 @@ from numpy.typing import NDArray
 
 from accountants import (
     AccountingError,
-    Anchor,
     AnchorFolder,
     Ledger,
-    anchor_from_json,
     epsilon,
     verify_export,
 )
@@ -30,7 +28,6 @@ from privfed import results, run_settings
 from privfed.agreement import Agreement, budget_of, range_from_public_settings
 from privfed.encryption.ranges import RANGE
 from privfed.engines import abandoning, leaving
-from privfed.engines.abandoning import Abandoned
 from privfed.engines.play import Play, Shared
 from privfed.engines.wiring import Places, Wiring, wire
 from privfed.errors import (
@@ -62,7 +59,8 @@ from privfed.private_step.evaluation import held_out_figure, require_readable
 from privfed.private_step.private_model import PrivateModel
 from privfed.protocol.terms import RoundPlan
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
-from privfed.reports.figures import RoundFigures, rounded_up
+from privfed.reports.figures import Abandoned, RoundFigures, rounded_up
+from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
 from privfed.storage.checkpoint import Checkpoint
 from privfed.storage.durable import write_durably
@@ -199,6 +197,7 @@ class _Running:
     ) -> "_Running":
         """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
         described, asked = settings.describe(), settings.clients
+        begun = None if checkpoint is None else RunRecord.from_json(checkpoint.record)
         model = joining.build_private_model(
             settings.model,
             settings.adapter,
@@ -228,7 +227,7 @@ class _Running:
             settings.privacy,
             settings.state,
             AnchorFolder(settings.anchors),
-            None if checkpoint is None else checkpoint.record["anchors"],
+            None if begun is None else begun.anchors,
             secret_coins=settings.secret_coins,
         )
         settings, notes = _sized(settings, ledgers)
@@ -246,8 +245,9 @@ class _Running:
             checkpoint = _first_checkpoint(
                 settings, described, model, held_out, ledgers, notes, start
             )
-        _require_same_base(checkpoint.record["base_sha256"], model.base_sha256)
-        if checkpoint.record["start_sha256"] != start:
+        record = RunRecord.from_json(checkpoint.record)
+        _require_same_base(record.base_sha256, model.base_sha256)
+        if record.start_sha256 != start:
             raise RunFolderError(
                 f"{folder.start} is not the initial adapter that the run began with; put that back"
             )
@@ -255,7 +255,7 @@ class _Running:
             remaining,
             encoded,
             ledgers,
-            checkpoint.record["noise_multipliers"],
+            record.noise_multipliers,
             model,
             identities=parties.clients,
             rounds=settings.rounds,
@@ -265,7 +265,7 @@ class _Running:
             state=settings.state,
         )
         wiring = wire(
-            checkpoint.record["run"],
+            record.run,
             _agreement(settings, remaining, model, start),
             settings.encryption,
             parties,
@@ -285,7 +285,7 @@ class _Running:
     @property
     def run(self) -> str:
         """Identifier of the run."""
-        return str(self.checkpoint.record["run"])
+        return self.record.run
 
     def announce(self, callbacks: Sequence[Callback]) -> None:
         """Tell the callbacks what is about to run."""
@@ -295,8 +295,8 @@ class _Running:
                 self.run,
                 self.settings.rounds,
                 ids,
-                self.checkpoint.record["baseline"],
-                self.rounds,
+                self.record.baseline,
+                self.record.rounds,
             )
 
     def play_round(self, callbacks: Sequence[Callback]) -> None:
@@ -316,28 +316,28 @@ class _Running:
             self._statuses(number), number, min_clients=self.settings.min_clients
         )
         if abandoned is not None:
-            self._give_up(abandoned, self.checkpoint.record, callbacks)
+            self._give_up(abandoned, self.record, callbacks)
             return
         try:
             released = self._round(number, play).play()
         except (TooFewClientsError, SpoiledSumError) as error:
-            abandoned, earlier = abandoning.because_of(error, number), self.abandoned
-            self._give_up(abandoned, self.checkpoint.record, callbacks)
+            abandoned, earlier = abandoning.because_of(error, number), self.record.abandoned
+            self._give_up(abandoned, self.record, callbacks)
             if abandoning.must_stop(abandoned, earlier, rounds=self.settings.rounds):
                 raise self._stop_after(abandoned, earlier, error) from None
             return
         self._save(released, started)
         for callback in callbacks:
-            callback.on_round(self.rounds[-1])
+            callback.on_round(self.record.rounds[-1])
 
     def _round(self, number: int, play: Play) -> AggregatorRound:
         return AggregatorRound(
             summing=self.wiring.summing,
             exchange=play.exchange,
             plan=self._plan(number),
-            public_range=self.checkpoint.record["public_range"],
+            public_range=self.record.public_range,
             clients=list(self.runs),
-            anchors=self._anchors(),
+            anchors=self.record.anchors,
             before=self.wiring.sums_of(number),
             on_refused=self._tell,
         )
@@ -349,14 +349,9 @@ class _Running:
         log.error(f"round {number}: did not take part", exc_info=error)
 
     @property
-    def rounds(self) -> tuple[RoundFigures, ...]:
-        """Figures of the complete rounds."""
-        return tuple(RoundFigures.from_json(row) for row in self.checkpoint.record["rounds"])
-
-    @property
-    def abandoned(self) -> tuple[Abandoned, ...]:
-        """The rounds that were given up."""
-        return tuple(Abandoned.from_json(row) for row in self.checkpoint.record["abandoned"])
+    def record(self) -> RunRecord:
+        """What the checkpoint says of the run."""
+        return RunRecord.from_json(self.checkpoint.record)
 
     def finish(self) -> FederationResult:
         """What a complete run leaves; its last round wrote it."""
@@ -365,7 +360,7 @@ class _Running:
             folder=self.folder.path,
             adapter=self.folder.adapter,
             report=BudgetReport.from_json((self.folder.path / "report.json").read_text()),
-            rounds=self.rounds,
+            rounds=self.record.rounds,
             ledgers={client: ledger.export() for client, ledger in self.ledgers.items()},
         )
 
@@ -417,11 +412,6 @@ class _Running:
             status=status,
         )
 
-    def _anchors(self) -> dict[str, Anchor]:
-        """What the last checkpoint knows of every client's ledger."""
-        known = self.checkpoint.record["anchors"]
-        return {client: anchor_from_json(anchor) for client, anchor in known.items()}
-
     def _statuses(self, number: int) -> dict[str, str | None]:
         """How far every client that takes part had come in a round, by its ledger."""
         return {name: run.node.ledger.status(self.run, number) for name, run in self.runs.items()}
@@ -435,8 +425,7 @@ class _Running:
 
     def leave_out(self, left_out: Mapping[str, int]) -> None:
         """Make durable who takes no further part, before anybody goes on without them."""
-        record = self.checkpoint.record
-        new = sorted(set(left_out).difference(record["left_out"]))
+        new = sorted(set(left_out).difference(self.record.left_out))
         if not new:
             return
         number = self.checkpoint.round + 1
@@ -444,8 +433,7 @@ class _Running:
             self.wiring, number, new, committed="committed" in self._statuses(number).values()
         )
         heavy = run_settings.weight_notes(self.wiring.agreement.weights)
-        notes = [*record["notes"], *(note for note in heavy if note not in record["notes"])]
-        record = {**record, "left_out": dict(left_out), "notes": notes}
+        record = replace(self.record, left_out=left_out).with_notes(heavy)
         if ended is None:
             self._checkpoint(
                 self.checkpoint.round, self.checkpoint.state, self.checkpoint.average, record
@@ -480,7 +468,7 @@ class _Running:
     def _give_up(
         self,
         abandoned: Abandoned,
-        record: dict[str, Any],
+        record: RunRecord,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         """Close a round at every remaining client, then make that durable."""
@@ -497,7 +485,7 @@ class _Running:
             abandoned.round,
             self.checkpoint.state,
             self.checkpoint.average,
-            {**record, "abandoned": [*record["abandoned"], abandoned.to_json()]},
+            replace(record, abandoned=(*record.abandoned, abandoned)),
         )
         for callback in callbacks:
             callback.on_abandoned(abandoned)
@@ -534,34 +522,33 @@ class _Running:
     def _save(self, released: Released, started: float) -> None:
         """Make a round durable, in the state that a client of the quorum holds."""
         progress = self.runs[released.opened[0]].progress
-        record = self.checkpoint.record
-        rows = [*record["rounds"], self._figures(released, started).to_json()]
-        notes = [*record["notes"], *self._range_notes(released.note)]
-        narrowed = {"public_range": released.public_range}
-        record = {**record, "rounds": rows, "notes": notes, **narrowed}
+        record = replace(
+            self.record,
+            rounds=(*self.record.rounds, self._figures(released, started)),
+            public_range=released.public_range,
+        ).with_notes(self._range_notes(released.note))
         self._checkpoint(released.round, progress.state, progress.average, record)
 
-    def _range_notes(self, note: str | None) -> list[str]:
+    def _range_notes(self, note: str | None) -> tuple[str, ...]:
         """A warning, once in a run, where the public range does not fit what was released."""
-        known = any(one.startswith(RANGE) for one in self.checkpoint.record["notes"])
+        known = any(one.startswith(RANGE) for one in self.record.notes)
         if known or note is None:
-            return []
+            return ()
         warnings.warn(note, UserWarning, stacklevel=2)
-        return [note]
+        return (note,)
 
     def _checkpoint(
         self,
         number: int,
         state: NDArray[np.float32],
         average: NDArray[np.float32] | None,
-        record: dict[str, Any],
+        record: RunRecord,
     ) -> None:
         """Count a round as over, once exports, adapter and report say so."""
         exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
-        anchors = {client: verify_export(export).to_json() for client, export in exports.items()}
-        checkpoint = Checkpoint(
-            round=number, state=state, average=average, record={**record, "anchors": anchors}
-        )
+        anchors = {client: verify_export(export) for client, export in exports.items()}
+        record = replace(record, anchors=anchors)
+        checkpoint = Checkpoint(round=number, state=state, average=average, record=record.to_json())
         self._results_of(checkpoint, exports, self._status(checkpoint))
         self.folder.save(checkpoint)
         self.checkpoint = checkpoint
@@ -603,25 +590,25 @@ def _first_checkpoint(
     sigmas = joining.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
     derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
     largest = settings.encryption.public_range or derived
-    record = {
-        "run": secrets.token_hex(8),
-        "settings": described,
-        "base_sha256": model.base_sha256,
-        "start_sha256": start,
-        "notes": [*notes, *run_settings.weight_notes(_weights(settings, settings.clients))],
-        "noise_multipliers": sigmas,
-        "largest_range": largest,
-        "public_range": largest,
-        "anchors": {client: ledger.anchor().to_json() for client, ledger in ledgers.items()},
-        "baseline": held_out_figure(model, held_out, settings.training.physical_batch_size),
-        "rounds": [],
-        "abandoned": [],
-        "left_out": {},
-    }
-    return Checkpoint(round=0, state=read_vector(model.adapter), record=record)
+    record = RunRecord(
+        run=secrets.token_hex(8),
+        settings=described,
+        base_sha256=model.base_sha256,
+        start_sha256=start,
+        notes=(*notes, *run_settings.weight_notes(_weights(settings, settings.clients))),
+        noise_multipliers=sigmas,
+        largest_range=largest,
+        public_range=largest,
+        anchors={client: ledger.anchor() for client, ledger in ledgers.items()},
+        baseline=held_out_figure(model, held_out, settings.training.physical_batch_size),
+        rounds=(),
+        abandoned=(),
+        left_out={},
+    )
+    return Checkpoint(round=0, state=read_vector(model.adapter), record=record.to_json())
 
 
-def _require_same_base(began_with: str, found: str | None) -> None:
+def _require_same_base(began_with: str | None, found: str | None) -> None:
     """A resumed run must train the very model that it began with."""
     if found != began_with:
         raise ModelError(
@@ -661,22 +648,22 @@ def _client_runs(
         write_vector(model.adapter, adapter)
         return held_out_figure(model, held_out, settings.training.physical_batch_size)
 
-    record, rule = checkpoint.record, settings.averaging
-    complete = [RoundFigures.from_json(row).round for row in record["rounds"]]
+    record, rule = RunRecord.from_json(checkpoint.record), settings.averaging
+    complete = [figures.round for figures in record.rounds]
     progress = Progress(
         round=checkpoint.round,
         state=checkpoint.state,
         base=vector_digest(checkpoint.state),
         average=checkpoint.average,
         averaged=0 if rule is None else sum(map(rule.counts, complete)),
-        public_range=record["public_range"],
+        public_range=record.public_range,
     )
     rules = Rules(
         strategy=settings.strategy,
         averaging=rule,
         summation=settings.encryption,
         weights=wiring.agreement.weights,
-        largest_range=record["largest_range"],
+        largest_range=record.largest_range,
         evaluate=evaluate,
     )
     once = Shared()

@@ -6,7 +6,6 @@ from typing import Any
 from accountants import PoissonGaussian
 from privfed.agreement import budget_of, sample_rate_of
 from privfed.engines import leaving
-from privfed.engines.abandoning import Abandoned
 from privfed.engines.wiring import Wiring
 from privfed.models.vector import vector_digest
 from privfed.private_step.private_model import PrivateModel
@@ -16,6 +15,7 @@ from privfed.reports.budget import BudgetReport, ClientGuarantee, largest_epsilo
 from privfed.reports.build import accounting_section, build_report, client_guarantee
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
+from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings, training_settings
 from privfed.settings.encryption import FixedPoint
 from privfed.settings.privacy import PrivacyConfig
@@ -62,16 +62,15 @@ def _report(
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> BudgetReport:
-    record = checkpoint.record
+    record = RunRecord.from_json(checkpoint.record)
     guarantees = _guarantees(settings, record, exports, status)
-    rounds = [RoundFigures.from_json(row) for row in record["rounds"]]
     largest = largest_epsilon(guarantees, status)
     delta = max(client.delta for client in guarantees)
     return build_report(
         guarantees,
-        rounds,
+        record.rounds,
         title=settings.title,
-        run=record["run"],
+        run=record.run,
         status=status,
         rounds_planned=settings.rounds,
         rounds_over=checkpoint.round,
@@ -91,7 +90,7 @@ def _report(
         ),
         mechanism=_mechanism(settings, wiring),
         accounting=accounting_section(settings.privacy.neighbouring.value),
-        encryption=_encryption(wiring, record, rounds),
+        encryption=_encryption(wiring, record),
         training=_training(settings, wiring),
         randomness=statements.randomness(
             secret=settings.secret_coins,
@@ -109,36 +108,35 @@ def _report(
             secure_noise=settings.privacy.secure_noise,
         ),
         warnings=tuple(warnings_of(record)),
-        baseline={settings.model.metric: record["baseline"]},
-        base_sha256=record["base_sha256"],
+        baseline={settings.model.metric: record.baseline},
+        base_sha256=record.base_sha256,
         adapter_sha256=vector_digest(checkpoint.released),
     )
 
 
-def warnings_of(record: Mapping[str, Any]) -> list[str]:
-    """What the reader should question, from the record of a checkpoint."""
-    lost = [Abandoned.from_json(row) for row in record["abandoned"]]
+def warnings_of(record: RunRecord) -> list[str]:
+    """What the reader should question."""
     return [
-        *record["notes"],
-        *(f"{abandoned} It is counted and changed nothing." for abandoned in lost),
-        *leaving.notes(record["left_out"]),
+        *record.notes,
+        *(f"{abandoned} It is counted and changed nothing." for abandoned in record.abandoned),
+        *leaving.notes(record.left_out),
     ]
 
 
 def _guarantees(
     settings: FederationSettings,
-    record: Mapping[str, Any],
+    record: RunRecord,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
 ) -> list[ClientGuarantee]:
     return [
         client_guarantee(
             exports[client.id],
-            run=record["run"],
+            run=record.run,
             public_size=client.size,
             budget=budget_of(client, settings.privacy),
             planned=PoissonGaussian(
-                noise_multiplier=record["noise_multipliers"][client.id],
+                noise_multiplier=record.noise_multipliers[client.id],
                 sample_rate=sample_rate_of(client, settings.privacy),
                 steps=settings.privacy.steps_per_round,
             ),
@@ -190,9 +188,7 @@ def _mechanism(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
     }
 
 
-def _encryption(
-    wiring: Wiring, record: Mapping[str, Any], rounds: Sequence[RoundFigures]
-) -> dict[str, Any]:
+def _encryption(wiring: Wiring, record: RunRecord) -> dict[str, Any]:
     section = statements.encryption_statement(
         custody=wiring.scheme.custody,
         exactness="approximate" if wiring.scheme.rule is None else wiring.scheme.rule.value,
@@ -203,12 +199,12 @@ def _encryption(
     source = follows if wiring.scheme.summation.follow_released else ""
     if isinstance(wiring.scheme.summation, FixedPoint):
         section["bits per value"] = wiring.scheme.summation.bits
-    section["public range"] = f"+-{record['largest_range']:.4g}{source}"
+    section["public range"] = f"+-{record.largest_range:.4g}{source}"
     section["parameters"] = {**wiring.scheme.to_json(), **wiring.summing.key}
     section["base model (SHA-256 of its frozen parameters)"] = wiring.agreement.base_model
     section["roster (SHA-256)"] = wiring.parties.roster.digest().hex()
-    if rounds:
-        section["measured"] = _measured(wiring, rounds)
+    if record.rounds:
+        section["measured"] = _measured(wiring, record.rounds)
     return section
 
 

@@ -259,7 +259,7 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
             require_size(client, privacy)
 
 
-def weight_notes(weights: Mapping[str, float]) -> list[str]:
+def weight_notes(weights: Mapping[str, float]) -> tuple[str, ...]:
     """A warning for the report where one client's weight leaves it little cover in the sum.
 
     A weight scales an update with its noise, so a client that outweighs all others together stands
@@ -268,11 +268,11 @@ def weight_notes(weights: Mapping[str, float]) -> list[str]:
     heaviest = max(weights, key=lambda client: weights[client])
     others = sum(weight for client, weight in weights.items() if client != heaviest)
     if weights[heaviest] <= others:
-        return []
+        return ()
     note = (
         f"client {heaviest!r} weighs more than all others together: sums show mostly its update, "
         "so that encryption hides little of it. Uniform weights do not have this; epsilon does not "
         "depend on it"
     )
     warnings.warn(note, UserWarning, stacklevel=2)
-    return [note]
+    return (note,)

@@ -32,6 +32,7 @@ from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.build import client_guarantee
 from privfed.reports.figures import rounded_up
 from privfed.reports.render import render_html
+from privfed.reports.run_record import RunRecord
 from privfed.results import warnings_of
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.run_folder import RunFolder, ledger_file_name
@@ -187,7 +188,7 @@ def _require_one_moment(
     kept = checkpoint.record
     same = all(record[name] == value for name, value in kept.items())
     same = same and (report.run, list(report.rounds)) == (kept["run"], kept["rounds"])
-    same = same and list(report.warnings) == warnings_of(kept)
+    same = same and list(report.warnings) == warnings_of(RunRecord.from_json(kept))
     if not same or checkpoint.round != report.rounds_over or record["status"] != report.status:
         raise ReportError(
             f"report.json, run.json and the last checkpoint in {path} must be of one moment: after "

@@ -8,58 +8,10 @@ is counted in every ledger that reserved it, changed nothing, and the run goes o
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from typing import Any
 
 from privfed.engines.wiring import Wiring
 from privfed.errors import AwayError, SpoiledSumError, TooFewClientsError
-
-
-class Reason(StrEnum):
-    """Why a round was abandoned: fixed sentences, which say nothing of a client's data."""
-
-    TOO_FEW = "too few clients sent an update"
-    AWAY = "clients whose updates were to be summed stayed away before the sum could be opened"
-    SPOILED = (
-        "the sum was not that of its contributions and was discarded; nobody can tell whose update "
-        "was at fault"
-    )
-    OTHERS = "a sum with other contributors than now take part had been agreed to before"
-    LEFT = "updates had been made for it before clients were left out of the run"
-    LOST = "a crash lost the updates of so many clients that too few were left to sum"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abandoned:
-    """A round that was given up.
-
-    Attributes:
-        round: counted from 1.
-        reason: a fixed sentence.
-        missing: the clients that it lacked, sorted; empty if nobody can be named.
-    """
-
-    round: int
-    reason: Reason
-    missing: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values."""
-        return {**asdict(self), "missing": list(self.missing)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Abandoned":
-        """The inverse of `to_json`."""
-        return cls(
-            round=values["round"],
-            reason=Reason(values["reason"]),
-            missing=tuple(values["missing"]),
-        )
-
-    def __str__(self) -> str:
-        who = f" (missing: {', '.join(self.missing)})" if self.missing else ""
-        return f"Round {self.round} was abandoned: {self.reason}{who}."
+from privfed.reports.figures import Abandoned, Reason
 
 
 def because_of(error: TooFewClientsError | SpoiledSumError, round_number: int) -> Abandoned:

@@ -8,10 +8,11 @@ in its ledger and in the report.
 
 from collections.abc import Collection, Mapping, Sequence
 
-from privfed.engines.abandoning import Abandoned, Reason
 from privfed.engines.wiring import Wiring
 from privfed.errors import ConfigError
 from privfed.parties.client.client import Client
+from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.run_record import RunRecord
 from privfed.storage.checkpoint import Checkpoint
 
 
@@ -43,7 +44,7 @@ def left_out_of(
     names = [client.id for client in clients]
     if unknown := sorted(set(without).difference(names)):
         raise ConfigError(f"who is left out must be a client of the run, {unknown} are not")
-    left_out: dict[str, int] = dict(checkpoint.record["left_out"])
+    left_out = dict(RunRecord.from_json(checkpoint.record).left_out)
     for name in without:
         left_out.setdefault(name, checkpoint.round + 1)
     if len(names) - len(left_out) < min_clients:

@@ -1,8 +1,9 @@
-"""What one round did, in public numbers."""
+"""What rounds did, complete or given up, in public numbers and fixed sentences."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from enum import StrEnum
 from typing import Any
 
 
@@ -24,7 +25,7 @@ class RoundFigures:
         round: counted from 1.
         clients: ids that took part.
         absent: ids that did not take part; no reason leaves a client.
-        metric: "accuracy" or "perplexity".
+        metric: name of what is measured, e.g. "accuracy" or "perplexity".
         value: of the metric on held-out text, after the round.
         bytes_up: from clients to the aggregator, everything on the wire counted; 0 where a crash
             left nothing of a round but its result.
@@ -60,7 +61,53 @@ class RoundFigures:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RoundFigures":
         """The inverse of `to_json`."""
-        metric = "accuracy" if "accuracy" in values else "perplexity"
+        (metric,) = set(values).difference(field.name for field in fields(cls))
         rest = {name: value for name, value in values.items() if name != metric}
         rest["clients"], rest["absent"] = tuple(rest["clients"]), tuple(rest["absent"])
         return cls(metric=metric, value=values[metric], **rest)
+
+
+class Reason(StrEnum):
+    """Why a round was abandoned: fixed sentences, which say nothing of a client's data."""
+
+    TOO_FEW = "too few clients sent an update"
+    AWAY = "clients whose updates were to be summed stayed away before the sum could be opened"
+    SPOILED = (
+        "the sum was not that of its contributions and was discarded; nobody can tell whose update "
+        "was at fault"
+    )
+    OTHERS = "a sum with other contributors than now take part had been agreed to before"
+    LEFT = "updates had been made for it before clients were left out of the run"
+    LOST = "a crash lost the updates of so many clients that too few were left to sum"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """A round that was given up.
+
+    Attributes:
+        round: counted from 1.
+        reason: a fixed sentence.
+        missing: the clients that it lacked, sorted; empty if nobody can be named.
+    """
+
+    round: int
+    reason: Reason
+    missing: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {**asdict(self), "missing": list(self.missing)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Abandoned":
+        """The inverse of `to_json`."""
+        return cls(
+            round=values["round"],
+            reason=Reason(values["reason"]),
+            missing=tuple(values["missing"]),
+        )
+
+    def __str__(self) -> str:
+        who = f" (missing: {', '.join(self.missing)})" if self.missing else ""
+        return f"Round {self.round} was abandoned: {self.reason}{who}."

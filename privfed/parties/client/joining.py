@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from accountants import (
     Anchor,
@@ -16,7 +16,6 @@ from accountants import (
     NoisedCount,
     PoissonGaussian,
     ScheduleFilter,
-    anchor_from_json,
     epsilon,
     noise_multiplier,
 )
@@ -111,7 +110,7 @@ def open_ledgers(
     privacy: PrivacyConfig,
     state: Path,
     second_place: AnchorFolder,
-    reached: Mapping[str, Any] | None,
+    reached: Mapping[str, Anchor] | None,
     *,
     secret_coins: bool,
 ) -> dict[str, Ledger]:
@@ -127,7 +126,7 @@ def open_ledgers(
     for client in clients:
         known = [] if client.continues is None else [Anchor.parse(client.continues)]
         if reached is not None and client.id in reached:
-            known.append(anchor_from_json(reached[client.id]))
+            known.append(reached[client.id])
         use = Ledger.open if known else Ledger.open_or_create
         path = ledger_path(state, client.id, client.dataset)
         make_private_folder(path.parent)

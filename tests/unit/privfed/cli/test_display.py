@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from privfed.cli.display import RoundTable
-from privfed.engines.abandoning import Abandoned, Reason
-from privfed.reports.figures import RoundFigures
+from privfed.reports.figures import Abandoned, Reason, RoundFigures
 
 
 class TestTheTable:

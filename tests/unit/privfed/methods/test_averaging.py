@@ -197,5 +197,5 @@ class TestWeightNotes:
         assert "encryption hides little of it" in note
 
     def test_others_are_not(self):
-        assert weight_notes({"a": 1.0, "b": 0.5, "c": 0.5}) == []
-        assert weight_notes({"a": 1.0, "b": 1.0, "c": 1.0}) == []
+        assert weight_notes({"a": 1.0, "b": 0.5, "c": 0.5}) == ()
+        assert weight_notes({"a": 1.0, "b": 1.0, "c": 1.0}) == ()

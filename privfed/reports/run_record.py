@@ -1,0 +1,71 @@
+"""What a checkpoint and `run.json` say of a run, beside the adapter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from accountants import Anchor, anchor_from_json
+from privfed.reports.figures import Abandoned, RoundFigures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """All of it is public; an adapter may be made public with it.
+
+    Attributes:
+        run: identifier of the run.
+        settings: of the run, as JSON values.
+        base_sha256: digest of the base model as its task builds it.
+        start_sha256: digest of the file with the initial adapter.
+        notes: what the reader of a report should question.
+        noise_multipliers: of each client.
+        largest_range: the public range from the settings.
+        public_range: of the next round.
+        anchors: of each client's ledger, after the last round that is over.
+        baseline: figure of the initial adapter on held-out text.
+        rounds: the complete ones.
+        abandoned: the rounds that were given up.
+        left_out: clients that take no further part, and from which round on.
+    """
+
+    run: str
+    settings: Mapping[str, Any]
+    base_sha256: str | None
+    start_sha256: str
+    notes: tuple[str, ...]
+    noise_multipliers: Mapping[str, float]
+    largest_range: float
+    public_range: float
+    anchors: Mapping[str, Anchor]
+    baseline: float
+    rounds: tuple[RoundFigures, ...]
+    abandoned: tuple[Abandoned, ...]
+    left_out: Mapping[str, int]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunRecord":
+        """The inverse of `to_json`; further values, as `run.json` has them, are left."""
+        anchors = {name: anchor_from_json(one) for name, one in values["anchors"].items()}
+        return cls(
+            **{
+                **{field.name: values[field.name] for field in fields(cls)},
+                "notes": tuple(values["notes"]),
+                "anchors": anchors,
+                "rounds": tuple(RoundFigures.from_json(row) for row in values["rounds"]),
+                "abandoned": tuple(Abandoned.from_json(row) for row in values["abandoned"]),
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "notes": list(self.notes),
+            "anchors": {name: anchor.to_json() for name, anchor in self.anchors.items()},
+            "rounds": [row.to_json() for row in self.rounds],
+            "abandoned": [row.to_json() for row in self.abandoned],
+        }
+
+    def with_notes(self, notes: tuple[str, ...]) -> "RunRecord":
+        """With those notes that it does not have yet."""
+        return replace(self, notes=(*self.notes, *(n for n in notes if n not in self.notes)))
