@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import mpmath as mp
 import numpy as np
 import pytest
 from dp_accounting import NeighboringRelation, dp_event
@@ -19,6 +20,7 @@ from accountants.events import (
     FixedSizeGaussian,
     Gaussian,
     Laplace,
+    NoisedCount,
     PoissonGaussian,
     PureDP,
     Skellam,
@@ -248,3 +250,95 @@ def test_rho_bounds_the_divergence_at_every_order():
     for event in (PureDP(epsilon=0.7, neighbouring=ADD_REMOVE), Laplace(noise_multiplier=2.0)):
         line = rho(event, ADD_REMOVE) * np.array(renyi.ORDERS)
         assert (renyi.rdp([event], ADD_REMOVE) <= line * (1 + 1e-12)).all()
+
+
+# Safe sides, and what costs nothing
+
+
+def exact_pure(pure, order):
+    """Coin with odds exp(pure) against its mirror image, at fifty digits."""
+    a, e = mp.mpf(order), mp.mpf(pure)
+    return mp.log((mp.exp(a * e) + mp.exp((1 - a) * e)) / (1 + mp.exp(e))) / (a - 1)
+
+
+def exact_laplace(pure, order):
+    """Mironov 2017, arXiv:1702.07476, Proposition 6."""
+    a, e = mp.mpf(order), mp.mpf(pure)
+    total = a / (2 * a - 1) * mp.exp((a - 1) * e) + (a - 1) / (2 * a - 1) * mp.exp(-a * e)
+    return mp.log(total) / (a - 1)
+
+
+@pytest.mark.parametrize("order", [1.01, 1.07, 1.5, 3.0, 17.0, 1e3])
+def test_bounded_losses_are_never_below_their_closed_forms(order):
+    for power in np.linspace(-6, 2.4, 43):
+        pure = 10.0**power
+        with mp.workdps(50):
+            response = PureDP(epsilon=pure, neighbouring=ADD_REMOVE)
+            assert exact_pure(pure, order) <= value(response, order)
+            release = Laplace(noise_multiplier=1 / pure)
+            assert exact_laplace(1 / release.noise_multiplier, order) <= value(release, order)
+
+
+def test_no_order_costs_more_than_the_pure_epsilon():
+    for pure in (1e-3, 4.0, 900.0, 5000.0):
+        event = PureDP(epsilon=pure, neighbouring=ADD_REMOVE)
+        assert (one_step(event, ADD_REMOVE, 1, renyi.ORDERS) <= pure).all()
+
+
+@pytest.mark.parametrize("pure", [1e4, 1e300, 1e308])
+def test_losses_beyond_floating_point_cost_their_epsilon_and_warn_of_nothing(pure):
+    for event in (
+        PureDP(epsilon=pure, neighbouring=ADD_REMOVE),
+        Laplace(noise_multiplier=1 / pure),
+    ):
+        found = one_step(event, ADD_REMOVE, 1, (1.5, 7.0))
+        assert found == pytest.approx([pure, pure], rel=1e-12)
+
+
+@pytest.mark.parametrize(("variance", "sensitivity"), [(1e-300, 5.0), (1e-3, 1e200)])
+def test_a_skellam_divergence_that_overflows_is_infinite(variance, sensitivity):
+    event = Skellam(variance=variance, sensitivity=sensitivity, l1_sensitivity=2 * sensitivity)
+    assert (one_step(event, ADD_REMOVE, 1, (1.5, 7.0)) == np.inf).all()
+
+
+def test_only_what_says_itself_that_it_costs_nothing_is_free():
+    for event in (
+        PureDP(epsilon=0.0, neighbouring=ADD_REMOVE),
+        ZeroConcentrated(rho=0.0, neighbouring=ADD_REMOVE),
+    ):
+        assert one_step(event, ADD_REMOVE, 1, (1.5, 7.0)).tolist() == [0.0, 0.0]
+    for event in (
+        Gaussian(noise_multiplier=1e200),
+        Laplace(noise_multiplier=1e200),
+        PureDP(epsilon=1e-200, neighbouring=ADD_REMOVE),
+    ):
+        found = one_step(event, ADD_REMOVE, 1, (1.5, 7.0))
+        assert ((found > 0) & (found < 1e-300)).all()
+
+
+def test_rho_by_hand():
+    """mu^2 / 2 of a Gaussian, epsilon^2 / 2 of a pure release."""
+    assert rho(Gaussian(noise_multiplier=4.0), ADD_REMOVE, group_size=3) == 9 / 32
+    assert rho(TreeAggregation(noise_multiplier=4.0, leaves=5), ZERO_OUT) == 4 / 32
+    event = BandedMatrixFactorization(noise_multiplier=4.0, bands=7, participations=9)
+    assert rho(event, REPLACE_ONE) == 36 / 32
+    event = DiscreteGaussian(standard_deviation=8.0, sensitivity=3.0)
+    assert rho(event, ADD_REMOVE) == 9 / 128
+    assert rho(Laplace(noise_multiplier=4.0), ADD_REMOVE, group_size=3) == 9 / 32
+    event = PureDP(epsilon=0.25, neighbouring=ADD_REMOVE)
+    assert rho(event, REPLACE_ONE, group_size=3) == 36 / 32
+    event = ZeroConcentrated(rho=0.25, neighbouring=ADD_REMOVE)
+    assert rho(event, REPLACE_ONE, group_size=3) == 9.0
+
+
+def test_steps_are_not_counted_here():
+    one, many = (Gaussian(noise_multiplier=4.0, steps=steps) for steps in (1, 9))
+    assert rho(one, ADD_REMOVE) == rho(many, ADD_REMOVE)
+    assert (one_step(many, ADD_REMOVE, 1, (2.0,)) == one_step(one, ADD_REMOVE, 1, (2.0,))).all()
+
+
+def test_a_count_that_others_are_chosen_from_has_no_divergence():
+    event = NoisedCount(epsilon=0.5)
+    for ask in (rho, lambda event, relation: one_step(event, relation, 1, (2.0,))):
+        with pytest.raises(UnsupportedAnalysisError, match=r"NoisedCount\(.*use certified.epsilon"):
+            ask(event, ADD_REMOVE)
