@@ -7,6 +7,7 @@ own log. What it refuses about public messages (a sum, a list) it may give reaso
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from privfed.identity.roster import Roster
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Moved, Progress, Rules
 from privfed.parties.client.upload import Upload
-from privfed.protocol.envelopes import statement_of
+from privfed.protocol.envelopes import Statement, statement_of
 from privfed.protocol.kinds import (
     ABANDON,
     ABANDONED,
@@ -59,6 +60,12 @@ def each_time(message: bytes, compute: Callable[[], T]) -> T:
     """Of a client that has a process of its own."""
     del message
     return compute()
+
+
+@lru_cache(maxsize=1)
+def stated_in(message: bytes) -> Statement:
+    """What a message states; clients of one process are handed the same one after another."""
+    return statement_of(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +137,7 @@ class ClientRun:
             what ends a round `opened`; for `abandon` `abandoned`. Anything else is refused.
         """
         try:
-            kind = statement_of(message).kind
+            kind = stated_in(message).kind
             if kind not in self._answers:
                 raise MessageError(f"a client cannot answer a {kind!r:.100}")
         except MessageError as error:
@@ -183,7 +190,7 @@ class ClientRun:
 
     def _of_train(self, message: bytes) -> Current:
         """Rounds that were given up in between changed nothing, so that none need be missed."""
-        number = statement_of(message).round
+        number = stated_in(message).round
         if not self.progress.round < number <= self.node.rounds:
             raise MessageError(
                 f"this client has come to the end of round {self.progress.round} of "
@@ -230,7 +237,7 @@ class ClientRun:
         return reply or self.absent()
 
     def _opened(self, message: bytes) -> bytes:
-        terms, number = self._followed().terms, statement_of(message).round
+        terms, number = self._followed().terms, stated_in(message).round
         if number != terms.round:
             raise MessageError(f"what ends round {number} came when round {terms.round} was open")
         codec = self.upload.codec(self.progress.public_range)
@@ -262,7 +269,7 @@ class ClientRun:
     def _give_up(self, message: bytes) -> bytes:
         """Record, durably, that this client never again encrypts, agrees or opens in the round."""
         try:
-            number = statement_of(message).round
+            number = stated_in(message).round
             terms = self.upload.terms_of_run(number)
             envelope = verified(
                 message, self._roster, role=Role.AGGREGATOR, kind=ABANDON, terms=terms
