@@ -31,6 +31,7 @@ from privfed.engines import abandoning, leaving
 from privfed.engines.play import Play, Shared
 from privfed.engines.wiring import Places, Wiring, wire
 from privfed.errors import (
+    EncryptionError,
     MessageError,
     ModelError,
     PrivfedError,
@@ -211,7 +212,7 @@ class _Running:
             start=settings.start if checkpoint is None else folder.start,
         )
         initial = (
-            folder.start.read_bytes() if checkpoint else start_bytes(model.adapter, model.added)
+            folder.start.read_bytes() if checkpoint is not None else _initial(settings.start, model)
         )
         start = hashlib.sha256(initial).hexdigest()
         held_out = _held_out(settings, model)
@@ -503,11 +504,11 @@ class _Running:
             seconds=round(time.perf_counter() - started, 2),
             seconds_aggregator=round(released.aggregator_seconds, 4),
             seconds_opening=round(released.opening_seconds, 4),
-            epsilon={**self._spent_by_others(released.epsilon), **released.epsilon},
+            epsilon=self._spent(),
         )
 
-    def _spent_by_others(self, stated: Mapping[str, float]) -> dict[str, float]:
-        """Epsilon of the clients of the run that did not state it, those left out among them."""
+    def _spent(self) -> dict[str, float]:
+        """Epsilon of every client of the run, by its ledger; those that were left out too."""
         privacy = self.settings.privacy
         return {
             client.id: epsilon(
@@ -516,12 +517,15 @@ class _Running:
                 privacy.neighbouring,
             ).upper
             for client in self.settings.clients
-            if client.id not in stated
         }
 
     def _save(self, released: Released, started: float) -> None:
         """Make a round durable, in the state that a client of the quorum holds."""
         progress = self.runs[released.opened[0]].progress
+        if (progress.base, progress.public_range) != (released.base, released.public_range):
+            raise EncryptionError(
+                f"what clients stated after round {released.round} is not what they came to"
+            )
         record = replace(
             self.record,
             rounds=(*self.record.rounds, self._figures(released, started)),
@@ -552,6 +556,11 @@ class _Running:
         self._results_of(checkpoint, exports, self._status(checkpoint))
         self.folder.save(checkpoint)
         self.checkpoint = checkpoint
+
+
+def _initial(start: Path | None, model: PrivateModel) -> bytes:
+    """The file from which training starts: the one that was given, or one of this model."""
+    return start_bytes(model.adapter, model.added) if start is None else start.read_bytes()
 
 
 def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:

@@ -164,7 +164,7 @@ class FederationSettings:
         values = self.describe()
         for own in ("computation", "fresh_ledgers", "secret_coins", "seed", "clients"):
             del values[own]
-        values["model"] = public_model(values["model"])
+        values["model"].pop("base", None)  # a path, perhaps; its parameters' digest names the model
         del values["training"]["physical_batch_size"]
         return values
 
@@ -188,13 +188,6 @@ class FederationSettings:
     def anchors(self) -> Path:
         """The second place: what must survive that state folder or run folder are put back."""
         return self.anchor_folder or default_anchor_folder()
-
-
-def public_model(described: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's description with the base model's public name: of a folder, its last part."""
-    base = described.get("base")
-    name = Path(base).resolve().name if isinstance(base, str) and Path(base).exists() else base
-    return {**described, "base": name}
 
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:

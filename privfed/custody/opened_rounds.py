@@ -210,9 +210,13 @@ class OpenedRounds:
                 "($PRIVFED_ANCHORS), or start a new run"
             ) from error
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
             try:
+                fcntl.flock(file, fcntl.LOCK_EX)
                 kept = _Kept.read(file.readall())
+            except OSError as error:
+                raise EncryptionError(
+                    f"the record of opened rounds {self._path} cannot be read: {error.strerror}"
+                ) from error
             except (ValueError, KeyError, TypeError) as error:
                 raise EncryptionError(
                     f"the record of opened rounds {self._path} is damaged; start a new run"

@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 class Shared:
-    """What equal bytes determine is computed once for all clients of a process."""
+    """What equal bytes determine is computed once for all clients of a process.
+
+    So only the first of them decrypts a sum and looks for seeds that came before; each records by
+    itself whose sum it opened.
+    """
 
     def __init__(self) -> None:
         self._message: bytes | None = None

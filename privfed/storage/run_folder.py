@@ -36,6 +36,8 @@ _PACKAGES = (
 )
 START: Final = "start.safetensors"
 _LOCK: Final = ".lock"
+_BEFORE_THE_FIRST: Final = ("checkpoints", START, f"{START}.part", _LOCK)
+"""What may lie in the folder of a run that was killed before its first checkpoint."""
 _LONGEST_SHOWN: Final = 60
 
 
@@ -92,9 +94,7 @@ class RunFolder:
     def _matching(self, settings: Mapping[str, Any]) -> Checkpoint | None:
         checkpoint = load_latest(self.path / "checkpoints")
         if checkpoint is None:
-            strange = [
-                p.name for p in self.path.iterdir() if p.name not in ("checkpoints", START, _LOCK)
-            ]
+            strange = [p.name for p in self.path.iterdir() if p.name not in _BEFORE_THE_FIRST]
             if strange:
                 raise RunFolderError(
                     f"{self.path} holds no checkpoint to resume from, but {sorted(strange)}"

@@ -5,6 +5,8 @@ update; the aggregator adds what it cannot read; whoever holds the key verifies 
 sum; every client opens the result, moves on, and states what it came to.
 """
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +16,13 @@ from typing import Any, Final
 
 from accountants import Anchor
 from privfed.canonical import canonical_json
-from privfed.errors import AwayError, EncryptionError, MessageError, SpoiledSumError
+from privfed.errors import (
+    AwayError,
+    EncryptionError,
+    MessageError,
+    ModelError,
+    SpoiledSumError,
+)
 from privfed.identity.keys import Role
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import Opening
@@ -49,8 +57,11 @@ from privfed.protocol.terms import RoundPlan
 Exchange = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
 """Carries one message to each client, and the replies of those who answered."""
 
-_COMMON: Final = (CONTRIBUTORS, NEXT_BASE, NEXT_RANGE, FIGURE, NOTE)
-"""What clients that opened the same sum state alike."""
+_COMMON: Final = (NEXT_BASE, NEXT_RANGE)
+"""What clients that opened the same sum state alike; a figure depends on how each computes."""
+_LARGEST: Final = 1e300
+_SHOWN: Final = 300
+"""Characters of a reason that a client gives."""
 _ERRORS: Final = {kind.__name__: kind for kind in (EncryptionError, MessageError, SpoiledSumError)}
 
 
@@ -64,9 +75,9 @@ class Released:
         opened: clients that opened the sum and came to the same, sorted.
         base: SHA-256 (hex) of the adapter that they came to.
         public_range: of the next round.
-        figure: of the adapter on held-out text.
+        figure: of the adapter on held-out text: the median of what they stated.
         note: what the released mean shows to be wrong with the public range, or None.
-        epsilon: what each of them stated to have spent.
+        epsilon: what each of them stated to have spent; only its ledger proves it.
         bytes_up: from clients to the aggregator: accepted updates and answers.
         bytes_down: from the aggregator to all clients: keys, questions, what ends the round.
         bytes_holder: between aggregator and key holder, both ways; 0 without one.
@@ -137,14 +148,15 @@ class AggregatorRound:
         agreed = self.summing.terms(self.plan, self.public_range)
         opening = self.summing.opener.begin(agreed)
         if opening.result is not None:
-            return self._released(opening.result, time.perf_counter())
+            names = statement_of(opening.result).manifest[CONTRIBUTORS]
+            return self._released(opening.result, names, time.perf_counter())
         collecting = self._collect(opening)
         total = self._sum(collecting, opening)
         begun = time.perf_counter()
         ask = partial(self._ask, collecting.contributors)
         message = self.summing.opener.close(opening.terms, total, ask)
         self.costs.bytes_holder = self.summing.opener.bytes_asked
-        return self._released(message, begun)
+        return self._released(message, collecting.contributors, begun)
 
     def _collect(self, opening: Opening) -> Aggregator:
         """Add every update that comes."""
@@ -202,25 +214,30 @@ class AggregatorRound:
         self.costs.bytes_up += sum(map(len, answers.values()))
         return answers
 
-    def _released(self, message: bytes, begun: float) -> Released:
+    def _released(self, message: bytes, contributors: Sequence[str], begun: float) -> Released:
         """What a quorum of the clients came to; they all get the message that ends the round."""
         replies = self.exchange(dict.fromkeys(self.clients, message))
-        stated = self._stated(message, replies)
+        stated = self._stated(message, contributors, replies)
         opened = _quorum(stated)
-        if len(opened) < self.summing.min_clients:
+        if len(opened) < self.summing.min_clients or 2 * len(opened) <= len(stated):
+            # Nobody is named as missing: all had agreed, so that all must record it if it is over.
             raise AwayError(
                 f"round {self.plan.round} was opened by {len(opened)} client(s) that came to the "
-                f"same adapter, at least {self.summing.min_clients} must",
-                sorted(set(self.clients).difference(opened)),
+                f"same adapter, at least {self.summing.min_clients} and more than half must"
             )
-        common = stated[opened[0]]
+        common, figures = stated[opened[0]], [stated[name][FIGURE] for name in opened]
+        if None in figures:
+            raise ModelError(
+                f"the adapter diverged in round {self.plan.round}: its figure on held-out text is "
+                "not finite; choose a lower learning rate"
+            )
         return Released(
             round=self.plan.round,
-            contributors=tuple(common[CONTRIBUTORS]),
+            contributors=tuple(contributors),
             opened=tuple(opened),
             base=common[NEXT_BASE],
             public_range=common[NEXT_RANGE],
-            figure=common[FIGURE],
+            figure=statistics.median_low(figures),
             note=common[NOTE],
             epsilon={name: stated[name][EPSILON] for name in opened},
             bytes_up=self.costs.bytes_up,
@@ -230,42 +247,45 @@ class AggregatorRound:
             opening_seconds=time.perf_counter() - begun,
         )
 
-    def _stated(self, message: bytes, replies: Mapping[str, bytes]) -> dict[str, Mapping[str, Any]]:
+    def _stated(
+        self, message: bytes, contributors: Sequence[str], replies: Mapping[str, bytes]
+    ) -> dict[str, Mapping[str, Any]]:
         """What each client states that opened the sum.
 
         Raises:
-            SpoiledSumError, EncryptionError, MessageError: what a client refused it for, if fewer
-                than `min_clients` opened it.
+            SpoiledSumError, EncryptionError, MessageError: what at least `min_clients` refused it
+                for.
         """
-        stated, reasons = {}, []
+        stated: dict[str, Mapping[str, Any]] = {}
+        reasons: dict[str, list[str]] = {}
         for name, reply in replies.items():
             with suppress(MessageError):  # what came instead is no matter, as if nothing had come
-                envelope = self._signed_by(name, reply)
+                envelope = _signed_by(self.summing, name, reply)
                 reason = refused(envelope, message)
-                if reason is not None:
-                    reasons.append(reason)
-                else:
-                    stated[name] = self._opened(envelope)
-        if len(stated) < self.summing.min_clients and reasons:
-            kind, _, text = reasons[0].partition(": ")
-            raise _ERRORS.get(kind, EncryptionError)(text)
+                if reason is None:
+                    stated[name] = self._opened(envelope, contributors)
+                    continue
+                kind, _, text = reason.partition(": ")
+                reasons.setdefault(kind, []).append(f"{name}: {ascii(text[:_SHOWN])[1:-1]}")
+        for kind, texts in reasons.items():
+            if len(texts) >= self.summing.min_clients:
+                raise _ERRORS.get(kind, EncryptionError)(texts[0])
         return stated
 
-    def _signed_by(self, name: str, reply: bytes) -> Envelope:
-        envelope = Envelope.from_bytes(reply)
-        statement, roster = envelope.statement, self.summing.roster
-        require_signature(statement, envelope.signature, roster, role=Role.CLIENT)
-        if statement.sender != name:
-            raise MessageError(f"what came for {name!r} was sent by another")
-        return envelope
-
-    def _opened(self, envelope: Envelope) -> Mapping[str, Any]:
-        terms = self.summing.terms_of_run(self.plan.round)
+    def _opened(self, envelope: Envelope, contributors: Sequence[str]) -> Mapping[str, Any]:
+        terms, sender = self.summing.terms_of_run(self.plan.round), envelope.statement.sender
         require_terms(envelope.statement, kind=OPENED, terms=terms)
-        stated = exact_values(envelope, terms, states={*_COMMON, EPSILON, LEDGER})
-        numbers = (stated[EPSILON], stated[NEXT_RANGE], stated[FIGURE])
-        if not all(isinstance(number, int | float) for number in numbers):
-            raise MessageError(f"{envelope.statement.sender!r} must state numbers")
+        states = {*_COMMON, CONTRIBUTORS, FIGURE, NOTE, EPSILON, LEDGER}
+        stated = exact_values(envelope, terms, states=states)
+        if stated[CONTRIBUTORS] != list(contributors):
+            raise MessageError(f"{sender!r} must have opened the sum that was sent")
+        if not _is_number(stated[EPSILON]) or not _is_number(stated[NEXT_RANGE], above=0):
+            raise MessageError(f"{sender!r} must state finite numbers, 0 or above")
+        figure, note = stated[FIGURE], stated[NOTE]
+        if figure is not None and not _is_number(figure, above=-math.inf):
+            raise MessageError(f"{sender!r} must state its figure as a number")
+        if not isinstance(stated[NEXT_BASE], str) or not isinstance(note, str | None):
+            raise MessageError(f"{sender!r} must state texts as texts")
         return stated
 
 
@@ -301,14 +321,34 @@ def abandon(
     for name in clients:
         if name in missing:
             continue
-        if name not in replies:
-            raise EncryptionError(f"{name!r} does not say that it gave up round {round_number}")
-        envelope = Envelope.from_bytes(replies[name])
-        require_signature(envelope.statement, envelope.signature, summing.roster, role=Role.CLIENT)
-        reason_not = refused(envelope, message)
-        if reason_not is not None:
-            raise EncryptionError(f"{name!r} cannot give up round {round_number}: {reason_not}")
-        require_terms(envelope.statement, kind=ABANDONED, terms=terms)
+        try:
+            envelope = _signed_by(summing, name, replies.get(name, b""))
+            reason_not = refused(envelope, message)
+            if reason_not is not None:
+                raise MessageError(ascii(reason_not[:_SHOWN]))
+            require_terms(envelope.statement, kind=ABANDONED, terms=terms)
+            exact_values(envelope, terms, states=())
+        except MessageError as error:
+            raise EncryptionError(
+                f"{name!r} does not say that it gave up round {round_number}: {error}"
+            ) from error
+
+
+def _signed_by(summing: Summing, name: str, reply: bytes) -> Envelope:
+    """What a client says in its own name."""
+    envelope = Envelope.from_bytes(reply)
+    statement = envelope.statement
+    require_signature(statement, envelope.signature, summing.roster, role=Role.CLIENT)
+    if statement.sender != name:
+        raise MessageError(f"what came for {name!r} was sent by another")
+    return envelope
+
+
+def _is_number(value: object, above: float = -1e-300) -> bool:
+    """A finite number that a float can hold, above a limit; by default, 0 or above."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= _LARGEST and value > above
 
 
 def _quorum(stated: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -321,4 +361,7 @@ def _quorum(stated: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _says_absent(reply: bytes) -> bool:
-    return statement_of(reply).kind == ABSENT
+    try:
+        return statement_of(reply).kind == ABSENT
+    except MessageError:
+        return False  # whoever reads it says what is wrong with it

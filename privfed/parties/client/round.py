@@ -1,7 +1,7 @@
 """How a client follows a run: from an opened sum to the next adapter."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,6 @@ class Progress:
     def released(self) -> NDArray[np.float32]:
         """What the run leaves if it ends here, shape (params,)."""
         return self.state if self.average is None else self.average
-
-    def given_up(self) -> "Progress":
-        """After the next round was given up: it changed nothing."""
-        return replace(self, round=self.round + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ It says nothing of its data but DP updates: whoever fails to train says `absent`
 own log. What it refuses about public messages (a sum, a list) it may give reasons for.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Reservation
-from privfed.errors import EncryptionError, MessageError, PrivfedError
+from privfed.errors import EncryptionError, MessageError, PrivfedError, SpoiledSumError
 from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
 from privfed.parties.client.node import ClientNode
@@ -43,6 +44,7 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.signing import exact_values, refusal, signed_message, verified
 from privfed.protocol.terms import RoundPlan, Terms
+from privfed.reports.figures import Reason
 from privfed.storage.own_log import told_in
 
 T = TypeVar("T")
@@ -120,6 +122,7 @@ class ClientRun:
         self._roster = roster
         self._once = once
         self._current: Current | None = None
+        self._before: Progress | None = None
         self._answers: Mapping[str, Callable[[bytes], bytes]] = {
             TRAIN: self._train,
             LISTING: self._answer,
@@ -251,23 +254,28 @@ class ClientRun:
         contributors, moved = self._once(message, read)
         if self.upload.opened is not None:
             self.upload.opened.require(terms.round, contributors)
-        self.progress, self._current = moved.progress, None
         stated = self._state(contributors, moved)
-        return self._signed(self.upload.terms_of_run(terms.round), OPENED, stated)
+        reply = self._signed(self.upload.terms_of_run(terms.round), OPENED, stated)
+        self._before, self.progress, self._current = self.progress, moved.progress, None
+        return reply
 
     def _state(self, contributors: tuple[str, ...], moved: Moved) -> dict[str, Any]:
         return {
             CONTRIBUTORS: list(contributors),
             NEXT_BASE: moved.progress.base,
             NEXT_RANGE: moved.progress.public_range,
-            FIGURE: moved.figure,
+            FIGURE: moved.figure if math.isfinite(moved.figure) else None,
             NOTE: moved.note,
             EPSILON: self.node.epsilon_spent(),
             LEDGER: self.node.ledger.anchor().to_json(),
         }
 
     def _give_up(self, message: bytes) -> bytes:
-        """Record, durably, that this client never again encrypts, agrees or opens in the round."""
+        """Record, durably, that this client never again encrypts, agrees or opens in the round.
+
+        Rounds in between were given up too. A client that had opened this one goes back: too few
+        others did.
+        """
         try:
             number = stated_in(message).round
             terms = self.upload.terms_of_run(number)
@@ -275,15 +283,32 @@ class ClientRun:
                 message, self._roster, role=Role.AGGREGATOR, kind=ABANDON, terms=terms
             )
             stated = exact_values(envelope, terms, states={REASON, MISSING})
-            if number != self.progress.round + 1:
-                raise MessageError(f"round {number} is not the next one, it cannot be given up")
+            before = self._progress_before(number)
             if self.upload.opened is not None:
-                why = {"reason": stated[REASON], "missing": stated[MISSING]}
-                self.upload.opened.close(number, why)
+                self.upload.opened.close(number, self._why(stated))
         except PrivfedError as error:
             return self._refusal(message, error)
-        self.progress, self._current = self.progress.given_up(), None
+        self.progress, self._current, self._before = replace(before, round=number), None, None
         return self._signed(terms, ABANDONED, {})
+
+    def _progress_before(self, number: int) -> Progress:
+        """How far this client had come before a round that is to be given up."""
+        if self.progress.round < number <= self.node.rounds:
+            return self.progress
+        if self._before is not None and number == self.progress.round:
+            return self._before
+        raise MessageError(f"round {number} is over here, or was never planned")
+
+    def _why(self, stated: Mapping[str, object]) -> dict[str, Any]:
+        """What is kept of a round that is given up: a known sentence, and enrolled names."""
+        reason, missing = stated[REASON], stated[MISSING]
+        enrolled = [party.name for party in self._roster.of_role(Role.CLIENT)]
+        known = isinstance(reason, str) and reason in set(Reason)
+        if not known or not isinstance(missing, list):
+            raise MessageError("why a round is given up must be one of the sentences for it")
+        if missing != sorted(name for name in enrolled if name in missing):
+            raise MessageError("who is missing must be enrolled clients, sorted")
+        return {"reason": reason, "missing": missing}
 
     def _followed(self) -> Current:
         """The round that is open; where nothing was asked of this client, the next one."""
@@ -295,7 +320,11 @@ class ClientRun:
 
     def _refusal(self, message: bytes, error: PrivfedError) -> bytes:
         self.node.log.warning("refused: %s", error)
-        about = "see the client's log" if isinstance(error.__cause__, OSError) else str(error)
+        about = str(error)
+        if error.__cause__ is not None:
+            about = "see the client's log"  # of its disk, say
+        elif isinstance(error, SpoiledSumError):
+            about = "the sum is not that of its contributions"  # and nothing of what it decrypts to
         return refusal(self.node.identity, message, f"{type(error).__name__}: {about}")
 
     def _signed(self, terms: Terms, kind: str, manifest: Mapping[str, Any]) -> bytes:

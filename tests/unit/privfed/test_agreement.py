@@ -118,17 +118,12 @@ class TestTheDigest:
     def test_a_folder_with_the_base_model_may_lie_anywhere(self, federation, tmp_path):
         digests = set()
         for place in ("here", "there"):
-            folder = tmp_path / place / "tiny-bert"
+            folder = tmp_path / place
             folder.mkdir(parents=True)
             model = replace(federation.model, base=str(folder))
-            settings = replace(federation, model=model).agreed()
-            assert settings["model"]["base"] == "tiny-bert"
-            assert str(tmp_path) not in json.dumps(settings)
+            assert str(tmp_path) not in json.dumps(replace(federation, model=model).agreed())
             digests.add(agreed(replace(federation, model=model)).digest())
         assert len(digests) == 1
-
-    def test_a_name_on_a_hub_stays(self, federation):
-        assert federation.agreed()["model"]["base"] == "acme/tiny"
 
 
 class TestADeclaration:

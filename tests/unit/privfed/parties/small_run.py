@@ -9,6 +9,7 @@ from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import ABANDON, MISSING, REASON, SUM, TRAIN
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import RoundPlan
+from privfed.reports.figures import Reason
 
 
 class Clients:
@@ -29,8 +30,8 @@ class Clients:
         terms = terms or self.summing.terms(self.plan(number, base), self.range)
         return signed_message(identity or self.summing.identity, terms, TRAIN)
 
-    def abandon(self, number=1):
-        about = {REASON: "too few", MISSING: ["client-3"]}
+    def abandon(self, number=1, **about):
+        about = {REASON: Reason.TOO_FEW, MISSING: ["client-3"], **about}
         terms = self.summing.terms_of_run(number)
         return signed_message(self.summing.identity, terms, ABANDON, manifest=about)
 

@@ -5,11 +5,19 @@ from dataclasses import replace
 import pytest
 
 from privfed.engines.play import Play
-from privfed.errors import AwayError, EncryptionError, SpoiledSumError, TooFewClientsError
+from privfed.errors import (
+    AwayError,
+    EncryptionError,
+    MessageError,
+    ModelError,
+    SpoiledSumError,
+    TooFewClientsError,
+)
 from privfed.parties.aggregator.round import abandon
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import ABANDON, ABSENT, LISTING, NEXT_BASE, OPENED, SUM, TRAIN, UPDATE
 from privfed.protocol.signing import refusal, signed_message
+from privfed.reports.figures import Reason
 
 NAMES = [f"client-{index}" for index in range(4)]
 
@@ -118,20 +126,52 @@ class TestWhatWasOpened:
         assert released.opened == ("client-1", "client-2", "client-3")
         assert released.base == plain.runs["client-1"].progress.base
 
-    @pytest.mark.parametrize("key", ["next_range", "figure", "note"])
-    def test_nor_with_the_right_adapter_and_another_number(self, plain, key):
+    def test_nor_with_the_right_adapter_and_another_range(self, plain):
         def lie(_, replies):
-            return {
-                **replies,
-                "client-0": opened_as(replies["client-0"], plain, "client-0", **{key: 0.125}),
-            }
+            mine = opened_as(replies["client-0"], plain, "client-0", next_range=0.125)
+            return {**replies, "client-0": mine}
 
         released, _ = played(plain, sum=lie)
         assert released.opened == ("client-1", "client-2", "client-3")
-        assert 0.125 not in (released.public_range, released.figure, released.note)
+        assert released.public_range != 0.125
+
+    def test_a_figure_may_differ_and_the_middle_one_counts(self, plain):
+        """Another batch in memory or another precision gives another one."""
+        figures = iter([0.25, 0.5, 0.75, 1e6])
+
+        def differ(_, replies):
+            return {
+                name: opened_as(reply, plain, name, figure=next(figures))
+                for name, reply in replies.items()
+            }
+
+        released, _ = played(plain, sum=differ)
+        assert (released.opened, released.figure) == (tuple(NAMES), 0.5)
+
+    def test_one_that_diverged_stops_the_run(self, plain):
+        def diverge(_, replies):
+            return {n: opened_as(r, plain, n, figure=None) for n, r in replies.items()}
+
+        with pytest.raises(ModelError, match="diverged in round 1"):
+            played(plain, sum=diverge)
 
     @pytest.mark.parametrize(
-        "changes", [{"epsilon": "none"}, {"epsilon": None}, {"figure": [1]}, {"extra": 1}]
+        "changes",
+        [
+            {"epsilon": "none"},
+            {"epsilon": None},
+            {"epsilon": -5.0},
+            {"epsilon": True},
+            {"epsilon": 10**400},
+            {"next_range": 0},
+            {"figure": [1]},
+            {"note": 7},
+            {"next_base": 7},
+            {"contributors": 5},
+            {"contributors": []},
+            {"contributors": ["client-0"]},
+            {"extra": 1},
+        ],
     )
     def test_what_is_not_well_formed_counts_as_nothing(self, plain, changes):
         def garble(_, replies):
@@ -166,6 +206,7 @@ class TestWhatWasOpened:
         ("reason", "kind"),
         [
             ("SpoiledSumError: not that of its contributions", SpoiledSumError),
+            ("MessageError: no such thing", MessageError),
             ("EncryptionError: no", EncryptionError),
             ("ValueError: of its own", EncryptionError),
         ],
@@ -180,6 +221,21 @@ class TestWhatWasOpened:
         with pytest.raises(kind) as caught:
             played(plain, sum=refuse)
         assert type(caught.value) is kind
+
+    def test_what_two_of_four_refuse_is_not_believed(self, plain):
+        def refuse(messages, replies):
+            words = "SpoiledSumError: says who"
+            return {
+                **replies,
+                **{
+                    name: refusal(plain.runs[name].node.identity, messages[name], words)
+                    for name in NAMES[:2]
+                },
+            }
+
+        with pytest.raises(AwayError) as caught:
+            played(plain, sum=refuse)
+        assert caught.value.missing == (), "all had agreed, so that all must record its end"
 
     def test_one_that_refuses_what_the_others_opened_stops_nobody(self, plain):
         def refuse(messages, replies):
@@ -198,7 +254,7 @@ class TestGivingUp:
             carried,
             NAMES,
             round_number=1,
-            reason="away",
+            reason=Reason.AWAY,
             missing=["client-3"],
         )
         return carried
@@ -209,6 +265,13 @@ class TestGivingUp:
 
     def test_who_is_missing_is_not_waited_for(self, encrypted):
         self.give_up(encrypted, abandon=without("client-3"))
+
+    def test_nobody_says_so_for_another(self, encrypted):
+        def swap(_, replies):
+            return {**replies, "client-1": replies["client-0"]}
+
+        with pytest.raises(EncryptionError, match="'client-1'.*sent by another"):
+            self.give_up(encrypted, abandon=swap)
 
     @pytest.mark.parametrize("silent", [True, False])
     def test_one_that_does_not_say_so_keeps_it_open(self, encrypted, silent):
@@ -233,3 +296,27 @@ def test_the_updates_are_the_only_thing_that_a_round_brings(plain):
 
     played(plain, train=watch)
     assert seen == [UPDATE] * 4
+
+
+@pytest.mark.parametrize("reply", [b"", b"garbage", b"PRIVFED\x03", bytes(500)])
+@pytest.mark.parametrize("kind", [TRAIN, LISTING, SUM])
+def test_a_client_that_answers_with_anything_at_all_drops_out_alone(encrypted, kind, reply):
+    """Of four, three are enough; but who sent an update must answer about the list."""
+
+    def garble(_, replies):
+        return {**replies, "client-2": reply}
+
+    if kind == LISTING:
+        with pytest.raises(AwayError) as caught:
+            played(encrypted, listing=garble)
+        assert caught.value.missing == ("client-2",)
+        return
+    released, _ = played(encrypted, **{kind: garble})
+    assert ("client-2" in released.contributors) is (kind == SUM)
+    assert ("client-2" in released.opened) is (kind == TRAIN)
+
+
+def test_nor_does_it_keep_a_round_from_being_given_up_by_name(encrypted):
+    carried = Carried(encrypted, abandon=lambda _, replies: {**replies, "client-2": b"garbage"})
+    with pytest.raises(EncryptionError, match="'client-2' does not say that it gave up round 1"):
+        abandon(encrypted.summing, carried, NAMES, round_number=1, reason=Reason.AWAY, missing=[])

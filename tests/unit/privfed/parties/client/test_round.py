@@ -69,13 +69,6 @@ class TestTheAverage:
         assert second.figure == 3.5
         assert second.progress.released is second.progress.average
 
-    def test_a_round_that_was_given_up_leaves_it_as_it_was(self):
-        before = progress(average=np.array([5.0, 5.0], dtype=np.float32), averaged=3)
-        after = before.given_up()
-        assert (after.round, after.averaged) == (5, 3)
-        assert after.average is before.average
-        assert (after.state is before.state, after.base) == (True, before.base)
-
 
 class TestTheRange:
     def test_it_is_that_of_the_settings(self):

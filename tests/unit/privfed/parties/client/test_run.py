@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from accountants import Ledger
-from privfed.errors import PrivfedError
+from privfed.encryption.plain import PlainCipher
+from privfed.errors import PrivfedError, SpoiledSumError
 from privfed.identity.keys import Identity, Role
 from privfed.models.vector import vector_digest
 from privfed.parties.client.node import ClientNode
@@ -16,13 +17,17 @@ from privfed.protocol.kinds import (
     ABSENT,
     AGREED,
     LISTING,
+    MISSING,
     NEXT_BASE,
     OPENED,
+    REASON,
     REFUSAL,
     UPDATE,
 )
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import Terms
+from privfed.reports.figures import Reason
+from tests.unit.privfed.parties.small_run import Stop
 
 SECRET = "patient Smith"
 
@@ -142,6 +147,52 @@ def replace_failing(plain, monkeypatch):
     return plain.one.handle(plain.train())
 
 
+class TestWhatItOpened:
+    def test_a_figure_that_is_not_finite_is_stated_as_none(self, plain, monkeypatch):
+        ending = ending_in_clear(plain)
+        monkeypatch.setattr(plain.one, "_rules", replace(plain.one._rules, evaluate=diverged))
+        assert statement_of(plain.one.handle(ending)).manifest["figure"] is None
+
+    def test_a_spoiled_sum_is_refused_in_fixed_words(self, plain, monkeypatch):
+        """What it decrypts to, or how many values are out of range, is nobody's to know."""
+        ending = ending_in_clear(plain)
+
+        def refuse(*_):
+            raise SpoiledSumError("4085 values do not")
+
+        monkeypatch.setattr(PlainCipher, "open", refuse)
+        reply = plain.one.handle(ending)
+        assert kind(reply) == REFUSAL
+        reason = statement_of(reply).manifest["reason"]
+        assert reason == "SpoiledSumError: the sum is not that of its contributions"
+
+    def test_who_cannot_say_so_has_not_moved(self, plain, monkeypatch):
+        ending = ending_in_clear(plain)
+        monkeypatch.setattr(ClientNode, "epsilon_spent", lambda _: 1 / 0)
+        before = plain.one.progress
+        assert kind(plain.one.handle(ending)) == ABSENT
+        assert plain.one.progress is before
+
+
+def diverged(adapter):
+    return float("nan")
+
+
+def ending_in_clear(plain):
+    """The sum of round 1; without encryption nobody is asked before it."""
+    carried = []
+
+    def exchange(messages):
+        carried.append(messages["client-0"])
+        if len(carried) == 2:
+            raise Stop
+        return {name: plain.runs[name].handle(message) for name, message in messages.items()}
+
+    with pytest.raises(Stop):
+        replace(plain._round(1), exchange=exchange).play()
+    return carried[-1]
+
+
 class TestGivingUp:
     def test_the_round_is_over_for_ever(self, encrypted):
         ending, listing = encrypted.ending()
@@ -150,23 +201,61 @@ class TestGivingUp:
         assert encrypted.one.progress.round == 1
         assert encrypted.one.progress.state is state
         assert encrypted.one.upload.opened.why_closed(1) == {
-            "reason": "too few",
+            "reason": Reason.TOO_FEW,
             "missing": ["client-3"],
         }
         assert kind(encrypted.one.handle(listing)) == ABSENT
         assert kind(encrypted.one.handle(ending)) == REFUSAL
         assert kind(encrypted.one.handle(encrypted.train(1))) == ABSENT
 
-    @pytest.mark.parametrize("number", [0, 2])
-    def test_only_the_next_one_can_be_given_up(self, encrypted, number):
+    @pytest.mark.parametrize("number", [0, 4])
+    def test_only_one_that_was_planned_and_is_not_over(self, encrypted, number):
         assert kind(encrypted.one.handle(encrypted.abandon(number))) == REFUSAL
         assert encrypted.one.progress.round == 0
+
+    def test_one_that_was_missed_before_it_is_no_hindrance(self, encrypted):
+        assert kind(encrypted.one.handle(encrypted.abandon(2))) == ABANDONED
+        assert encrypted.one.progress.round == 2
+        assert kind(encrypted.one.handle(encrypted.train(2))) == ABSENT
+
+    def test_who_had_opened_it_goes_back(self, encrypted):
+        """Too few others had: all must hold the same adapter again."""
+        ending, _ = encrypted.ending()
+        state = encrypted.one.progress.state
+        assert kind(encrypted.one.handle(ending)) == OPENED
+        assert kind(encrypted.one.handle(encrypted.abandon())) == ABANDONED
+        assert encrypted.one.progress.round == 1
+        assert encrypted.one.progress.state is state
+        assert encrypted.one.upload.opened.why_closed(1) is not None
+        assert kind(encrypted.one.handle(encrypted.abandon())) == REFUSAL, "it is over"
+
+    def test_but_not_further(self, encrypted):
+        ending, _ = encrypted.ending()
+        encrypted.one.handle(ending)
+        encrypted.one.handle(encrypted.abandon(2))
+        assert kind(encrypted.one.handle(encrypted.abandon(1))) == REFUSAL
+
+    @pytest.mark.parametrize(
+        "about",
+        [
+            {REASON: "because"},
+            {REASON: {"x": "y"}},
+            {MISSING: 7},
+            {MISSING: ["a stranger"]},
+            {MISSING: ["client-1", "client-0"]},
+        ],
+    )
+    def test_only_known_words_are_kept(self, encrypted, about):
+        reply = encrypted.one.handle(encrypted.abandon(1, **about))
+        assert kind(reply) == REFUSAL
+        assert encrypted.one.upload.opened.why_closed(1) is None
 
     def test_what_cannot_be_recorded_is_not_given_up(self, encrypted, tmp_path):
         path = next(tmp_path.rglob("opened/*/client-0.jsonl"))
         path.write_text("damaged")
         reply = encrypted.one.handle(encrypted.abandon())
         assert kind(reply) == REFUSAL
+        assert str(tmp_path).encode() not in reply
         assert encrypted.one.progress.round == 0
 
     def test_a_reason_of_its_disk_names_no_path(self, encrypted, tmp_path):
