@@ -10,7 +10,7 @@ import pytest
 from accountants.analyses import composition, gaussian
 from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.lattices import Discretised, Fineness, FixedSizeStep, NormalStep
-from accountants.analyses.pairs import MixturePair
+from accountants.analyses.pairs import MixturePair, Sketch
 
 
 class Turned(NormalStep):
@@ -31,6 +31,26 @@ def test_the_direction_that_costs_more_decides():
     assert composition.epsilon_bounds(steps, counts, 1e-6, 1e-3)[1] >= straight[0]
     straight = composition.delta_bounds([NormalStep(pair)], counts, 1.0, 1e-3)
     assert composition.delta_bounds(steps, counts, 1.0, 1e-3)[1] >= straight[0]
+
+
+class TurnedWhole(Turned):
+    """The same with its sketch turned too, so that all that is planned fits the cheap direction."""
+
+    __slots__ = ()
+
+    def sketch(self, tail):
+        found = super().sketch(tail)
+        return Sketch(found.log_q, found.log_p, -found.losses)
+
+
+def test_the_costly_direction_is_not_missed_where_the_cheap_one_was_planned_for():
+    pair = MixturePair((0.99, 0.01), 0.7)
+    lower, upper = composition.epsilon_bounds([NormalStep(pair)], [50], 1e-6, 1e-3)
+    found = composition.epsilon_bounds([TurnedWhole(pair)], [50], 1e-6, 1e-3)[1]
+    assert lower <= found <= 1.05 * upper
+    lower, upper = composition.delta_bounds([NormalStep(pair)], [50], 1.0, 1e-3)
+    found = composition.delta_bounds([TurnedWhole(pair)], [50], 1.0, 1e-3)[1]
+    assert lower <= found <= 1.3 * upper
 
 
 # Many steps, against sums over all outcomes

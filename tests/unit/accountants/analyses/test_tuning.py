@@ -199,13 +199,16 @@ def test_where_few_large_losses_decide_a_smaller_tilt_has_a_shorter_window():
 
 
 def test_rounding_forbids_a_smaller_tilt_where_delta_is_tiny():
-    """At 1e-60, masses at a smaller tilt would be rounded by more than what counts."""
-    found = moments((shift_of(2.0), 9))
-    epsilon = 30.0
-    tilt = tuning.tilt_for_epsilon(found, epsilon)
-    delta = math.exp(found.log_moment(tilt) - tilt * epsilon)
-    assert delta < 1e-60
-    assert tuning.window(found, tilt, epsilon, delta, 1e-4).tilt > 0.5 * tilt
+    """Masses at a smaller tilt would be rounded by more than counts beside a delta of 1e-20."""
+    rare = NormalStep(MixturePair((1 - 1e-4, 1e-4), 0.4)).sketch(1e-60)
+    found = moments((rare, 100))
+    tilt, epsilon = tuning.tilt_for_delta(found, 1e-20)
+    here, lower = (
+        tuning._window_at(found, each, tuning._share(found, each, epsilon, 1e-20), 1e-4)
+        for each in (tilt, 0.7 * tilt)
+    )
+    assert lower.high - lower.low < 0.5 * (here.high - here.low)
+    assert tuning.window(found, tilt, epsilon, 1e-20, 1e-4) == here
 
 
 @pytest.mark.parametrize(
@@ -213,4 +216,5 @@ def test_rounding_forbids_a_smaller_tilt_where_delta_is_tiny():
 )
 def test_what_may_lie_outside_is_a_share_of_what_counts(share, expected):
     found = math.exp(tuning._outside(share))
-    assert found == pytest.approx(1e-4 * math.exp(share) if expected is None else expected)
+    wanted = 1e-4 * math.exp(share) if expected is None else expected
+    assert found == pytest.approx(wanted, rel=1e-12, abs=0)
