@@ -1,7 +1,7 @@
 """A lower bound on epsilon from counted errors: an attack that tells two data sets apart, repeated.
 
 The error rates of the attack are bounded from above by their Clopper-Pearson intervals, and a pair
-of rates that low is impossible below some epsilon. `auditing.py` compares the audits.
+of rates that low is impossible below some epsilon. The package compares the audits.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 They mostly give larger numbers than audits of (epsilon, delta)-DP from the same guesses, because
 they suppose more. Where the curve is not Gaussian (sampled batches, pure DP) they refute a claim
-that nobody made, and the epsilon may be above the true one. `auditing.py` compares the audits.
+that nobody made, and the epsilon may be above the true one. The package compares the audits.
 """
 
 import math

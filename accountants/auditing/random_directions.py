@@ -1,7 +1,7 @@
 """An estimate of epsilon from the cosines between random directions and what a model learned.
 
 It needs one run and no guesses, and it is no bound: it fits a Gaussian to the cosines and takes
-the fit for the truth (Andrew et al. 2023, arXiv:2302.03098). `auditing.py` compares the audits.
+the fit for the truth (Andrew et al. 2023, arXiv:2302.03098). The package compares the audits.
 """
 
 import math

@@ -4,7 +4,7 @@ Every canary joins the training data by its own fair coin, and an attacker who s
 names the side of as many coins as it likes. Up to delta, (epsilon, delta)-DP lets it be right no
 more often than randomised response at epsilon: r coins that each come up right with chance
 1 / (1 + exp(-epsilon)); an epsilon under which so many right ones are unlikely is refuted (Steinke,
-Nasr & Jagielski 2023, arXiv:2305.08846). `auditing.py` compares the audits.
+Nasr & Jagielski 2023, arXiv:2305.08846). The package compares the audits.
 """
 
 import math

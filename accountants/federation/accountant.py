@@ -12,8 +12,8 @@ post-processing. Hence
   batch size over the size of the data set, which is private, nor a share of the clients.
 
 A guarantee for a whole client, from noise that many clients add together, is another unit with
-other assumptions (`units.py`). A search for hyper-parameters on the same data costs more than the
-run it picks (`selection.py`).
+other assumptions (`noise_shares.py`). A search for hyper-parameters on the same data costs more
+than the run it picks (`selection.py`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Reservation
+from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import EncryptionError, MessageError, PrivfedError, SpoiledSumError
 from privfed.identity.keys import Role
+from privfed.identity.names import check_name
 from privfed.identity.roster import Roster
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Moved, Progress, Rules
@@ -62,6 +64,24 @@ def each_time(message: bytes, compute: Callable[[], T]) -> T:
     """Of a client that has a process of its own."""
     del message
     return compute()
+
+
+def why_given_up(stated: Mapping[str, object]) -> dict[str, Any]:
+    """What is kept of a round that is given up: a known sentence, and names.
+
+    Raises:
+        MessageError, IdentityError: if an aggregator states anything else.
+    """
+    reason, missing = stated[REASON], stated[MISSING]
+    if not isinstance(reason, str) or reason not in set(Reason):
+        raise MessageError("why a round is given up must be one of the sentences for it")
+    if not isinstance(missing, list) or len(missing) > MAX_CLIENTS:
+        raise MessageError(f"who is missing must be a list of at most {MAX_CLIENTS} clients")
+    for name in missing:
+        check_name(name, "a client that is missing")
+    if missing != sorted(set(missing)):
+        raise MessageError("clients that are missing must be sorted, and none come twice")
+    return {"reason": reason, "missing": missing}
 
 
 @lru_cache(maxsize=1)
@@ -283,9 +303,9 @@ class ClientRun:
                 message, self._roster, role=Role.AGGREGATOR, kind=ABANDON, terms=terms
             )
             stated = exact_values(envelope, terms, states={REASON, MISSING})
-            before = self._progress_before(number)
+            before, why = self._progress_before(number), why_given_up(stated)
             if self.upload.opened is not None:
-                self.upload.opened.close(number, self._why(stated))
+                self.upload.opened.close(number, why)
         except PrivfedError as error:
             return self._refusal(message, error)
         self.progress, self._current, self._before = replace(before, round=number), None, None
@@ -298,17 +318,6 @@ class ClientRun:
         if self._before is not None and number == self.progress.round:
             return self._before
         raise MessageError(f"round {number} is over here, or was never planned")
-
-    def _why(self, stated: Mapping[str, object]) -> dict[str, Any]:
-        """What is kept of a round that is given up: a known sentence, and enrolled names."""
-        reason, missing = stated[REASON], stated[MISSING]
-        enrolled = [party.name for party in self._roster.of_role(Role.CLIENT)]
-        known = isinstance(reason, str) and reason in set(Reason)
-        if not known or not isinstance(missing, list):
-            raise MessageError("why a round is given up must be one of the sentences for it")
-        if missing != sorted(name for name in enrolled if name in missing):
-            raise MessageError("who is missing must be enrolled clients, sorted")
-        return {"reason": reason, "missing": missing}
 
     def _followed(self) -> Current:
         """The round that is open; where nothing was asked of this client, the next one."""

@@ -241,7 +241,9 @@ class TestGivingUp:
             {REASON: "because"},
             {REASON: {"x": "y"}},
             {MISSING: 7},
-            {MISSING: ["a stranger"]},
+            {MISSING: ["../a path"]},
+            {MISSING: [7]},
+            {MISSING: ["client-1", "client-1"]},
             {MISSING: ["client-1", "client-0"]},
         ],
     )
