@@ -209,7 +209,7 @@ def _encryption(wiring: Wiring, record: RunRecord) -> dict[str, Any]:
 
 
 def _measured(wiring: Wiring, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
-    """Bytes per parameter and seconds of the last whole round, everything on the wire counted."""
+    """Bytes per parameter and seconds of the last whole round, whole messages counted."""
     last = next((figures for figures in reversed(rounds) if figures.bytes_up), rounds[-1])
     clients = len(last.clients) + len(last.absent)
     params = wiring.agreement.num_params
@@ -221,7 +221,7 @@ def _measured(wiring: Wiring, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
         "seconds of the aggregator per client (check, add)": round(
             last.seconds_aggregator / len(last.clients), 4
         ),
-        "seconds from the sum to the numbers": last.seconds_opening,
+        "seconds from the sum to what clients came to": last.seconds_opening,
     }
     if last.bytes_holder:
         between = last.bytes_holder / params

@@ -27,14 +27,16 @@ class RoundFigures:
         absent: ids that did not take part; no reason leaves a client.
         metric: name of what is measured, e.g. "accuracy" or "perplexity".
         value: of the metric on held-out text, after the round.
-        bytes_up: from clients to the aggregator, everything on the wire counted; 0 where a crash
-            left nothing of a round but its result.
+        bytes_up: from clients to the aggregator: accepted updates and answers, whole messages, and
+            not the short statements around them; 0 where a crash left nothing of a round but its
+            result.
         bytes_down: from the aggregator to all clients: keys, challenges, the message that ends the
             round.
         bytes_holder: between aggregator and key holder, both ways; 0 without one.
         seconds: wall time of the round, evaluation included.
         seconds_aggregator: of that, what the aggregator took to check and add.
-        seconds_opening: from the sum to the numbers that a client reads.
+        seconds_opening: from the sum to what all clients state that they came to: opening it, the
+            next adapter and its figure included.
         epsilon: spent by each client after the round, on its data set, earlier runs included.
     """
 
