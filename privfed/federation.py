@@ -199,21 +199,8 @@ class _Running:
         """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
         described, asked = settings.describe(), settings.clients
         begun = None if checkpoint is None else RunRecord.from_json(checkpoint.record)
-        model = joining.build_private_model(
-            settings.model,
-            settings.adapter,
-            settings.strategy,
-            settings.computation,
-            examples_per_record=settings.privacy.examples_per_record,
-            physical_batch_size=settings.training.physical_batch_size,
-            num_clients=len(asked) - len(left_out),
-            seed=settings.seed,
-            device=settings.device,
-            start=settings.start if checkpoint is None else folder.start,
-        )
-        initial = (
-            folder.start.read_bytes() if checkpoint is not None else _initial(settings.start, model)
-        )
+        given = settings.start if checkpoint is None else folder.start
+        model, initial = _model_and_start(settings, given, num_clients=len(asked) - len(left_out))
         start = hashlib.sha256(initial).hexdigest()
         held_out = _held_out(settings, model)
         encoded = joining.encoded_records(
@@ -248,10 +235,7 @@ class _Running:
             )
         record = RunRecord.from_json(checkpoint.record)
         _require_same_base(record.base_sha256, model.base_sha256)
-        if record.start_sha256 != start:
-            raise RunFolderError(
-                f"{folder.start} is not the initial adapter that the run began with; put that back"
-            )
+        _require_same_start(record.start_sha256, start, folder.start)
         nodes = joining.build_nodes(
             remaining,
             encoded,
@@ -558,9 +542,25 @@ class _Running:
         self.checkpoint = checkpoint
 
 
-def _initial(start: Path | None, model: PrivateModel) -> bytes:
-    """The file from which training starts: the one that was given, or one of this model."""
-    return start_bytes(model.adapter, model.added) if start is None else start.read_bytes()
+def _model_and_start(
+    settings: FederationSettings, start: Path | None, *, num_clients: int
+) -> tuple[PrivateModel, bytes]:
+    """The model that all clients share, and the file from which it starts: as given, or new."""
+    model = joining.build_private_model(
+        settings.model,
+        settings.adapter,
+        settings.strategy,
+        settings.computation,
+        examples_per_record=settings.privacy.examples_per_record,
+        physical_batch_size=settings.training.physical_batch_size,
+        num_clients=num_clients,
+        seed=settings.seed,
+        device=settings.device,
+        start=start,
+    )
+    if start is None:
+        return model, start_bytes(model.adapter, model.added)
+    return model, start.read_bytes()
 
 
 def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
@@ -624,6 +624,13 @@ def _require_same_base(began_with: str | None, found: str | None) -> None:
             f"the base model must have the frozen parameters that the run began with (SHA-256 "
             f"{began_with}), it has others ({found}); put back the weights that were there, or "
             "start a new run"
+        )
+
+
+def _require_same_start(began_with: str, found: str, path: Path) -> None:
+    if found != began_with:
+        raise RunFolderError(
+            f"{path} is not the initial adapter that the run began with; put that back"
         )
 
 

@@ -32,7 +32,14 @@ from privfed import (
     Record,
     TrainingConfig,
 )
-from privfed.errors import ConfigError, DataError, GateError, RunFolderError, TooFewClientsError
+from privfed.errors import (
+    ConfigError,
+    DataError,
+    GateError,
+    ModelError,
+    RunFolderError,
+    TooFewClientsError,
+)
 from privfed.parties.client import node
 from privfed.reports.figures import RoundFigures
 from privfed.settings.encryption import Custody
@@ -649,7 +656,6 @@ class TestRefusedBeforeAnyBudgetIsSpent:
         weights[name][0, 0] = np.nan
         save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
         federation = make_federation()
-        from privfed.errors import ModelError
 
         with pytest.raises(ModelError, match=r"query\.weight"):
             replace(federation, model=replace(federation.model, base=str(broken))).run(
@@ -657,7 +663,6 @@ class TestRefusedBeforeAnyBudgetIsSpent:
             )
 
     def test_an_unknown_model(self, make_federation, tmp_path):
-        from privfed.errors import ModelError
 
         federation = make_federation()
         unknown = replace(federation.model, base="nobody/no-such-model")
@@ -665,7 +670,6 @@ class TestRefusedBeforeAnyBudgetIsSpent:
             replace(federation, model=unknown).run(tmp_path / "run")
 
     def test_an_adapter_that_fits_nothing(self, make_federation, tmp_path):
-        from privfed.errors import ModelError
 
         adapter = LoRA(rank=2, target_modules=("no_such_layer",))
         with pytest.raises(ModelError, match="no_such_layer"):
@@ -911,3 +915,45 @@ class TestReportCommand:
         html = (tmp_path / "run/report.html").read_text()
         assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", html)
         assert "@import" not in html
+
+
+class TestTheStartFile:
+    """Where training starts is a public file in the run folder."""
+
+    @pytest.fixture
+    def stopped(self, make_federation, tmp_path):
+        """A run that was killed after its first round."""
+
+        class Stop(Callback):
+            def on_round(self, figures):
+                raise Killed
+
+        with pytest.raises(Killed):
+            make_federation(rounds=2).run(tmp_path / "run", callbacks=[Stop()])
+        return make_federation(rounds=2)
+
+    @pytest.mark.parametrize("left", ["changed", "missing"])
+    def test_a_resume_needs_the_one_that_the_run_began_with(self, stopped, tmp_path, left):
+        start = tmp_path / "run/start.safetensors"
+        if left == "changed":
+            content = bytearray(start.read_bytes())
+            content[-1] ^= 1
+            start.write_bytes(content)
+        else:
+            start.unlink()
+        ledgers = {p: p.read_bytes() for p in tmp_path.rglob("ledger-2.sqlite3")}
+        with pytest.raises((RunFolderError, ModelError), match=r"start\.safetensors"):
+            stopped.run(tmp_path / "run", resume=True)
+        assert {p: p.read_bytes() for p in tmp_path.rglob("ledger-2.sqlite3")} == ledgers
+
+    def test_another_run_may_start_from_it_whatever_its_seed(self, make_federation, tmp_path):
+        first = make_federation(rounds=1)
+        first.run(tmp_path / "first")
+        start = tmp_path / "first/start.safetensors"
+        for name, given in (("alike", start), ("other", None)):
+            federation = make_federation(
+                rounds=1, seed=9, start=given, state_folder=tmp_path / name / "state"
+            )
+            federation.run(tmp_path / name / "run")
+            same = (tmp_path / name / "run/start.safetensors").read_bytes() == start.read_bytes()
+            assert same is (name == "alike")

@@ -149,6 +149,8 @@ class AggregatorRound:
         opening = self.summing.opener.begin(agreed)
         if opening.result is not None:
             names = statement_of(opening.result).manifest[CONTRIBUTORS]
+            if not isinstance(names, list):
+                raise MessageError("a result must list its contributors")
             return self._released(opening.result, names, time.perf_counter())
         collecting = self._collect(opening)
         total = self._sum(collecting, opening)
