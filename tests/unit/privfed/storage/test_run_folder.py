@@ -88,3 +88,25 @@ def test_a_lock_that_is_no_file_is_refused(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(FileError, match="must be writable.*Is a directory"):
         RunFolder(tmp_path).claim()
+
+
+class TestKilledBeforeTheFirstCheckpoint:
+    """Such a run has spent nothing, and begins anew in its folder."""
+
+    @pytest.mark.parametrize(
+        "left",
+        [(), ("start.safetensors.part",), ("start.safetensors",), ("start.safetensors", ".lock")],
+    )
+    def test_what_it_may_leave(self, tmp_path, left):
+        for name in left:
+            (tmp_path / name).write_bytes(b"half")
+        (tmp_path / "checkpoints").mkdir()
+        folder = RunFolder(tmp_path)
+        assert folder.latest(SETTINGS) is None
+        folder.release()
+
+    def test_anything_else_is_not_overwritten(self, tmp_path):
+        (tmp_path / "start.safetensors").touch()
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(RunFolderError, match=r"no checkpoint to resume from, but \['notes.txt"):
+            RunFolder(tmp_path).latest(SETTINGS)
