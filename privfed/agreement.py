@@ -71,6 +71,39 @@ class Declaration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """What every party is given before a run: who is asked to take part, in what.
+
+    Attributes:
+        settings: as those of an `Agreement`.
+        clients: descriptions of all that are asked; sizes may be still to be released.
+    """
+
+    settings: Mapping[str, Any]
+    clients: tuple[Mapping[str, Any], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all that are asked, in their order."""
+        return tuple(client["id"] for client in self.clients)
+
+    @property
+    def rounds(self) -> int:
+        """How many are planned."""
+        return int(self.settings["rounds"])
+
+    @property
+    def min_clients(self) -> int:
+        """Fewest contributions that are summed."""
+        return int(self.settings["min_clients"])
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON."""
+        values = {**asdict(self), "clients": list(self.clients)}
+        return hashlib.sha256(canonical_json(values)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
     """What every party of a run holds the same.
 
@@ -83,6 +116,7 @@ class Agreement:
         layout: SHA-256 (hex) of names and shapes of the trainable parameters.
         num_params: length of an update.
         start: SHA-256 (hex) of the file with the initial adapter and its frozen factors.
+        tokenizer: SHA-256 (hex) of what the tokenizer makes of texts.
         min_clients: fewest contributions that are summed.
     """
 
@@ -93,6 +127,7 @@ class Agreement:
     layout: str
     num_params: int
     start: str
+    tokenizer: str
     min_clients: int
 
     def to_json(self) -> dict[str, Any]:

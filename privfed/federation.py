@@ -1,66 +1,44 @@
 """Federate this model over these clients under this privacy with this encryption.
 
-`Federation.run` reads like the round of the protocol: every client reserves its budget, trains,
-hides its update and commits; the aggregator adds what it cannot read; whoever holds the key
-decrypts one sum; the strategy moves the global adapter; a checkpoint makes the round durable.
+`Federation.run` plays all parties in one process: every client's program, the aggregator's and a
+key holder's beside them. It hands their bytes on, and writes what a run leaves after every round.
+The protocol is in `protocol.kinds`, its two halves in `parties.client` and `parties.aggregator`.
 """
 
 import hashlib
-import secrets
-import time
-import warnings
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from accountants import (
-    AccountingError,
-    AnchorFolder,
-    Ledger,
-    epsilon,
-    verify_export,
-)
+from accountants import AccountingError, epsilon, verify_export
 from privfed import results, run_settings
-from privfed.agreement import Agreement, budget_of, range_from_public_settings
-from privfed.encryption.ranges import RANGE
-from privfed.engines import abandoning, leaving
-from privfed.engines.play import Play, Shared
-from privfed.engines.wiring import Places, Wiring, wire
+from privfed.agreement import budget_of
+from privfed.checks import require_items
+from privfed.engines.play import Play
+from privfed.engines.wiring import SharedStore, open_link, programs
 from privfed.errors import (
     EncryptionError,
     MessageError,
     ModelError,
     PrivfedError,
     RunFolderError,
-    SpoiledSumError,
-    TooFewClientsError,
 )
-from privfed.identity.enrolment import open_parties
-from privfed.models.start_file import start_bytes
-from privfed.models.tasks import Batch
-from privfed.models.vector import (
-    frozen_digest,
-    layout_digest,
-    num_trainable,
-    read_vector,
-    vector_digest,
-    write_vector,
-)
-from privfed.parties.aggregator.round import AggregatorRound, Released, abandon
-from privfed.parties.client import joining
+from privfed.identity.enrolment import Parties, open_parties
+from privfed.models.vector import vector_digest, write_vector
+from privfed.parties.aggregator import leaving
+from privfed.parties.aggregator.run import AggregatorRun, Following, Reached
 from privfed.parties.client.client import Client
-from privfed.parties.client.node import ClientNode
-from privfed.parties.client.round import Progress, Rules
-from privfed.parties.client.run import ClientRun
-from privfed.private_step.evaluation import held_out_figure, require_readable
-from privfed.private_step.private_model import PrivateModel
+from privfed.parties.client.kept_run import KeptRun
+from privfed.parties.client.preparing import Known, Prepared, prepare
+from privfed.parties.client.program import Program
+from privfed.parties.client.round import Progress
+from privfed.parties.client.starting import facts_in
+from privfed.protocol.links import AddressLink, ProcessLink
 from privfed.protocol.terms import RoundPlan
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
 from privfed.reports.figures import Abandoned, RoundFigures, rounded_up
+from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
 from privfed.storage.checkpoint import Checkpoint
@@ -113,7 +91,17 @@ class FederationResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation(FederationSettings):
-    """A federation that is about to run; its fields are those of `FederationSettings`."""
+    """A federation that is about to run; its fields are those of `FederationSettings`.
+
+    Its clients bring their records.
+    """
+
+    clients: Sequence[Client]
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without loading anything."""
+        require_items(Client, clients=self.clients)
+        FederationSettings.__post_init__(self)
 
     def run(
         self,
@@ -150,25 +138,17 @@ class Federation(FederationSettings):
                 f"the run in {folder.path} is complete; there is nothing to resume"
             )
         try:
-            left_out = leaving.left_out_of(
-                checkpoint, without, self.clients, min_clients=self.min_clients
-            )
-            running = _Running.start(self, folder, checkpoint, left_out)
+            running = _Running.prepared(self, folder, checkpoint, without)
             try:
-                if checkpoint is None:
-                    write_durably(folder.start, running.initial)
-                    folder.save(running.checkpoint)
-                running.leave_out(left_out)
-                running.write_results()  # what cannot be reported must not be begun
-                running.announce(callbacks)
-                while running.checkpoint.round < self.rounds:
-                    running.play_round(callbacks)
+                running.begin(callbacks)
+                while running.record.over < self.rounds:
+                    running.aggregator.play_round()
                 return running.finish()
             except BaseException as error:
                 running.stop(error)
                 raise
             finally:
-                running.wiring.close()
+                running.close()
         except KeyboardInterrupt as error:
             raise error from None  # what a client was failing at may quote its text
         finally:
@@ -177,176 +157,145 @@ class Federation(FederationSettings):
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    """A federation with everything built; `checkpoint` is the only thing that changes."""
+    """A simulated federation with everything built.
 
-    settings: FederationSettings
+    Attributes:
+        asked: as the caller gave it.
+        settings: the same with all public sizes as numbers, of the clients that take part.
+        folder: of the run.
+        brought: what all clients bring.
+        parties: everybody's keys.
+        clients: every client's program, of those that were not left out.
+        left_out: clients that take no further part, and from which round on.
+        reached: how far a run that goes on had come.
+        callbacks: told what happens.
+        aggregator: its program.
+    """
+
+    asked: Federation
+    settings: Federation
     folder: RunFolder
-    model: PrivateModel
-    runs: dict[str, ClientRun]
-    ledgers: dict[str, Ledger]
-    wiring: Wiring
-    initial: bytes
-    checkpoint: Checkpoint
+    brought: Prepared
+    parties: Parties
+    clients: Mapping[str, Program]
+    left_out: Mapping[str, int]
+    reached: Reached | None
+    callbacks: Sequence[Callback] = ()
+    aggregator: AggregatorRun = field(init=False)
+    _links: list[ProcessLink | AddressLink] = field(default_factory=list)
 
     @classmethod
-    def start(
+    def prepared(
         cls,
-        settings: FederationSettings,
+        federation: Federation,
         folder: RunFolder,
         checkpoint: Checkpoint | None,
-        left_out: Collection[str],
+        without: Sequence[str],
     ) -> "_Running":
-        """Check, build and calibrate; the checkpoint of a fresh run is not saved yet."""
-        described, asked = settings.describe(), settings.clients
-        begun = None if checkpoint is None else RunRecord.from_json(checkpoint.record)
-        given = settings.start if checkpoint is None else folder.start
-        model, initial = _model_and_start(settings, given, num_clients=len(asked) - len(left_out))
-        start = hashlib.sha256(initial).hexdigest()
-        held_out = _held_out(settings, model)
-        encoded = joining.encoded_records(
-            [client for client in asked if client.id not in left_out],
-            model,
-            settings.privacy,
-            settings.training,
-            settings.state,
-        )
-        ledgers = joining.open_ledgers(
-            asked,
-            settings.privacy,
-            settings.state,
-            AnchorFolder(settings.anchors),
-            None if begun is None else begun.anchors,
-            secret_coins=settings.secret_coins,
-        )
-        settings, notes = _sized(settings, ledgers)
-        ledgers = {client.id: ledgers[client.id] for client in settings.clients}
-        remaining = [client for client in settings.clients if client.id not in left_out]
-        run_settings.check_clients(remaining, settings.privacy, settings.min_clients)
+        """Check, load and calibrate.
+
+        Args:
+            federation: its settings.
+            folder: of the run.
+            checkpoint: from which the run goes on; None for a new one.
+            without: clients that it goes on without.
+        """
+        record = None if checkpoint is None else RunRecord.from_json(checkpoint.record)
+        names = [client.id for client in federation.clients]
+        left_out = leaving.left_out_of(record, without, names, min_clients=federation.min_clients)
+        here = [name for name in names if name not in left_out]
         parties = open_parties(
-            [client.id for client in remaining],
-            settings.state,
-            settings.enrolment,
-            key_holder=settings.has_key_holder,
+            names if federation.enrolment is None else here,
+            federation.state,
+            federation.enrolment,
+            key_holder=federation.has_key_holder,
         )
-        resumed = checkpoint is not None
-        if checkpoint is None:
-            checkpoint = _first_checkpoint(
-                settings, described, model, held_out, ledgers, notes, start
-            )
-        record = RunRecord.from_json(checkpoint.record)
-        _require_same_base(record.base_sha256, model.base_sha256)
-        _require_same_start(record.start_sha256, start, folder.start)
-        nodes = joining.build_nodes(
-            remaining,
-            encoded,
-            ledgers,
-            record.noise_multipliers,
-            model,
-            identities=parties.clients,
-            rounds=settings.rounds,
-            privacy=settings.privacy,
-            training=settings.training,
-            coins=settings.coins,
-            state=settings.state,
+        kept = None if checkpoint is None else _kept(federation, folder, checkpoint)
+        brought = prepare(
+            federation,
+            federation.clients,
+            parties.clients,
+            start=federation.start if record is None else folder.start,
+            known=None
+            if kept is None or record is None
+            else Known(
+                anchors=record.anchors,
+                facts=facts_in(kept.start, parties.roster, federation.proposal()),
+            ),
+            left_out=left_out,
         )
-        wiring = wire(
-            record.run,
-            _agreement(settings, remaining, model, start),
-            settings.encryption,
-            parties,
-            Places(state=settings.state, anchors=settings.anchors, resumed=resumed),
-        )
+        remaining = [client for client in brought.clients if client.id not in left_out]
+        run_settings.check_clients(remaining, federation.privacy, federation.min_clients)
+        if record is not None:
+            _require_same_model(record, brought, folder.start)
         return cls(
-            settings=settings,
+            asked=federation,
+            settings=replace(
+                federation, clients=brought.clients, public_size_source=brought.size_source
+            ),
             folder=folder,
-            model=model,
-            runs=_client_runs(settings, nodes, wiring, model, held_out, checkpoint),
-            ledgers=ledgers,
-            wiring=wiring,
-            initial=initial,
-            checkpoint=checkpoint,
+            brought=brought,
+            parties=parties,
+            clients=programs(
+                federation, brought, parties, SharedStore(folder=folder, goes_on=kept)
+            ),
+            left_out=left_out,
+            reached=None if checkpoint is None else _reached(checkpoint),
         )
 
-    @property
-    def run(self) -> str:
-        """Identifier of the run."""
-        return self.record.run
-
-    def announce(self, callbacks: Sequence[Callback]) -> None:
-        """Tell the callbacks what is about to run."""
-        ids = list(self.runs)
+    def begin(self, callbacks: Sequence[Callback]) -> None:
+        """Have all clients ready and the report written, before anything is spent."""
+        past = () if self.reached is None else self.reached.record.rounds
+        self.callbacks = callbacks
+        self.aggregator = AggregatorRun(
+            identity=self.parties.aggregator,
+            roster=self.parties.roster,
+            proposal=self.asked.proposal(),
+            described=self.asked.describe(),
+            summation=self.settings.encryption,
+            connect=self._connect if self.settings.has_key_holder else None,
+            metric=self.settings.model.metric,
+            exchange=Play(
+                self.clients,
+                stacked_clients=self.settings.computation.stacked_clients,
+                on_client=self._on_client,
+            ).exchange,
+            following=Following(
+                keep=self._keep,
+                on_refused=self._on_refused,
+                on_round=self._on_round,
+                on_abandoned=self._on_abandoned,
+                advise=self._advise,
+            ),
+            reached=self.reached,
+            declined=self._too_small(),
+            notes=self._notes(),
+        )
+        self.aggregator.begin(self.left_out)
+        self._write_results()  # what cannot be reported must not be begun
         for callback in callbacks:
             callback.on_start(
-                self.run,
+                self.record.run,
                 self.settings.rounds,
-                ids,
+                list(self.clients),
                 self.record.baseline,
-                self.record.rounds,
+                past,
             )
-
-    def play_round(self, callbacks: Sequence[Callback]) -> None:
-        """One round, from the plan to the checkpoint."""
-        started = time.perf_counter()
-        number = self.checkpoint.round + 1
-
-        def done(client: str) -> None:
-            for callback in callbacks:
-                callback.on_client(number, client)
-
-        play = Play(
-            self.runs, stacked_clients=self.settings.computation.stacked_clients, on_client=done
-        )
-        abandoned = abandoning.given_up_before(self.wiring, number)
-        abandoned = abandoned or abandoning.lost_before(
-            self._statuses(number), number, min_clients=self.settings.min_clients
-        )
-        if abandoned is not None:
-            self._give_up(abandoned, self.record, callbacks)
-            return
-        try:
-            released = self._round(number, play).play()
-        except (TooFewClientsError, SpoiledSumError) as error:
-            abandoned, earlier = abandoning.because_of(error, number), self.record.abandoned
-            self._give_up(abandoned, self.record, callbacks)
-            if abandoning.must_stop(abandoned, earlier, rounds=self.settings.rounds):
-                raise self._stop_after(abandoned, earlier, error) from None
-            return
-        self._save(released, started)
-        for callback in callbacks:
-            callback.on_round(self.record.rounds[-1])
-
-    def _round(self, number: int, play: Play) -> AggregatorRound:
-        return AggregatorRound(
-            summing=self.wiring.summing,
-            exchange=play.exchange,
-            plan=self._plan(number),
-            public_range=self.record.public_range,
-            clients=list(self.runs),
-            anchors=self.record.anchors,
-            before=self.wiring.sums_of(number),
-            on_refused=self._tell,
-        )
-
-    def _tell(self, client: str, error: MessageError) -> None:
-        """Why a client's update was not accepted, in its own log."""
-        number = self.checkpoint.round + 1
-        log = self.runs[client].node.log
-        log.error(f"round {number}: did not take part", exc_info=error)
 
     @property
     def record(self) -> RunRecord:
-        """What the checkpoint says of the run."""
-        return RunRecord.from_json(self.checkpoint.record)
+        """How far the run has come."""
+        return self.aggregator.record
 
     def finish(self) -> FederationResult:
         """What a complete run leaves; its last round wrote it."""
-        self.folder.write_json("run.json", run_record(self.checkpoint.record, COMPLETE))
+        self.folder.write_json("run.json", run_record(self.record.to_json(), COMPLETE))
         return FederationResult(
             folder=self.folder.path,
             adapter=self.folder.adapter,
             report=BudgetReport.from_json((self.folder.path / "report.json").read_text()),
             rounds=self.record.rounds,
-            ledgers={client: ledger.export() for client, ledger in self.ledgers.items()},
+            ledgers=self._exports(),
         )
 
     def stop(self, error: BaseException) -> None:
@@ -354,17 +303,19 @@ class _Running:
 
         What interrupts the run is given that sentence as its message.
         """
-        number = self.checkpoint.round + 1
+        if self._is_new():
+            return  # it has not begun, and leaves nothing
+        number = self.record.over + 1
         try:
             begun = isinstance(error, KeyboardInterrupt) or any(
-                ledger.status(self.run, number) for ledger in self.ledgers.values()
+                ledger.status(self.record.run, number) for ledger in self.brought.ledgers.values()
             )
             where = f"{'in' if begun else 'before'} round {number}"
             if number > self.settings.rounds:
                 where = "after the last round"
             reason = f": {error}" if isinstance(error, PrivfedError | AccountingError) else ""
-            report = self.write_results(f"stopped {where}{reason}")
-            self.folder.write_json("run.json", run_record(self.checkpoint.record, report.status))
+            report = self._write_results(f"stopped {where}{reason}")
+            self.folder.write_json("run.json", run_record(self.record.to_json(), report.status))
         except (PrivfedError, AccountingError, OSError) as unwritten:
             error.add_note(f"The report could not be brought up to date: {unwritten}")
             return
@@ -375,296 +326,163 @@ class _Running:
                 f"{most.epsilon_budget:g} (client {most.id!r}, the largest)",
             )
 
-    def write_results(self, status: str | None = None) -> BudgetReport:
-        """Write adapter, ledger exports and report as things stand."""
-        exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
-        return self._results_of(self.checkpoint, exports, status or self._status(self.checkpoint))
+    def close(self) -> None:
+        """End the connection to the key holder, and its process if it was started here."""
+        for link in self._links:
+            link.close()
 
-    def _status(self, checkpoint: Checkpoint) -> str:
-        return RUNNING if checkpoint.round < self.settings.rounds else COMPLETE
+    def _is_new(self) -> bool:
+        return not hasattr(self, "aggregator") or self.aggregator.reached is None
 
-    def _results_of(
-        self, checkpoint: Checkpoint, exports: Mapping[str, Mapping[str, Any]], status: str
-    ) -> BudgetReport:
-        write_vector(self.model.adapter, checkpoint.released)
-        return results.write_results(
-            self.folder,
-            self.settings,
-            model=self.model,
-            wiring=self.wiring,
-            checkpoint=checkpoint,
-            exports=exports,
-            status=status,
-        )
+    def _connect(self, run: str) -> ProcessLink | AddressLink:
+        self._links.append(open_link(self.settings, self.parties, run))
+        return self._links[-1]
 
-    def _statuses(self, number: int) -> dict[str, str | None]:
-        """How far every client that takes part had come in a round, by its ledger."""
-        return {name: run.node.ledger.status(self.run, number) for name, run in self.runs.items()}
+    def _too_small(self) -> list[str]:
+        """Clients that were asked and turned out to be too small to take part."""
+        sized = {client.id for client in self.settings.clients}
+        return [client.id for client in self.asked.clients if client.id not in sized]
 
-    def _plan(self, number: int) -> RoundPlan:
-        return RoundPlan(
-            run=self.run,
-            round=number,
-            base_digest=vector_digest(self.checkpoint.state),
-        )
+    def _notes(self) -> tuple[str, ...]:
+        """What is to be questioned of a new run, or of one that goes on without some."""
+        known = {} if self.reached is None else self.reached.record.left_out
+        if self.reached is not None and set(self.left_out) == set(known):
+            return ()
+        sizes = {c.id: c.size for c in self.settings.clients if c.id not in self.left_out}
+        heavy = run_settings.weight_notes(self.settings.strategy.weights(sizes))
+        return heavy if self.reached is not None else (*self.brought.notes, *heavy)
 
-    def leave_out(self, left_out: Mapping[str, int]) -> None:
-        """Make durable who takes no further part, before anybody goes on without them."""
-        new = sorted(set(left_out).difference(self.record.left_out))
-        if not new:
-            return
-        number = self.checkpoint.round + 1
-        ended = leaving.ended_by_leaving(
-            self.wiring, number, new, committed="committed" in self._statuses(number).values()
-        )
-        heavy = run_settings.weight_notes(self.wiring.agreement.weights)
-        record = replace(self.record, left_out=left_out).with_notes(heavy)
-        if ended is None:
-            self._checkpoint(
-                self.checkpoint.round, self.checkpoint.state, self.checkpoint.average, record
-            )
-        else:
-            self._give_up(ended, record)
+    def _on_client(self, client: str) -> None:
+        for callback in self.callbacks:
+            callback.on_client(self.record.over + 1, client)
 
-    def _stop_after(
-        self, abandoned: Abandoned, earlier: Sequence[Abandoned], error: PrivfedError
-    ) -> PrivfedError:
-        """The error of a run that must not go on after this round, with what can be done."""
-        advice = abandoning.advice(
-            abandoned,
-            earlier,
-            clients=list(self.runs),
-            min_clients=self.settings.min_clients,
-            rounds=self.settings.rounds,
-        )
-        plan = self._plan(self.checkpoint.round + 1)
-        used_up = [name for name, run in self.runs.items() if run.node.has_no_budget_for(plan)]
-        if used_up and abandoned.round < self.settings.rounds:  # the last round uses all of it
-            return TooFewClientsError(
-                f"{error}. The budget of {used_up} is used up: their ledgers leave no room for "
-                "another round, as when two runs spend one budget at once; agree on a larger "
-                "budget, or train on other data",
-                abandoned.missing,
-            )
-        return abandoning.stop(
-            abandoned, f"{error}. The cause is in each client's own log. {advice}"
-        )
+    def _on_refused(self, client: str, error: MessageError) -> None:
+        """Why a client's update was not accepted, in its own log."""
+        log = self.clients[client].node.log
+        log.error(f"round {self.record.over + 1}: did not take part", exc_info=error)
 
-    def _give_up(
-        self,
-        abandoned: Abandoned,
-        record: RunRecord,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
-        """Close a round at every remaining client, then make that durable."""
-        play = Play(self.runs, stacked_clients=1, on_client=lambda _: None)
-        abandon(
-            self.wiring.summing,
-            play.exchange,
-            list(self.runs),
-            round_number=abandoned.round,
-            reason=abandoned.reason,
-            missing=abandoned.missing,
-        )
-        self._checkpoint(
-            abandoned.round,
-            self.checkpoint.state,
-            self.checkpoint.average,
-            replace(record, abandoned=(*record.abandoned, abandoned)),
-        )
-        for callback in callbacks:
+    def _on_round(self, figures: RoundFigures) -> None:
+        for callback in self.callbacks:
+            callback.on_round(figures)
+
+    def _on_abandoned(self, abandoned: Abandoned) -> None:
+        for callback in self.callbacks:
             callback.on_abandoned(abandoned)
 
-    def _figures(self, released: Released, started: float) -> RoundFigures:
-        return RoundFigures(
-            round=released.round,
-            clients=released.contributors,
-            absent=tuple(sorted(set(self.runs).difference(released.contributors))),
-            metric=self.settings.model.metric,
-            value=released.figure,
-            bytes_up=released.bytes_up,
-            bytes_down=released.bytes_down,
-            bytes_holder=released.bytes_holder,
-            seconds=round(time.perf_counter() - started, 2),
-            seconds_aggregator=round(released.aggregator_seconds, 4),
-            seconds_opening=round(released.opening_seconds, 4),
-            epsilon=self._spent(),
+    def _advise(self, abandoned: Abandoned) -> str | None:
+        """What only one process of all clients can see: whose budget is used up."""
+        number = abandoned.round + 1
+        plan = RoundPlan(run=self.record.run, round=number, base_digest="")
+        used_up = [
+            name for name, client in self.clients.items() if client.node.has_no_budget_for(plan)
+        ]
+        if not used_up or number > self.settings.rounds:  # the last round uses all of it
+            return None
+        return (
+            f"The budget of {used_up} is used up: their ledgers leave no room for another round, "
+            "as when two runs spend one budget at once; agree on a larger budget, or train on "
+            "other data"
         )
 
-    def _spent(self) -> dict[str, float]:
-        """Epsilon of every client of the run, by its ledger; those that were left out too."""
+    def _keep(self, reached: Reached) -> Reached:
+        """Count a round as over, once exports, adapter and report say so."""
+        new = self._is_new()
+        exports = self._exports()
+        record = replace(
+            reached.record,
+            rounds=self._with_ledgers(reached.record),
+            anchors={client: verify_export(export) for client, export in exports.items()},
+        )
+        kept = replace(reached, record=record)
+        checkpoint = self._checkpoint(kept)
+        if new:
+            write_durably(self.folder.start, self.brought.start)
+        else:
+            self._results_of(checkpoint, exports, self._status(record))
+        self.folder.save(checkpoint)
+        return kept
+
+    def _with_ledgers(self, record: RunRecord) -> tuple[RoundFigures, ...]:
+        """The rounds; epsilon of the one that is just over by all ledgers, also where one is away.
+
+        In one process they are at hand; between machines it is what each client stated last.
+        """
+        if not record.rounds or record.rounds[-1].round != record.over:
+            return record.rounds
         privacy = self.settings.privacy
-        return {
+        spent = {
             client.id: epsilon(
-                self.ledgers[client.id].events(),
+                self.brought.ledgers[client.id].events(),
                 budget_of(client, privacy).delta,
                 privacy.neighbouring,
             ).upper
             for client in self.settings.clients
         }
+        return (*record.rounds[:-1], replace(record.rounds[-1], epsilon=spent))
 
-    def _save(self, released: Released, started: float) -> None:
-        """Make a round durable, in the state that a client of the quorum holds."""
-        progress = self.runs[released.opened[0]].progress
-        if (progress.base, progress.public_range) != (released.base, released.public_range):
-            raise EncryptionError(
-                f"what clients stated after round {released.round} is not what they came to"
-            )
-        record = replace(
-            self.record,
-            rounds=(*self.record.rounds, self._figures(released, started)),
-            public_range=released.public_range,
-        ).with_notes(self._range_notes(released.note))
-        self._checkpoint(released.round, progress.state, progress.average, record)
+    def _checkpoint(self, reached: Reached) -> Checkpoint:
+        """The run, with the adapter of a client that came to what most of them state."""
+        for client in self.clients.values():
+            progress = client.progress
+            if (progress.base, vector_digest(progress.released)) == (
+                reached.base,
+                reached.released,
+            ):
+                return Checkpoint(
+                    round=reached.record.over,
+                    state=progress.state,
+                    average=progress.average,
+                    record=reached.record.to_json(),
+                )
+        raise EncryptionError(
+            f"what clients stated after round {reached.record.over} is not what they came to"
+        )
 
-    def _range_notes(self, note: str | None) -> tuple[str, ...]:
-        """A warning, once in a run, where the public range does not fit what was released."""
-        known = any(one.startswith(RANGE) for one in self.record.notes)
-        if known or note is None:
-            return ()
-        warnings.warn(note, UserWarning, stacklevel=2)
-        return (note,)
+    def _exports(self) -> dict[str, dict[str, Any]]:
+        return {client: ledger.export() for client, ledger in self.brought.ledgers.items()}
 
-    def _checkpoint(
-        self,
-        number: int,
-        state: NDArray[np.float32],
-        average: NDArray[np.float32] | None,
-        record: RunRecord,
-    ) -> None:
-        """Count a round as over, once exports, adapter and report say so."""
-        exports = {client: ledger.export() for client, ledger in self.ledgers.items()}
-        anchors = {client: verify_export(export) for client, export in exports.items()}
-        record = replace(record, anchors=anchors)
-        checkpoint = Checkpoint(round=number, state=state, average=average, record=record.to_json())
-        self._results_of(checkpoint, exports, self._status(checkpoint))
-        self.folder.save(checkpoint)
-        self.checkpoint = checkpoint
+    def _write_results(self, status: str | None = None) -> BudgetReport:
+        """Write adapter, ledger exports and report as things stand."""
+        if self.aggregator.reached is None:
+            raise MessageError("the run has not begun")
+        checkpoint = self._checkpoint(self.aggregator.reached)
+        return self._results_of(checkpoint, self._exports(), status or self._status(self.record))
 
+    def _status(self, record: RunRecord) -> str:
+        return RUNNING if record.over < self.settings.rounds else COMPLETE
 
-def _model_and_start(
-    settings: FederationSettings, start: Path | None, *, num_clients: int
-) -> tuple[PrivateModel, bytes]:
-    """The model that all clients share, and the file from which it starts: as given, or new."""
-    model = joining.build_private_model(
-        settings.model,
-        settings.adapter,
-        settings.strategy,
-        settings.computation,
-        examples_per_record=settings.privacy.examples_per_record,
-        physical_batch_size=settings.training.physical_batch_size,
-        num_clients=num_clients,
-        seed=settings.seed,
-        device=settings.device,
-        start=start,
-    )
-    if start is None:
-        return model, start_bytes(model.adapter, model.added)
-    return model, start.read_bytes()
+    def _results_of(
+        self, checkpoint: Checkpoint, exports: Mapping[str, Mapping[str, Any]], status: str
+    ) -> BudgetReport:
+        write_vector(self.brought.model.adapter, checkpoint.released)
+        return results.write_results(
+            self.folder,
+            self.settings,
+            model=self.brought.model,
+            facts=self._facts(),
+            checkpoint=checkpoint,
+            exports=exports,
+            status=status,
+        )
 
-
-def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
-    encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
-    require_readable(model, encoded)
-    size = settings.training.physical_batch_size
-    return model.with_frozen_states(encoded, size, held_out=True)
-
-
-def _sized(
-    settings: FederationSettings, ledgers: Mapping[str, Ledger]
-) -> tuple[FederationSettings, list[str]]:
-    """The settings with all public sizes as numbers, and warnings for the report.
-
-    Who turns out to be too small takes no part.
-    """
-    asked, privacy = settings.clients, settings.privacy
-    sized = joining.with_public_sizes(asked, ledgers, privacy, settings.coins)
-    small = joining.left_out_for_size(asked, sized, ledgers, privacy)
-    clients = [client for client in sized if client.id not in small]
-    run_settings.check_clients(clients, privacy, settings.min_clients)
-    source = joining.size_source(asked, ledgers, settings.public_size_source)
-    changed = replace(settings, clients=clients, public_size_source=source)
-    return changed, [*small.values(), *joining.delta_notes(clients, privacy)]
-
-
-def _first_checkpoint(
-    settings: FederationSettings,
-    described: Mapping[str, Any],
-    model: PrivateModel,
-    held_out: Batch,
-    ledgers: Mapping[str, Ledger],
-    notes: Sequence[str],
-    start: str,
-) -> Checkpoint:
-    sigmas = joining.calibrate(settings.clients, ledgers, settings.privacy, settings.rounds)
-    derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
-    largest = settings.encryption.public_range or derived
-    record = RunRecord(
-        run=secrets.token_hex(8),
-        settings=described,
-        base_sha256=model.base_sha256,
-        start_sha256=start,
-        notes=(*notes, *run_settings.weight_notes(_weights(settings, settings.clients))),
-        noise_multipliers=sigmas,
-        largest_range=largest,
-        public_range=largest,
-        anchors={client: ledger.anchor() for client, ledger in ledgers.items()},
-        baseline=held_out_figure(model, held_out, settings.training.physical_batch_size),
-        rounds=(),
-        abandoned=(),
-        left_out={},
-    )
-    return Checkpoint(round=0, state=read_vector(model.adapter), record=record.to_json())
-
-
-def _require_same_base(began_with: str | None, found: str | None) -> None:
-    """A resumed run must train the very model that it began with."""
-    if found != began_with:
-        raise ModelError(
-            f"the base model must have the frozen parameters that the run began with (SHA-256 "
-            f"{began_with}), it has others ({found}); put back the weights that were there, or "
-            "start a new run"
+    def _facts(self) -> RunFacts:
+        """What the report says of how updates are summed; all clients hold it the same."""
+        (starting, *_) = [c.starting for c in self.clients.values() if c.starting is not None]
+        summing = self.aggregator.summing_or_none
+        return RunFacts(
+            agreement=starting.agreement,
+            scheme=starting.scheme,
+            roster=self.parties.roster.digest().hex(),
+            simulated_keys=self.parties.simulated,
+            key={} if summing is None else summing.key,
+            key_bytes=0 if summing is None else summing.key_bytes,
+            in_one_process=True,
         )
 
 
-def _require_same_start(began_with: str, found: str, path: Path) -> None:
-    if found != began_with:
-        raise RunFolderError(
-            f"{path} is not the initial adapter that the run began with; put that back"
-        )
-
-
-def _agreement(
-    settings: FederationSettings, remaining: Sequence[Client], model: PrivateModel, start: str
-) -> Agreement:
-    """Of those who take part: weights and keys are theirs alone."""
-    return Agreement(
-        settings=settings.agreed(),
-        clients=tuple(client.describe(settings.privacy) for client in remaining),
-        weights=_weights(settings, remaining),
-        base_model=frozen_digest(model.adapter),
-        layout=layout_digest(model.adapter),
-        num_params=num_trainable(model.adapter),
-        start=start,
-        min_clients=settings.min_clients,
-    )
-
-
-def _client_runs(
-    settings: FederationSettings,
-    nodes: Sequence[ClientNode],
-    wiring: Wiring,
-    model: PrivateModel,
-    held_out: Batch,
-    checkpoint: Checkpoint,
-) -> dict[str, ClientRun]:
-    """Every client's program, as far as the checkpoint says that it had come."""
-
-    def evaluate(adapter: NDArray[np.float32]) -> float:
-        write_vector(model.adapter, adapter)
-        return held_out_figure(model, held_out, settings.training.physical_batch_size)
-
-    record, rule = RunRecord.from_json(checkpoint.record), settings.averaging
+def _kept(federation: Federation, folder: RunFolder, checkpoint: Checkpoint) -> KeptRun:
+    """What every client of a run that goes on would have kept of it."""
+    record, rule = RunRecord.from_json(checkpoint.record), federation.averaging
     complete = [figures.round for figures in record.rounds]
     progress = Progress(
         round=checkpoint.round,
@@ -674,28 +492,27 @@ def _client_runs(
         averaged=0 if rule is None else sum(map(rule.counts, complete)),
         public_range=record.public_range,
     )
-    rules = Rules(
-        strategy=settings.strategy,
-        averaging=rule,
-        summation=settings.encryption,
-        weights=wiring.agreement.weights,
-        largest_range=record.largest_range,
-        evaluate=evaluate,
+    return KeptRun(run=record.run, start=folder.beginning(), progress=progress, before=None)
+
+
+def _reached(checkpoint: Checkpoint) -> Reached:
+    return Reached(
+        base=vector_digest(checkpoint.state),
+        released=vector_digest(checkpoint.released),
+        record=RunRecord.from_json(checkpoint.record),
+        opened={},
     )
-    once = Shared()
-    return {
-        node.id: ClientRun(
-            node=node,
-            upload=wiring.uploads[node.id],
-            rules=rules,
-            progress=progress,
-            roster=wiring.parties.roster,
-            once=once,
+
+
+def _require_same_model(record: RunRecord, brought: Prepared, start: Path) -> None:
+    """A resumed run must train the very model that it began with."""
+    if brought.model.base_sha256 != record.base_sha256:
+        raise ModelError(
+            f"the base model must have the frozen parameters that the run began with (SHA-256 "
+            f"{record.base_sha256}), it has others ({brought.model.base_sha256}); put back the "
+            "weights that were there, or start a new run"
         )
-        for node in nodes
-    }
-
-
-def _weights(settings: FederationSettings, clients: Sequence[Client]) -> dict[str, float]:
-    sizes = {client.id: client.size for client in clients}
-    return settings.strategy.weights(sizes)
+    if hashlib.sha256(brought.start).hexdigest() != record.start_sha256:
+        raise RunFolderError(
+            f"{start} is not the initial adapter that the run began with; put that back"
+        )

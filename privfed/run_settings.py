@@ -8,16 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from privfed.agreement import Declaration, Proposal
 from privfed.checks import MOST, require_count, require_items, require_methods, require_type
-from privfed.data.records import Record, RecordGroup
+from privfed.data.records import Record
 from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
 from privfed.methods.tail_averaging import TailAveraging
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
-from privfed.parties.client.client import Client
-from privfed.parties.client.joining import require_size
 from privfed.private_step.randomness import Coins, SystemCoins
 from privfed.protocol.ciphers import Strategy
 from privfed.settings.computation import Computation
@@ -33,7 +32,7 @@ class FederationSettings:
 
     Attributes:
         model: the task: base model, and one loss per record.
-        clients: who takes part, with what data and what budget.
+        clients: who is asked to take part, with what data sets and budgets.
         adapter: the part that is trained.
         privacy: what is guaranteed to each record.
         training: how the local optimiser moves.
@@ -65,7 +64,7 @@ class FederationSettings:
     """
 
     model: Task
-    clients: Sequence[Client]
+    clients: Sequence[Declaration]
     adapter: Adapter
     privacy: PrivacyConfig
     training: TrainingConfig
@@ -117,7 +116,7 @@ class FederationSettings:
         require_methods("attach", "describe", adapter=self.adapter)
         require_methods("weights", "next_state", "describe", strategy=self.strategy)
         require_methods("stream", coins=self.coins)
-        require_items(Client, clients=self.clients)
+        require_items(Declaration, clients=self.clients)
         require_items(Record, held_out=self.held_out)
         require_type(PrivacyConfig, privacy=self.privacy)
         require_type(TrainingConfig, training=self.training)
@@ -167,6 +166,11 @@ class FederationSettings:
         values["model"].pop("base", None)  # a path, perhaps; its parameters' digest names the model
         del values["training"]["physical_batch_size"]
         return values
+
+    def proposal(self) -> Proposal:
+        """What all parties are given before a run."""
+        described = tuple(client.describe(self.privacy) for client in self.clients)
+        return Proposal(settings=self.agreed(), clients=described)
 
     @property
     def secret_coins(self) -> bool:
@@ -224,7 +228,7 @@ def _digest(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients: int) -> None:
+def check_clients(clients: Sequence[Declaration], privacy: PrivacyConfig, min_clients: int) -> None:
     """Refuse a federation that cannot start, as far as declared numbers tell."""
     ids = [client.id for client in clients]
     if len(set(ids)) != len(ids):
@@ -240,16 +244,22 @@ def check_clients(clients: Sequence[Client], privacy: PrivacyConfig, min_clients
         )
     if len(clients) < min_clients:
         raise ConfigError(f"{len(clients)} client(s) are fewer than min_clients = {min_clients}")
+    check_sizes(clients, privacy)
+
+
+def check_sizes(clients: Sequence[Declaration], privacy: PrivacyConfig) -> None:
+    """Refuse a client that would take part in every step with more than all of its records.
+
+    A size that is still to be released is checked once it is a number.
+    """
     for client in clients:
-        if privacy.examples_per_record == 1 and any(
-            isinstance(record, RecordGroup) for record in client.records
-        ):
+        size = client.public_size
+        if isinstance(size, int) and size < privacy.expected_batch_size:
             raise ConfigError(
-                f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
-                "to say how many of a group are read"
+                f"the public size {size} of client {client.id!r} is smaller than "
+                f"expected_batch_size = {privacy.expected_batch_size}; lower expected_batch_size "
+                f"to at most {size}, or leave the client out"
             )
-        if isinstance(client.public_size, int):
-            require_size(client, privacy)
 
 
 def weight_notes(weights: Mapping[str, float]) -> tuple[str, ...]:

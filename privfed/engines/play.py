@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from privfed.engines.stacked import stacks, updates_of
+from privfed.parties.client.program import Program
 from privfed.parties.client.run import ClientRun, Waiting
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import TRAIN
@@ -38,7 +39,7 @@ class Play:
     """Clients that share a process, and one model.
 
     Args:
-        runs: every client's program.
+        programs: of every client.
         stacked_clients: how many clients train in one pass; 1 trains one after the other.
         on_client: called with the id of a client when it is done with training, whether or not it
             takes part.
@@ -46,12 +47,12 @@ class Play:
 
     def __init__(
         self,
-        runs: Mapping[str, ClientRun],
+        programs: Mapping[str, Program],
         *,
         stacked_clients: int,
         on_client: Callable[[str], None],
     ) -> None:
-        self._runs = runs
+        self._programs = programs
         self._stacked_clients = stacked_clients
         self._on_client = on_client
 
@@ -62,7 +63,7 @@ class Play:
             return self._train_stacked(messages)
         replies = {}
         for client, message in messages.items():
-            replies[client] = self._runs[client].handle(message)
+            replies[client] = self._programs[client].handle(message)
             if training:
                 self._on_client(client)
         return replies
@@ -72,9 +73,10 @@ class Play:
         replies: dict[str, bytes] = {}
         waiting: list[tuple[ClientRun, Waiting]] = []
         for client, message in messages.items():
-            begun = self._runs[client].begin(message)
+            run = self._programs[client].run
+            begun = run.begin(message)
             if isinstance(begun, Waiting):
-                waiting.append((self._runs[client], begun))
+                waiting.append((run, begun))
                 continue
             replies[client] = begun
             self._on_client(client)

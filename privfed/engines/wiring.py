@@ -1,164 +1,107 @@
-"""A simulation's sum, wired for all sides: the only place that knows every party's secrets."""
+"""All parties of a simulation in one process: the only place that knows every party's secrets."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from privfed.agreement import Agreement
-from privfed.custody.opened_rounds import OpenedRounds
-from privfed.encryption.schemes import Scheme
+from privfed.engines.play import Shared
 from privfed.errors import IdentityError
 from privfed.identity.enrolment import Parties
-from privfed.identity.keys import Role
-from privfed.parties.aggregator.openers import ClientsAgree, ClientsOpen, HolderOpens
-from privfed.parties.aggregator.summing import Summing
-from privfed.parties.client.upload import Upload
+from privfed.parties.client.kept_run import KeptRun
+from privfed.parties.client.memories import Memories
+from privfed.parties.client.preparing import Prepared
+from privfed.parties.client.program import Outside, Program
+from privfed.parties.client.round import Progress
 from privfed.protocol.links import AddressLink, ProcessLink
-from privfed.protocol.terms import RunTerms
-from privfed.settings.encryption import BFV, Custody, Summation
-from privfed.storage.state_folder import opened_path, results_folder
+from privfed.run_settings import FederationSettings
+from privfed.settings.encryption import BFV, Plain
+from privfed.storage.run_folder import RunFolder
+from privfed.storage.state_folder import results_folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wiring:
-    """How the updates of one run are summed, on all sides.
+@dataclass(slots=True, kw_only=True)
+class SharedStore:
+    """What the clients of a simulation keep of their run: all the same, in the run folder.
 
-    Attributes:
-        agreement: what all parties hold the same.
-        scheme: how updates are summed.
-        parties: who takes part, with their keys.
-        uploads: the clients' sides.
-        summing: the aggregator's side.
-        link: to the key holder, or None.
-    """
-
-    agreement: Agreement
-    scheme: Scheme
-    parties: Parties
-    uploads: Mapping[str, Upload]
-    summing: Summing
-    link: ProcessLink | AddressLink | None
-
-    @property
-    def opened(self) -> dict[str, OpenedRounds]:
-        """What each client never forgets of the run; empty without encryption."""
-        memories = {client: upload.opened for client, upload in self.uploads.items()}
-        return {client: memory for client, memory in memories.items() if memory is not None}
-
-    def sums_of(self, round_number: int) -> set[tuple[str, ...]]:
-        """Contributors of the sums of this round that clients agreed to or opened before."""
-        known = (memory.contributors_of(round_number) for memory in self.opened.values())
-        return {contributors for contributors in known if contributors is not None}
-
-    def close(self) -> None:
-        """End the connection to the key holder, and its process if it was started here."""
-        if self.link is not None:
-            self.link.close()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where what outlives the run lies on this machine.
+    How far they have come is the checkpoint of the run, which its driver writes.
 
     Attributes:
-        state: the state folder.
-        anchors: the second place.
-        resumed: whether the run goes on, so that clients remember its rounds.
+        folder: of the run.
+        goes_on: the run, where it goes on.
+        _begun: the message that began a new one.
     """
 
-    state: Path
-    anchors: Path
-    resumed: bool
+    folder: RunFolder
+    goes_on: KeptRun | None
+    _begun: bytes = field(default=b"", repr=False)
 
-    def opened(self, run: str, client: str, clients: list[str]) -> OpenedRounds:
-        """What a client remembers of the run, or begins to remember.
+    def kept(self) -> KeptRun | None:
+        """The run that goes on."""
+        return self.goes_on
 
-        Raises:
-            EncryptionError: if it cannot be written, or is missing in a resume.
-        """
-        path = opened_path(self.anchors, run, client)
-        return OpenedRounds.resume(path) if self.resumed else OpenedRounds.create(path, clients)
+    def begin(self, run: str, start: bytes) -> None:
+        """Keep the message that began the run, once for all."""
+        del run
+        if start is not self._begun:
+            self.folder.keep_beginning(start)
+            self._begun = start
+
+    def save(self, run: str, progress: Progress) -> None:
+        """The checkpoint of the run says it."""
+
+    def close(self, run: str, message: bytes) -> None:
+        """The run folder stays."""
+
+    def closed(self, run: str) -> bytes | None:
+        """A simulation reads ledgers and asks nobody at its end."""
+        del run
+        return None
 
 
-def wire(
-    run: str, agreement: Agreement, summation: Summation, parties: Parties, places: Places
-) -> Wiring:
-    """Keys and parameters of the sum. Secret keys exist in memory only.
+def programs(
+    settings: FederationSettings, prepared: Prepared, parties: Parties, store: SharedStore
+) -> dict[str, Program]:
+    """Every client's program. What equal bytes determine is computed once for all of them.
 
     Raises:
-        ConfigError: if no parameters fit these clients and bits, or no key holder answers.
-        EncryptionError: if the local TenSEAL is not the supported one, or a client cannot remember
-            whose sums it opens.
+        EncryptionError: if what a client remembers of a run that goes on is missing or damaged.
     """
-    clients = list(agreement.weights)
-    scheme = Scheme(summation=summation, num_clients=len(clients), num_params=agreement.num_params)
-    enrolled = [party.name for party in parties.roster.of_role(Role.CLIENT)]
-    terms = RunTerms(
-        run=run,
-        agreement=agreement.digest(),
-        encryption=scheme.to_json(),
-        roster=parties.roster.digest().hex(),
-        left_out=tuple(name for name in enrolled if name not in agreement.weights),
-    )
-    encrypted = scheme.parameters is not None
-    uploads = {
-        client: Upload(
-            terms=terms,
-            agreement=agreement,
-            scheme=scheme,
-            identity=parties.clients[client],
+    once, encrypted = Shared(), not isinstance(settings.encryption, Plain)
+    made = {}
+    for name, node in prepared.nodes.items():
+        memories = Memories(settings.anchors, name)
+        if store.goes_on is not None and encrypted:
+            memories.resume(store.goes_on.run)
+        made[name] = Program(
+            node=node,
+            facts=prepared.facts[name],
+            settings=settings,
             roster=parties.roster,
-            opened=places.opened(run, client, clients) if encrypted else None,
+            initial=prepared.initial,
+            outside=Outside(
+                store=store,
+                memory=memories,
+                evaluate=prepared.evaluate,
+                closing=lambda _: {},
+                once=once,
+            ),
         )
-        for client in clients
-    }
-    shared = scheme.custody == Custody.SHARED_KEY
-    message = _share_key(uploads, parties.key_maker) if shared else b""
-    link = _link(summation, parties, agreement.min_clients, places, run)
-    return Wiring(
-        agreement=agreement,
-        scheme=scheme,
-        parties=parties,
-        uploads=uploads,
-        summing=Summing(
-            identity=parties.aggregator,
-            roster=parties.roster,
-            run_terms=terms,
-            scheme=scheme,
-            opener=_opener(scheme, parties, link),
-            key=uploads[parties.key_maker].key,
-            key_bytes=len(message),
-            min_clients=agreement.min_clients,
-        ),
-        link=link,
-    )
+    return made
 
 
-def _share_key(uploads: Mapping[str, Upload], maker: str) -> bytes:
-    """One client makes the key and wraps it to the others; the message goes as if relayed."""
-    message = uploads[maker].make_key()
-    for client, upload in uploads.items():
-        if client != maker:
-            upload.take_key(message, maker)
-    return message
+def open_link(
+    settings: FederationSettings, parties: Parties, run: str
+) -> ProcessLink | AddressLink:
+    """A connection to the key holder, which is started here unless it has an address.
 
+    Args:
+        settings: of a run with a key holder.
+        parties: who takes part.
+        run: identifier.
 
-def _opener(
-    scheme: Scheme, parties: Parties, link: ProcessLink | AddressLink | None
-) -> ClientsOpen | HolderOpens:
-    if link is not None:
-        return HolderOpens(link, parties.aggregator, parties.roster)
-    if scheme.parameters is None:
-        return ClientsOpen()
-    return ClientsAgree(parties.aggregator, parties.roster)
-
-
-def _link(
-    summation: Summation, parties: Parties, min_clients: int, places: Places, run: str
-) -> ProcessLink | AddressLink | None:
-    if not isinstance(summation, BFV) or summation.custody is not Custody.KEY_HOLDER:
-        return None
-    if summation.key_holder is not None:
+    Raises:
+        ConfigError, IdentityError: if it cannot be reached or started.
+    """
+    summation = settings.encryption
+    if isinstance(summation, BFV) and summation.key_holder is not None:
         return AddressLink(summation.key_holder)
     if parties.key_holder_file is None or not parties.key_holder_file.is_file():
         raise IdentityError(
@@ -170,6 +113,6 @@ def _link(
         identity=parties.key_holder_file,
         roster=parties.roster_file,
         authority=parties.roster.authority.hex(),
-        results=results_folder(places.state, run),
-        min_clients=min_clients,
+        results=results_folder(settings.state, run),
+        min_clients=settings.min_clients,
     )

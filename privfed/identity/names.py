@@ -67,6 +67,11 @@ def from_hex(text: object, length: int) -> bytes:
     return bytes.fromhex(text)
 
 
+def is_hex(text: str) -> bool:
+    """Whether a text is lower-case hex digits and nothing else, so that it can name a file."""
+    return re.fullmatch(r"[0-9a-f]+", text) is not None
+
+
 def short(value: Any) -> str:
     """At most 80 characters that show a value that somebody else chose."""
     text = ascii(value)

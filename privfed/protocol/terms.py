@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from privfed.protocol.kinds import AGREEMENT, BASE, ENCRYPTION, LEFT_OUT, PUBLIC_RANGE, ROSTER
+from privfed.protocol.kinds import (
+    AGREEMENT,
+    BASE,
+    ENCRYPTION,
+    EPOCH,
+    LEFT_OUT,
+    PUBLIC_RANGE,
+    ROSTER,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +75,10 @@ class RunTerms:
             LEFT_OUT: list(self.left_out),
         }
         return Terms(run=self.run, round=0, manifest=manifest)
+
+    def of_epoch(self, epoch: str) -> Terms:
+        """Of the message that hands out an epoch's key; a key of an older one is none of this."""
+        return Terms(run=self.run, round=0, manifest={**self.of_run().manifest, EPOCH: epoch})
 
     def of_round(self, plan: RoundPlan, public_range: float, key: Mapping[str, Any]) -> Terms:
         """Of messages of one round, before it has a key of its own.

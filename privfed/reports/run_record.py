@@ -42,6 +42,11 @@ class RunRecord:
     abandoned: tuple[Abandoned, ...]
     left_out: Mapping[str, int]
 
+    @property
+    def over(self) -> int:
+        """How many rounds are over, whether complete or given up."""
+        return len(self.rounds) + len(self.abandoned)
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunRecord":
         """The inverse of `to_json`; further values, as `run.json` has them, are left."""

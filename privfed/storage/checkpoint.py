@@ -44,7 +44,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint durably, then drop all but the last two.
+    """Write a checkpoint durably, then drop all later ones, and all but the last two.
 
     Raises:
         FileError: if it cannot be written; those before it are still there.
@@ -63,21 +63,28 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, half_made, metadata=metadata)
         replace_durably(half_made, final)
-        for old in sorted(folder.glob("round-*.safetensors"))[:-2]:
-            old.unlink()
+        kept = sorted(folder.glob("round-*.safetensors"))
+        here = kept.index(final)
+        for other in [*kept[: max(0, here - 1)], *kept[here + 1 :]]:
+            other.unlink()
 
 
-def load_latest(folder: Path) -> Checkpoint | None:
+def load_latest(folder: Path, back: int = 0) -> Checkpoint | None:
     """The newest checkpoint, or None where there is none.
+
+    Args:
+        folder: with checkpoints.
+        back: how many to go back from the newest one.
 
     Raises:
         RunFolderError: if it cannot be read.
     """
     paths = sorted(folder.glob("round-*.safetensors"))
-    if not paths:
+    if len(paths) <= back:
         return None
+    path = paths[-1 - back]
     try:
-        with safe_open(paths[-1], framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
             state = file.get_tensor("state")
             average = file.get_tensor("average") if "average" in file.keys() else None  # noqa: SIM118
@@ -85,7 +92,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         schema, round_number = int(metadata["schema"]), int(metadata["round"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
-            f"the checkpoint {paths[-1]} cannot be read ({type(error).__name__}); remove it to "
+            f"the checkpoint {path} cannot be read ({type(error).__name__}); remove it to "
             "go on from the one before, or start a new run"
         ) from error
     if schema != SCHEMA:

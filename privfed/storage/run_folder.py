@@ -2,6 +2,7 @@
 
 run.json             settings, versions, figures of every round
 start.safetensors    the initial adapter with its frozen factors
+beginning.message    what all clients stated before the first round, with their signatures
 checkpoints/         the last two, for a resume
 adapter/             the global adapter in PEFT format
 ledgers/CLIENT.json  exports
@@ -35,8 +36,11 @@ _PACKAGES = (
     "numpy",
 )
 START: Final = "start.safetensors"
+BEGINNING: Final = "beginning.message"
 _LOCK: Final = ".lock"
-_BEFORE_THE_FIRST: Final = ("checkpoints", START, f"{START}.part", _LOCK)
+_BEFORE_THE_FIRST: Final = (
+    *("checkpoints", START, f"{START}.part", BEGINNING, f"{BEGINNING}.part", _LOCK),
+)
 """What may lie in the folder of a run that was killed before its first checkpoint."""
 _LONGEST_SHOWN: Final = 60
 
@@ -134,6 +138,24 @@ class RunFolder:
             return path.is_file() and json.loads(path.read_text())["status"] == "complete"
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def keep_beginning(self, message: bytes) -> None:
+        """Write the message that began the run."""
+        write_durably(self.path / BEGINNING, message)
+
+    def beginning(self) -> bytes:
+        """The message that began the run.
+
+        Raises:
+            RunFolderError: if it is not there.
+        """
+        try:
+            return (self.path / BEGINNING).read_bytes()
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path / BEGINNING} must hold the message that began the run, it cannot be "
+                f"read ({error.strerror}); put it back"
+            ) from error
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Make a round durable, then write `run.json` from it."""

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from accountants import Anchor
-from privfed.canonical import canonical_json
+from accountants import Anchor, InvalidValueError, anchor_from_json
 from privfed.errors import (
     AwayError,
     EncryptionError,
@@ -23,9 +22,15 @@ from privfed.errors import (
     ModelError,
     SpoiledSumError,
 )
-from privfed.identity.keys import Role
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import Opening
+from privfed.parties.aggregator.stated import (
+    SHOWN,
+    Exchange,
+    is_number,
+    most_alike,
+    signed_by,
+)
 from privfed.parties.aggregator.summing import Summing
 from privfed.protocol.envelopes import Envelope, statement_of
 from privfed.protocol.kinds import (
@@ -42,26 +47,20 @@ from privfed.protocol.kinds import (
     NOTE,
     OPENED,
     REASON,
+    RELEASED,
     ROUND_KEY,
     TRAIN,
 )
 from privfed.protocol.signing import (
     exact_values,
     refused,
-    require_signature,
     require_terms,
     signed_message,
 )
 from privfed.protocol.terms import RoundPlan
 
-Exchange = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
-"""Carries one message to each client, and the replies of those who answered."""
-
-_COMMON: Final = (NEXT_BASE, NEXT_RANGE)
+_COMMON: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
 """What clients that opened the same sum state alike; a figure depends on how each computes."""
-_LARGEST: Final = 1e300
-_SHOWN: Final = 300
-"""Characters of a reason that a client gives."""
 _ERRORS: Final = {kind.__name__: kind for kind in (EncryptionError, MessageError, SpoiledSumError)}
 
 
@@ -74,10 +73,14 @@ class Released:
         contributors: names, sorted.
         opened: clients that opened the sum and came to the same, sorted.
         base: SHA-256 (hex) of the adapter that they came to.
+        released: SHA-256 (hex) of the adapter that the run leaves if it ends here.
         public_range: of the next round.
         figure: of the adapter on held-out text: the median of what they stated.
         note: what the released mean shows to be wrong with the public range, or None.
-        epsilon: what each of them stated to have spent; only its ledger proves it.
+        epsilon: what each client that opened the sum stated to have spent; only its ledger proves
+            it.
+        anchors: of their ledgers, as stated.
+        statements: their signed messages, of `opened`.
         bytes_up: from clients to the aggregator: accepted updates and answers.
         bytes_down: from the aggregator to all clients: keys, questions, what ends the round.
         bytes_holder: between aggregator and key holder, both ways; 0 without one.
@@ -89,10 +92,13 @@ class Released:
     contributors: tuple[str, ...]
     opened: tuple[str, ...]
     base: str
+    released: str
     public_range: float
     figure: float
     note: str | None
     epsilon: Mapping[str, float]
+    anchors: Mapping[str, Anchor]
+    statements: Mapping[str, bytes]
     bytes_up: int
     bytes_down: int
     bytes_holder: int
@@ -123,6 +129,7 @@ class AggregatorRound:
         anchors: the last known anchor of every client's ledger.
         before: contributors of sums of this round that clients agreed to before a crash.
         on_refused: told of an update that is not accepted, and why.
+        on_listed: told of the contributors before a client agrees to their sum, or opens it.
     """
 
     summing: Summing
@@ -133,6 +140,7 @@ class AggregatorRound:
     anchors: Mapping[str, Anchor]
     before: Collection[tuple[str, ...]]
     on_refused: Callable[[str, MessageError], None]
+    on_listed: Callable[[tuple[str, ...]], None]
     costs: _Costs = field(default_factory=_Costs)
 
     def play(self) -> Released:
@@ -154,6 +162,7 @@ class AggregatorRound:
             return self._released(opening.result, names, time.perf_counter())
         collecting = self._collect(opening)
         total = self._sum(collecting, opening)
+        self.on_listed(tuple(collecting.contributors))
         begun = time.perf_counter()
         ask = partial(self._ask, collecting.contributors)
         message = self.summing.opener.close(opening.terms, total, ask)
@@ -218,9 +227,10 @@ class AggregatorRound:
 
     def _released(self, message: bytes, contributors: Sequence[str], begun: float) -> Released:
         """What a quorum of the clients came to; they all get the message that ends the round."""
+        self.on_listed(tuple(contributors))
         replies = self.exchange(dict.fromkeys(self.clients, message))
         stated = self._stated(message, contributors, replies)
-        opened = _quorum(stated)
+        opened = most_alike(stated, _COMMON)
         if len(opened) < self.summing.min_clients or 2 * len(opened) <= len(stated):
             # Nobody is named as missing: all had agreed, so that all must record it if it is over.
             raise AwayError(
@@ -238,10 +248,13 @@ class AggregatorRound:
             contributors=tuple(contributors),
             opened=tuple(opened),
             base=common[NEXT_BASE],
+            released=common[RELEASED],
             public_range=common[NEXT_RANGE],
             figure=statistics.median_low(figures),
             note=common[NOTE],
-            epsilon={name: stated[name][EPSILON] for name in opened},
+            epsilon={name: one[EPSILON] for name, one in stated.items()},
+            anchors={name: anchor_from_json(one[LEDGER]) for name, one in stated.items()},
+            statements={name: replies[name] for name in opened},
             bytes_up=self.costs.bytes_up,
             bytes_down=self.costs.bytes_down + len(message) * len(self.clients),
             bytes_holder=self.costs.bytes_holder,
@@ -262,13 +275,13 @@ class AggregatorRound:
         reasons: dict[str, list[str]] = {}
         for name, reply in replies.items():
             with suppress(MessageError):  # what came instead is no matter, as if nothing had come
-                envelope = _signed_by(self.summing, name, reply)
+                envelope = signed_by(self.summing.roster, name, reply)
                 reason = refused(envelope, message)
                 if reason is None:
                     stated[name] = self._opened(envelope, contributors)
                     continue
                 kind, _, text = reason.partition(": ")
-                reasons.setdefault(kind, []).append(f"{name}: {ascii(text[:_SHOWN])[1:-1]}")
+                reasons.setdefault(kind, []).append(f"{name}: {ascii(text[:SHOWN])[1:-1]}")
         for kind, texts in reasons.items():
             if len(texts) >= self.summing.min_clients:
                 raise _ERRORS.get(kind, EncryptionError)(texts[0])
@@ -281,13 +294,18 @@ class AggregatorRound:
         stated = exact_values(envelope, terms, states=states)
         if stated[CONTRIBUTORS] != list(contributors):
             raise MessageError(f"{sender!r} must have opened the sum that was sent")
-        if not _is_number(stated[EPSILON]) or not _is_number(stated[NEXT_RANGE], above=0):
+        if not is_number(stated[EPSILON]) or not is_number(stated[NEXT_RANGE], above=0):
             raise MessageError(f"{sender!r} must state finite numbers, 0 or above")
         figure, note = stated[FIGURE], stated[NOTE]
-        if figure is not None and not _is_number(figure, above=-math.inf):
+        if figure is not None and not is_number(figure, above=-math.inf):
             raise MessageError(f"{sender!r} must state its figure as a number")
-        if not isinstance(stated[NEXT_BASE], str) or not isinstance(note, str | None):
+        texts = (stated[NEXT_BASE], stated[RELEASED])
+        if not all(isinstance(text, str) for text in texts) or not isinstance(note, str | None):
             raise MessageError(f"{sender!r} must state texts as texts")
+        try:
+            anchor_from_json(stated[LEDGER])
+        except InvalidValueError as error:
+            raise MessageError(f"{sender!r} states no anchor of its ledger: {error}") from error
         return stated
 
 
@@ -324,42 +342,16 @@ def abandon(
         if name in missing:
             continue
         try:
-            envelope = _signed_by(summing, name, replies.get(name, b""))
+            envelope = signed_by(summing.roster, name, replies.get(name, b""))
             reason_not = refused(envelope, message)
             if reason_not is not None:
-                raise MessageError(ascii(reason_not[:_SHOWN]))
+                raise MessageError(ascii(reason_not[:SHOWN]))
             require_terms(envelope.statement, kind=ABANDONED, terms=terms)
             exact_values(envelope, terms, states=())
         except MessageError as error:
             raise EncryptionError(
                 f"{name!r} does not say that it gave up round {round_number}: {error}"
             ) from error
-
-
-def _signed_by(summing: Summing, name: str, reply: bytes) -> Envelope:
-    """What a client says in its own name."""
-    envelope = Envelope.from_bytes(reply)
-    statement = envelope.statement
-    require_signature(statement, envelope.signature, summing.roster, role=Role.CLIENT)
-    if statement.sender != name:
-        raise MessageError(f"what came for {name!r} was sent by another")
-    return envelope
-
-
-def _is_number(value: object, above: float = -1e-300) -> bool:
-    """A finite number that a float can hold, above a limit; by default, 0 or above."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= _LARGEST and value > above
-
-
-def _quorum(stated: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Who came to what most clients came to, sorted."""
-    alike: dict[bytes, list[str]] = {}
-    for name in sorted(stated):
-        common = canonical_json([stated[name][key] for key in _COMMON])
-        alike.setdefault(common, []).append(name)
-    return max(alike.values(), key=len, default=[])
 
 
 def _says_absent(reply: bytes) -> bool:

@@ -22,6 +22,7 @@ from accountants import (
 from accountants.ledger.identity import NOT_PRIVATE
 from privfed.agreement import budget_of, sample_rate_of
 from privfed.data.public_size import NoisySize
+from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
@@ -103,6 +104,21 @@ def build_private_model(
     private = PrivateModel(model, task, where, computation, base_sha256=digest, added=added)
     check(private)
     return private
+
+
+def require_single_examples(clients: Sequence[Client], privacy: PrivacyConfig) -> None:
+    """Refuse records that are groups of examples, where nobody said how many are read of each.
+
+    Raises:
+        ConfigError: naming the client.
+    """
+    for client in clients:
+        groups = any(isinstance(record, RecordGroup) for record in client.records)
+        if groups and privacy.examples_per_record == 1:
+            raise ConfigError(
+                f"client {client.id!r} holds groups of examples; privacy needs examples_per_record "
+                "to say how many of a group are read"
+            )
 
 
 def open_ledgers(
@@ -267,16 +283,6 @@ def _must_fit(client: Client, privacy: PrivacyConfig, rounds: int, spent: float)
         f"client {client.id!r} (epsilon {budget.epsilon:g} at delta {budget.delta:g}, of which "
         f"{spent:.6g} is spent on data set {client.dataset!r})"
     )
-
-
-def require_size(client: Client, privacy: PrivacyConfig) -> None:
-    """Refuse a client that would take part in every step with more than all of its records."""
-    if client.size < privacy.expected_batch_size:
-        raise ConfigError(
-            f"the public size {client.size} of client {client.id!r} is smaller than "
-            f"expected_batch_size = {privacy.expected_batch_size}; lower expected_batch_size "
-            f"to at most {client.size}, or leave the client out"
-        )
 
 
 def delta_notes(clients: Sequence[Client], privacy: PrivacyConfig) -> list[str]:

@@ -9,17 +9,25 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Reservation
 from privfed.encryption.parameters import MAX_CLIENTS
-from privfed.errors import EncryptionError, MessageError, PrivfedError, SpoiledSumError
+from privfed.errors import (
+    ConfigError,
+    EncryptionError,
+    IdentityError,
+    MessageError,
+    PrivfedError,
+    SpoiledSumError,
+)
 from privfed.identity.keys import Role
 from privfed.identity.names import check_name
 from privfed.identity.roster import Roster
+from privfed.models.vector import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Moved, Progress, Rules
 from privfed.parties.client.upload import Upload
@@ -40,6 +48,7 @@ from privfed.protocol.kinds import (
     NOTE,
     OPENED,
     REASON,
+    RELEASED,
     RESULT,
     SUM,
     TRAIN,
@@ -50,6 +59,9 @@ from privfed.reports.figures import Reason
 from privfed.storage.own_log import told_in
 
 T = TypeVar("T")
+
+_PUBLIC: Final = (ConfigError, EncryptionError, IdentityError, MessageError)
+"""Errors about public messages and settings; what others say may be about a client's data."""
 
 
 class Once(Protocol):
@@ -82,6 +94,16 @@ def why_given_up(stated: Mapping[str, object]) -> dict[str, Any]:
     if missing != sorted(set(missing)):
         raise MessageError("clients that are missing must be sorted, and none come twice")
     return {"reason": reason, "missing": missing}
+
+
+def shown(error: Exception) -> str:
+    """What a client says of an error: its kind, and why unless that may be about its own data."""
+    about = str(error)
+    if error.__cause__ is not None or not isinstance(error, _PUBLIC):
+        about = "see the client's log"  # of its disk, say, or its ledger
+    elif isinstance(error, SpoiledSumError):
+        about = "the sum is not that of its contributions"  # and nothing of what it decrypts to
+    return f"{type(error).__name__}: {about}"
 
 
 @lru_cache(maxsize=1)
@@ -122,6 +144,8 @@ class ClientRun:
         rules: how it moves on.
         progress: how far it has come.
         roster: who is enrolled.
+        keep: makes durable how far it has come, before it is said.
+        before: how far it had come before its last round, if it may have to go back.
         once: shares work with other clients of this process.
     """
 
@@ -133,16 +157,19 @@ class ClientRun:
         rules: Rules,
         progress: Progress,
         roster: Roster,
+        keep: Callable[[Progress], None],
+        before: Progress | None = None,
         once: Once = each_time,
     ) -> None:
         self.node = node
         self.upload = upload
         self.progress = progress
+        self.before = before
+        self._keep = keep
         self._rules = rules
         self._roster = roster
         self._once = once
         self._current: Current | None = None
-        self._before: Progress | None = None
         self._answers: Mapping[str, Callable[[bytes], bytes]] = {
             TRAIN: self._train,
             LISTING: self._answer,
@@ -274,15 +301,17 @@ class ClientRun:
         contributors, moved = self._once(message, read)
         if self.upload.opened is not None:
             self.upload.opened.require(terms.round, contributors)
+        self._keep(moved.progress)
         stated = self._state(contributors, moved)
         reply = self._signed(self.upload.terms_of_run(terms.round), OPENED, stated)
-        self._before, self.progress, self._current = self.progress, moved.progress, None
+        self.before, self.progress, self._current = self.progress, moved.progress, None
         return reply
 
     def _state(self, contributors: tuple[str, ...], moved: Moved) -> dict[str, Any]:
         return {
             CONTRIBUTORS: list(contributors),
             NEXT_BASE: moved.progress.base,
+            RELEASED: vector_digest(moved.progress.released),
             NEXT_RANGE: moved.progress.public_range,
             FIGURE: moved.figure if math.isfinite(moved.figure) else None,
             NOTE: moved.note,
@@ -306,17 +335,18 @@ class ClientRun:
             before, why = self._progress_before(number), why_given_up(stated)
             if self.upload.opened is not None:
                 self.upload.opened.close(number, why)
+            self._keep(replace(before, round=number))
         except PrivfedError as error:
             return self._refusal(message, error)
-        self.progress, self._current, self._before = replace(before, round=number), None, None
+        self.progress, self._current, self.before = replace(before, round=number), None, None
         return self._signed(terms, ABANDONED, {})
 
     def _progress_before(self, number: int) -> Progress:
         """How far this client had come before a round that is to be given up."""
         if self.progress.round < number <= self.node.rounds:
             return self.progress
-        if self._before is not None and number == self.progress.round:
-            return self._before
+        if self.before is not None and number == self.progress.round:
+            return self.before
         raise MessageError(f"round {number} is over here, or was never planned")
 
     def _followed(self) -> Current:
@@ -329,12 +359,7 @@ class ClientRun:
 
     def _refusal(self, message: bytes, error: PrivfedError) -> bytes:
         self.node.log.warning("refused: %s", error)
-        about = str(error)
-        if error.__cause__ is not None:
-            about = "see the client's log"  # of its disk, say
-        elif isinstance(error, SpoiledSumError):
-            about = "the sum is not that of its contributions"  # and nothing of what it decrypts to
-        return refusal(self.node.identity, message, f"{type(error).__name__}: {about}")
+        return refusal(self.node.identity, message, shown(error))
 
     def _signed(self, terms: Terms, kind: str, manifest: Mapping[str, Any]) -> bytes:
         return signed_message(self.node.identity, terms, kind, manifest=manifest)

@@ -47,7 +47,7 @@ class Codec:
 class Upload:
     """How one client hides its updates in a run, and opens the sums.
 
-    Secret keys exist in memory only: a client that is restarted needs a new run key.
+    Secret keys exist in memory only: a client that is restarted needs the key of a new epoch.
 
     Args:
         terms: what every message of the run states.
@@ -83,20 +83,25 @@ class Upload:
         """Name and software of the run's key; empty if there is none."""
         return self._key
 
-    def make_key(self) -> bytes:
-        """Make the run's key: the message that hands it to every other client."""
+    def make_key(self, terms: Terms) -> bytes:
+        """Make the key of an epoch: the message that hands it to every other client.
+
+        Args:
+            terms: of that message.
+        """
         context, shape = self._context()
         secret = SharedSecret.generate(context, shape)
-        message = share_secret(secret, self._identity, self._roster, self._terms.of_run())
+        message = share_secret(secret, self._identity, self._roster, terms)
         self._use(secret)
         return message
 
-    def take_key(self, message: bytes, maker: str) -> None:
-        """Take the run's key, as the aggregator relayed it.
+    def take_key(self, message: bytes, maker: str, terms: Terms) -> None:
+        """Take the key of an epoch, as the aggregator relayed it.
 
         Args:
             message: of the client that made it.
             maker: its name, agreed beforehand.
+            terms: of that message.
 
         Raises:
             MessageError, EncryptionError: as `receive_secret`.
@@ -107,7 +112,7 @@ class Upload:
                 message,
                 self._identity,
                 self._roster,
-                self._terms.of_run(),
+                terms,
                 maker=maker,
                 context=context,
                 shape=shape,

@@ -8,45 +8,43 @@ in its ledger and in the report.
 
 from collections.abc import Collection, Mapping, Sequence
 
-from privfed.engines.wiring import Wiring
 from privfed.errors import ConfigError
-from privfed.parties.client.client import Client
+from privfed.parties.aggregator.abandoning import sums_of
+from privfed.protocol.ready import Standing
 from privfed.reports.figures import Abandoned, Reason
 from privfed.reports.run_record import RunRecord
-from privfed.storage.checkpoint import Checkpoint
 
 
 def left_out_of(
-    checkpoint: Checkpoint | None,
+    record: RunRecord | None,
     without: Sequence[str],
-    clients: Sequence[Client],
+    names: Sequence[str],
     *,
     min_clients: int,
 ) -> dict[str, int]:
     """Who is left out of a run that starts or goes on, and from which round on.
 
     Args:
-        checkpoint: from which the run goes on; None for one that starts.
+        record: of the run that goes on; None for one that starts.
         without: clients to leave out from now on, beside those that were before.
-        clients: of the whole run.
+        names: of all clients of the run.
         min_clients: that must stay.
 
     Raises:
         ConfigError: if there is no such client, too few would stay, or the run only starts.
     """
-    if checkpoint is None:
+    if record is None:
         if without:
             raise ConfigError(
                 "a client is left out (--without) when a run is resumed; leave "
                 f"{', '.join(without)} out of the configuration of one that starts"
             )
         return {}
-    names = [client.id for client in clients]
     if unknown := sorted(set(without).difference(names)):
         raise ConfigError(f"who is left out must be a client of the run, {unknown} are not")
-    left_out = dict(RunRecord.from_json(checkpoint.record).left_out)
+    left_out = dict(record.left_out)
     for name in without:
-        left_out.setdefault(name, checkpoint.round + 1)
+        left_out.setdefault(name, record.over + 1)
     if len(names) - len(left_out) < min_clients:
         raise ConfigError(
             f"at least {min_clients} clients (min_clients) must stay, without {sorted(left_out)} "
@@ -56,7 +54,7 @@ def left_out_of(
 
 
 def ended_by_leaving(
-    wiring: Wiring, round_number: int, leaving: Collection[str], *, committed: bool
+    standings: Mapping[str, Standing], round_number: int, leaving: Collection[str]
 ) -> Abandoned | None:
     """The round in which clients leave, if it had come so far that it cannot go on without them.
 
@@ -64,14 +62,15 @@ def ended_by_leaving(
     be. What was committed has the weights of the old agreement, and is not trained again.
 
     Args:
-        wiring: of those who remain.
+        standings: of those who remain.
         round_number: the next round.
         leaving: the clients.
-        committed: whether one of those who remain committed an update of that round.
     """
-    if not wiring.sums_of(round_number) and not committed:
+    next_ones = [one for one in standings.values() if one.round + 1 == round_number]
+    agreed = bool(sums_of(standings, round_number))
+    if not agreed and all(one.next_status != "committed" for one in next_ones):
         return None
-    reason = Reason.OTHERS if wiring.sums_of(round_number) else Reason.LEFT
+    reason = Reason.OTHERS if agreed else Reason.LEFT
     return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))
 
 

@@ -8,9 +8,10 @@ is counted in every ledger that reserved it, changed nothing, and the run goes o
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 
-from privfed.engines.wiring import Wiring
 from privfed.errors import AwayError, SpoiledSumError, TooFewClientsError
+from privfed.protocol.ready import Standing
 from privfed.reports.figures import Abandoned, Reason
 
 
@@ -22,25 +23,38 @@ def because_of(error: TooFewClientsError | SpoiledSumError, round_number: int) -
     return Abandoned(round=round_number, reason=reason, missing=error.missing)
 
 
-def given_up_before(wiring: Wiring, round_number: int) -> Abandoned | None:
+def given_up_before(
+    standings: Mapping[str, Standing], round_number: int, clients: Collection[str]
+) -> Abandoned | None:
     """Why a round that is about to begin cannot be played any more; None if it can.
 
     A kill may have come between the clients' records and the checkpoint; or the clients agreed to a
     sum that those who now take part cannot make.
+
+    Args:
+        standings: of all who are in the epoch.
+        round_number: of the round.
+        clients: who takes part in the run.
     """
-    for memory in wiring.opened.values():
-        why = memory.why_closed(round_number)
-        if why is not None:
-            return Abandoned.from_json({"round": round_number, **why})
-    sums = wiring.sums_of(round_number)
-    missing = {name for names in sums for name in names}.difference(wiring.opened)
+    for standing in standings.values():
+        if standing.round + 1 == round_number and standing.given_up is not None:
+            with suppress(KeyError, TypeError, ValueError):  # as no client recorded it
+                return Abandoned.from_json({"round": round_number, **standing.given_up})
+    sums = sums_of(standings, round_number)
+    missing = {name for names in sums for name in names}.difference(clients)
     if missing or len(sums) > 1:
         return Abandoned(round=round_number, reason=Reason.OTHERS, missing=tuple(sorted(missing)))
     return None
 
 
+def sums_of(standings: Mapping[str, Standing], round_number: int) -> set[tuple[str, ...]]:
+    """Contributors of the sums of this round that clients agreed to or opened before."""
+    known = (one.agreed for one in standings.values() if one.round + 1 == round_number)
+    return {contributors for contributors in known if contributors is not None}
+
+
 def lost_before(
-    statuses: Mapping[str, str | None], round_number: int, *, min_clients: int
+    standings: Mapping[str, Standing], round_number: int, *, here: int, min_clients: int
 ) -> Abandoned | None:
     """Why a round that is about to begin would cost budget for nothing; None if it would not.
 
@@ -48,12 +62,17 @@ def lost_before(
     trained again. Where too few others are left, they must not train for a sum that cannot be.
 
     Args:
-        statuses: of the round in the ledger of every client that takes part.
+        standings: of all who are in the epoch; empty in that of a new run.
         round_number: of the round.
+        here: how many clients are in the epoch.
         min_clients: fewest contributors of a sum.
     """
-    lost = sorted(client for client, status in statuses.items() if status == "reserved")
-    if len(statuses) - len(lost) >= min_clients:
+    lost = sorted(
+        client
+        for client, one in standings.items()
+        if one.round + 1 == round_number and one.next_status == "reserved"
+    )
+    if not lost or here - len(lost) >= min_clients:
         return None
     return Abandoned(round=round_number, reason=Reason.LOST, missing=tuple(lost))
 

@@ -1,0 +1,174 @@
+"""What a client keeps of a run on its own disk, so that a restart costs nothing but time.
+
+    runs/open                       the name of the run that is open
+    runs/RUN/start                  the message that began it
+    runs/RUN/round-00003.safetensors  the adapter after the last round, and after the one before
+    runs/RUN.closed                 what the client said when it was over
+    runs/.lock                      held by the process that plays it
+
+Keys are not kept: a client that is restarted gets a new one.
+"""
+
+import fcntl
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from privfed.errors import RunFolderError
+from privfed.identity.names import is_hex
+from privfed.models.vector import vector_digest
+from privfed.parties.client.round import Progress
+from privfed.storage.checkpoint import Checkpoint, load_latest, save_checkpoint
+from privfed.storage.durable import write_durably, writing
+from privfed.storage.state_folder import make_private_folder
+
+_OPEN: Final = "open"
+_START: Final = "start"
+_LOCK: Final = ".lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRun:
+    """A run that is open.
+
+    Attributes:
+        run: identifier.
+        start: the message that began it.
+        progress: how far this client had come; None if it had not begun its first round.
+        before: and before that round; None if nothing is kept of it.
+    """
+
+    run: str
+    start: bytes
+    progress: Progress | None
+    before: Progress | None
+
+
+class RunStore(Protocol):
+    """Where a client keeps a run."""
+
+    def kept(self) -> KeptRun | None:
+        """The run that is open, if there is one."""
+        ...
+
+    def begin(self, run: str, start: bytes) -> None:
+        """Keep, durably, that a run is open; one in which nothing was released is forgotten."""
+        ...
+
+    def save(self, run: str, progress: Progress) -> None:
+        """Keep, durably, how far this client has come."""
+        ...
+
+    def close(self, run: str, message: bytes) -> None:
+        """The run is over: what this client said at its end is kept, and nothing else."""
+        ...
+
+    def closed(self, run: str) -> bytes | None:
+        """What this client said at the end of a run; None if that is not over."""
+        ...
+
+
+class RunFiles:
+    """The runs of one client and data set, on its own disk. One process at a time may have them.
+
+    Args:
+        folder: of the client.
+
+    Raises:
+        RunFolderError: if another process has them.
+        FileError: if they cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "runs"
+        make_private_folder(self._folder)
+        with writing(self._folder):
+            self._lock: IO[bytes] = (self._folder / _LOCK).open("wb")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunFolderError(
+                f"another process plays a run on the data set in {folder}; wait for it, or stop it"
+            ) from None
+
+    def kept(self) -> KeptRun | None:
+        """The run that is open, if there is one.
+
+        Raises:
+            RunFolderError: if it cannot be read.
+        """
+        try:
+            run = (self._folder / _OPEN).read_text()
+            if not is_hex(run):
+                raise ValueError("no name of a run")
+            start = (self._folder / run / _START).read_bytes()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"the run that is open in {self._folder} cannot be read ({type(error).__name__})"
+            ) from error
+        latest = load_latest(self._folder / run)
+        before = None if latest is None else load_latest(self._folder / run, back=1)
+        return KeptRun(
+            run=run,
+            start=start,
+            progress=None if latest is None else _progress_of(latest),
+            before=None if before is None else _progress_of(before),
+        )
+
+    def begin(self, run: str, start: bytes) -> None:
+        """Keep, durably, that a run is open."""
+        make_private_folder(self._folder / run)
+        write_durably(self._folder / run / _START, start)
+        write_durably(self._folder / _OPEN, run.encode())
+
+    def save(self, run: str, progress: Progress) -> None:
+        """Keep, durably, how far this client has come; what was kept of later rounds goes."""
+        save_checkpoint(self._folder / run, _checkpoint_of(progress))
+
+    def close(self, run: str, message: bytes) -> None:
+        """The run is over: what this client said at its end is kept, and nothing else."""
+        write_durably(self._folder / f"{run}.closed", message)
+        self.give_up(run)
+
+    def closed(self, run: str) -> bytes | None:
+        """What this client said at the end of a run; None if that is not over."""
+        path = self._folder / f"{run}.closed"
+        return path.read_bytes() if is_hex(run) and path.is_file() else None
+
+    def give_up(self, run: str) -> None:
+        """Forget a run that does not go on. What it released stays in the ledger."""
+        with writing(self._folder):
+            (self._folder / _OPEN).unlink(missing_ok=True)
+            shutil.rmtree(self._folder / run, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let another process have them; the end of this process does so too."""
+        self._lock.close()
+
+
+def _checkpoint_of(progress: Progress) -> Checkpoint:
+    return Checkpoint(
+        round=progress.round,
+        state=progress.state,
+        average=progress.average,
+        record={"averaged": progress.averaged, "public_range": progress.public_range},
+    )
+
+
+def _progress_of(kept: Checkpoint) -> Progress:
+    try:
+        averaged, public_range = kept.record["averaged"], kept.record["public_range"]
+    except KeyError as error:
+        raise RunFolderError("what is kept of a run must be as privfed wrote it") from error
+    return Progress(
+        round=kept.round,
+        state=kept.state,
+        base=vector_digest(kept.state),
+        average=kept.average,
+        averaged=int(averaged),
+        public_range=float(public_range),
+    )

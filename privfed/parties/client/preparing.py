@@ -1,0 +1,237 @@
+"""From settings and records to clients that are ready: all that comes before the first message.
+
+A client that runs alone prepares itself; a simulation prepares all of them, on one model. The order
+is that of safety: text is tried before anything of it is released, a released size is counted
+before noise is calibrated to what is left, and nothing here spends a round's budget.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants import Anchor, AnchorFolder, Ledger, epsilon
+from privfed import run_settings
+from privfed.agreement import budget_of
+from privfed.identity.keys import Identity
+from privfed.models.start_file import start_bytes
+from privfed.models.tasks import Batch
+from privfed.models.tokenizer_digest import tokenizer_digest
+from privfed.models.vector import (
+    frozen_digest,
+    layout_digest,
+    num_trainable,
+    read_vector,
+    write_vector,
+)
+from privfed.parties.client import joining
+from privfed.parties.client.client import Client
+from privfed.parties.client.node import ClientNode
+from privfed.private_step.evaluation import held_out_figure, require_readable
+from privfed.private_step.private_model import PrivateModel
+from privfed.protocol.ready import Facts
+from privfed.run_settings import FederationSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a run that goes on.
+
+    Attributes:
+        anchors: how far ledgers had come.
+        facts: what clients brought to it.
+    """
+
+    anchors: Mapping[str, Anchor]
+    facts: Mapping[str, Facts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Clients that are ready.
+
+    Attributes:
+        model: that all of them share.
+        start: content of the file with the initial adapter.
+        initial: its trained part, shape (params,).
+        held_out: encoded.
+        clients: with their public sizes as numbers, without those that turned out too small.
+        ledgers: of these clients, those that were left out of a run too.
+        nodes: of those that take part.
+        facts: what they bring.
+        notes: what the reader of a report should question.
+        size_source: where the public sizes come from, for the report.
+    """
+
+    model: PrivateModel
+    start: bytes
+    initial: NDArray[np.float32]
+    held_out: Batch
+    clients: tuple[Client, ...]
+    ledgers: Mapping[str, Ledger]
+    nodes: Mapping[str, ClientNode]
+    facts: Mapping[str, Facts]
+    notes: tuple[str, ...]
+    size_source: str
+
+    def evaluate(self, adapter: NDArray[np.float32]) -> float:
+        """The figure of an adapter, shape (params,), on held-out text."""
+        write_vector(self.model.adapter, adapter)
+        (size,) = {node.config.physical_batch_size for node in self.nodes.values()}
+        return held_out_figure(self.model, self.held_out, size)
+
+
+def prepare(
+    settings: FederationSettings,
+    clients: Sequence[Client],
+    identities: Mapping[str, Identity],
+    *,
+    start: Path | None,
+    known: Known | None = None,
+    left_out: Collection[str] = (),
+) -> Prepared:
+    """Check, load, size and calibrate.
+
+    Args:
+        settings: of this party.
+        clients: that run here.
+        identities: of those that take part.
+        start: file with the initial adapter; None draws it from the seed.
+        known: of the run that goes on; None before a new one.
+        left_out: of these clients, who takes no further part.
+
+    Raises:
+        PrivfedError: for data or models that cannot be used.
+        accountants.AccountingError: for a budget too small, or a ledger that is missing, damaged,
+            foreign, or shorter than is known.
+    """
+    joining.require_single_examples(clients, settings.privacy)
+    remaining = [client for client in clients if client.id not in left_out]
+    model, content = _model_and_start(settings, start, num_clients=len(remaining))
+    held_out = _held_out(settings, model)
+    encoded = joining.encoded_records(
+        remaining, model, settings.privacy, settings.training, settings.state
+    )
+    ledgers = joining.open_ledgers(
+        clients,
+        settings.privacy,
+        settings.state,
+        AnchorFolder(settings.anchors),
+        None if known is None else known.anchors,
+        secret_coins=settings.secret_coins,
+    )
+    sized, notes = _sized(settings, clients, ledgers)
+    part = [client for client in sized if client.id not in left_out]
+    facts = _facts(settings, part, ledgers, model, content, known)
+    nodes = joining.build_nodes(
+        part,
+        encoded,
+        ledgers,
+        {name: one.noise_multiplier for name, one in facts.items()},
+        model,
+        identities=identities,
+        rounds=settings.rounds,
+        privacy=settings.privacy,
+        training=settings.training,
+        coins=settings.coins,
+        state=settings.state,
+    )
+    return Prepared(
+        model=model,
+        start=content,
+        initial=read_vector(model.adapter),
+        held_out=held_out,
+        clients=tuple(sized),
+        ledgers={client.id: ledgers[client.id] for client in sized},
+        nodes={node.id: node for node in nodes},
+        facts=facts,
+        notes=notes,
+        size_source=joining.size_source(clients, ledgers, settings.public_size_source),
+    )
+
+
+def _model_and_start(
+    settings: FederationSettings, start: Path | None, *, num_clients: int
+) -> tuple[PrivateModel, bytes]:
+    """The model that these clients share, and the file from which it starts: as given, or new."""
+    model = joining.build_private_model(
+        settings.model,
+        settings.adapter,
+        settings.strategy,
+        settings.computation,
+        examples_per_record=settings.privacy.examples_per_record,
+        physical_batch_size=settings.training.physical_batch_size,
+        num_clients=num_clients,
+        seed=settings.seed,
+        device=settings.device,
+        start=start,
+    )
+    if start is None:
+        return model, start_bytes(model.adapter, model.added)
+    return model, start.read_bytes()
+
+
+def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
+    encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+    require_readable(model, encoded)
+    size = settings.training.physical_batch_size
+    return model.with_frozen_states(encoded, size, held_out=True)
+
+
+def _sized(
+    settings: FederationSettings, clients: Sequence[Client], ledgers: Mapping[str, Ledger]
+) -> tuple[list[Client], tuple[str, ...]]:
+    """The clients with all public sizes as numbers, and warnings for the report.
+
+    Who turns out to be too small takes no part.
+    """
+    privacy = settings.privacy
+    sized = joining.with_public_sizes(clients, ledgers, privacy, settings.coins)
+    small = joining.left_out_for_size(clients, sized, ledgers, privacy)
+    part = [client for client in sized if client.id not in small]
+    run_settings.check_sizes(part, privacy)
+    return part, (*small.values(), *joining.delta_notes(part, privacy))
+
+
+def _facts(
+    settings: FederationSettings,
+    clients: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    model: PrivateModel,
+    start: bytes,
+    known: Known | None,
+) -> dict[str, Facts]:
+    """What each client brings; noise is calibrated once in a run."""
+    if known is None:
+        sigmas = joining.calibrate(clients, ledgers, settings.privacy, settings.rounds)
+        before = {client.id: _spent(settings, client, ledgers[client.id]) for client in clients}
+    else:
+        sigmas = {client.id: known.facts[client.id].noise_multiplier for client in clients}
+        before = {client.id: known.facts[client.id].epsilon_before for client in clients}
+    common = {
+        "base_weights": model.base_sha256,
+        "base_model": frozen_digest(model.adapter),
+        "layout": layout_digest(model.adapter),
+        "num_params": num_trainable(model.adapter),
+        "start": hashlib.sha256(start).hexdigest(),
+        "tokenizer": tokenizer_digest(settings.model.tokenizer()),
+    }
+    return {
+        client.id: Facts.from_json(
+            {
+                **common,
+                "client": client.describe(settings.privacy),
+                "noise_multiplier": sigmas[client.id],
+                "epsilon_before": before[client.id],
+            }
+        )
+        for client in clients
+    }
+
+
+def _spent(settings: FederationSettings, client: Client, ledger: Ledger) -> float:
+    delta = budget_of(client, settings.privacy).delta
+    return epsilon(ledger.events(), delta, settings.privacy.neighbouring).upper

@@ -1,0 +1,228 @@
+"""What clients state before a run begins or goes on, and what these statements begin together."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+from accountants import Anchor, InvalidValueError, anchor_from_json
+from privfed.canonical import canonical_json
+from privfed.errors import MessageError
+from privfed.identity.keys import Role
+from privfed.identity.names import from_hex
+from privfed.identity.roster import Roster
+from privfed.protocol.envelopes import Blob
+from privfed.protocol.kinds import (
+    EPSILON,
+    FACTS,
+    LEDGER,
+    NONCE,
+    PROPOSAL,
+    READY,
+    ROSTER,
+    STANDING,
+)
+from privfed.protocol.signing import exact_values, verified
+from privfed.protocol.terms import Terms
+
+NONCE_BYTES: Final = 16
+_MOST_PARAMS: Final = 1 << 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a client brings to a run. All of it is public, and stays while the run lasts.
+
+    Attributes:
+        client: description of the client, with its public size as a number.
+        base_weights: SHA-256 (hex) of the base model as its task builds it; None where that has
+            none.
+        base_model: SHA-256 (hex) of all frozen parameters.
+        layout: SHA-256 (hex) of names and shapes of the trainable parameters.
+        num_params: length of an update.
+        start: SHA-256 (hex) of the file with the initial adapter.
+        tokenizer: SHA-256 (hex) of what the tokenizer makes of texts.
+        noise_multiplier: calibrated by the client to its own budget.
+        epsilon_before: upper bound on what its ledger counted before the run, at its delta.
+    """
+
+    client: Mapping[str, Any]
+    base_weights: str | None
+    base_model: str
+    layout: str
+    num_params: int
+    start: str
+    tokenizer: str
+    noise_multiplier: float
+    epsilon_before: float
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all clients of a run must have alike, by name."""
+        own = {"client", "noise_multiplier", "epsilon_before"}
+        return {name: value for name, value in asdict(self).items() if name not in own}
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: object) -> "Facts":
+        """The inverse of `to_json`.
+
+        Raises:
+            MessageError: for anything else.
+        """
+        facts = cls(**_fields(cls, values))
+        texts = (facts.base_model, facts.layout, facts.start, facts.tokenizer)
+        named = isinstance(facts.client, dict) and isinstance(facts.client.get("id"), str)
+        if not named or not all(isinstance(text, str) for text in texts):
+            raise MessageError("facts must name the client, and state digests as texts")
+        if not isinstance(facts.base_weights, str | None):
+            raise MessageError("the digest of the base model must be text or null")
+        if type(facts.num_params) is not int or not 0 < facts.num_params < _MOST_PARAMS:
+            raise MessageError("the length of an update must be a number above 0")
+        size = facts.client.get("public_size")
+        if type(size) is not int or size < 1:
+            raise MessageError("a client that is ready must state its public size as a number")
+        _require_number("noise multiplier", facts.noise_multiplier, above=0)
+        _require_number("epsilon before the run", facts.epsilon_before)
+        return facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far a client has come in a run.
+
+    Attributes:
+        round: the last that is over for it.
+        base: SHA-256 (hex) of its global adapter.
+        epoch: whose key it has in memory; empty if it was restarted since.
+        next_status: of the next round in its ledger: "reserved", "committed" or None.
+        agreed: contributors of the next round's sum that it agreed to or opened; None if none.
+        given_up: why the next round is closed here; None if it is not.
+    """
+
+    round: int
+    base: str
+    epoch: str
+    next_status: str | None
+    agreed: tuple[str, ...] | None
+    given_up: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        agreed = None if self.agreed is None else list(self.agreed)
+        return {**asdict(self), "agreed": agreed}
+
+    @classmethod
+    def from_json(cls, values: object) -> "Standing":
+        """The inverse of `to_json`.
+
+        Raises:
+            MessageError: for anything else.
+        """
+        given = _fields(cls, values)
+        agreed = given["agreed"]
+        if agreed is not None:
+            if not isinstance(agreed, list) or not all(isinstance(one, str) for one in agreed):
+                raise MessageError("whose sum was agreed to must be a list of names, or null")
+            given["agreed"] = tuple(agreed)
+        standing = cls(**given)
+        if type(standing.round) is not int or standing.round < 0:
+            raise MessageError("the last round must be a number, 0 or above")
+        if not isinstance(standing.base, str) or not isinstance(standing.epoch, str):
+            raise MessageError("the adapter and the epoch must be named as texts")
+        if standing.next_status not in (None, "reserved", "committed"):
+            raise MessageError("a round must be reserved, committed or neither")
+        if not isinstance(standing.given_up, dict | None):
+            raise MessageError("why a round is closed must be an object, or null")
+        return standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """One client's `ready`, whose signature was checked.
+
+    Attributes:
+        client: its name.
+        nonce: fresh for every `ready`, hex.
+        facts: see `Facts`.
+        standing: see `Standing`; None where the client is in no run.
+        anchor: of its ledger.
+        epsilon: upper bound on what its ledger counts now, at its delta.
+        digest: SHA-256 of the statement.
+    """
+
+    client: str
+    nonce: str
+    facts: Facts
+    standing: Standing | None
+    anchor: Anchor
+    epsilon: float
+    digest: str
+
+    @classmethod
+    def read(cls, message: Blob, roster: Roster, terms: Terms) -> "Ready":
+        """Read the message of an enrolled client.
+
+        Args:
+            message: untrusted bytes.
+            roster: who is enrolled.
+            terms: see `terms_before`.
+
+        Raises:
+            MessageError: if it is anything else.
+        """
+        envelope = verified(message, roster, role=Role.CLIENT, kind=READY, terms=terms)
+        statement = envelope.statement
+        stated = exact_values(envelope, terms, states={NONCE, FACTS, STANDING, LEDGER, EPSILON})
+        facts, standing = Facts.from_json(stated[FACTS]), stated[STANDING]
+        if facts.client["id"] != statement.sender:
+            raise MessageError(f"{statement.sender!r} states what another client brings")
+        nonce = str(stated[NONCE])
+        from_hex(nonce, NONCE_BYTES)
+        _require_number("epsilon", stated[EPSILON])
+        try:
+            anchor = anchor_from_json(stated[LEDGER])
+        except InvalidValueError as error:
+            raise MessageError(f"{statement.sender!r} states no anchor: {error}") from error
+        return cls(
+            client=statement.sender,
+            nonce=nonce,
+            facts=facts,
+            standing=None if standing is None else Standing.from_json(standing),
+            anchor=anchor,
+            epsilon=float(str(stated[EPSILON])),
+            digest=hashlib.sha256(statement.to_bytes()).hexdigest(),
+        )
+
+
+def terms_before(roster: Roster, proposal: str, run: str = "") -> Terms:
+    """What messages state before an epoch begins.
+
+    Args:
+        roster: who is enrolled.
+        proposal: digest (hex) of what all were given.
+        run: that goes on; empty for a new one.
+    """
+    return Terms(run=run, round=0, manifest={ROSTER: roster.digest().hex(), PROPOSAL: proposal})
+
+
+def epoch_of(ready: Iterable[Ready]) -> str:
+    """Name (hex) of the epoch that these statements begin together; of a new run, its own too."""
+    return hashlib.sha256(canonical_json(sorted(one.digest for one in ready))).hexdigest()
+
+
+def _fields(cls: type, values: object) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    if not isinstance(values, dict) or set(values) != names:
+        raise MessageError(f"a client that is ready must state {sorted(names)}")
+    return dict(values)
+
+
+def _require_number(name: str, value: object, above: float = -math.ulp(0.0)) -> None:
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numeric or not math.isfinite(value) or not value > above:  # type: ignore[operator, arg-type]
+        raise MessageError(f"a client that is ready must state its {name} as a number")
