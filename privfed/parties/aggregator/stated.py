@@ -1,5 +1,6 @@
 """What clients state, each in its own name, and what most of them do."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -16,7 +17,7 @@ Exchange = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
 SHOWN: Final = 300
 """Characters of a reason that are shown; who sent it may have sent anything."""
 
-_LARGEST: Final = 1e300
+_LARGEST: Final = sys.float_info.max
 
 
 def signed_by(roster: Roster, name: str, reply: bytes) -> Envelope:
