@@ -16,6 +16,7 @@ from privfed.canonical import canonical_json
 from privfed.checks import require_type
 from privfed.data.public_size import NoisySize, check_public_size
 from privfed.errors import ConfigError
+from privfed.settings.encryption import Summation, summation_from_json
 from privfed.settings.privacy import PrivacyConfig
 from privfed.settings.training import TrainingConfig
 
@@ -97,10 +98,39 @@ class Proposal:
         """Fewest contributions that are summed."""
         return int(self.settings["min_clients"])
 
+    @property
+    def metric(self) -> str:
+        """Name of the figure on held-out text."""
+        return str(self.settings["metric"])
+
+    @property
+    def summation(self) -> Summation:
+        """How updates are summed."""
+        return summation_from_json(self.settings["encryption"])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"settings": dict(self.settings), "clients": list(self.clients)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Proposal":
+        """The inverse of `to_json`, which an aggregator reads that has no model and no text.
+
+        Raises:
+            ConfigError: for anything else.
+        """
+        try:
+            found = cls(settings=dict(values["settings"]), clients=tuple(values["clients"]))
+            _ = found.names, found.rounds, found.min_clients, found.metric, found.summation
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"what all parties are given must be as privfed wrote it: {error!r}"
+            ) from error
+        return found
+
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON."""
-        values = {**asdict(self), "clients": list(self.clients)}
-        return hashlib.sha256(canonical_json(values)).hexdigest()
+        return hashlib.sha256(canonical_json(self.to_json())).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -252,9 +252,7 @@ class _Running:
             roster=self.parties.roster,
             proposal=self.asked.proposal(),
             described=self.asked.describe(),
-            summation=self.settings.encryption,
             connect=self._connect if self.settings.has_key_holder else None,
-            metric=self.settings.model.metric,
             exchange=Play(
                 self.clients,
                 stacked_clients=self.settings.computation.stacked_clients,

@@ -20,7 +20,7 @@ from privfed.models.tasks import Task
 from privfed.private_step.randomness import Coins, SystemCoins
 from privfed.protocol.ciphers import Strategy
 from privfed.settings.computation import Computation
-from privfed.settings.encryption import BFV, Custody, Summation
+from privfed.settings.encryption import BFV, Custody, Summation, summation_to_json
 from privfed.settings.privacy import Clipping, PrivacyConfig
 from privfed.settings.training import Optimizer, TrainingConfig
 from privfed.storage.state_folder import default_anchor_folder, default_state_folder
@@ -140,13 +140,14 @@ class FederationSettings:
         """All public settings as JSON values; a resumed run must have the same."""
         return {
             "model": self.model.describe(),
+            "metric": self.model.metric,
             "adapter": self.adapter.describe(),
             "strategy": self.strategy.describe(),
             "averaging": None if self.averaging is None else self.averaging.describe(),
             "privacy": _privacy_settings(self.privacy),
             "training": training_settings(self.training),
             "computation": asdict(self.computation),
-            "encryption": _encryption_settings(self.encryption),
+            "encryption": summation_to_json(self.encryption),
             "authority": "this simulation" if self.enrolment is None else self.enrolment.authority,
             "rounds": self.rounds,
             "min_clients": self.min_clients,
@@ -197,13 +198,6 @@ class FederationSettings:
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """How the local optimiser moves, as JSON values."""
     return {**asdict(training), "optimizer": _with_rule(training.optimizer)}
-
-
-def _encryption_settings(encryption: Summation) -> dict[str, Any]:
-    """How updates are summed; not where the key holder listens, which may change in a resume."""
-    values = asdict(encryption)
-    values.pop("key_holder", None)
-    return {"scheme": type(encryption).__name__, **values}
 
 
 def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Settings of how updates are summed: under BFV or CKKS, or in clear."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from privfed.checks import require_type, require_within
 from privfed.errors import ConfigError
@@ -89,3 +91,27 @@ class CKKS(Summation):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plain(FixedPoint):
     """Sum in clear, with the same rounding. No encryption: for comparison only."""
+
+
+def summation_to_json(summation: Summation) -> dict[str, Any]:
+    """JSON values; not where a key holder listens, which each party knows for itself."""
+    values = asdict(summation)
+    values.pop("key_holder", None)
+    return {"scheme": type(summation).__name__, **values}
+
+
+def summation_from_json(values: Mapping[str, Any]) -> Summation:
+    """The inverse of `summation_to_json`.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    kinds: dict[str, type[Summation]] = {kind.__name__: kind for kind in (BFV, CKKS, Plain)}
+    given = dict(values)
+    try:
+        kind = kinds[given.pop("scheme")]
+        if "custody" in given:
+            given["custody"] = Custody(given["custody"])
+        return kind(**given)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"how updates are summed must be BFV, CKKS or Plain: {error}") from error

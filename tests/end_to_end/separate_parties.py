@@ -1,207 +1,346 @@
-"""Client, aggregator and key holder of one small round, each started as a process of its own.
+"""Every party of a small federation as a process of its own; any of them may be killed.
 
-Started by `test_separate_processes.py`. The aggregator waits on its standard input when the round
-is over, so that its memory can be searched; the others write what they know into files, for the
-test to search for.
+Started by `test_separate_processes.py` and `test_killed_parties.py`. Clients are forked from one
+process that has imported everything (`nursery`), so that a restart costs a second; the aggregator
+starts by itself and imports neither torch nor TenSEAL. A party kills itself (SIGKILL) at the points
+that `NAME.die.json` lists, each once: [kind of message, round, "before" | "within" | "after"].
 """
 
-import io
+import contextlib
 import json
+import os
+import random
+import select
+import signal
 import socket
 import sys
 from pathlib import Path
 
-import numpy as np
-
-from accountants import Anchor
-from privfed.encryption.parameters import derive
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol import streams
-from privfed.protocol.envelopes import Envelope, write_envelope
-from privfed.protocol.kinds import CHALLENGE, LEDGER, LISTING, UPDATE
-from privfed.protocol.terms import Terms
+from privfed.protocol.envelopes import statement_of
 from privfed.settings.encryption import Custody
 
-CLIENTS = ("east", "north", "west")
-PARAMS = 5000
-ANCHOR = Anchor(length=2, head="00" * 32)
+CLIENTS = {
+    "east": (24, 21, 4.0, 1e-3),
+    "north": (29, 26, 5.0, 2e-3),
+    "south": (22, 31, 4.5, 5e-4),
+    "west": (27, 23, 6.0, 4e-4),
+}
+"""True number of records, public size, epsilon and delta: no number is that of two clients."""
+STEPS, MIN_CLIENTS = 2, 3
+SECRET_WORDS = "Smith metastasis"
 
 
-def parameters(custody):
-    return derive(num_clients=len(CLIENTS), bits=12, num_params=PARAMS, custody=custody)
+class Deaths:
+    """The points at which a party kills itself, each once."""
+
+    def __init__(self, folder, name):
+        self._path = folder / f"{name}.die.json"
+
+    def at(self, kind, number, when):
+        points = json.loads(self._path.read_text()) if self._path.exists() else []
+        if [kind, number, when] in points:
+            points.remove([kind, number, when])
+            self._path.write_text(json.dumps(points))
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def terms_of(custody, roster, number):
-    manifest = {
-        "base": "00" * 32,
-        "encryption": parameters(custody).to_json(),
-        "roster": roster.digest().hex(),
-    }
-    return Terms(run="apart", round=number, manifest=manifest)
+def roster_of(folder):
+    authority = bytes.fromhex((folder / "authority.hex").read_text())
+    return Roster.load(folder / "roster.json", authority=authority)
 
 
-def native_bytes(key, shape):
-    """Four residues of a secret key, as SEAL holds them in memory."""
-    from privfed.custody.native import ScratchFile, uncompressed
+def settings_of(folder, name=None):
+    """What one client, or nobody, was given: its own folders, and everybody's declarations."""
+    from accountants import Budget, Neighbouring
+    from privfed import BFV, Classification, FedAvg, LoRA, PrivacyConfig, TrainingConfig
+    from privfed.agreement import Declaration
+    from privfed.identity.enrolment import Enrolment
+    from privfed.methods.tail_averaging import TailAveraging
+    from privfed.run_settings import FederationSettings
 
-    with ScratchFile() as scratch:
-        key.native()[1].save(scratch.path)
-        return uncompressed(scratch.read(), shape.single_bytes)[-3000:-2968]
-
-
-def exchange(stream, message):
-    streams.send(stream, message)
-    return streams.receive(stream)
-
-
-def play_clients(folder, custody, roster, port):
-    """All clients, in one process: keys, updates, answers, and the sum they read."""
-    from privfed.custody import key_exchange
-    from privfed.custody.keys import SharedSecret, shared_context
-    from privfed.custody.opened_rounds import OpenedRounds
-    from privfed.custody.round_key import RoundKeyCipher
-    from privfed.custody.shared_key import SharedKeyCipher
-    from privfed.encryption import frames
-
-    chosen = parameters(custody)
-    identities = {name: Identity.load(folder / f"{name}.identity") for name in CLIENTS}
-    stream = socket.create_connection(("127.0.0.1", port)).makefile("rwb")
-    agreed = terms_of(custody, roster, 1)
-    terms, known = agreed, {}
-    if custody is Custody.SHARED_KEY:
-        context, shape = shared_context(chosen), frames.ciphertext_shape(chosen)
-        run = terms_of(custody, roster, 0)
-        made = SharedSecret.generate(context, shape)
-        relayed = exchange(stream, key_exchange.share_secret(made, identities["east"], roster, run))
-        known = {"tag key": made.tag_key.hex(), "secret key": native_bytes(made, shape).hex()}
-        secrets = {"east": made}
-        for name in CLIENTS[1:]:
-            secrets[name] = key_exchange.receive_secret(
-                relayed, identities[name], roster, run, maker="east", context=context, shape=shape
+    plan = json.loads((folder / "plan.json").read_text())
+    own = folder / (name or "nobody")
+    return FederationSettings(
+        model=Classification(base=plan["bert"], labels=("a", "b"), max_length=8),
+        clients=[
+            Declaration(
+                id=client,
+                public_size=size,
+                dataset=f"wards of {client}",
+                budget=Budget(epsilon=epsilon, delta=delta),
             )
-        ciphers = {}
-        for name, secret in secrets.items():
-            opened = OpenedRounds.create(folder / f"opened-by-{name}.jsonl", CLIENTS)
-            ciphers[name] = SharedKeyCipher(chosen, secret, roster, 3, opened, identities[name])
-    else:
-        ciphers = {}
-        for name, identity in identities.items():
-            opened = OpenedRounds.create(folder / f"opened-by-{name}.jsonl", CLIENTS)
-            ciphers[name] = RoundKeyCipher(chosen, identity, roster, 3, opened)
-        key = exchange(stream, b"key?")
-        for cipher in ciphers.values():
-            terms = cipher.accept_key(agreed, key)
-    generator = np.random.default_rng(7)
-    updates, messages = {}, {}
-    for name, cipher in ciphers.items():
-        updates[name] = generator.integers(-2047, 2048, PARAMS).astype("<i2")
-        sink = io.BytesIO()
-        write_envelope(
-            sink,
-            identities[name].sign,
-            run=terms.run,
-            round=terms.round,
-            sender=name,
-            kind=UPDATE,
-            manifest={**terms.manifest, LEDGER: ANCHOR.to_json()},
-            blobs=cipher.encrypt(terms, updates[name]),
+            for client, (_, size, epsilon, delta) in CLIENTS.items()
+            if client in plan["clients"]
+        ],
+        adapter=LoRA(rank=1, target_modules=("query",)),
+        privacy=PrivacyConfig(
+            budget=Budget(epsilon=3.0, delta=1e-4),
+            neighbouring=Neighbouring.ADD_REMOVE,
+            record="one made-up sentence",
+            expected_batch_size=10,
+            clipping_norm=0.75,
+            steps_per_round=STEPS,
+        ),
+        training=TrainingConfig(learning_rate=0.1, physical_batch_size=12),
+        averaging=TailAveraging(first_round=2),
+        encryption=BFV(custody=Custody(plan["custody"]), follow_released=True),
+        strategy=FedAvg(),
+        rounds=plan["rounds"],
+        min_clients=MIN_CLIENTS,
+        held_out=_records(5, seed=3),
+        state_folder=own / "state",
+        anchor_folder=own / "anchors",
+        start=folder / "start.safetensors",
+        enrolment=Enrolment(
+            roster=folder / "roster.json",
+            authority=(folder / "authority.hex").read_text(),
+            identities=folder,
+        ),
+    )
+
+
+def _records(count, *, seed, words=("river", "stone", "market", "window", "garden", "engine")):
+    from privfed import Record
+
+    choose = random.Random(seed)
+    return tuple(
+        Record(" ".join(choose.choices(words, k=4)), choose.randrange(2)) for _ in range(count)
+    )
+
+
+def program_of(folder, name, settings, files):
+    """A client, prepared: from its own text, ledger, keys and folders."""
+    from privfed import Client
+    from privfed.parties.client.memories import Memories
+    from privfed.parties.client.preparing import Known, prepare
+    from privfed.parties.client.program import Outside, Program
+    from privfed.parties.client.starting import facts_in
+
+    roster = roster_of(folder)
+    (declared,) = [one for one in settings.clients if one.id == name]
+    count = CLIENTS[name][0]
+    client = Client(
+        id=name,
+        public_size=declared.public_size,
+        dataset=declared.dataset,
+        budget=declared.budget,
+        records=_records(count, seed=len(name) * 100 + count),
+    )
+    memories, kept = Memories(settings.anchors, name), files.kept()
+    known = None
+    if kept is not None:
+        memories.resume(kept.run)
+        known = Known(anchors={}, facts=facts_in(kept.start, roster, settings.proposal()))
+    identity = Identity.load(folder / f"{name}.identity")
+    brought = prepare(settings, [client], {name: identity}, start=settings.start, known=known)
+
+    def closing(program):
+        """What `closed` carries, and for the test what came of the run."""
+        (folder / f"{name}.ended.json").write_text(
+            json.dumps({"base": program.progress.base, "round": program.progress.round})
         )
-        messages[name] = sink.getvalue()
-        known[f"update of {name}"] = updates[name][:24].tobytes().hex()
-        known[f"update of {name}, wide"] = updates[name][:8].astype("<i8").tobytes().hex()
-    (folder / "known-by-clients.json").write_text(json.dumps(known))
-    for message in messages.values():
-        end = exchange(stream, message)
-    while Envelope.from_bytes(end).statement.kind in (CHALLENGE, LISTING):
-        for name, message in messages.items():
-            reply = exchange(stream, ciphers[name].answer(terms, end, message))
-        end = reply
-    opened = ciphers["west"].open(terms, end)
-    exact = np.array_equal(opened.values, sum(u.astype(np.int64) for u in updates.values()))
-    print("exact" if exact else "wrong", *opened.contributors, flush=True)
-    sys.stdin.read()
+        export = json.dumps(brought.ledgers[name].export())
+        return {"ledger_export": export.encode()}
+
+    return Program(
+        node=brought.nodes[name],
+        facts=brought.facts[name],
+        settings=settings,
+        roster=roster,
+        initial=brought.initial,
+        outside=Outside(store=files, memory=memories, evaluate=brought.evaluate, closing=closing),
+    )
 
 
-def play_aggregator(folder, custody, roster, port, holder):
-    """The aggregator: no TenSEAL, no custody, nobody's key but its own."""
-    from privfed.encryption.adding import BFVAdder
-    from privfed.parties.aggregator.collecting import Aggregator
-    from privfed.parties.aggregator.openers import ClientsAgree, HolderOpens
+def play_client(folder, name):
+    """Answer whoever connects to this client's socket."""
+    from privfed.parties.client.kept_run import RunFiles
+    from privfed.parties.client.node import ClientNode
+    from privfed.parties.client.program import closed_before
+    from privfed.storage.state_folder import client_folder
+
+    deaths, path = Deaths(folder, name), folder / f"{name}.sock"
+    settings, roster = settings_of(folder, name), roster_of(folder)
+    files = RunFiles(client_folder(settings.state, name, f"wards of {name}"))
+    proposal = settings.proposal().digest()
+    program = None
+    real = ClientNode.update
+
+    def update(self, plan, state):
+        deaths.at("train", plan.round, "within")
+        return real(self, plan, state)
+
+    ClientNode.update = update
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        while True:
+            connection, _ = server.accept()
+            with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
+                while (message := streams.receive(stream)) is not None:
+                    kind, number = statement_of(message).kind, statement_of(message).round
+                    deaths.at(kind, number, "before")
+                    reply = closed_before(message, files, roster, proposal)
+                    if reply is None:
+                        program = program or program_of(folder, name, settings, files)
+                        reply = program.handle(message)
+                    deaths.at(kind, number, "after")
+                    streams.send(stream, reply)
+
+
+class Sockets:
+    """The aggregator's way to the clients: a socket for each; who does not answer is not there."""
+
+    def __init__(self, folder, deaths, timeout_s):
+        self._folder, self._deaths, self._timeout_s = folder, deaths, timeout_s
+        self._streams = {}
+
+    def exchange(self, messages):
+        kinds = {statement_of(m).kind for m in messages.values()}
+        (number,) = {statement_of(m).round for m in messages.values()} or {0}
+        for kind in kinds:
+            self._deaths.at(kind, number, "before")
+        asked = [name for name, message in messages.items() if self._sent(name, message)]
+        replies = {}
+        for name in asked:
+            with contextlib.suppress(Exception):
+                reply = streams.receive(self._streams[name])
+                if reply is not None:
+                    replies[name] = reply
+            if name not in replies:
+                self._streams.pop(name).close()
+        for kind in kinds:
+            self._deaths.at(kind, number, "after")
+        return replies
+
+    def _sent(self, name, message):
+        for _ in range(2):  # a connection to a client that died since fails once
+            try:
+                if name not in self._streams:
+                    connection = socket.socket(socket.AF_UNIX)
+                    connection.settimeout(self._timeout_s)
+                    connection.connect(str(self._folder / f"{name}.sock"))
+                    self._streams[name] = connection.makefile("rwb")
+                streams.send(self._streams[name], message)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._streams.pop(name, connection).close()
+            else:
+                return True
+        return False
+
+
+def play_aggregator(folder):
+    """The whole run; an aggregator that is started again goes on."""
+    from privfed.agreement import Proposal
+    from privfed.errors import PrivfedError
+    from privfed.parties.aggregator.kept_run import ReachedFile
+    from privfed.parties.aggregator.run import AggregatorRun, Following
     from privfed.protocol.links import AddressLink
 
-    identity = Identity.load(folder / "aggregator.identity")
-    with socket.create_server(("127.0.0.1", port)) as server:
-        print("ready", flush=True)
-        stream = server.accept()[0].makefile("rwb")
-    custodian = ClientsAgree(identity, roster)
-    if custody is Custody.KEY_HOLDER:
-        custodian = HolderOpens(AddressLink(f"127.0.0.1:{holder}"), identity, roster)
-    opening = custodian.begin(terms_of(custody, roster, 1))
-    first = streams.receive(stream)  # the wrapped keys to relay, or a request for the round's key
-    streams.send(stream, opening.key or first)
-    aggregator = Aggregator(
-        identity=identity,
-        roster=roster,
-        terms=opening.terms,
-        cohort=CLIENTS,
-        anchors=dict.fromkeys(CLIENTS, Anchor(length=1, head="00" * 32)),
-        adder=BFVAdder(parameters(custody)),
-        min_clients=3,
+    plan = json.loads((folder / "plan.json").read_text())
+    deaths, file = Deaths(folder, "aggregator"), ReachedFile(folder / "hub/reached.json")
+    proposal = Proposal.from_json(json.loads((folder / "proposal.json").read_text()))
+    holder = Custody(plan["custody"]) is Custody.KEY_HOLDER
+    run = AggregatorRun(
+        identity=Identity.load(folder / "aggregator.identity"),
+        roster=roster_of(folder),
+        proposal=proposal,
+        described=proposal.to_json(),
+        connect=(lambda _: AddressLink(f"127.0.0.1:{plan['port']}")) if holder else None,
+        exchange=Sockets(folder, deaths, 60.0).exchange,
+        following=Following(keep=file.save, patience_s=plan["patience_s"]),
+        reached=file.load(),
     )
-    for _ in CLIENTS[:-1]:
-        aggregator.receive(streams.receive(stream))
-        streams.send(stream, b"received")
-    aggregator.receive(streams.receive(stream))
-
-    def ask(challenge):
-        answers = {}
-        streams.send(stream, challenge)
-        for name in CLIENTS:
-            answers[name] = streams.receive(stream)
-            if name != CLIENTS[-1]:
-                streams.send(stream, challenge)
-        return answers
-
-    streams.send(stream, custodian.close(opening.terms, aggregator.total(), ask))
-    loaded = sorted(m for m in sys.modules if "tenseal" in m or m.startswith("privfed.custody"))
+    try:
+        run.begin()
+        while run.record.over < proposal.rounds:
+            run.play_round()
+        closed = run.finish()
+    except PrivfedError as error:
+        print(f"stopped {type(error).__name__}: {error}", flush=True)
+        sys.exit(3)
+    for name, message in closed.items():
+        (folder / "hub" / f"{name}.closed").write_bytes(message)
+    loaded = sorted(
+        module
+        for module in sys.modules
+        if module.partition(".")[0] in ("torch", "tenseal", "opacus")
+        or module.startswith(("privfed.custody", "privfed.models", "privfed.private_step"))
+    )
     print("done", *loaded, flush=True)
     sys.stdin.read()
 
 
-def play_holder(folder, port):
-    """The real `privfed key-holder`, whose secret keys are also written down for the test."""
+def play_holder(folder):
+    """The real `privfed key-holder`, which may die at a message."""
     from privfed.cli import main as cli
-    from privfed.custody.keys import RoundKey
-    from privfed.encryption import frames
+    from privfed.parties.key_holder import serving
 
-    generate = RoundKey.generate.__func__
+    deaths, real = Deaths(folder, "holder"), serving._answered
 
-    def noted(cls, chosen):
-        key = generate(cls, chosen)
-        known = native_bytes(key, frames.public_key_shape(chosen)).hex()
-        (folder / "known-by-holder.json").write_text(json.dumps({"round key": known}))
-        return key
+    def answered(holder, identity, message):
+        kind, number = statement_of(message).kind, statement_of(message).round
+        deaths.at(kind, number, "before")
+        reply = real(holder, identity, message)
+        deaths.at(kind, number, "after")
+        return reply
 
-    RoundKey.generate = classmethod(noted)
-    authority = (folder / "authority.hex").read_text()
+    serving._answered = answered
+    plan = json.loads((folder / "plan.json").read_text())
     sys.argv = ["privfed", "key-holder", "--identity", str(folder / "holder.identity")]
-    sys.argv += ["--roster", str(folder / "roster.json"), "--authority", authority]
-    sys.argv += ["--results", str(folder / "results"), "--listen", f"127.0.0.1:{port}"]
+    sys.argv += ["--roster", str(folder / "roster.json")]
+    sys.argv += ["--authority", (folder / "authority.hex").read_text()]
+    sys.argv += ["--results", str(folder / "results"), "--listen", f"127.0.0.1:{plan['port']}"]
     cli.main()
 
 
+def nursery(folder):
+    """Fork a client for every name that is read, with all imported; it ends when its input does."""
+    import privfed.parties.client.program
+    import privfed.parties.key_holder.serving  # noqa: F401
+    from privfed.parties.client.preparing import prepare
+
+    prepare(settings_of(folder), [], {}, start=None)  # nobody's text; imports what is imported late
+    children = set()
+    asked = open(0, "rb", buffering=0)  # noqa: SIM115 - what waits in a buffer would not be selected
+    print("ready", flush=True)
+    while True:
+        readable, _, _ = select.select([asked], [], [], 0.05)
+        for child in list(children):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                children.discard(child)
+                print(f"ended {child}", flush=True)
+        if not readable:
+            continue
+        name = asked.readline().decode().strip()
+        if not name:
+            break
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.close(0)
+                (play_holder(folder) if name == "holder" else play_client(folder, name))
+                code = 0
+            except BaseException as error:  # noqa: BLE001 - the test reads what it was
+                (folder / f"{name}.error").write_text(repr(error))
+            finally:
+                os._exit(code)
+        children.add(child)
+        print(f"began {child} {name}", flush=True)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def main():
-    role, folder, custody = sys.argv[1], Path(sys.argv[2]), Custody(sys.argv[3])
-    ports = [int(port) for port in sys.argv[4:]]
-    authority = bytes.fromhex((folder / "authority.hex").read_text())
-    roster = Roster.load(folder / "roster.json", authority=authority)
-    if role == "clients":
-        play_clients(folder, custody, roster, ports[0])
-    elif role == "aggregator":
-        play_aggregator(folder, custody, roster, *ports)
-    else:
-        play_holder(folder, ports[1])
+    role, folder = sys.argv[1], Path(sys.argv[2])
+    {"nursery": nursery, "aggregator": play_aggregator}[role](folder)
 
 
 if __name__ == "__main__":

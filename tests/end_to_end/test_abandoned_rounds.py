@@ -15,8 +15,8 @@ from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption.tags import Tags
-from privfed.engines.wiring import Wiring
 from privfed.errors import AwayError, ConfigError, EncryptionError, SpoiledSumError
+from privfed.parties.aggregator import abandoning
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.client import node
 from privfed.protocol.envelopes import Envelope
@@ -392,7 +392,7 @@ class TestPutBack:
 
         with monkeypatch.context() as patched:
             patched.setattr(node.ClientNode, "answer", answer)
-            patched.setattr(Wiring, "sums_of", lambda self, number: set())
+            patched.setattr(abandoning, "sums_of", lambda standings, number: set())
             federation.run(tmp_path / "run", resume=True)
         assert [contributors for number, contributors in opened if number == 2] == [
             others("client-3")

@@ -14,12 +14,12 @@ from typing import Any, Final
 from privfed.agreement import Proposal
 from privfed.encryption.schemes import Scheme
 from privfed.errors import (
+    AwayError,
     ConfigError,
     EncryptionError,
     IdentityError,
     MessageError,
     PrivfedError,
-    TooFewClientsError,
 )
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
@@ -58,6 +58,7 @@ from privfed.protocol.signing import (
 from privfed.protocol.terms import RunTerms, Terms
 from privfed.settings.encryption import Custody, Summation
 
+_NO_ANSWER: Final = "no answer came"
 _COMMON: Final = (AGREEMENT, NEXT_BASE, RELEASED, NEXT_RANGE)
 _KINDS: Final = {
     kind.__name__: kind for kind in (ConfigError, EncryptionError, IdentityError, MessageError)
@@ -173,7 +174,7 @@ class Beginning:
 
         Raises:
             ConfigError: if clients hold different things, or no parameters fit.
-            TooFewClientsError: if fewer than `min_clients` began.
+            AwayError: if one is lost without whom it cannot begin.
             EncryptionError, MessageError: what they refuse it for.
         """
         ready = asked.ready
@@ -265,9 +266,8 @@ class Beginning:
         if len(began) < least or 2 * len(began) <= len(stated):
             for name, reason in reasons.items():
                 raise _error(name, reason)
-            raise TooFewClientsError(
-                f"{len(began)} client(s) began with the same agreement and adapter, {least} must",
-                sorted(set(ready).difference(began)),
+            raise EncryptionError(
+                f"{least} clients must begin with the same agreement and adapter, {began} did"
             )
         return {name: stated[name] for name in began}
 
@@ -286,7 +286,7 @@ class Beginning:
     def _reason(self, name: str, replies: Mapping[str, bytes], message: bytes) -> str | None:
         """Why a client does not do what it was asked; None if it says something else than that."""
         if name not in replies:
-            return "MessageError: no answer came"
+            return f"MessageError: {_NO_ANSWER}"
         return refused(self._signed_by(name, replies[name]), message)
 
     def _signed_by(self, name: str, reply: bytes) -> Envelope:
@@ -300,6 +300,8 @@ def reason_in(reasons: Mapping[str, str]) -> str:
 
 def _error(name: str, reason: str) -> PrivfedError:
     kind, _, text = reason.partition(": ")
+    if text == _NO_ANSWER:
+        return AwayError(f"{name}: {text}", [name])
     return _KINDS.get(kind, EncryptionError)(f"{name}: {ascii(text[:SHOWN])[1:-1]}")
 
 

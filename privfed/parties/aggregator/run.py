@@ -15,6 +15,7 @@ from typing import Any, Final
 from privfed.agreement import Proposal
 from privfed.encryption.ranges import RANGE
 from privfed.errors import (
+    AwayError,
     MessageError,
     PrivfedError,
     SpoiledSumError,
@@ -44,7 +45,6 @@ from privfed.protocol.signing import refused, require_terms, signed_message
 from privfed.protocol.terms import RoundPlan, Terms
 from privfed.reports.figures import Abandoned, RoundFigures
 from privfed.reports.run_record import RunRecord
-from privfed.settings.encryption import Summation
 
 _PAUSE_S: Final = 0.2
 """Between two questions to clients that are not there."""
@@ -98,9 +98,7 @@ class AggregatorRun:
         roster: who is enrolled.
         proposal: what all were given.
         described: the settings, for the record.
-        summation: how updates are summed.
         connect: opens the connection to the key holder for a run; None without one.
-        metric: name of the figure on held-out text.
         exchange: reaches the clients.
         following: see `Following`.
         reached: how far the run has come; None before it began.
@@ -112,9 +110,7 @@ class AggregatorRun:
     roster: Roster
     proposal: Proposal
     described: Mapping[str, Any]
-    summation: Summation
     connect: Callable[[str], Link] | None
-    metric: str
     exchange: Exchange
     following: Following
     reached: Reached | None = None
@@ -206,17 +202,7 @@ class AggregatorRun:
         started, number = time.perf_counter(), self.record.over + 1
         if self._lost:
             self._gather()
-        abandoned = abandoning.given_up_before(self._standings, number, self.members)
-        abandoned = abandoned or abandoning.lost_before(
-            self._standings,
-            number,
-            here=len(self.epoch.ready),
-            min_clients=self.proposal.min_clients,
-        )
         self._agreed.setdefault(number, abandoning.sums_of(self._standings, number))
-        if abandoned is not None:
-            self._give_up(abandoned)
-            return
         try:
             released = self._played(number)
         except (TooFewClientsError, SpoiledSumError) as error:
@@ -225,7 +211,10 @@ class AggregatorRun:
             if abandoning.must_stop(abandoned, earlier, rounds=self.proposal.rounds):
                 raise self._stop_after(abandoned, earlier, error) from None
             return
-        self._save(released, started)
+        if isinstance(released, Abandoned):
+            self._give_up(released)
+        else:
+            self._save(released, started)
 
     def finish(self) -> dict[str, bytes]:
         """Ask every client what it guarantees.
@@ -259,15 +248,19 @@ class AggregatorRun:
         return True
 
     def _begin_new(self) -> None:
-        beginning, members = self._beginning(), self.members
-        asked = self._waited(lambda: beginning.hello(members, ""), len(members))
-        if asked.reasons:
-            raise TooFewClientsError(
-                f"a run begins once all that were asked are ready, {reason_in(asked.reasons)}",
-                sorted(asked.reasons),
-            )
-        epoch = beginning.start(asked, list(self.declined), run="", over=0, base="")
-        self._take(epoch, asked)
+        def begin() -> None:
+            members = self.members
+            asked = self._beginning().hello(members, "")
+            if asked.reasons:
+                raise AwayError(
+                    f"a run begins once all that were asked are ready, {reason_in(asked.reasons)}",
+                    sorted(asked.reasons),
+                )
+            out = list(self.declined)
+            self._take(self._beginning().start(asked, out, run="", over=0, base=""), asked)
+
+        self._patiently(begin)
+        epoch = self.epoch
         _ = self.summing  # a key holder that does not answer is found before anything is spent
         self.reached = self.following.keep(
             Reached(
@@ -299,19 +292,20 @@ class AggregatorRun:
 
     def _gather(self) -> None:
         """Have enough clients ready for the next round, with one key where they hold it."""
-        asked = self._waited(self._who_is_here, self.proposal.min_clients)
-        self._go_on_with(asked)
+        self._patiently(self._go_on)
 
-    def _who_is_here(self) -> Asked:
-        return self._caught_up(self._beginning().hello(self.members, self.record.run))
+    def _go_on(self) -> None:
+        """Begin a new epoch with those who are here, unless all of them hold its key already.
 
-    def _go_on_with(self, asked: Asked) -> None:
-        """Begin a new epoch with those who are here, unless all of them hold its key already."""
+        Raises:
+            AwayError: if too few are here.
+        """
+        asked = self._caught_up(self._beginning().hello(self.members, self.record.run))
         reached, members = self._require_reached(), self.members
         run, over, least = self.record.run, self.record.over, self.proposal.min_clients
         here = {name: one for name, one in asked.ready.items() if self._is_at(one.standing)}
         if len(here) < least:
-            raise TooFewClientsError(
+            raise AwayError(
                 f"at least {least} clients must be ready before round {over + 1}, {len(here)} "
                 f"are: {reason_in(asked.reasons)}",
                 sorted(set(members).difference(here)),
@@ -331,14 +325,18 @@ class AggregatorRun:
         name = self._epoch.name
         return any(one.standing is None or one.standing.epoch != name for one in here.values())
 
-    def _waited(self, ask: Callable[[], Asked], least: int) -> Asked:
-        """What came of asking once enough are ready, or once nobody waits any longer."""
+    def _patiently(self, begin: Callable[[], None]) -> None:
+        """Try to begin an epoch until those who must be there are, or nobody waits any longer."""
         deadline = time.monotonic() + self.following.patience_s
         while True:
-            asked = ask()
-            if len(asked.ready) >= least or time.monotonic() >= deadline:
-                return asked
-            time.sleep(_PAUSE_S)
+            try:
+                begin()
+            except AwayError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                return
 
     def _caught_up(self, asked: Asked) -> Asked:
         """Give those who missed a round the adapter that another client holds."""
@@ -399,10 +397,23 @@ class AggregatorRun:
         else:
             self._give_up(ended)
 
-    def _played(self, number: int) -> Released:
-        """Play a round, again with a new key if a client of its sum was lost and comes back."""
+    def _played(self, number: int) -> Released | Abandoned:
+        """Play a round, again with a new key if a client was lost in it and comes back.
+
+        Returns:
+            What it released; or why nobody is asked to train for it (any more).
+        """
         deadline = time.monotonic() + self.following.patience_s
         while True:
+            given_up = abandoning.given_up_before(self._standings, number, self.members)
+            given_up = given_up or abandoning.lost_before(
+                self._standings,
+                number,
+                here=len(self.epoch.ready),
+                min_clients=self.proposal.min_clients,
+            )
+            if given_up is not None:
+                return given_up
             try:
                 return self._round(number).play()
             except TooFewClientsError as error:
@@ -415,8 +426,8 @@ class AggregatorRun:
         lost = frozenset(self._lost)
         while lost and time.monotonic() < deadline:
             try:
-                self._go_on_with(self._who_is_here())
-            except (TooFewClientsError, MessageError):
+                self._go_on()
+            except AwayError:
                 pass  # they are asked again
             else:
                 if needed.isdisjoint(self._lost) and not lost <= self._lost:
@@ -483,7 +494,7 @@ class AggregatorRun:
             round=released.round,
             clients=released.contributors,
             absent=tuple(sorted(set(self.members).difference(released.contributors))),
-            metric=self.metric,
+            metric=self.proposal.metric,
             value=released.figure,
             bytes_up=released.bytes_up,
             bytes_down=released.bytes_down,
@@ -549,7 +560,7 @@ class AggregatorRun:
             identity=self.identity,
             roster=self.roster,
             proposal=self.proposal,
-            summation=self.summation,
+            summation=self.proposal.summation,
             exchange=self.exchange,
         )
 

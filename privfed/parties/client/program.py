@@ -63,6 +63,36 @@ Memory = Callable[[str, Sequence[str]], OpenedRounds]
 """What a client remembers of a run, by its name and its clients; made where there is none."""
 
 
+def closed_before(message: bytes, store: RunStore, roster: Roster, proposal: str) -> bytes | None:
+    """What a client said at the end of a run, where it is asked again.
+
+    It needs no program for that: after its last run it may have no budget left to prepare another.
+
+    Args:
+        message: any; whatever else is asked is none of this.
+        store: of the client.
+        roster: who is enrolled.
+        proposal: digest (hex) of what all were given.
+
+    Raises:
+        MessageError: if the message is no envelope, or not the aggregator's.
+    """
+    stated = stated_in(message)
+    if stated.kind != FINISH:
+        return None
+    _finishing(message, roster, proposal)
+    return store.closed(stated.run)
+
+
+def _finishing(message: bytes, roster: Roster, proposal: str) -> Terms:
+    """The terms of a `finish`, which was checked."""
+    stated = stated_in(message)
+    terms = replace(terms_before(roster, proposal, stated.run), round=stated.round)
+    envelope = verified(message, roster, role=Role.AGGREGATOR, kind=FINISH, terms=terms)
+    exact_values(envelope, terms, states=())
+    return terms
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
     """What a client's program needs of the machine that it runs on.
@@ -408,15 +438,13 @@ class Program:
 
     def _finish(self, message: bytes) -> bytes:
         """What this client guarantees; the run is over for it."""
-        run, number = stated_in(message).run, stated_in(message).round
-        terms = replace(terms_before(self._roster, self._proposal, run), round=number)
-        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=FINISH, terms=terms)
-        exact_values(envelope, terms, states=())
-        said = self._outside.store.closed(run)
+        said = closed_before(message, self._outside.store, self._roster, self._proposal)
         if said is not None:
             return said
+        terms = _finishing(message, self._roster, self._proposal)
+        run = terms.run
         self._require_open(run)
-        if number < self.progress.round:
+        if terms.round < self.progress.round:
             raise MessageError(f"this client has come to the end of round {self.progress.round}")
         closed = signed_message(
             self.node.identity, terms, CLOSED, blobs=self._outside.closing(self)

@@ -1,0 +1,158 @@
+"""Starts the parties of `separate_parties.py`, and starts again whoever dies."""
+
+import json
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from accountants import Ledger
+from privfed.identity.keys import Identity, Role
+from privfed.identity.roster import Roster
+from privfed.parties.client.preparing import prepare
+from privfed.storage.state_folder import client_folder, ledger_path, opened_path
+from tests.end_to_end.separate_parties import settings_of
+
+SCRIPT = Path(__file__).with_name("separate_parties.py")
+
+
+class Apart:
+    """A small federation whose parties are processes.
+
+    Args:
+        folder: of all parties; each uses its own part.
+        bert: folder with the base model.
+        clients: names.
+        custody: who holds the key.
+        rounds: planned.
+        deaths: points at which parties kill themselves, by party.
+        patience_s: how long the aggregator waits for a lost client.
+        gone: parties that are not started again.
+
+    Attributes:
+        again: beginnings of an aggregator's last line after which it is started again.
+    """
+
+    def __init__(self, folder, bert, clients, custody, *, rounds=3, deaths, patience_s, gone=()):
+        self.folder, self.clients, self.gone = folder, clients, gone
+        self.holder = custody == "key_holder"
+        self.deaths = deaths
+        self.restarts = []
+        self.again = ()
+        plan = {
+            "bert": bert,
+            "clients": list(clients),
+            "custody": custody,
+            "rounds": rounds,
+            "patience_s": patience_s,
+            "port": free_port(),
+        }
+        (folder / "plan.json").write_text(json.dumps(plan))
+        for name, points in deaths.items():
+            (folder / f"{name}.die.json").write_text(json.dumps(points))
+        self._enrol()
+        self._make_public_files()
+
+    def _enrol(self):
+        authority = Identity.generate("board", Role.AUTHORITY)
+        parties = [Identity.generate(name, Role.CLIENT) for name in self.clients]
+        parties.append(Identity.generate("aggregator", Role.AGGREGATOR))
+        parties.append(Identity.generate("holder", Role.KEY_HOLDER))
+        for identity in parties:
+            identity.save(self.folder / f"{identity.party.name}.identity")
+        roster = Roster.signed("apart", [i.party for i in parties], authority)
+        roster.save(self.folder / "roster.json")
+        (self.folder / "authority.hex").write_text(authority.party.signing_key.hex())
+
+    def _make_public_files(self):
+        """The initial adapter and the proposal; nobody's text is needed for them."""
+        settings = settings_of(self.folder)
+        brought = prepare(replace(settings, start=None), [], {}, start=None)
+        (self.folder / "start.safetensors").write_bytes(brought.start)
+        (self.folder / "proposal.json").write_text(json.dumps(settings.proposal().to_json()))
+
+    def play(self, timeout_s=240):
+        """Run until the aggregator has ended or given up; returns its last line."""
+        self.nursery = self._start("nursery")
+        assert self.nursery.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + timeout_s
+        names = [*self.clients, *(["holder"] if self.holder else [])]
+        alive = {}
+        for name in names:
+            self._ask_for(name)
+        self.aggregator = self._start("aggregator")
+        while time.monotonic() < deadline:
+            readable, _, _ = select.select([self.nursery.stdout, self.aggregator.stdout], [], [], 1)
+            if self.nursery.stdout in readable:
+                self._heard(self.nursery.stdout.readline().decode().split(), alive)
+            if self.aggregator.stdout in readable:
+                line = self.aggregator.stdout.readline().decode()
+                if line.startswith(("done", "stopped")) and not line.startswith(self.again):
+                    return line.strip()
+                self.aggregator.wait()
+                self.restarts.append("aggregator")
+                self.aggregator = self._start("aggregator")
+        raise AssertionError(f"the run did not end; restarted {self.restarts}, {self.errors()}")
+
+    def _heard(self, words, alive):
+        if words[0] == "began":
+            alive[words[1]] = words[2]
+            return
+        name = alive.pop(words[1])
+        self.restarts.append(name)
+        if name not in self.gone:
+            self._ask_for(name)
+
+    def _ask_for(self, name):
+        self.nursery.stdin.write(f"{name}\n".encode())
+
+    def errors(self):
+        """What ended a party that did not die as it should."""
+        return {p.stem: p.read_text() for p in self.folder.glob("*.error")}
+
+    def close(self):
+        """End all processes that were started."""
+        for name in ("aggregator", "nursery"):
+            process = getattr(self, name, None)
+            if process is not None:
+                process.stdin.close()
+                process.stdout.close()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def ledger(self, name):
+        """Of one client."""
+        return Ledger.inspect(ledger_path(self.folder / name / "state", name, f"wards of {name}"))
+
+    def opened(self, name):
+        """The rounds of the run that a client recorded, as JSON values."""
+        path = opened_path(self.folder / name / "anchors", self.reached()["record"]["run"], name)
+        return [json.loads(line) for line in path.read_text().splitlines()[1:]]
+
+    def ended(self, name):
+        """What a client had come to when it closed."""
+        return json.loads((self.folder / f"{name}.ended.json").read_text())
+
+    def runs_folder(self, name):
+        """Where a client keeps its runs."""
+        return client_folder(self.folder / name / "state", name, f"wards of {name}") / "runs"
+
+    def reached(self):
+        """How far the aggregator had come, as JSON values."""
+        return json.loads((self.folder / "hub/reached.json").read_text())
+
+    def _start(self, role):
+        pipe = subprocess.PIPE
+        command = [sys.executable, str(SCRIPT), role, str(self.folder)]
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
