@@ -92,7 +92,7 @@ class Apart:
                 line = self.aggregator.stdout.readline().decode()
                 if line.startswith(("done", "stopped")) and not line.startswith(self.again):
                     return line.strip()
-                self.aggregator.wait()
+                end(self.aggregator)
                 self.restarts.append("aggregator")
                 self.aggregator = self._start("aggregator")
         raise AssertionError(f"the run did not end; restarted {self.restarts}, {self.errors()}")
@@ -118,13 +118,7 @@ class Apart:
         for name in ("aggregator", "nursery"):
             process = getattr(self, name, None)
             if process is not None:
-                process.stdin.close()
-                process.stdout.close()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                end(process)
 
     def ledger(self, name):
         """Of one client."""
@@ -151,6 +145,17 @@ class Apart:
         pipe = subprocess.PIPE
         command = [sys.executable, str(SCRIPT), role, str(self.folder)]
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder)
+
+
+def end(process):
+    """Let a process end that ends when its input does."""
+    process.stdin.close()
+    process.stdout.close()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_port():
