@@ -391,7 +391,7 @@ class _Running:
             self.folder,
             self.settings,
             model=self.model,
-            wiring=self.wiring,
+            facts=self.wiring.facts,
             checkpoint=checkpoint,
             exports=exports,
             status=status,

@@ -6,7 +6,6 @@ from typing import Any
 from accountants import PoissonGaussian
 from privfed.agreement import budget_of, sample_rate_of
 from privfed.engines import leaving
-from privfed.engines.wiring import Wiring
 from privfed.models.vector import vector_digest
 from privfed.private_step.private_model import PrivateModel
 from privfed.reports import statements
@@ -15,6 +14,7 @@ from privfed.reports.budget import BudgetReport, ClientGuarantee, largest_epsilo
 from privfed.reports.build import accounting_section, build_report, client_guarantee
 from privfed.reports.figures import RoundFigures
 from privfed.reports.render import render_html
+from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings, training_settings
 from privfed.settings.encryption import FixedPoint
@@ -28,7 +28,7 @@ def write_results(
     settings: FederationSettings,
     *,
     model: PrivateModel,
-    wiring: Wiring,
+    facts: RunFacts,
     checkpoint: Checkpoint,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
@@ -41,12 +41,12 @@ def write_results(
         folder: of the run.
         settings: of the run.
         model: with the adapter that the run leaves in place.
-        wiring: how updates were summed.
+        facts: of the run: who and what summed it.
         checkpoint: of the round; it is saved after this.
         exports: per client, its ledger.
         status: "complete", "running", or why the run stopped.
     """
-    report = _report(settings, wiring, checkpoint, exports, status)
+    report = _report(settings, facts, checkpoint, exports, status)
     for client, export in exports.items():
         folder.write_json(ledger_file_name(client), export)
     save_adapter(folder, model, report)
@@ -57,7 +57,7 @@ def write_results(
 
 def _report(
     settings: FederationSettings,
-    wiring: Wiring,
+    facts: RunFacts,
     checkpoint: Checkpoint,
     exports: Mapping[str, Mapping[str, Any]],
     status: str,
@@ -84,14 +84,14 @@ def _report(
         ),
         guarantee=_guarantee(settings, largest, delta),
         views=statements.views(
-            custody=wiring.scheme.custody,
-            approximate=wiring.scheme.rule is None,
+            custody=facts.scheme.custody,
+            approximate=facts.scheme.rule is None,
             min_clients=settings.min_clients,
         ),
-        mechanism=_mechanism(settings, wiring),
+        mechanism=_mechanism(settings, facts),
         accounting=accounting_section(settings.privacy.neighbouring.value),
-        encryption=_encryption(wiring, record),
-        training=_training(settings, wiring),
+        encryption=_encryption(facts, record),
+        training=_training(settings, facts),
         randomness=statements.randomness(
             secret=settings.secret_coins,
             seed=settings.seed,
@@ -100,7 +100,7 @@ def _report(
         published=statements.published(
             sizes=settings.public_size_source,
             held_out_source=settings.held_out_source,
-            encrypted=wiring.scheme.parameters is not None,
+            encrypted=facts.scheme.parameters is not None,
         ),
         not_covered=statements.not_covered(
             earlier_ignored=settings.fresh_ledgers,
@@ -172,7 +172,7 @@ def _unit(privacy: PrivacyConfig) -> str:
     )
 
 
-def _mechanism(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
+def _mechanism(settings: FederationSettings, facts: RunFacts) -> dict[str, Any]:
     privacy = settings.privacy
     return {
         "mechanism": "DP-SGD: one gradient per record, Gaussian noise added by the client itself",
@@ -184,35 +184,36 @@ def _mechanism(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
         "sampler that ran": "Poisson with rate q = B / public size; an empty draw is a step",
         "public sizes": f"{settings.public_size_source}; true numbers are treated as private",
         "noise multipliers": "calibrated for each client to its budget, in section 2",
-        "trainable parameters": wiring.agreement.num_params,
+        "trainable parameters": facts.agreement.num_params,
     }
 
 
-def _encryption(wiring: Wiring, record: RunRecord) -> dict[str, Any]:
+def _encryption(facts: RunFacts, record: RunRecord) -> dict[str, Any]:
     section = statements.encryption_statement(
-        custody=wiring.scheme.custody,
-        exactness="approximate" if wiring.scheme.rule is None else wiring.scheme.rule.value,
-        num_clients=len(wiring.agreement.weights),
-        simulated_keys=wiring.parties.simulated,
+        custody=facts.scheme.custody,
+        exactness="approximate" if facts.scheme.rule is None else facts.scheme.rule.value,
+        num_clients=len(facts.agreement.weights),
+        simulated_keys=facts.simulated_keys,
+        in_one_process=facts.in_one_process,
     )
     follows = ", then from the released mean of the round before"
-    source = follows if wiring.scheme.summation.follow_released else ""
-    if isinstance(wiring.scheme.summation, FixedPoint):
-        section["bits per value"] = wiring.scheme.summation.bits
+    source = follows if facts.scheme.summation.follow_released else ""
+    if isinstance(facts.scheme.summation, FixedPoint):
+        section["bits per value"] = facts.scheme.summation.bits
     section["public range"] = f"+-{record.largest_range:.4g}{source}"
-    section["parameters"] = {**wiring.scheme.to_json(), **wiring.summing.key}
-    section["base model (SHA-256 of its frozen parameters)"] = wiring.agreement.base_model
-    section["roster (SHA-256)"] = wiring.parties.roster.digest().hex()
+    section["parameters"] = {**facts.scheme.to_json(), **facts.key}
+    section["base model (SHA-256 of its frozen parameters)"] = facts.agreement.base_model
+    section["roster (SHA-256)"] = facts.roster
     if record.rounds:
-        section["measured"] = _measured(wiring, record.rounds)
+        section["measured"] = _measured(facts, record.rounds)
     return section
 
 
-def _measured(wiring: Wiring, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
+def _measured(facts: RunFacts, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
     """Bytes per parameter and seconds of the last whole round, whole messages counted."""
     last = next((figures for figures in reversed(rounds) if figures.bytes_up), rounds[-1])
     clients = len(last.clients) + len(last.absent)
-    params = wiring.agreement.num_params
+    params = facts.agreement.num_params
     measured: dict[str, Any] = {
         "upload bytes per parameter and client": round(
             last.bytes_up / (len(last.clients) * params), 3
@@ -226,12 +227,12 @@ def _measured(wiring: Wiring, rounds: Sequence[RoundFigures]) -> dict[str, Any]:
     if last.bytes_holder:
         between = last.bytes_holder / params
         measured["bytes per parameter to and from the key holder"] = round(between, 3)
-    if wiring.summing.key_bytes:
-        measured["bytes to hand out the key, once"] = wiring.summing.key_bytes
+    if facts.key_bytes:
+        measured["bytes to hand out the key, once"] = facts.key_bytes
     return measured
 
 
-def _training(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
+def _training(settings: FederationSettings, facts: RunFacts) -> dict[str, Any]:
     return {
         "model": settings.model.describe(),
         "adapter": settings.adapter.describe(),
@@ -243,6 +244,6 @@ def _training(settings: FederationSettings, wiring: Wiring) -> dict[str, Any]:
             if value is not None
         },
         "rounds planned": settings.rounds,
-        "weights in the mean": dict(wiring.agreement.weights),
+        "weights in the mean": dict(facts.agreement.weights),
         "held-out text": settings.held_out_source,
     }

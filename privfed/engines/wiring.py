@@ -15,6 +15,7 @@ from privfed.parties.aggregator.summing import Summing
 from privfed.parties.client.upload import Upload
 from privfed.protocol.links import AddressLink, ProcessLink
 from privfed.protocol.terms import RunTerms
+from privfed.reports.run_facts import RunFacts
 from privfed.settings.encryption import BFV, Custody, Summation
 from privfed.storage.state_folder import opened_path, results_folder
 
@@ -38,6 +39,19 @@ class Wiring:
     uploads: Mapping[str, Upload]
     summing: Summing
     link: ProcessLink | AddressLink | None
+
+    @property
+    def facts(self) -> RunFacts:
+        """What reports say of how updates were summed."""
+        return RunFacts(
+            agreement=self.agreement,
+            scheme=self.scheme,
+            roster=self.parties.roster.digest().hex(),
+            simulated_keys=self.parties.simulated,
+            key=self.summing.key,
+            key_bytes=self.summing.key_bytes,
+            in_one_process=True,
+        )
 
     @property
     def opened(self) -> dict[str, OpenedRounds]:

@@ -8,10 +8,17 @@ from privfed.reports.budget import COMPLETE, RUNNING
 from privfed.reports.figures import rounded_up
 from privfed.settings.privacy import AutomaticClipping, Clipping, PerLayerClipping, QuantileClipping
 
-_SIMULATION = (
+_ONE_PROCESS: Final = (
     "All clients and the aggregator ran in one process on one machine: this was a simulation. "
     "Keys, text and ledgers lay on that machine, so the confidentiality described here is that of "
     "the protocol, not of this run. Epsilon does not depend on it."
+)
+_PROGRAMS: Final = (
+    "The parties ran as programs of their own and sent each other signed messages. A client's "
+    "program reads the text and the ledger of its own organisation and sends neither, but for the "
+    "export of its ledger where its operator allows that. The confidentiality described here is "
+    "that of the protocol, under the assumptions in the table of who could see what: which party "
+    "pooled what it saw with which other is checked nowhere. Epsilon does not depend on it."
 )
 
 _SINGLE: Final = "the client's epsilon"
@@ -178,7 +185,12 @@ _KEY_HOLDER: Final = (
 
 
 def encryption_statement(
-    *, custody: str, exactness: str, num_clients: int, simulated_keys: bool
+    *,
+    custody: str,
+    exactness: str,
+    num_clients: int,
+    simulated_keys: bool,
+    in_one_process: bool,
 ) -> dict[str, Any]:
     """Scheme, custody and consequence.
 
@@ -187,7 +199,9 @@ def encryption_statement(
         exactness: "certain", "overwhelming" (but for 2^-128) or "approximate" (CKKS).
         num_clients: most contributions of a sum.
         simulated_keys: whether this process made everybody's keys.
+        in_one_process: whether it also ran all clients and the aggregator.
     """
+    setting = _ONE_PROCESS if in_one_process else _PROGRAMS
     keys = (
         "made by this process for the simulation"
         if simulated_keys
@@ -200,7 +214,7 @@ def encryption_statement(
             "custody": "no key",
             "consequence": "Updates were not encrypted. Only epsilon protects a record.",
             "identities": identities,
-            "setting": _SIMULATION,
+            "setting": setting,
         }
     shared = custody == "shared_key"
     approximate = exactness == "approximate"
@@ -220,7 +234,7 @@ def encryption_statement(
         "parameters; in memory only, destroyed after its one decryption",
         "identities": identities,
         "correctness": f"Sums of up to {num_clients} updates decrypt {_CORRECTNESS[exactness]}",
-        "setting": _SIMULATION,
+        "setting": setting,
     }
 
 

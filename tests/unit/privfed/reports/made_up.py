@@ -2,8 +2,31 @@
 
 from dataclasses import replace
 
+from privfed.agreement import Agreement
+from privfed.encryption.schemes import Scheme
 from privfed.reports.budget import BudgetReport, ClientGuarantee
 from privfed.reports.figures import RoundFigures
+from privfed.reports.run_facts import RunFacts
+from privfed.settings.encryption import BFV
+
+FACTS = RunFacts(
+    agreement=Agreement(
+        settings={},
+        clients=(),
+        weights={"client-1": 1.0, "client-2": 0.5, "client-3": 0.75},
+        base_model="1a" * 32,
+        layout="2b" * 32,
+        num_params=640,
+        start="3c" * 32,
+        min_clients=3,
+    ),
+    scheme=Scheme(summation=BFV(bits=9), num_clients=3, num_params=640),
+    roster="4d" * 32,
+    simulated_keys=True,
+    key={"key_id": "5e" * 32},
+    key_bytes=72_000,
+    in_one_process=True,
+)
 
 
 def guarantee(number=1, **changes):

@@ -115,6 +115,7 @@ class TestEncryption:
             "exactness": "certain",
             "num_clients": 11,
             "simulated_keys": False,
+            "in_one_process": False,
         }
         return statements.encryption_statement(**{**values, **changes})
 
@@ -154,7 +155,18 @@ class TestEncryption:
         read = self.statement(custody=custody, simulated_keys=False)
         assert made["identities"].endswith("made by this process for the simulation")
         assert "signed by its authority" in read["identities"]
-        assert "simulation" in made["setting"]
+
+    @pytest.mark.parametrize("custody", ["none", "shared_key", "key_holder"])
+    def test_where_the_parties_ran_is_said(self, custody):
+        together = self.statement(custody=custody, in_one_process=True)["setting"]
+        apart = self.statement(custody=custody, in_one_process=False)["setting"]
+        assert together.startswith("All clients and the aggregator ran in one process")
+        assert "this was a simulation" in together
+        assert "not of this run" in together
+        assert apart.startswith("The parties ran as programs of their own")
+        assert "under the assumptions in the table of who could see what" in apart
+        assert "checked nowhere" in apart
+        assert "simulation" not in apart
 
 
 class TestNotCovered:
