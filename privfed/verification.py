@@ -26,14 +26,14 @@ from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import PrivfedError, ReportError, RunFolderError
 from privfed.parties.client.public_size import is_released_size
-from privfed.reports import statements
+from privfed.reports import headlines
 from privfed.reports.adapter_folder import require_adapter_of
-from privfed.reports.budget import BudgetReport, ClientGuarantee
+from privfed.reports.budget import BudgetReport
 from privfed.reports.build import client_guarantee
+from privfed.reports.clients import ClientGuarantee
 from privfed.reports.figures import rounded_up
 from privfed.reports.render import render_html
 from privfed.reports.run_record import RunRecord
-from privfed.results import warnings_of
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.run_folder import RunFolder, ledger_file_name
 
@@ -86,7 +86,7 @@ def _verified(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str
         _require_settings(report, claimed, record, book_of_export(exports[claimed.id]))
         _require_equal(claimed, _recomputed(exports[claimed.id], report, claimed))
         _require_rounds(report, claimed, book_of_export(exports[claimed.id]))
-    _require_headline(report)
+    _require_headline(report, record)
     _require_one_moment(path, report, record, exports)
     require_adapter_of(report, path / "adapter")
     notes = [
@@ -109,7 +109,7 @@ def _require_settings(
     said = {
         "noise multiplier": (claimed.noise_multiplier, record["noise_multipliers"][claimed.id]),
         "sample rate": (claimed.sample_rate, batch / claimed.public_size),
-        "steps per round": (report.mechanism["steps per round"], steps),
+        "steps per round": (report.mechanism.steps_per_round, steps),
         "epsilon of the budget": (claimed.epsilon_budget, client["epsilon_budget"]),
         "delta of the budget": (claimed.delta, client["delta"]),
     }
@@ -140,7 +140,7 @@ def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, book: Book) 
     """
     alone = _alone(book, report.run)
     before = claimed.epsilon_before if alone else 0.0
-    spent = [before, *(row["epsilon"][claimed.id] for row in report.rounds)]
+    spent = [before, *(row.epsilon[claimed.id] for row in report.rounds)]
     more = claimed.epsilon_spent - spent[-1]
     all_closed = alone and claimed.rounds == len(report.rounds)
     if spent != sorted(spent) or more < -_TOLERANCE or (all_closed and more > _TOLERANCE):
@@ -159,19 +159,17 @@ def _alone(book: Book, run: str) -> bool:
     return set(later) <= set(own)
 
 
-def _require_headline(report: BudgetReport) -> None:
-    honest = {
-        statements.headline(
-            epsilon=report.largest_epsilon,
-            delta=max(client.delta for client in report.clients),
-            private=private,
-            status=report.status,
-            over=report.rounds_over,
-            planned=report.rounds_planned,
-        )
-        for private in (True, False)
-    }
-    if report.headline not in honest:
+def _require_headline(report: BudgetReport, record: Mapping[str, Any]) -> None:
+    """Refuse a headline that does not follow from ledgers and settings."""
+    honest = headlines.headline(
+        epsilon=report.largest_epsilon,
+        delta=max(client.delta for client in report.clients),
+        private=record["settings"]["secret_coins"],
+        status=report.status,
+        over=report.rounds_over,
+        planned=report.rounds_planned,
+    )
+    if report.headline != honest or report.randomness.secret != record["settings"]["secret_coins"]:
         raise ReportError(f"the headline does not follow from the ledgers: {report.headline!r}")
 
 
@@ -187,8 +185,9 @@ def _require_one_moment(
         raise ReportError(f"{path} holds a report and no checkpoint; put it back beside the report")
     kept = checkpoint.record
     same = all(record[name] == value for name, value in kept.items())
-    same = same and (report.run, list(report.rounds)) == (kept["run"], kept["rounds"])
-    same = same and list(report.warnings) == warnings_of(RunRecord.from_json(kept))
+    was = RunRecord.from_json(kept)
+    found = report.run, report.rounds, report.warnings
+    same = same and found == (was.run, was.rounds, was.warnings)
     if not same or checkpoint.round != report.rounds_over or record["status"] != report.status:
         raise ReportError(
             f"report.json, run.json and the last checkpoint in {path} must be of one moment: after "
@@ -271,7 +270,7 @@ def _recomputed(
         planned=PoissonGaussian(
             noise_multiplier=claimed.noise_multiplier,
             sample_rate=claimed.sample_rate,
-            steps=report.mechanism["steps per round"],
+            steps=report.mechanism.steps_per_round,
         ),
         status=report.status,
     )

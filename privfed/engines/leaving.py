@@ -6,7 +6,7 @@ handed to those alone, and contributions of others are refused. What a left-out 
 in its ledger and in the report.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from privfed.engines.wiring import Wiring
 from privfed.errors import ConfigError
@@ -73,11 +73,3 @@ def ended_by_leaving(
         return None
     reason = Reason.OTHERS if wiring.sums_of(round_number) else Reason.LEFT
     return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))
-
-
-def notes(left_out: Mapping[str, int]) -> list[str]:
-    """What a report says of clients that were left out."""
-    return [
-        f"{client} was left out from round {first} on; what it released before stays counted."
-        for client, first in sorted(left_out.items())
-    ]

@@ -1,7 +1,6 @@
-"""From ledgers and round figures to a budget report."""
+"""From a client's ledger to its row in a budget report, and how its epsilon was computed."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,9 +18,9 @@ from accountants.ledger.export import book_of_export
 from accountants.ledger.identity import Identity
 from accountants.tradeoff import curve
 from privfed.errors import ReportError
-from privfed.reports.budget import COMPLETE, RUNNING, SCHEMA, BudgetReport, ClientGuarantee
-from privfed.reports.figures import RoundFigures
-from privfed.storage.run_folder import software_versions
+from privfed.reports.budget import COMPLETE, RUNNING
+from privfed.reports.clients import ClientGuarantee
+from privfed.reports.sections import Accounting
 
 FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.1)
 
@@ -125,36 +124,24 @@ def _of_dp_sgd(events: Iterable[Event]) -> list[PoissonGaussian]:
     return found
 
 
-def build_report(
-    clients: Sequence[ClientGuarantee],
-    rounds: Sequence[RoundFigures],
-    **sections: Any,
-) -> BudgetReport:
-    """Put a report together; `sections` are the remaining fields of `BudgetReport`."""
-    return BudgetReport(
-        schema=SCHEMA,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        clients=tuple(clients),
-        rounds=tuple(figures.to_json() for figures in rounds),
-        versions=software_versions(),
-        **sections,
-    )
+def accounting_section(neighbouring: str) -> Accounting:
+    """How epsilon was computed.
 
-
-def accounting_section(neighbouring: str) -> dict[str, Any]:
-    """How epsilon was computed."""
-    return {
-        "accountant": accountants.ACCOUNTANT,
-        "bound": "the tightest epsilon lies between the two bounds shown for every client; the "
+    Args:
+        neighbouring: relation of the ledgers.
+    """
+    return Accounting(
+        accountant=accountants.ACCOUNTANT,
+        bound="the tightest epsilon lies between the two bounds shown for every client; the "
         "upper one is the claim. Discretisation, rounding of the FFT, wrapped and truncated mass "
         "are bounded and added to it",
-        "neighbouring relation": neighbouring,
-        "directions": "adding and removing, the larger of the two",
-        "one bound for all": "the same function calibrated the noise, admitted every round "
+        neighbouring=neighbouring,
+        directions="adding and removing, the larger of the two",
+        one_bound="the same function calibrated the noise, admitted every round "
         "before it began and wrote this report",
-        "stop rule": "a client refuses a round that would exceed its budget; the schedule was "
+        stop_rule="a client refuses a round that would exceed its budget; the schedule was "
         "fixed before training",
-        "why it holds": ScheduleFilter.theorem,
-        "counted": "every committed round, and every round that was reserved and never finished, "
+        theorem=ScheduleFilter.theorem,
+        counted="every committed round, and every round that was reserved and never finished, "
         "of all runs in the client's ledger for this data set",
-    }
+    )

@@ -63,7 +63,7 @@ def test_a_killed_run_never_claims_less_than_its_ledgers(tmp_path, bert_folder):
             spent = spent_by_ledger(folder / "state", client)
             assert claim >= spent - 1e-9, f"trial {number}: {client} claims too little"
             begun += spent > 0
-        assert report.guarantee["epsilon"] == max(claims_of(report).values())
+        assert report.guarantee.epsilon == max(claims_of(report).values())
         refused += not _verifies(folder, report)
     assert begun > trials, "the kills came too early to say anything"
     assert 0 < refused < trials
@@ -108,11 +108,11 @@ def test_an_interrupted_run_says_so_first_and_what_is_spent(make_federation, tmp
     assert report.status == "stopped in round 2"
     assert report.headline.startswith("NOT FINISHED: 1 of 3 rounds are over, the run stopped in")
     spent = {client.id: client.epsilon_spent for client in report.clients}
-    row = report.rounds[-1]["epsilon"]
+    row = report.rounds[-1].epsilon
     assert spent["client-0"] > row["client-0"], "its second round is in the ledger"
     assert spent["client-3"] == row["client-3"], "it had not begun"
     most = max(report.clients, key=lambda client: client.epsilon_spent)
-    assert report.guarantee["epsilon"] == most.epsilon_spent
+    assert report.guarantee.epsilon == most.epsilon_spent
     assert most.id == "client-3", "the client with the largest budget, even if it has not begun"
     said = re.fullmatch(
         r"stopped in round 2, spent ([\d.]+) of 6 \(client 'client-3', the largest\)",
@@ -144,7 +144,7 @@ def test_between_two_rounds_the_next_one_counts_as_begun(make_federation, tmp_pa
         for earlier, later in zip(before.clients, after.clients, strict=True):
             assert earlier.epsilon_spent < earlier.epsilon_if_begun
             assert earlier.epsilon_if_begun == pytest.approx(later.epsilon_spent, rel=1e-6)
-        assert before.guarantee["epsilon"] >= max(c.epsilon_spent for c in after.clients) - 1e-6
+        assert before.guarantee.epsilon >= max(c.epsilon_spent for c in after.clients) - 1e-6
         assert not before.clients[0].attack, "the curve takes seconds, it waits for the end"
     assert all(client.attack for client in result.report.clients)
 
@@ -265,7 +265,7 @@ class TestBeforeTheFirstRound:
     def test_other_steps_are_refused(self, federation, reports):
         path = reports[1] / "report.json"
         values = json.loads(path.read_text())
-        values["mechanism"]["steps per round"] = 1
+        values["mechanism"]["steps_per_round"] = 1
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match=r"steps per round .* run\.json, 2, got 1;"):
             verify_and_render(reports[1], AnchorFolder(federation.anchors))
@@ -303,7 +303,7 @@ class TestOtherRunsMeanwhile:
             interrupted.run(tmp_path / "first", resume=True, callbacks=[Stop(2)])
         report, notes = verify_and_render(tmp_path / "first", AnchorFolder(interrupted.anchors))
         first = report.clients[0]
-        assert first.epsilon_before > report.rounds[0]["epsilon"][first.id], "it came later"
+        assert first.epsilon_before > report.rounds[0].epsilon[first.id], "it came later"
         assert notes == []
 
     def test_a_budget_that_the_other_one_passed_is_said(self, interrupted, tmp_path):

@@ -1,13 +1,27 @@
 """The page shows every client and round, escapes all text, and never shows too little epsilon."""
 
 import re
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 from jinja2 import UndefinedError
 
 from privfed.reports import render
+from privfed.reports.budget import BudgetReport
 from privfed.reports.render import render_html
-from tests.unit.privfed.reports.made_up import guarantee, report
+from tests.unit.privfed.reports.made_up import (
+    ACCOUNTING,
+    ENCRYPTION,
+    GUARANTEE,
+    MEASURED,
+    MECHANISM,
+    RANDOMNESS,
+    TRAINING,
+    claiming,
+    guarantee,
+    report,
+)
 
 
 def test_every_client_and_round_is_on_the_page():
@@ -32,9 +46,7 @@ def test_epsilon_is_rounded_up_and_its_lower_bound_down():
         guarantee(1, epsilon_spent=0.700001, epsilon_lower=0.600099, epsilon_if_begun=0.75),
         guarantee(2, epsilon_spent=1.200001, epsilon_lower=1.1, epsilon_if_begun=1.25),
     )
-    html = render_html(
-        report(clients=clients, guarantee={"unit": "one record", "epsilon": 1.200001})
-    )
+    html = render_html(claiming(1.200001, clients=clients))
     for shown in ("0.7001", "0.6000", "1.2001", "<b>1.201</b>"):
         assert shown in html
     for hidden in ("0.6001", "1.2000<", "0.7000"):
@@ -43,10 +55,7 @@ def test_epsilon_is_rounded_up_and_its_lower_bound_down():
 
 def test_while_it_goes_on_there_is_a_column_with_the_next_round_and_no_chart():
     """A page between two rounds is written quickly."""
-    going_on = report(
-        status="running", rounds_over=1, guarantee={"unit": "one record", "epsilon": 0.6 * 3}
-    )
-    html = render_html(going_on)
+    html = render_html(claiming(0.6 * 3, status="running", rounds_over=1))
     assert "with round 2</th>" in html
     assert "<b>1.8000</b>" in html
     assert "<svg" not in html
@@ -80,13 +89,82 @@ def test_an_absent_client_is_named_in_its_round():
     assert cells == ["1", "2", "client-3", "1.5000", "0.25", "10", "20", "0.5"]
 
 
-def test_a_missing_field_is_an_error_and_no_gap(monkeypatch):
+def test_a_missing_field_is_an_error_and_no_gap():
     """The environment of the page knows no empty value for a name that is not there."""
-    real = render.asdict
-    monkeypatch.setattr(
-        render,
-        "asdict",
-        lambda record: {name: v for name, v in real(record).items() if name != "headline"},
-    )
+    values = {field.name: getattr(report(), field.name) for field in fields(BudgetReport)}
+    whole = SimpleNamespace(**values, metric="accuracy")
+    assert "epsilon is at most 1.5" in render_html(whole)
+    del whole.headline
     with pytest.raises(UndefinedError, match="headline"):
-        render_html(report())
+        render_html(whole)
+
+
+def rows_of(html, title):
+    """The labels and cells of one section."""
+    section = html[html.index(f"<h3>{title}</h3>") :]
+    section = section[: section.index("</table>")]
+    rows = re.findall(r'<th scope="row">(.*?)</th><td>(.*?)</td>', section, re.DOTALL)
+    return {label: re.sub(r"\s+", " ", value).strip() for label, value in rows}
+
+
+class TestSections:
+    @pytest.mark.parametrize(
+        "section", [GUARANTEE, MECHANISM, ACCOUNTING, ENCRYPTION, MEASURED, RANDOMNESS, TRAINING]
+    )
+    def test_every_field_has_a_label_of_its_own(self, section):
+        """But for what stands in the words of another field."""
+        hidden = {"follow_released", "secret"}
+        optional = {"key_holder_bytes"}
+        shown = {f.name for f in fields(section)} - hidden - optional
+        assert len(render.labelled(section)) == len(shown)
+
+    def test_the_private_step(self):
+        rows = rows_of(render_html(report()), "The private step")
+        assert rows["clipping norm C"] == "0.75"
+        assert rows["expected batch B (public divisor)"] == "20"
+        assert rows["steps per round"] == "2"
+        assert rows["trainable parameters"] == "640"
+        assert rows["sampler that ran"] == "Poisson, as drawn"
+        assert rows["sampler assumed by the accountant"] == "Poisson, as planned"
+
+    @pytest.mark.parametrize(
+        ("follows", "shown"),
+        [
+            (False, "+-0.01562"),
+            (True, "+-0.01562, then from the released mean of the round before"),
+        ],
+    )
+    def test_the_public_range(self, follows, shown):
+        section = replace(ENCRYPTION, follow_released=follows)
+        rows = rows_of(render_html(report(encryption=section)), "Encryption")
+        assert rows["public range"] == shown
+        assert rows["bits per value"] == "9"
+        assert rows["parameters"] == "ring: 4096; key id: 5e5e"
+        assert rows["roster (SHA-256)"] == "4d" * 32
+
+    def test_what_was_measured_is_one_row(self):
+        rows = rows_of(render_html(report()), "Encryption")
+        assert rows["measured"] == (
+            "upload bytes per parameter and client: 2.25; "
+            "download bytes per parameter and client: 3.5; "
+            "seconds of the aggregator per client (check, add): 0.125; "
+            "seconds from the sum to what clients came to: 0.0625; "
+            "bytes to hand out the key, once: 72000"
+        )
+
+    def test_what_there_is_not_has_no_row(self):
+        bare = replace(ENCRYPTION, keys=None, correctness=None, bits_per_value=None, measured=None)
+        rows = rows_of(render_html(report(encryption=bare)), "Encryption")
+        assert not {"keys", "correctness", "bits per value", "measured"} & set(rows)
+        assert "None" not in render_html(report(encryption=bare))
+
+    def test_the_claim_is_rounded_up(self):
+        clients = (guarantee(1, epsilon_spent=0.700001, epsilon_if_begun=0.75),)
+        rows = rows_of(render_html(claiming(0.700001, clients=clients)), "The claim")
+        assert rows["epsilon"] == "0.7001"
+
+    def test_the_seed_says_what_it_fixes(self):
+        rows = rows_of(render_html(report()), "Randomness")
+        assert rows["public seed"].startswith("41: fixes the split of the data")
+        assert rows["noise"] == "ChaCha20 for noise"
+        assert rows["batch sampling"] == "ChaCha20 for batches"
