@@ -5,7 +5,7 @@ from typing import Any
 
 from privfed.models.vector import vector_digest
 from privfed.private_step.private_model import PrivateModel
-from privfed.reporting import federation_report
+from privfed.reporting import Moment, federation_report
 from privfed.reports.adapter_folder import save_adapter
 from privfed.reports.budget import BudgetReport
 from privfed.reports.render import render_html
@@ -44,9 +44,11 @@ def write_results(
         facts,
         RunRecord.from_json(checkpoint.record),
         exports,
-        rounds_over=checkpoint.round,
-        adapter_sha256=vector_digest(checkpoint.released),
-        status=status,
+        Moment(
+            status=status,
+            rounds_over=checkpoint.round,
+            adapter_sha256=vector_digest(checkpoint.released),
+        ),
     )
     for client, export in exports.items():
         folder.write_json(ledger_file_name(client), export)

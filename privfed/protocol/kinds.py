@@ -46,6 +46,7 @@ OPENED: Final = "opened"
 ABANDON: Final = "abandon"
 ABANDONED: Final = "abandoned"
 REFUSAL: Final = "refusal"
+CLOSED: Final = "closed"
 
 AGREEMENT: Final = "agreement"
 """SHA-256 (hex) of what all parties agreed on."""

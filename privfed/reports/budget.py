@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Final
 
 from privfed.errors import ReportError
-from privfed.reports.clients import ClientGuarantee
+from privfed.reports.clients import ClientGuarantee, NotClosed
 from privfed.reports.figures import RoundFigures
 from privfed.reports.records import record_of_json, require_whole
 from privfed.reports.sections import (
     Accounting,
+    Difference,
     Encryption,
     Guarantee,
     Mechanism,
@@ -29,12 +31,24 @@ COMPLETE: Final = "complete"
 """Status of a report whose run played all planned rounds."""
 
 
+class Scope(StrEnum):
+    """Whose report it is, and where its rows come from."""
+
+    SIMULATION = "simulation"
+    """All clients; each row was computed from a ledger that lay beside the others."""
+    CLIENT = "client"
+    """One organisation, from its own ledger; it says nothing of the others."""
+    FEDERATION = "federation"
+    """All clients, from what each of them states and signs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReport:
     """Everything a reader who was not there needs. See `privfed/reports/statements.py`.
 
     Attributes:
         schema: version of this record.
+        scope: whose report it is, and where its rows come from.
         title: what was trained on what.
         run: identifier of the run.
         created: UTC time, ISO 8601.
@@ -44,7 +58,8 @@ class BudgetReport:
         headline: the guarantee in one sentence; says first if the run was not finished.
         guarantee: unit, record, neighbouring relation, federation epsilon and how to read it.
         views: who could see what, and what protects a record.
-        clients: one guarantee per client.
+        clients: one guarantee per client that has one.
+        not_closed: clients of the run for which none is stated.
         mechanism: settings of the private step.
         accounting: accountant, versions, bound, stop rule.
         encryption: scheme, custody and its consequence, parameters, rule, bytes.
@@ -53,6 +68,7 @@ class BudgetReport:
         published: what left the clients without noise, and where it came from.
         not_covered: what the numbers do not say.
         warnings: what the reader should question.
+        differences: what clients state differently, where they need not agree.
         rounds: figures per round; those that were abandoned have none.
         baseline: held-out figure before training, under the name of what is measured.
         base_sha256: digest of the base model's frozen parameters.
@@ -64,6 +80,7 @@ class BudgetReport:
     """
 
     schema: int
+    scope: Scope
     title: str
     run: str
     created: str
@@ -74,6 +91,7 @@ class BudgetReport:
     guarantee: Guarantee
     views: tuple[View, ...]
     clients: tuple[ClientGuarantee, ...]
+    not_closed: tuple[NotClosed, ...]
     mechanism: Mechanism
     accounting: Accounting
     encryption: Encryption
@@ -82,6 +100,7 @@ class BudgetReport:
     published: tuple[Published, ...]
     not_covered: tuple[str, ...]
     warnings: tuple[str, ...]
+    differences: tuple[Difference, ...]
     rounds: tuple[RoundFigures, ...]
     baseline: Mapping[str, float]
     base_sha256: str
@@ -96,17 +115,31 @@ class BudgetReport:
             client.require_consistent()
         if {row.metric for row in self.rounds} - {self.metric}:
             raise ReportError(f"every round must have the figure of the baseline, {self.metric!r}")
-        ids = {client.id for client in self.clients}
-        if len(ids) != len(self.clients) or any(ids - row.epsilon.keys() for row in self.rounds):
+        self._require_rows()
+        claimed = None if self.not_closed else self.largest_epsilon
+        if self.guarantee.epsilon != claimed:
             raise ReportError(
-                "clients must differ, and every round must state the epsilon of each of them; got "
-                f"the clients {sorted(ids)}"
+                "the federation's epsilon must be the largest of its clients, or none if one did "
+                f"not close: {claimed!r}, got {self.guarantee.epsilon!r}"
             )
-        if self.guarantee.epsilon != self.largest_epsilon:
+
+    def _require_rows(self) -> None:
+        rows = [client.id for client in self.clients]
+        ids = {*rows, *(client.id for client in self.not_closed)}
+        if len(ids) != len(rows) + len(self.not_closed):
+            raise ReportError(f"the clients of a report must differ, got {sorted(ids)}")
+        if any(set(rows) - row.epsilon.keys() for row in self.rounds):
+            raise ReportError(f"every round must state the epsilon of each of {sorted(rows)}")
+        signed = self.scope is Scope.FEDERATION
+        if any(client.signed != signed for client in self.clients):
             raise ReportError(
-                f"the federation's epsilon must be the largest of its clients, "
-                f"{self.largest_epsilon!r}, got {self.guarantee.epsilon!r}"
+                f"the rows of a report of scope {self.scope!s} must be "
+                f"{'signed by their clients' if signed else 'computed from ledgers'}"
             )
+        if not signed and (self.not_closed or not all(row.recomputed for row in self.clients)):
+            raise ReportError("what is computed from ledgers must be so for every client")
+        if self.scope is Scope.CLIENT and len(rows) != 1:
+            raise ReportError(f"a client's own report must be about it alone, got {rows}")
 
     @property
     def metric(self) -> str:
@@ -121,7 +154,7 @@ class BudgetReport:
 
     @property
     def largest_epsilon(self) -> float:
-        """What holds for every client; while the run goes on, as if the next round was begun."""
+        """What holds for every client with a row; while the run goes on, with the next round."""
         return largest_epsilon(self.clients, self.status)
 
     def to_json(self) -> str:

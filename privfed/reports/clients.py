@@ -1,4 +1,4 @@
-"""What was guaranteed to the records of one client: a row of a budget report."""
+"""What was guaranteed to the records of one client, or that it states nothing: rows of a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +38,9 @@ class ClientGuarantee:
         ledger_id: of the ledger, random.
         ledger_length: entries in the ledger.
         ledger_head: digest (hex) of its last entry, which binds all before it.
+        signed: whether the client stated these numbers and signed them; else they were read from
+            its ledger by what wrote the report.
+        recomputed: whether what wrote the report computed them from the client's ledger.
     """
 
     id: str
@@ -61,6 +64,8 @@ class ClientGuarantee:
     ledger_id: str
     ledger_length: int
     ledger_head: str
+    signed: bool
+    recomputed: bool
 
     @property
     def anchor(self) -> str:
@@ -87,3 +92,34 @@ class ClientGuarantee:
             )
         if self.steps > 0 and not self.releases:
             raise ReportError(f"client {self.id!r} took steps that are in no ledger")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastStatement:
+    """What a client signed last of a run that it did not close.
+
+    Attributes:
+        round: after which it was said.
+        epsilon: upper bound on what its ledger counted then, at its delta; >= 0. What it counts now
+            has a bound of at least that.
+        ledger_length: entries in its ledger then.
+        ledger_head: digest (hex) of the last of them.
+    """
+
+    round: int
+    epsilon: float
+    ledger_length: int
+    ledger_head: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotClosed:
+    """A client of a run for which no bound is stated, since it did not close its part.
+
+    Attributes:
+        id: public name.
+        last: what it signed last; None if nothing came of it.
+    """
+
+    id: str
+    last: LastStatement | None

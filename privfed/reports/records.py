@@ -4,13 +4,22 @@ import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from enum import StrEnum
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from privfed.errors import ReportError
 
 Record = TypeVar("Record")
 
-_MAY_BE_EMPTY: Final = {"warnings", "rounds", "releases", "absent", "attack"}
+_MAY_BE_EMPTY: Final = {
+    "warnings",
+    "rounds",
+    "releases",
+    "absent",
+    "attack",
+    "not_closed",
+    "differences",
+}
 _NONE: Final = type(None)
 
 
@@ -43,6 +52,8 @@ def _of_json(hint: Any, value: object, name: str) -> Any:
         return None if value is None else _of_json(_without_none(inside), value, name)
     if is_dataclass(kind) and isinstance(kind, type):
         return record_of_json(kind, value, name)
+    if isinstance(kind, type) and issubclass(kind, StrEnum) and value in [*kind]:
+        return kind(str(value))
     if kind is tuple and isinstance(value, list):
         return tuple(_of_json(inside[0], item, name) for item in value)
     return value

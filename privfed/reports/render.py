@@ -132,7 +132,7 @@ def _shown(section: Any, name: str) -> Any:
             "else"
         )
     if isinstance(section, Guarantee) and name == "epsilon":
-        return rounded_up(value)
+        return "none is stated" if value is None else rounded_up(value)
     return labelled(value) if isinstance(value, Measured) else value
 
 

@@ -19,8 +19,8 @@ class Guarantee:
         covers: which releases it bounds.
         adversary: against whom it holds.
         epsilon: of the report's clients together: the largest of theirs; while the run goes on,
-            with one more round.
-        delta: the largest of theirs.
+            with one more round. None if a client did not close its part: then there is none.
+        delta: the largest of theirs; None where epsilon is.
         reading: what (epsilon, delta) says of an attacker.
     """
 
@@ -28,8 +28,8 @@ class Guarantee:
     neighbouring: str
     covers: str
     adversary: str
-    epsilon: float
-    delta: float
+    epsilon: float | None
+    delta: float | None
     reading: str
 
 
@@ -215,3 +215,18 @@ class Training:
     rounds: int
     weights: Mapping[str, float]
     held_out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """What some clients state otherwise than others, where they need not agree.
+
+    Attributes:
+        field: of the report, with the names of its sections before it, as "randomness.noise".
+        value: that is stated, as text.
+        clients: who states it.
+    """
+
+    field: str
+    value: str
+    clients: tuple[str, ...]

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from accountants import Ledger, Neighbouring, PoissonGaussian, epsilon
 from privfed.agreement import Agreement
 from privfed.encryption.schemes import Scheme
+from privfed.reporting import Moment
 from privfed.reports.figures import Abandoned, Reason, RoundFigures
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 
 RUN = "0a1b2c3d"
+MOMENT = Moment(status="complete", rounds_over=3, adapter_sha256="ef" * 32)
 SIGMAS = (3.0, 2.5, 2.75, 3.25)
 NUM_PARAMS = 640
 

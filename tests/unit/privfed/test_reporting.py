@@ -6,11 +6,12 @@ import pytest
 
 from privfed import BFV, CKKS, Plain
 from privfed.errors import ReportError
-from privfed.reporting import federation_report
-from privfed.reports.budget import COMPLETE, RUNNING, SCHEMA
+from privfed.reporting import client_report, federation_report
+from privfed.reports.budget import RUNNING, SCHEMA, BudgetReport, Scope
+from privfed.reports.render import render_html
 from privfed.settings.encryption import Custody
 from privfed.storage.run_folder import software_versions
-from tests.unit.privfed.made_up_run import RUN, SIGMAS, facts_of, made_up_run
+from tests.unit.privfed.made_up_run import MOMENT, RUN, SIGMAS, facts_of, made_up_run
 
 
 @pytest.fixture
@@ -19,8 +20,8 @@ def run(make_federation, tmp_path):
 
 
 def report(run, **changes):
-    values = {"rounds_over": 3, "adapter_sha256": "ef" * 32, "status": COMPLETE}
-    return federation_report(run.settings, run.facts, run.record, run.exports, **values | changes)
+    moment = replace(MOMENT, **changes)
+    return federation_report(run.settings, run.facts, run.record, run.exports, moment)
 
 
 class TestAFederation:
@@ -87,6 +88,80 @@ class TestAFederation:
         unknown = replace(run, record=replace(run.record, base_sha256=None))
         with pytest.raises(ReportError, match="lacks 'base_sha256'"):
             report(unknown)
+
+
+def own_report(run, client="client-1", **changes):
+    moment = replace(MOMENT, **changes)
+    export = run.exports.get(client)
+    return client_report(run.settings, run.facts, run.record, export, moment, client=client)
+
+
+class TestOneClient:
+    def test_there_is_one_row_which_is_its_own(self, run):
+        found = own_report(run)
+        assert found.scope is Scope.CLIENT
+        (row,) = found.clients
+        assert row.id == "client-1"
+        assert row.epsilon_spent == run.spent("client-1", 3).upper
+        assert (row.noise_multiplier, row.public_size, row.epsilon_budget) == (2.5, 38, 5.0)
+        assert not row.signed
+        assert row.recomputed
+
+    @pytest.mark.parametrize("client", ["client-0", "client-1", "client-2"])
+    def test_claim_and_headline_are_for_it_alone(self, run, client):
+        found = own_report(run, client)
+        (one,) = [each for each in run.settings.clients if each.id == client]
+        assert found.guarantee.epsilon == run.spent(client, 3).upper
+        assert found.guarantee.delta == one.budget.delta
+        assert f"for every record of {client}." in found.headline
+        assert "every client" not in found.headline
+        assert f"about the records of {client};" in found.guarantee.reading
+        assert "federation" not in found.guarantee.reading
+
+    def test_while_it_goes_on_the_next_round_counts(self, run):
+        found = own_report(run, status=RUNNING)
+        assert found.guarantee.epsilon == run.spent("client-1", 4).upper
+        assert found.headline.startswith("NOT FINISHED: 3 of 3")
+
+    def test_nothing_is_said_of_what_others_spent(self, run):
+        """Their names and weights are public; what they spent, and their noise, is theirs."""
+        found = own_report(run)
+        assert [set(row.epsilon) for row in found.rounds] == [{"client-1"}] * 2
+        text = found.to_json()
+        for other in ("client-0", "client-2"):
+            for rounds in (1, 3):
+                assert repr(run.spent(other, rounds).upper) not in text
+        assert BudgetReport.from_json(text) == found
+
+    def test_it_needs_nothing_of_the_others_but_what_they_declare(self, run):
+        """No ledger, no noise multiplier and no spending of anybody else."""
+        own = {"client-1": run.record.noise_multipliers["client-1"]}
+        rounds = tuple(
+            replace(row, epsilon={"client-1": row.epsilon["client-1"]}) for row in run.record.rounds
+        )
+        record = replace(run.record, noise_multipliers=own, rounds=rounds)
+        alone = replace(run, record=record, exports={"client-1": run.exports["client-1"]})
+        assert replace(own_report(alone), created="x") == replace(own_report(run), created="x")
+
+    def test_the_page_says_whose_report_it_is(self, run):
+        html = render_html(own_report(run))
+        assert "<h1>Budget report of client-1</h1>" in html
+        assert "It states nothing of what the other clients of the run guarantee." in html
+        assert "2. client-1: spent against budget" in html
+
+    def test_repeatable_coins_are_its_own_affair(self, make_federation, seeded_coins, tmp_path):
+        federation = make_federation(num_clients=3, coins=seeded_coins())
+        found = own_report(made_up_run(federation, tmp_path / "ledgers"))
+        assert found.headline.startswith("NOT PRIVATE: the random numbers of client-1 in this run")
+
+    def test_the_ledger_of_another_is_refused(self, run):
+        swapped = replace(run, exports={"client-1": run.exports["client-0"]})
+        with pytest.raises(ReportError, match="from its ledger, this is of 'client-0'"):
+            own_report(swapped)
+
+    def test_somebody_who_takes_no_part_is_refused(self, run):
+        with pytest.raises(ReportError, match="'stranger' is none"):
+            own_report(run, "stranger")
 
 
 class TestEncryption:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from privfed.agreement import Agreement
 from privfed.encryption.schemes import Scheme
-from privfed.reports.budget import BudgetReport
+from privfed.reports.budget import BudgetReport, Scope
 from privfed.reports.clients import ClientGuarantee
 from privfed.reports.figures import RoundFigures
 from privfed.reports.run_facts import RunFacts
@@ -64,6 +64,8 @@ def guarantee(number=1, **changes):
         ledger_id=f"{number:032x}",
         ledger_length=3,
         ledger_head="ab" * 32,
+        signed=False,
+        recomputed=True,
     )
     return replace(plain, **changes)
 
@@ -161,6 +163,7 @@ TRAINING = Training(
 def report(**changes):
     plain = BudgetReport(
         schema=3,
+        scope=Scope.SIMULATION,
         title="a model on text",
         run="00ff",
         created="2026-01-02T03:04:05+00:00",
@@ -171,6 +174,7 @@ def report(**changes):
         guarantee=GUARANTEE,
         views=(View(observer="who", sees="sees what", protection="protected by what"),),
         clients=(guarantee(1), guarantee(2), guarantee(3)),
+        not_closed=(),
         mechanism=MECHANISM,
         accounting=ACCOUNTING,
         encryption=ENCRYPTION,
@@ -179,6 +183,7 @@ def report(**changes):
         published=(Published(what="names", source="declared"),),
         not_covered=("other things",),
         warnings=(),
+        differences=(),
         rounds=(FIGURES,),
         baseline={"accuracy": 0.125},
         base_sha256="cd" * 32,

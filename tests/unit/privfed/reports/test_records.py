@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
 from privfed.errors import ReportError
 from privfed.reports.records import record_of_json, require_whole
+
+
+class Kind(StrEnum):
+    ONE = "one"
+    TWO = "two"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,7 @@ class Inner:
 @dataclass(frozen=True, kw_only=True)
 class Outer:
     count: int
+    kind: Kind
     private: bool
     inner: Inner
     rows: tuple[Inner, ...]
@@ -30,6 +37,7 @@ class Outer:
 
 JSON = {
     "count": 3,
+    "kind": "two",
     "private": False,
     "inner": {"rate": 0.5, "names": ["a", "b"]},
     "rows": [{"rate": 0.25, "names": ["c"]}, {"rate": 2, "names": ["d"]}],
@@ -40,6 +48,7 @@ JSON = {
 }
 WHOLE = Outer(
     count=3,
+    kind=Kind.TWO,
     private=False,
     inner=Inner(rate=0.5, names=("a", "b")),
     rows=(Inner(rate=0.25, names=("c",)), Inner(rate=2, names=("d",))),
@@ -87,6 +96,8 @@ def test_a_record_with_other_fields_is_refused(changes, named):
         ({"count": None}, "lacks 'count'"),
         ({"count": 3.0}, "'count' must be of the kind int"),
         ({"count": True}, "'count' must be of the kind int"),
+        ({"kind": "three"}, "'kind' must be of the kind Kind, got 'three'"),
+        ({"kind": ["one"]}, "'kind' must be of the kind Kind"),
         ({"private": 0}, "'private' must be of the kind bool"),
         ({"inner": {"rate": "0.5", "names": ["a"]}}, "'inner.rate' must be of the kind float"),
         ({"inner": {"rate": float("inf"), "names": ["a"]}}, "'inner.rate' must be finite"),

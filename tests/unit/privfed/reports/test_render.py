@@ -8,11 +8,14 @@ import pytest
 from jinja2 import UndefinedError
 
 from privfed.reports import render
-from privfed.reports.budget import BudgetReport
+from privfed.reports.budget import BudgetReport, Scope
+from privfed.reports.clients import LastStatement, NotClosed
 from privfed.reports.render import render_html
+from privfed.reports.sections import Difference
 from tests.unit.privfed.reports.made_up import (
     ACCOUNTING,
     ENCRYPTION,
+    FIGURES,
     GUARANTEE,
     MEASURED,
     MECHANISM,
@@ -168,3 +171,112 @@ class TestSections:
         assert rows["public seed"].startswith("41: fixes the split of the data")
         assert rows["noise"] == "ChaCha20 for noise"
         assert rows["batch sampling"] == "ChaCha20 for batches"
+
+
+def cells(html, client):
+    """The cells of a client's row in the table of section 2."""
+    table = html[html.index("<h2>2.") : html.index("<h2>3.")]
+    (row,) = re.findall(rf'<tr><td class="name">{client}<.*?</tr>', table, re.DOTALL)[:1]
+    return [re.sub("<[^>]*>", " ", cell).strip() for cell in re.findall("<td.*?</td>", row)]
+
+
+class TestWhoStatesIt:
+    SIGNED = (
+        guarantee(1, signed=True),
+        guarantee(2, signed=True, recomputed=False),
+        guarantee(3, signed=True, attack={}),
+    )
+    AWAY = (
+        NotClosed(
+            id="away",
+            last=LastStatement(round=2, epsilon=0.70001, ledger_length=5, ledger_head="7c" * 32),
+        ),
+        NotClosed(id="silent", last=None),
+    )
+
+    def page(self, **changes):
+        return render_html(report(scope=Scope.FEDERATION, clients=self.SIGNED, **changes))
+
+    def test_of_a_simulation_it_is_the_ledger(self):
+        assert cells(render_html(report()), "client-2")[-2:] == ["its ledger", "yes"]
+        assert "signed by" not in render_html(report())
+
+    def test_of_statements_it_is_the_client_and_whether_it_was_recomputed(self):
+        html = self.page()
+        assert cells(html, "client-1")[-2:] == ["stated and signed by client-1", "yes"]
+        assert cells(html, "client-2")[-2:] == ["stated and signed by client-2", "no"]
+        assert "put together from what each client states of itself and signs" in html
+        assert "<code>roster.json</code>" in html
+
+    def test_every_row_of_the_table_has_as_many_cells_as_its_head(self):
+        for status, epsilon in (("complete", 1.5), ("running", 0.6 * 3)):
+            html = render_html(claiming(epsilon, status=status))
+            table = html[html.index("<h2>2.") : html.index("<h2>3.")]
+            head = table[: table.index("</thead>")].count("<th")
+            assert len(cells(html, "client-1")) == head - 1, "thead itself is one"
+            assert head == (16 if status == "running" else 15)
+
+    def test_without_a_bound_none_is_shown(self):
+        claim = replace(GUARANTEE, epsilon=None, delta=None)
+        html = self.page(not_closed=self.AWAY, guarantee=claim)
+        assert "<b>none stated</b>" in html
+        assert "<b>3 of 5 closed</b>" in html
+        assert rows_of(html, "The claim")["epsilon"] == "none is stated"
+        assert "delta" not in rows_of(html, "The claim")
+        _, away, who, recomputed = cells(html, "away")
+        assert "no bound is stated" in away
+        assert "after round 2, was an upper bound of 0.7001" in away
+        assert "is at least that" in away
+        assert (who, recomputed) == ("stated and signed by away, after round 2", "no")
+        _, silent, nobody, _ = cells(html, "silent")
+        assert "It signed no statement of what it spent." in silent
+        assert nobody == "nobody"
+        assert f"<code>5:{'7c' * 32}</code>" in html
+        assert "largest epsilon of those that closed" in html
+
+    @pytest.mark.parametrize(("status", "epsilon"), [("complete", 1.5), ("running", 0.6 * 3)])
+    def test_a_row_without_a_bound_is_as_wide_as_the_others(self, status, epsilon):
+        claim = replace(GUARANTEE, epsilon=None, delta=None)
+        html = self.page(not_closed=self.AWAY, guarantee=claim, status=status)
+        table = html[html.index("<h2>2.") : html.index("<h2>3.")]
+        head = table[: table.index("</thead>")].count("<th") - 1  # thead itself
+        (span,) = set(re.findall(r'colspan="(\d+)"', table))
+        assert int(span) + 3 == head == len(cells(html, "client-1"))
+
+    def test_attacks_are_shown_of_those_that_computed_them(self):
+        html = self.page()
+        table = html[html.index("What the best attack") : html.index("<h2>3.")]
+        assert re.findall(r'<td class="name">(.*?)</td>', table) == ["client-1", "client-2"]
+
+    def test_what_differs_is_told_with_names(self):
+        differs = (
+            Difference(field="randomness.batch_sampling", value="dice", clients=("a", "b")),
+            Difference(field="versions.python", value="3.14", clients=("c",)),
+        )
+        html = self.page(differences=differs)
+        assert "<td>randomness: batch sampling</td><td>dice</td><td>a, b</td>" in html
+        assert "<td>versions: python</td><td>3.14</td><td>c</td>" in html
+        assert "What clients state differently" not in self.page()
+
+
+class TestAClientsOwn:
+    def page(self):
+        clients = (guarantee(2),)
+        return render_html(claiming(1.0, scope=Scope.CLIENT, clients=clients))
+
+    def test_it_is_named_and_nothing_is_said_of_others(self):
+        html = self.page()
+        assert "<h1>Budget report of client-2</h1>" in html
+        assert "This is the report of client-2, from its own ledger." in html
+        assert "2. client-2: spent against budget" in html
+        assert ">largest epsilon" not in html
+        assert '<span class="soft">epsilon spent</span><b>1.000</b>' in html
+
+    def test_how_many_took_part_is_public(self):
+        assert '<span class="soft">clients in the run</span><b>3</b>' in self.page()
+
+    def test_names_are_escaped(self):
+        rows = (guarantee(2, id="<b>x</b>"),)
+        figures = replace(FIGURES, epsilon={"<b>x</b>": 1.0})
+        html = render_html(claiming(1.0, scope=Scope.CLIENT, clients=rows, rounds=(figures,)))
+        assert "<b>x</b>" not in html
