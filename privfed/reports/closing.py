@@ -21,7 +21,7 @@ from privfed.protocol.envelopes import Envelope, Statement
 from privfed.protocol.kinds import AGREEMENT, CLOSED, EPSILON, LEDGER, OPENED, ROSTER
 from privfed.protocol.signing import require_signature, signed_message
 from privfed.protocol.terms import Terms
-from privfed.reports.budget import BudgetReport, Scope
+from privfed.reports.budget import COMPLETE, BudgetReport, Scope
 from privfed.reports.clients import ClientGuarantee, LastStatement
 from privfed.reports.headlines import headline_of
 from privfed.reports.recomputing import TOLERANCE, require_of_itself, require_of_ledger
@@ -207,6 +207,13 @@ def _require_own(report: BudgetReport, client: str, run: str, rounds_over: int) 
         raise ReportError(
             f"it must be of run {run!r} after {rounds_over} rounds, this is of {report.run!r} "
             f"after {report.rounds_over}"
+        )
+    played = [row.round for row in report.rounds]
+    whole = report.status != COMPLETE or report.rounds_over == report.rounds_planned
+    if not whole or played != sorted(set(played)) or not set(played) <= {*range(rounds_over + 1)}:
+        raise ReportError(
+            f"it must tell of its rounds in order, and be complete only after all of them; it is "
+            f"{report.status!r:.80} after {rounds_over} of {report.rounds_planned}, with {played}"
         )
     if report.headline != headline_of(report, private=report.randomness.secret):
         raise ReportError(f"its headline does not follow from its row: {report.headline!r}")

@@ -116,6 +116,12 @@ class TestAContradiction:
             ({"rounds_over": 2}, "this is of '0a1b2c3d' after 2"),
             ({"schema": 2}, "schema must be 3, got 2"),
             ({"guarantee.epsilon": 0.5}, "largest of its clients"),
+            (
+                {"rounds_planned": 5},
+                "complete only after all of them; it is 'complete' after 3 of 5",
+            ),
+            ({"rounds.1.round": 4}, r"in order, .* with \[1, 4\]"),
+            ({"rounds.1.round": 1}, r"in order, .* with \[1, 1\]"),
             ({"headline": "All is well."}, "headline does not follow"),
             ({"randomness.secret": False}, "headline does not follow"),
             ({"encryption.roster": "00" * 32}, "another roster"),
