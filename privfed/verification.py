@@ -8,17 +8,14 @@ small: it is refused. Where the ledgers themselves lie on this machine, they are
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accountants import (
     AccountingError,
     AnchorFolder,
-    Budget,
     Ledger,
     LedgerMissingError,
-    PoissonGaussian,
     anchor_from_json,
     epsilon,
 )
@@ -26,22 +23,26 @@ from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import PrivfedError, ReportError, RunFolderError
 from privfed.parties.client.public_size import is_released_size
-from privfed.reports import statements
 from privfed.reports.adapter_folder import require_adapter_of
-from privfed.reports.budget import BudgetReport, ClientGuarantee
-from privfed.reports.build import client_guarantee
+from privfed.reports.budget import BudgetReport, Scope
+from privfed.reports.clients import ClientGuarantee
 from privfed.reports.figures import rounded_up
+from privfed.reports.headlines import headline_of
+from privfed.reports.recomputing import require_of_ledger
 from privfed.reports.render import render_html
 from privfed.reports.run_record import RunRecord
-from privfed.results import warnings_of
+from privfed.reports.statement_folder import verify_statements
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.run_folder import RunFolder, ledger_file_name
 
-_TOLERANCE = 1e-6
 
-
-def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str]]:
+def verify_and_render(
+    path: Path, anchors: AnchorFolder, *, authority: str | None = None
+) -> tuple[BudgetReport, list[str]]:
     """Verify the report of a run and render it again.
+
+    A report that was put together from signed statements is checked against those; see
+    `reports/statement_folder.py`. For a report that was computed from ledgers:
 
     What is checked: the chain of digests of each export; epsilon, sigma, q, steps, releases, attack
     bounds and head of every client against it; sigma, q, steps, budgets and declared sizes against
@@ -53,6 +54,7 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
     Args:
         path: run folder.
         anchors: where this machine keeps the last anchors of its ledgers.
+        authority: public key (hex) of who signed the roster, where clients signed what they state.
 
     Returns:
         The report, and notes about what came after it: other runs on the same data.
@@ -66,7 +68,7 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
     if not (path / "report.json").is_file():
         raise RunFolderError(f"{path} holds no report.json; is it the folder of a run that began?")
     try:
-        report, notes = _verified(path, anchors)
+        report, notes = _verified(path, anchors, authority)
     except (PrivfedError, AccountingError):
         raise
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -78,15 +80,18 @@ def verify_and_render(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, 
     return report, notes
 
 
-def _verified(path: Path, anchors: AnchorFolder) -> tuple[BudgetReport, list[str]]:
+def _verified(
+    path: Path, anchors: AnchorFolder, authority: str | None
+) -> tuple[BudgetReport, list[str]]:
     report = BudgetReport.from_json((path / "report.json").read_text(encoding="utf-8"))
+    if report.scope is Scope.FEDERATION:
+        return verify_statements(path, authority=authority)
     exports = {client.id: _export(path, client.id) for client in report.clients}
     record = _read_json(path / "run.json")
     for claimed in report.clients:
         _require_settings(report, claimed, record, book_of_export(exports[claimed.id]))
-        _require_equal(claimed, _recomputed(exports[claimed.id], report, claimed))
-        _require_rounds(report, claimed, book_of_export(exports[claimed.id]))
-    _require_headline(report)
+        require_of_ledger(report, claimed, exports[claimed.id])
+    _require_headline(report, record)
     _require_one_moment(path, report, record, exports)
     require_adapter_of(report, path / "adapter")
     notes = [
@@ -109,7 +114,7 @@ def _require_settings(
     said = {
         "noise multiplier": (claimed.noise_multiplier, record["noise_multipliers"][claimed.id]),
         "sample rate": (claimed.sample_rate, batch / claimed.public_size),
-        "steps per round": (report.mechanism["steps per round"], steps),
+        "steps per round": (report.mechanism.steps_per_round, steps),
         "epsilon of the budget": (claimed.epsilon_budget, client["epsilon_budget"]),
         "delta of the budget": (claimed.delta, client["delta"]),
     }
@@ -133,45 +138,13 @@ def _require_size(claimed: ClientGuarantee, asked: int | dict[str, Any], book: B
     )
 
 
-def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, book: Book) -> None:
-    """Epsilon grows from round to round; rounds that were begun and not closed come on top.
-
-    So does what other runs released meanwhile, which is in `epsilon_before` too.
-    """
-    alone = _alone(book, report.run)
-    before = claimed.epsilon_before if alone else 0.0
-    spent = [before, *(row["epsilon"][claimed.id] for row in report.rounds)]
-    more = claimed.epsilon_spent - spent[-1]
-    all_closed = alone and claimed.rounds == len(report.rounds)
-    if spent != sorted(spent) or more < -_TOLERANCE or (all_closed and more > _TOLERANCE):
-        raise ReportError(
-            f"client {claimed.id!r}: epsilon per round must grow to {claimed.epsilon_spent!r}, "
-            f"got {spent}"
-        )
-
-
-def _alone(book: Book, run: str) -> bool:
-    """Whether nothing else was counted since this run first reserved."""
-    own = [id_ for id_, reservation in book.reservations.items() if reservation.run == run]
-    if not own:
-        return False
-    later = [entry.seq for entry in book.entries if entry.seq > own[0] and entry.kind != "commit"]
-    return set(later) <= set(own)
-
-
-def _require_headline(report: BudgetReport) -> None:
-    honest = {
-        statements.headline(
-            epsilon=report.largest_epsilon,
-            delta=max(client.delta for client in report.clients),
-            private=private,
-            status=report.status,
-            over=report.rounds_over,
-            planned=report.rounds_planned,
-        )
-        for private in (True, False)
-    }
-    if report.headline not in honest:
+def _require_headline(report: BudgetReport, record: Mapping[str, Any]) -> None:
+    """Refuse a headline that does not follow from ledgers and settings."""
+    private = record["settings"]["secret_coins"]
+    if (report.headline, report.randomness.secret) != (
+        headline_of(report, private=private),
+        private,
+    ):
         raise ReportError(f"the headline does not follow from the ledgers: {report.headline!r}")
 
 
@@ -187,8 +160,9 @@ def _require_one_moment(
         raise ReportError(f"{path} holds a report and no checkpoint; put it back beside the report")
     kept = checkpoint.record
     same = all(record[name] == value for name, value in kept.items())
-    same = same and (report.run, list(report.rounds)) == (kept["run"], kept["rounds"])
-    same = same and list(report.warnings) == warnings_of(RunRecord.from_json(kept))
+    was = RunRecord.from_json(kept)
+    found = report.run, report.rounds, report.warnings
+    same = same and found == (was.run, was.rounds, was.warnings)
     if not same or checkpoint.round != report.rounds_over or record["status"] != report.status:
         raise ReportError(
             f"report.json, run.json and the last checkpoint in {path} must be of one moment: after "
@@ -197,7 +171,8 @@ def _require_one_moment(
             "back; `privfed run --resume` writes all of them anew"
         )
     for client, anchor in [*record["anchors"].items(), *checkpoint.record["anchors"].items()]:
-        book_of_export(exports[client]).check_continues(anchor_from_json(anchor))
+        if report.scope is Scope.SIMULATION or client in exports:
+            book_of_export(exports[client]).check_continues(anchor_from_json(anchor))
 
 
 def _over(record: Mapping[str, Any]) -> int:
@@ -258,36 +233,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ReportError(f"{path} must hold a JSON object")
     return values
-
-
-def _recomputed(
-    export: Mapping[str, Any], report: BudgetReport, claimed: ClientGuarantee
-) -> ClientGuarantee:
-    return client_guarantee(
-        export,
-        run=report.run,
-        public_size=claimed.public_size,
-        budget=Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta),
-        planned=PoissonGaussian(
-            noise_multiplier=claimed.noise_multiplier,
-            sample_rate=claimed.sample_rate,
-            steps=report.mechanism["steps per round"],
-        ),
-        status=report.status,
-    )
-
-
-def _require_equal(claimed: ClientGuarantee, found: ClientGuarantee) -> None:
-    numbers = ("epsilon_spent", "epsilon_lower", "epsilon_before", "epsilon_if_begun")
-    for name in numbers:
-        if abs(getattr(claimed, name) - getattr(found, name)) > _TOLERANCE:
-            raise ReportError(
-                f"client {claimed.id!r}: the report says {name} = {getattr(claimed, name)!r}, its "
-                f"ledger gives {getattr(found, name)!r}"
-            )
-    for name, bound in found.attack.items():
-        if abs(claimed.attack.get(name, 0.0) - bound) > _TOLERANCE:
-            raise ReportError(f"client {claimed.id!r}: its attack bound {name} must be {bound!r}")
-    same = {name: getattr(claimed, name) for name in (*numbers, "attack")}
-    if replace(found, **same) != replace(claimed, releases=tuple(claimed.releases)):
-        raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")

@@ -222,20 +222,27 @@ def _listen(holder: "KeyHolder", own: "Identity", address: str) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="Run folder.")],
     anchors: Anchors = None,
+    authority: Annotated[
+        str | None,
+        typer.Option(help="Key (hex) of who signed the roster, for a report from statements."),
+    ] = None,
 ) -> None:
     """Recompute every epsilon from the ledger exports in FOLDER and render the report again.
 
     Files of different moments are refused; so is a report that is older than a ledger of this
-    machine.
+    machine. Of a report that was put together from what clients sign, signatures are checked.
     """
     from accountants import AnchorFolder
-    from privfed.reports.budget import COMPLETE, RUNNING
+    from privfed.reports.budget import COMPLETE, RUNNING, Scope
     from privfed.reports.figures import rounded_up
     from privfed.storage.state_folder import default_anchor_folder
     from privfed.verification import verify_and_render
 
-    verified, notes = verify_and_render(folder, AnchorFolder(anchors or default_anchor_folder()))
-    if verified.status != COMPLETE:
+    verified, notes = verify_and_render(
+        folder, AnchorFolder(anchors or default_anchor_folder()), authority=authority
+    )
+    from_statements = verified.scope is Scope.FEDERATION
+    if verified.status != COMPLETE or from_statements:
         _say(verified.headline)
     for client in verified.clients:
         line = (
@@ -245,15 +252,24 @@ def report(
         if verified.status == RUNNING:
             line += f"; {rounded_up(client.epsilon_if_begun)} with the next round"
         _say(line)
-    for note in notes:
+    for note in [*(f"{one.id}: no bound is stated" for one in verified.not_closed), *notes]:
         _say(note)
-    _say(
-        "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
-        "client, and the headline; budgets, sizes and what was planned, against run.json; that all "
-        "files are of one moment; the ledgers themselves, but for those named above. Not checked: "
-        "other text and figures. Report: "
-        f"{folder / 'report.html'}"
-    )
+    checked = _CHECKED_STATEMENTS if from_statements else _CHECKED_LEDGERS
+    _say(f"{checked} Report: {folder / 'report.html'}")
+
+
+_CHECKED_LEDGERS = (
+    "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
+    "client, and the headline; budgets, sizes and what was planned, against run.json; that all "
+    "files are of one moment; the ledgers themselves, but for those named above. Not checked: "
+    "other text and figures."
+)
+_CHECKED_STATEMENTS = (
+    "Checked: the signature of every statement against the roster; that the report is what they "
+    "come to; epsilon and attack bounds of every client against the releases that it states, and "
+    "where it gave the export of its ledger, all its numbers against that. Not checked: other text "
+    "and figures that all clients state alike."
+)
 
 
 def _say(line: str) -> None:

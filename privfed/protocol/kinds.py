@@ -139,7 +139,6 @@ PUBLIC_KEY: Final = "public_key"
 SUMS: Final = "sums"
 ADAPTER: Final = "adapter"
 REPORT: Final = "report"
-LEDGER_EXPORT: Final = "ledger_export"
 
 
 def seeds_of(client: str) -> str:

@@ -1,15 +1,28 @@
 """The budget report as a record: every field is required, and checked before it is shown."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Final
 
 from privfed.errors import ReportError
+from privfed.reports.clients import ClientGuarantee, NotClosed
+from privfed.reports.figures import RoundFigures
+from privfed.reports.records import record_of_json, require_whole
+from privfed.reports.sections import (
+    Accounting,
+    Difference,
+    Encryption,
+    Guarantee,
+    Mechanism,
+    Published,
+    Randomness,
+    Training,
+    View,
+)
 
-SCHEMA: Final = 2
-_MAY_BE_EMPTY: Final = {"warnings", "rounds", "releases", "absent", "attack"}
+SCHEMA: Final = 3
 
 RUNNING: Final = "running"
 """Status of a report that was written between two rounds: the next one may have begun since."""
@@ -18,65 +31,15 @@ COMPLETE: Final = "complete"
 """Status of a report whose run played all planned rounds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientGuarantee:
-    """What was guaranteed to the records of one client.
+class Scope(StrEnum):
+    """Whose report it is, and where its rows come from."""
 
-    Attributes:
-        id: public name.
-        dataset: public name of the data set that the budget belongs to.
-        unit: what one record is, in the words of the ledger.
-        neighbouring: relation of the ledger.
-        public_size: declared, or released with noise that the ledger counts.
-        epsilon_spent: upper bound over all releases on the data set, all runs and unresolved
-            reservations included.
-        epsilon_lower: no analysis of the same releases can go below this.
-        epsilon_before: of `epsilon_spent`, before this run.
-        epsilon_if_begun: the same bound with one more round of the run; what holds while it goes
-            on. Equal to `epsilon_spent` once it has ended.
-        epsilon_budget: this run releases nothing beyond it; another run on the same data, for which
-            a larger one was agreed, may have.
-        delta: of both.
-        rounds: rounds of this run that were reserved or committed.
-        steps: DP-SGD steps of this run that are counted.
-        unresolved: rounds of this run that a crash lost, counted and not sent.
-        noise_multiplier: sigma in this run.
-        sample_rate: q in this run.
-        releases: everything in the ledger, as (sigma, q, steps).
-        attack: upper bounds from the certified trade-off of these releases: most true positives at
-            a rate of false positives ("0.001", "0.01", "0.1"), and "advantage"; empty until the run
-            has ended.
-        ledger_id: of the ledger, random.
-        ledger_length: entries in the ledger.
-        ledger_head: digest (hex) of its last entry, which binds all before it.
-    """
-
-    id: str
-    dataset: str
-    unit: str
-    neighbouring: str
-    public_size: int
-    epsilon_spent: float
-    epsilon_lower: float
-    epsilon_before: float
-    epsilon_if_begun: float
-    epsilon_budget: float
-    delta: float
-    rounds: int
-    steps: int
-    unresolved: int
-    noise_multiplier: float
-    sample_rate: float
-    releases: tuple[Mapping[str, Any], ...]
-    attack: Mapping[str, float]
-    ledger_id: str
-    ledger_length: int
-    ledger_head: str
-
-    @property
-    def anchor(self) -> str:
-        """Length and head of the ledger, as `continues` takes it."""
-        return f"{self.ledger_length}:{self.ledger_head}"
+    SIMULATION = "simulation"
+    """All clients; each row was computed from a ledger that lay beside the others."""
+    CLIENT = "client"
+    """One organisation, from its own ledger; it says nothing of the others."""
+    FEDERATION = "federation"
+    """All clients, from what each of them states and signs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +48,7 @@ class BudgetReport:
 
     Attributes:
         schema: version of this record.
+        scope: whose report it is, and where its rows come from.
         title: what was trained on what.
         run: identifier of the run.
         created: UTC time, ISO 8601.
@@ -93,24 +57,30 @@ class BudgetReport:
         rounds_over: that were played or abandoned.
         headline: the guarantee in one sentence; says first if the run was not finished.
         guarantee: unit, record, neighbouring relation, federation epsilon and how to read it.
-        views: rows of (who looks, what they see, what protects a record).
-        clients: one guarantee per client.
+        views: who could see what, and what protects a record.
+        clients: one guarantee per client that has one.
+        not_closed: clients of the run for which none is stated.
         mechanism: settings of the private step.
         accounting: accountant, versions, bound, stop rule.
         encryption: scheme, custody and its consequence, parameters, rule, bytes.
         training: model, adapter, strategy, rounds, held-out data.
         randomness: where coins came from.
-        published: rows of (what left the clients without noise, where it came from).
+        published: what left the clients without noise, and where it came from.
         not_covered: what the numbers do not say.
         warnings: what the reader should question.
-        rounds: figures per round.
-        baseline: held-out figure before training.
+        differences: what clients state differently, where they need not agree.
+        rounds: figures per round; those that were abandoned have none.
+        baseline: held-out figure before training, under the name of what is measured.
         base_sha256: digest of the base model's frozen parameters.
         adapter_sha256: digest of the adapter that the run leaves, as a flat vector.
         versions: of the software.
+
+    Raises:
+        ReportError: for a gap, a value of another kind, another schema or a contradiction.
     """
 
     schema: int
+    scope: Scope
     title: str
     run: str
     created: str
@@ -118,18 +88,20 @@ class BudgetReport:
     rounds_planned: int
     rounds_over: int
     headline: str
-    guarantee: Mapping[str, Any]
-    views: tuple[tuple[str, str, str], ...]
+    guarantee: Guarantee
+    views: tuple[View, ...]
     clients: tuple[ClientGuarantee, ...]
-    mechanism: Mapping[str, Any]
-    accounting: Mapping[str, Any]
-    encryption: Mapping[str, Any]
-    training: Mapping[str, Any]
-    randomness: Mapping[str, Any]
-    published: tuple[tuple[str, str], ...]
+    not_closed: tuple[NotClosed, ...]
+    mechanism: Mechanism
+    accounting: Accounting
+    encryption: Encryption
+    training: Training
+    randomness: Randomness
+    published: tuple[Published, ...]
     not_covered: tuple[str, ...]
     warnings: tuple[str, ...]
-    rounds: tuple[Mapping[str, Any], ...]
+    differences: tuple[Difference, ...]
+    rounds: tuple[RoundFigures, ...]
     baseline: Mapping[str, float]
     base_sha256: str
     adapter_sha256: str
@@ -137,26 +109,58 @@ class BudgetReport:
 
     def __post_init__(self) -> None:
         """Refuse a report with a gap or a contradiction."""
-        for field in fields(self):
-            _require_filled(field.name, getattr(self, field.name))
-        if self.schema != SCHEMA:
-            raise ReportError(f"report schema must be {SCHEMA}, got {self.schema!r}")
+        _require_schema(self.schema)
+        require_whole(self)
         for client in self.clients:
-            _require_consistent(client)
-        if self.guarantee.get("epsilon") != self.largest_epsilon:
+            client.require_consistent()
+        if {row.metric for row in self.rounds} - {self.metric}:
+            raise ReportError(f"every round must have the figure of the baseline, {self.metric!r}")
+        self._require_rows()
+        claimed = None if self.not_closed else self.largest_epsilon
+        if self.guarantee.epsilon != claimed:
             raise ReportError(
-                f"the federation's epsilon must be the largest of its clients, "
-                f"{self.largest_epsilon!r}, got {self.guarantee.get('epsilon')!r}"
+                "the federation's epsilon must be the largest of its clients, or none if one did "
+                f"not close: {claimed!r}, got {self.guarantee.epsilon!r}"
             )
+
+    def _require_rows(self) -> None:
+        rows = [client.id for client in self.clients]
+        ids = {*rows, *(client.id for client in self.not_closed)}
+        if len(ids) != len(rows) + len(self.not_closed):
+            raise ReportError(f"the clients of a report must differ, got {sorted(ids)}")
+        if any(set(rows) - row.epsilon.keys() for row in self.rounds):
+            raise ReportError(f"every round must state the epsilon of each of {sorted(rows)}")
+        signed = self.scope is Scope.FEDERATION
+        if any(client.signed != signed for client in self.clients):
+            raise ReportError(
+                f"the rows of a report of scope {self.scope!s} must be "
+                f"{'signed by their clients' if signed else 'computed from ledgers'}"
+            )
+        if not signed and (self.not_closed or not all(row.recomputed for row in self.clients)):
+            raise ReportError("what is computed from ledgers must be so for every client")
+        if self.scope is Scope.CLIENT and len(rows) != 1:
+            raise ReportError(f"a client's own report must be about it alone, got {rows}")
+
+    @property
+    def metric(self) -> str:
+        """Name of what is measured on held-out text.
+
+        Raises:
+            ReportError: if the baseline holds more than that one figure.
+        """
+        if len(self.baseline) != 1:
+            raise ReportError(f"the baseline must be one figure, got {sorted(self.baseline)}")
+        return next(iter(self.baseline))
 
     @property
     def largest_epsilon(self) -> float:
-        """What holds for every client; while the run goes on, as if the next round was begun."""
+        """What holds for every client with a row; while the run goes on, with the next round."""
         return largest_epsilon(self.clients, self.status)
 
     def to_json(self) -> str:
         """The report as JSON text."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+        values = {**asdict(self), "rounds": [figures.to_json() for figures in self.rounds]}
+        return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "BudgetReport":
@@ -167,16 +171,18 @@ class BudgetReport:
         """
         try:
             values = json.loads(text)
-            clients = tuple(
-                ClientGuarantee(**{**client, "releases": tuple(client["releases"])})
-                for client in values.pop("clients")
-            )
-            for name in ("not_covered", "warnings", "rounds"):
-                values[name] = tuple(values[name])
-            for name in ("views", "published"):
-                values[name] = tuple(tuple(row) for row in values[name])
-            return cls(clients=clients, **values)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if "schema" in values:
+                _require_schema(values["schema"])
+            rounds = [RoundFigures.from_json(row) for row in values.pop("rounds")]
+            return record_of_json(cls, {**values, "rounds": rounds}, "report")
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RecursionError,
+            ReportError,
+        ) as error:
             raise ReportError(
                 f"this is no complete budget report of schema {SCHEMA}: {error}"
             ) from error
@@ -188,38 +194,9 @@ def largest_epsilon(clients: Iterable[ClientGuarantee], status: str) -> float:
     return max(client.epsilon_if_begun if going_on else client.epsilon_spent for client in clients)
 
 
-def _require_filled(name: str, value: object) -> None:
-    may_be_empty = name.rpartition(".")[2] in _MAY_BE_EMPTY and not isinstance(value, str)
-    empty = isinstance(value, (str, tuple, list, Mapping)) and not value
-    if value is None or (empty and not may_be_empty):
-        raise ReportError(f"the report lacks {name!r}; it is refused rather than shown with a gap")
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            _require_filled(f"{name}.{key}", inner)
-    if isinstance(value, (tuple, list)):
-        for position, inner in enumerate(value):
-            if not isinstance(inner, ClientGuarantee):
-                _require_filled(f"{name}.{position}", inner)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ReportError(f"the report's {name!r} must be finite, got {value!r}")
-
-
-def _require_consistent(client: ClientGuarantee) -> None:
-    for field in fields(client):
-        value = getattr(client, field.name)
-        if field.name != "releases":
-            _require_filled(f"clients.{client.id}.{field.name}", value)
-    if not 0 <= client.epsilon_lower <= client.epsilon_spent:
+def _require_schema(schema: object) -> None:
+    if schema != SCHEMA:
         raise ReportError(
-            f"client {client.id!r} must have 0 <= lower bound <= epsilon spent, got "
-            f"{client.epsilon_lower!r}, {client.epsilon_spent!r}"
+            f"report schema must be {SCHEMA}, got {schema!r:.80}; read it with the privfed that "
+            "wrote it"
         )
-    before, spent, begun = client.epsilon_before, client.epsilon_spent, client.epsilon_if_begun
-    if not 0 <= before <= spent <= begun <= max(client.epsilon_budget, spent):
-        raise ReportError(
-            f"client {client.id!r} must have 0 <= before <= spent <= with one more round, and one "
-            f"more only within the budget, got {before!r}, {spent!r}, {begun!r}, "
-            f"{client.epsilon_budget!r}"
-        )
-    if client.steps > 0 and not client.releases:
-        raise ReportError(f"client {client.id!r} took steps that are in no ledger")

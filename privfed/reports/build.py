@@ -1,7 +1,7 @@
-"""From ledgers and round figures to a budget report."""
+"""From a client's ledger to its row in a budget report, and how its epsilon was computed."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
@@ -19,11 +19,58 @@ from accountants.ledger.export import book_of_export
 from accountants.ledger.identity import Identity
 from accountants.tradeoff import curve
 from privfed.errors import ReportError
-from privfed.reports.budget import COMPLETE, RUNNING, SCHEMA, BudgetReport, ClientGuarantee
-from privfed.reports.figures import RoundFigures
-from privfed.storage.run_folder import software_versions
+from privfed.reports.budget import COMPLETE, RUNNING
+from privfed.reports.clients import ClientGuarantee
+from privfed.reports.sections import Accounting
 
 FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What releases come to; see `ClientGuarantee`.
+
+    Attributes:
+        epsilon_spent: upper bound.
+        epsilon_lower: lower bound.
+        epsilon_if_begun: upper bound with one more round, while the run goes on.
+        attack: bounds on what an attack reaches; empty until the run has ended.
+    """
+
+    epsilon_spent: float
+    epsilon_lower: float
+    epsilon_if_begun: float
+    attack: Mapping[str, float]
+
+
+def bounds_of(
+    events: tuple[Event, ...],
+    *,
+    planned: PoissonGaussian,
+    budget: Budget,
+    relation: Neighbouring,
+    status: str,
+) -> Bounds:
+    """Bounds on all that a client released.
+
+    Args:
+        events: its releases.
+        planned: one more round of the run.
+        budget: of the run; a client refuses a round that would exceed it.
+        relation: of the ledger.
+        status: of the report; see `client_guarantee`.
+    """
+    spent = epsilon(events, budget.delta, relation)
+    begun = spent.upper
+    if status == RUNNING:
+        one_more = epsilon([*events, planned], budget.delta, relation).upper
+        begun = max(spent.upper, min(one_more, budget.epsilon))
+    return Bounds(
+        epsilon_spent=spent.upper,
+        epsilon_lower=spent.lower,
+        epsilon_if_begun=begun,
+        attack=attack_bounds(events, relation) if status == COMPLETE else {},
+    )
 
 
 def client_guarantee(
@@ -62,22 +109,18 @@ def client_guarantee(
     for event in mine:
         others.remove(event)
     round_event = _one_kind(whose.client, mine, planned)
-    spent = epsilon(everything, budget.delta, relation)
+    bounds = bounds_of(everything, planned=planned, budget=budget, relation=relation, status=status)
     begun = {id_ for id_, reservation in book.reservations.items() if reservation.run == run}
-    # A client refuses a round that would exceed its budget.
-    with_one_more = min(
-        epsilon([*everything, planned], budget.delta, relation).upper, budget.epsilon
-    )
     return ClientGuarantee(
         id=whose.client,
         dataset=whose.dataset,
         unit=whose.unit,
         neighbouring=relation.value,
         public_size=public_size,
-        epsilon_spent=spent.upper,
-        epsilon_lower=spent.lower,
+        epsilon_spent=bounds.epsilon_spent,
+        epsilon_lower=bounds.epsilon_lower,
         epsilon_before=epsilon(others, budget.delta, relation).upper,
-        epsilon_if_begun=max(spent.upper, with_one_more) if status == RUNNING else spent.upper,
+        epsilon_if_begun=bounds.epsilon_if_begun,
         epsilon_budget=budget.epsilon,
         delta=budget.delta,
         rounds=len(begun),
@@ -86,10 +129,12 @@ def client_guarantee(
         noise_multiplier=round_event.noise_multiplier,
         sample_rate=round_event.sample_rate,
         releases=tuple(event_to_json(event) for event in everything),
-        attack=attack_bounds(everything, relation) if status == COMPLETE else {},
+        attack=bounds.attack,
         ledger_id=id_,
         ledger_length=len(book.entries),
         ledger_head=book.anchor().head,
+        signed=False,
+        recomputed=True,
     )
 
 
@@ -125,36 +170,24 @@ def _of_dp_sgd(events: Iterable[Event]) -> list[PoissonGaussian]:
     return found
 
 
-def build_report(
-    clients: Sequence[ClientGuarantee],
-    rounds: Sequence[RoundFigures],
-    **sections: Any,
-) -> BudgetReport:
-    """Put a report together; `sections` are the remaining fields of `BudgetReport`."""
-    return BudgetReport(
-        schema=SCHEMA,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        clients=tuple(clients),
-        rounds=tuple(figures.to_json() for figures in rounds),
-        versions=software_versions(),
-        **sections,
-    )
+def accounting_section(neighbouring: str) -> Accounting:
+    """How epsilon was computed.
 
-
-def accounting_section(neighbouring: str) -> dict[str, Any]:
-    """How epsilon was computed."""
-    return {
-        "accountant": accountants.ACCOUNTANT,
-        "bound": "the tightest epsilon lies between the two bounds shown for every client; the "
+    Args:
+        neighbouring: relation of the ledgers.
+    """
+    return Accounting(
+        accountant=accountants.ACCOUNTANT,
+        bound="the tightest epsilon lies between the two bounds shown for every client; the "
         "upper one is the claim. Discretisation, rounding of the FFT, wrapped and truncated mass "
         "are bounded and added to it",
-        "neighbouring relation": neighbouring,
-        "directions": "adding and removing, the larger of the two",
-        "one bound for all": "the same function calibrated the noise, admitted every round "
+        neighbouring=neighbouring,
+        directions="adding and removing, the larger of the two",
+        one_bound="the same function calibrated the noise, admitted every round "
         "before it began and wrote this report",
-        "stop rule": "a client refuses a round that would exceed its budget; the schedule was "
+        stop_rule="a client refuses a round that would exceed its budget; the schedule was "
         "fixed before training",
-        "why it holds": ScheduleFilter.theorem,
-        "counted": "every committed round, and every round that was reserved and never finished, "
+        theorem=ScheduleFilter.theorem,
+        counted="every committed round, and every round that was reserved and never finished, "
         "of all runs in the client's ledger for this data set",
-    }
+    )

@@ -1,32 +1,34 @@
 """Charts as SVG text, drawn without a display and without a global state."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from privfed.reports.budget import BudgetReport
+
 _SPENT, _BUDGET, _METRIC = "#1f5f8b", "#b3261e", "#2e7d4f"
 
 
-def epsilon_chart(report: Mapping[str, Any]) -> str:
+def epsilon_chart(report: BudgetReport) -> str:
     """Epsilon of every client after every round, against its budget."""
     figure = Figure(figsize=(6.4, 3.0), layout="constrained")
     axes = figure.subplots()
-    rounds = [row["round"] for row in report["rounds"]]
-    for client in report["clients"]:
-        spent = [row["epsilon"][client["id"]] for row in report["rounds"]]
+    rounds = [row.round for row in report.rounds]
+    for client in report.clients:
+        spent = [row.epsilon[client.id] for row in report.rounds]
         axes.plot(
             [0, *rounds],
-            [client["epsilon_before"], *spent],
+            [client.epsilon_before, *spent],
             color=_SPENT,
             alpha=0.6,
             linewidth=1.4,
             marker="o",
             markersize=2.5,
         )
-    for budget in sorted({client["epsilon_budget"] for client in report["clients"]}):
+    for budget in sorted({client.epsilon_budget for client in report.clients}):
         axes.axhline(budget, color=_BUDGET, linestyle="--", linewidth=1.2)
         axes.annotate(
             f"budget {budget:g}",
@@ -36,18 +38,18 @@ def epsilon_chart(report: Mapping[str, Any]) -> str:
             color=_BUDGET,
             fontsize=9,
         )
-    highest = max(client["epsilon_budget"] for client in report["clients"])
+    highest = max(client.epsilon_budget for client in report.clients)
     axes.set(xlabel="round", ylabel="epsilon spent", ylim=(0, 1.15 * highest))
     return _svg(figure, axes, rounds)
 
 
-def metric_chart(report: Mapping[str, Any]) -> str:
+def metric_chart(report: BudgetReport) -> str:
     """The held-out figure before training and after every round."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    ((metric, before),) = report["baseline"].items()
-    rounds = [row["round"] for row in report["rounds"]]
-    values = [before, *(row[metric] for row in report["rounds"])]
+    metric = report.metric
+    rounds = [row.round for row in report.rounds]
+    values = [report.baseline[metric], *(row.value for row in report.rounds)]
     axes.plot([0, *rounds], values, color=_METRIC, marker="o", markersize=3.5)
     axes.annotate(
         f"{values[-1]:.3g}",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from accountants import Anchor, anchor_from_json
+from privfed.reports import statements
 from privfed.reports.figures import Abandoned, RoundFigures
 
 
@@ -74,3 +75,12 @@ class RunRecord:
     def with_notes(self, notes: tuple[str, ...]) -> "RunRecord":
         """With those notes that it does not have yet."""
         return replace(self, notes=(*self.notes, *(n for n in notes if n not in self.notes)))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader of a report should question."""
+        return (
+            *self.notes,
+            *(f"{abandoned} It is counted and changed nothing." for abandoned in self.abandoned),
+            *statements.left_out(self.left_out),
+        )

@@ -90,7 +90,7 @@ def test_a_federation_trains_on_them_and_leaves_a_task_that_loads(
         base=wide_folder, labels=("sport", "money", "culture"), max_length=16, weights=weights
     )
     result = make_federation(model=task, rounds=1).run(tmp_path / "run")
-    assert result.report.training["model"]["weights"] == weights.value
+    assert result.report.training.model["weights"] == weights.value
     assert load_task(result.adapter) == task
 
 

@@ -20,6 +20,7 @@ from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol import streams
 from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import LEDGER
 from privfed.settings.encryption import Custody
 
 CLIENTS = {
@@ -143,7 +144,7 @@ def program_of(folder, name, settings, files):
             json.dumps({"base": program.progress.base, "round": program.progress.round})
         )
         export = json.dumps(brought.ledgers[name].export())
-        return {"ledger_export": export.encode()}
+        return {LEDGER: export.encode()}
 
     return Program(
         node=brought.nodes[name],

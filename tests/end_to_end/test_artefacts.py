@@ -12,16 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from accountants import AnchorFolder, Ledger, Neighbouring, PoissonGaussian, epsilon
+from accountants import (
+    AnchorFolder,
+    Ledger,
+    LedgerRolledBackError,
+    Neighbouring,
+    PoissonGaussian,
+    epsilon,
+)
 from privfed import Callback, Plain
 from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
 from privfed.federation import _Running
+from privfed.models.vector import vector_digest
 from privfed.parties.client.node import ClientNode
+from privfed.reporting import Moment, client_report
 from privfed.reports.budget import BudgetReport
+from privfed.reports.headlines import headline
+from privfed.reports.run_record import RunRecord
+from privfed.storage.checkpoint import load_latest, save_checkpoint
 from privfed.storage.state_folder import ledger_path
 from privfed.verification import verify_and_render
 from tests.end_to_end.crash_server import CLIENTS
 from tests.organisations import with_share
+from tests.unit.privfed.made_up_run import facts_of
 
 SERVER = Path(__file__).with_name("artefact_server.py")
 DELTAS = {name: budget.delta for name, (_, _, budget) in CLIENTS.items()}
@@ -63,7 +76,7 @@ def test_a_killed_run_never_claims_less_than_its_ledgers(tmp_path, bert_folder):
             spent = spent_by_ledger(folder / "state", client)
             assert claim >= spent - 1e-9, f"trial {number}: {client} claims too little"
             begun += spent > 0
-        assert report.guarantee["epsilon"] == max(claims_of(report).values())
+        assert report.guarantee.epsilon == max(claims_of(report).values())
         refused += not _verifies(folder, report)
     assert begun > trials, "the kills came too early to say anything"
     assert 0 < refused < trials
@@ -108,11 +121,11 @@ def test_an_interrupted_run_says_so_first_and_what_is_spent(make_federation, tmp
     assert report.status == "stopped in round 2"
     assert report.headline.startswith("NOT FINISHED: 1 of 3 rounds are over, the run stopped in")
     spent = {client.id: client.epsilon_spent for client in report.clients}
-    row = report.rounds[-1]["epsilon"]
+    row = report.rounds[-1].epsilon
     assert spent["client-0"] > row["client-0"], "its second round is in the ledger"
     assert spent["client-3"] == row["client-3"], "it had not begun"
     most = max(report.clients, key=lambda client: client.epsilon_spent)
-    assert report.guarantee["epsilon"] == most.epsilon_spent
+    assert report.guarantee.epsilon == most.epsilon_spent
     assert most.id == "client-3", "the client with the largest budget, even if it has not begun"
     said = re.fullmatch(
         r"stopped in round 2, spent ([\d.]+) of 6 \(client 'client-3', the largest\)",
@@ -144,7 +157,7 @@ def test_between_two_rounds_the_next_one_counts_as_begun(make_federation, tmp_pa
         for earlier, later in zip(before.clients, after.clients, strict=True):
             assert earlier.epsilon_spent < earlier.epsilon_if_begun
             assert earlier.epsilon_if_begun == pytest.approx(later.epsilon_spent, rel=1e-6)
-        assert before.guarantee["epsilon"] >= max(c.epsilon_spent for c in after.clients) - 1e-6
+        assert before.guarantee.epsilon >= max(c.epsilon_spent for c in after.clients) - 1e-6
         assert not before.clients[0].attack, "the curve takes seconds, it waits for the end"
     assert all(client.attack for client in result.report.clients)
 
@@ -265,7 +278,7 @@ class TestBeforeTheFirstRound:
     def test_other_steps_are_refused(self, federation, reports):
         path = reports[1] / "report.json"
         values = json.loads(path.read_text())
-        values["mechanism"]["steps per round"] = 1
+        values["mechanism"]["steps_per_round"] = 1
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match=r"steps per round .* run\.json, 2, got 1;"):
             verify_and_render(reports[1], AnchorFolder(federation.anchors))
@@ -303,7 +316,7 @@ class TestOtherRunsMeanwhile:
             interrupted.run(tmp_path / "first", resume=True, callbacks=[Stop(2)])
         report, notes = verify_and_render(tmp_path / "first", AnchorFolder(interrupted.anchors))
         first = report.clients[0]
-        assert first.epsilon_before > report.rounds[0]["epsilon"][first.id], "it came later"
+        assert first.epsilon_before > report.rounds[0].epsilon[first.id], "it came later"
         assert notes == []
 
     def test_a_budget_that_the_other_one_passed_is_said(self, interrupted, tmp_path):
@@ -361,3 +374,97 @@ def test_a_base_model_with_other_weights_does_not_resume(make_federation, bert_f
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="must have the frozen parameters that the run began with"):
         federation.run(tmp_path / "run", resume=True)
+
+
+class TestTheFolderOfOneClient:
+    """As an organisation keeps it whose program ran alone: its own ledger and its own report."""
+
+    @pytest.fixture
+    def federation(self, make_federation):
+        return make_federation(rounds=1)
+
+    @pytest.fixture
+    def folder(self, federation, tmp_path):
+        run = tmp_path / "run"
+        federation.run(run)
+        checkpoint = load_latest(run / "checkpoints")
+        moment = Moment(
+            status="complete", rounds_over=1, adapter_sha256=vector_digest(checkpoint.released)
+        )
+        own = client_report(
+            federation,
+            replace(facts_of(federation), simulated_keys=False, in_one_process=False),
+            RunRecord.from_json(checkpoint.record),
+            json.loads((run / "ledgers/client-1.json").read_text()),
+            moment,
+            client="client-1",
+        )
+        (run / "report.json").write_text(own.to_json())
+        for other in (0, 2, 3):
+            (run / f"ledgers/client-{other}.json").unlink()
+        self.keep_own(run)
+        return run
+
+    def keep_own(self, run):
+        """Of what a client knows of a run: its own noise, what it spent, its own anchor."""
+
+        def own(record):
+            for name in ("noise_multipliers", "anchors"):
+                record[name] = {"client-1": record[name]["client-1"]}
+            for row in record["rounds"]:
+                row["epsilon"] = {"client-1": row["epsilon"]["client-1"]}
+            return record
+
+        values = own(json.loads((run / "run.json").read_text()))
+        (run / "run.json").write_text(json.dumps(values))
+        kept = load_latest(run / "checkpoints")
+        save_checkpoint(run / "checkpoints", replace(kept, record=own(dict(kept.record))))
+
+    def test_it_is_checked_from_its_own_ledger(self, federation, folder):
+        report, notes = verify_and_render(folder, AnchorFolder(federation.anchors))
+        assert [client.id for client in report.clients] == ["client-1"]
+        assert notes == []
+        assert "Budget report of client-1" in (folder / "report.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("change", "named"),
+        [
+            ({"headline": "All is well."}, "headline"),
+            ({"rounds_over": 0}, "one moment"),
+            ({"warnings": ["nothing"]}, "one moment"),
+            ({"scope": "simulation"}, "headline"),
+        ],
+        ids=str,
+    )
+    def test_what_does_not_follow_is_refused(self, federation, folder, change, named):
+        values = json.loads((folder / "report.json").read_text())
+        (folder / "report.json").write_text(json.dumps({**values, **change}))
+        with pytest.raises(ReportError, match=named):
+            verify_and_render(folder, AnchorFolder(federation.anchors))
+
+    def test_an_older_ledger_is_refused(self, federation, folder):
+        path = folder / "run.json"
+        values = json.loads(path.read_text())
+        values["anchors"]["client-1"]["length"] += 2
+        path.write_text(json.dumps(values))
+        with pytest.raises((ReportError, LedgerRolledBackError)):
+            verify_and_render(folder, AnchorFolder(federation.anchors))
+
+
+def test_a_row_that_was_taken_out_of_a_simulation_is_refused(make_federation, tmp_path):
+    """Also the claim and the headline would follow from what is left."""
+    federation = make_federation(rounds=1)
+    federation.run(tmp_path / "run")
+    path = tmp_path / "run/report.json"
+    values = json.loads(path.read_text())
+    most = max(values["clients"], key=lambda client: client["epsilon_spent"])
+    values["clients"].remove(most)
+    left = max(client["epsilon_spent"] for client in values["clients"])
+    delta = max(client["delta"] for client in values["clients"])
+    values["guarantee"] |= {"epsilon": left, "delta": delta}
+    values["headline"] = headline(
+        epsilon=left, delta=delta, private=True, status="complete", over=1, planned=1
+    )
+    path.write_text(json.dumps(values))
+    with pytest.raises(ReportError):
+        verify_and_render(tmp_path / "run", AnchorFolder(federation.anchors))

@@ -42,6 +42,7 @@ from privfed.errors import (
 )
 from privfed.parties.client import node
 from privfed.reports.figures import RoundFigures
+from privfed.reports.headlines import headline
 from privfed.settings.encryption import Custody
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.state_folder import default_anchor_folder
@@ -481,7 +482,7 @@ class TestThePublicRange:
             wanted = min(ranges[0], from_released)
             assert wanted * (1 - 1e-4) <= used <= wanted * (1 + 1e-4) + rounded
             assert used == ranges[0] or used % rounded == 0
-        assert "then from the released mean" in result.report.encryption["public range"]
+        assert result.report.encryption.follow_released
 
     def test_a_first_range_that_is_narrow_stays_the_widest(
         self, make_federation, tmp_path, messages
@@ -495,7 +496,7 @@ class TestThePublicRange:
     def test_by_default_it_stays(self, make_federation, tmp_path, messages):
         result = make_federation().run(tmp_path / "run")
         assert len(set(self.ranges(messages))) == 1
-        assert "released" not in result.report.encryption["public range"]
+        assert not result.report.encryption.follow_released
 
     def test_a_resume_goes_on_with_the_range_of_its_round(
         self, make_federation, tmp_path, messages, monkeypatch
@@ -891,6 +892,27 @@ class TestReportCommand:
         values["rounds"][0]["epsilon"]["client-2"] = 0.001
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match="per round"):
+            verify_and_render(tmp_path / "run")
+
+    def test_a_headline_that_hides_repeatable_coins_is_refused(
+        self, make_federation, seeded_coins, tmp_path
+    ):
+        from privfed.errors import ReportError
+
+        make_federation(rounds=1, coins=seeded_coins()).run(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        values = json.loads(path.read_text())
+        assert values["headline"].startswith("NOT PRIVATE")
+        values["headline"] = headline(
+            epsilon=values["guarantee"]["epsilon"],
+            delta=values["guarantee"]["delta"],
+            private=True,
+            status="complete",
+            over=1,
+            planned=1,
+        )
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError, match="headline"):
             verify_and_render(tmp_path / "run")
 
     def test_a_missing_field_is_refused(self, make_federation, tmp_path):

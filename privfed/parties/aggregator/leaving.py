@@ -72,11 +72,3 @@ def ended_by_leaving(
         return None
     reason = Reason.OTHERS if agreed else Reason.LEFT
     return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))
-
-
-def notes(left_out: Mapping[str, int]) -> list[str]:
-    """What a report says of clients that were left out."""
-    return [
-        f"{client} was left out from round {first} on; what it released before stays counted."
-        for client, first in sorted(left_out.items())
-    ]

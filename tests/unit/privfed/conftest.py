@@ -10,6 +10,7 @@ from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.protocol.envelopes import envelope_bytes
 from privfed.protocol.terms import Terms
+from tests.unit.privfed.made_up_statements import made_up_statements
 
 CLIENTS = ("a", "b", "c", "d")
 
@@ -78,3 +79,9 @@ def disk_steps(monkeypatch):
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "replace", watched_replace)
     return steps
+
+
+@pytest.fixture
+def signed(make_federation, tmp_path):
+    """What the clients of a run sign whose parties ran apart."""
+    return made_up_statements(make_federation(num_clients=4), tmp_path / "ledgers")

@@ -23,6 +23,7 @@ from privfed.cli.display import RoundTable
 from privfed.errors import FileError, RunFolderError
 from privfed.parties.key_holder.serving import only_holder_of
 from privfed.reports import adapter_folder
+from privfed.reports.statement_folder import write_statements
 from privfed.storage import checkpoint, durable, run_folder
 from privfed.storage.checkpoint import load_latest
 
@@ -224,6 +225,32 @@ class TestRuns:
             (line,) = [li for li in checked.output.splitlines() if li.startswith(client["id"])]
             shown = float(re.search(r"epsilon ([\d.]+) of 4 at delta 0.001, 2 steps", line)[1])
             assert client["epsilon_spent"] <= shown <= client["epsilon_spent"] + 1e-4
+
+    def test_a_report_that_clients_signed_is_checked_against_their_statements(
+        self, signed, failure, tmp_path
+    ):
+        """One of them gave no ledger, and one did not close."""
+        closed = {name: signed.closed(name, export=name != "client-1") for name in signed.names[1:]}
+        opened = {"client-0": signed.opened("client-0")}
+        made = signed.assembled(closed, opened)
+        write_statements(tmp_path / "out", made, closed, opened, signed.roster)
+        key = signed.authority.party.signing_key.hex()
+        (tmp_path / "out/report.html").unlink()
+        checked = invoke("report", tmp_path / "out", "--authority", key)
+        assert checked.exit_code == 0
+        lines = checked.output.splitlines()
+        assert lines[0].startswith("NO BOUND FOR EVERY CLIENT: none is stated for client-0")
+        assert "client-0: no bound is stated" in lines
+        assert [line for line in lines if line.startswith("client-1: epsilon ")]
+        assert [
+            line for line in lines if line.startswith("The epsilon of client-1 is as it states")
+        ]
+        assert "Checked: the signature of every statement against the roster" in lines[-1]
+        assert "signed by client-2" in (tmp_path / "out/report.html").read_text()
+        assert "must be given (--authority)" in failure("report", tmp_path / "out")
+        (tmp_path / "out/statements/client-2.closed").write_bytes(closed["client-3"])
+        line = failure("report", tmp_path / "out", "--authority", key)
+        assert line.startswith("privfed: MessageError: expected a 'closed' of 'client-2'")
 
     def test_by_default_a_run_lies_under_its_configurations_name(
         self, config, tmp_path, monkeypatch

@@ -67,7 +67,7 @@ def test_a_federation_trains_on_it_and_leaves_a_task_that_loads(make_federation,
     plain = make_federation()
     task = CustomLoss(task=plain.model, loss=focal, name="focal loss, gamma 2")
     result = make_federation(model=task, rounds=1).run(tmp_path / "run")
-    assert result.report.training["model"]["loss"] == "focal loss, gamma 2"
+    assert result.report.training.model["loss"] == "focal loss, gamma 2"
     assert load_task(result.adapter) == plain.model
 
 

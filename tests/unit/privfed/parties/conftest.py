@@ -14,8 +14,8 @@ def clients(make_federation, tmp_path):
     folder.claim()
 
     def start(encryption):
-        federation = make_federation(encryption=encryption)
-        return Clients(_Running.start(federation, folder, None, {}))
+        running = _Running.prepared(make_federation(encryption=encryption), folder, None, ())
+        return Clients(running)
 
     yield start
     folder.release()

@@ -16,11 +16,14 @@ class Clients:
     """All clients of a small run, and the aggregator's messages to them."""
 
     def __init__(self, running):
+        running.begin([])
         self.running = running
-        self.runs = running.runs
-        self.one = running.runs["client-0"]
-        self.summing = running.wiring.summing
-        self.range = running.checkpoint.record["public_range"]
+        self.aggregator = running.aggregator
+        self.programs = running.clients
+        self.runs = {name: program.run for name, program in running.clients.items()}
+        self.one = self.runs["client-0"]
+        self.summing = running.aggregator.summing
+        self.range = running.record.public_range
 
     def plan(self, number=1, base=None):
         base = base or self.one.progress.base
@@ -50,8 +53,9 @@ class Clients:
         return exchange[-1]["client-0"], exchange[-2]["client-0"]
 
     def _round(self, number):
-        play = Play(self.runs, stacked_clients=1, on_client=lambda _: None)
-        return self.running._round(number, play)
+        play = Play(self.programs, stacked_clients=1, on_client=lambda _: None)
+        self.aggregator._agreed.setdefault(number, set())
+        return replace(self.aggregator._round(number), exchange=play.exchange)
 
 
 class Stop(Exception):

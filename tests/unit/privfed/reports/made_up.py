@@ -4,9 +4,21 @@ from dataclasses import replace
 
 from privfed.agreement import Agreement
 from privfed.encryption.schemes import Scheme
-from privfed.reports.budget import BudgetReport, ClientGuarantee
+from privfed.reports.budget import BudgetReport, Scope
+from privfed.reports.clients import ClientGuarantee
 from privfed.reports.figures import RoundFigures
 from privfed.reports.run_facts import RunFacts
+from privfed.reports.sections import (
+    Accounting,
+    Encryption,
+    Guarantee,
+    Measured,
+    Mechanism,
+    Published,
+    Randomness,
+    Training,
+    View,
+)
 from privfed.settings.encryption import BFV
 
 FACTS = RunFacts(
@@ -52,6 +64,8 @@ def guarantee(number=1, **changes):
         ledger_id=f"{number:032x}",
         ledger_length=3,
         ledger_head="ab" * 32,
+        signed=False,
+        recomputed=True,
     )
     return replace(plain, **changes)
 
@@ -72,9 +86,84 @@ FIGURES = RoundFigures(
 )
 
 
+GUARANTEE = Guarantee(
+    unit="one record: one article",
+    neighbouring="add or remove one",
+    covers="every update",
+    adversary="anyone",
+    epsilon=1.5,
+    delta=1e-5,
+    reading="nearly as if it had not taken part",
+)
+MECHANISM = Mechanism(
+    mechanism="DP-SGD",
+    clipping="all together to C",
+    clipping_norm=0.75,
+    expected_batch_size=20,
+    steps_per_round=2,
+    sampler_accounted="Poisson, as planned",
+    sampler_ran="Poisson, as drawn",
+    public_sizes="declared long before",
+    noise_multipliers="to each budget",
+    num_params=640,
+)
+ACCOUNTING = Accounting(
+    accountant="certified bounds",
+    bound="the upper one",
+    neighbouring="add_remove",
+    directions="both",
+    one_bound="one function",
+    stop_rule="refuses",
+    theorem="a fixed schedule",
+    counted="all rounds",
+)
+MEASURED = Measured(
+    upload_bytes=2.25,
+    download_bytes=3.5,
+    aggregator_seconds=0.125,
+    opening_seconds=0.0625,
+    key_holder_bytes=None,
+    key_bytes=72_000,
+)
+ENCRYPTION = Encryption(
+    scheme="BFV",
+    custody="shared_key: every client",
+    consequence="who colludes opens",
+    keys="one key",
+    identities="signatures",
+    correctness="exactly",
+    setting="in one process",
+    bits_per_value=9,
+    public_range=0.015625,
+    follow_released=False,
+    parameters={"ring": 4096, "key_id": "5e5e"},
+    base_model="1a" * 32,
+    roster="4d" * 32,
+    measured=MEASURED,
+)
+RANDOMNESS = Randomness(
+    secret=True,
+    noise="ChaCha20 for noise",
+    rounding="ChaCha20 for rounding",
+    batch_sampling="ChaCha20 for batches",
+    public_seed=41,
+)
+TRAINING = Training(
+    model={"base": "bert", "labels": ["a", "b"]},
+    adapter={"rank": 6},
+    strategy={"server_learning_rate": 1.25},
+    adapter_left="the newest",
+    optimizer={"learning_rate": 0.5, "momentum": 0.0},
+    rounds=4,
+    weights={"client-1": 1.0, "client-2": 0.5, "client-3": 0.875},
+    held_out="31 articles",
+)
+
+
 def report(**changes):
     plain = BudgetReport(
-        schema=2,
+        schema=3,
+        scope=Scope.SIMULATION,
         title="a model on text",
         run="00ff",
         created="2026-01-02T03:04:05+00:00",
@@ -82,21 +171,28 @@ def report(**changes):
         rounds_planned=4,
         rounds_over=1,
         headline="epsilon is at most 1.5",
-        guarantee={"unit": "one record", "epsilon": 1.5},
-        views=(("who", "sees what", "protected by what"),),
+        guarantee=GUARANTEE,
+        views=(View(observer="who", sees="sees what", protection="protected by what"),),
         clients=(guarantee(1), guarantee(2), guarantee(3)),
-        mechanism={"clipping norm C": 1.0},
-        accounting={"accountant": "certified bounds"},
-        encryption={"scheme": "BFV", "parameters": {"bits": 12}},
-        training={"model": {"base": "bert", "labels": ["a", "b"]}, "momentum": 0.0},
-        randomness={"noise": "secret"},
-        published=(("names", "declared"),),
+        not_closed=(),
+        mechanism=MECHANISM,
+        accounting=ACCOUNTING,
+        encryption=ENCRYPTION,
+        training=TRAINING,
+        randomness=RANDOMNESS,
+        published=(Published(what="names", source="declared"),),
         not_covered=("other things",),
         warnings=(),
-        rounds=(FIGURES.to_json(),),
+        differences=(),
+        rounds=(FIGURES,),
         baseline={"accuracy": 0.125},
         base_sha256="cd" * 32,
         adapter_sha256="ef" * 32,
         versions={"python": "3"},
     )
     return replace(plain, **changes)
+
+
+def claiming(epsilon, **changes):
+    """A report with this epsilon of all its clients together."""
+    return report(guarantee=replace(GUARANTEE, epsilon=epsilon), **changes)

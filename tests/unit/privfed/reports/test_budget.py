@@ -1,18 +1,28 @@
 """The report refuses a gap or a contradiction instead of showing it."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from privfed.errors import ReportError
-from privfed.reports.budget import BudgetReport, ClientGuarantee
-from tests.unit.privfed.reports.made_up import FIGURES, guarantee, report
+from privfed.reports.budget import BudgetReport, Scope
+from privfed.reports.clients import ClientGuarantee, LastStatement, NotClosed
+from privfed.reports.sections import Difference
+from tests.unit.privfed.reports.made_up import (
+    ENCRYPTION,
+    FIGURES,
+    GUARANTEE,
+    MECHANISM,
+    claiming,
+    guarantee,
+    report,
+)
 
 FIELDS = [field.name for field in fields(BudgetReport)]
 CLIENT_FIELDS = [field.name for field in fields(ClientGuarantee)]
-MAY_BE_EMPTY = {"warnings", "rounds"}
-NUMBERS = {"schema", "rounds_planned", "rounds_over"}
+MAY_BE_EMPTY = {"warnings", "rounds", "not_closed", "differences"}
+NUMBERS = {"schema", "scope", "rounds_planned", "rounds_over"}
 
 
 class TestRoundTrip:
@@ -49,26 +59,46 @@ class TestAGap:
 
     @pytest.mark.parametrize("name", sorted(set(FIELDS) - MAY_BE_EMPTY - NUMBERS))
     def test_an_empty_field_is_refused(self, name):
-        empty = type(getattr(report(), name))()
+        values = json.loads(report().to_json())
+        values[name] = type(values[name])()
         with pytest.raises(ReportError, match=name):
-            report(**{name: empty})
+            BudgetReport.from_json(json.dumps(values))
 
     @pytest.mark.parametrize("inner", [None, "", [], {}, float("nan"), float("inf")])
     @pytest.mark.parametrize(
-        "name", ["guarantee", "mechanism", "accounting", "encryption", "training", "baseline"]
+        ("name", "key"),
+        [
+            ("guarantee", "unit"),
+            ("mechanism", "clipping_norm"),
+            ("accounting", "theorem"),
+            ("encryption", "roster"),
+            ("training", "optimizer"),
+            ("randomness", "noise"),
+        ],
     )
-    def test_a_gap_inside_a_section_is_named(self, name, inner):
-        section = {**getattr(report(), name), "key": inner}
-        with pytest.raises(ReportError, match=rf"{name}\.key"):
+    def test_a_gap_inside_a_section_is_named(self, name, key, inner):
+        section = replace(getattr(report(), name), **{key: inner})
+        with pytest.raises(ReportError, match=rf"{name}\.{key}"):
             report(**{name: section})
 
     def test_a_gap_deeper_inside_is_named(self):
+        section = replace(ENCRYPTION, parameters={"bits": None})
         with pytest.raises(ReportError, match=r"encryption\.parameters\.bits"):
-            report(encryption={"scheme": "BFV", "parameters": {"bits": None}})
+            report(encryption=section)
+
+    @pytest.mark.parametrize("inner", [{"accuracy": None}, {}, {"accuracy": float("nan")}])
+    def test_a_gap_in_the_baseline_is_named(self, inner):
+        with pytest.raises(ReportError, match="baseline"):
+            report(baseline=inner)
+
+    @pytest.mark.parametrize("name", ["keys", "correctness", "bits_per_value", "measured"])
+    def test_what_not_every_encryption_has_may_be_none(self, name):
+        whole = report(encryption=replace(ENCRYPTION, **{name: None}))
+        assert BudgetReport.from_json(whole.to_json()) == whole
 
     def test_a_gap_in_a_list_is_refused(self):
         with pytest.raises(ReportError, match="views"):
-            report(views=(("who", None, "protected by what"),))
+            report(views=(replace(report().views[0], sees=None),))
         with pytest.raises(ReportError, match="not_covered"):
             report(not_covered=("other things", ""))
 
@@ -111,7 +141,7 @@ class TestAGap:
     @pytest.mark.parametrize(
         "name",
         [
-            "accuracy",
+            "value",
             "bytes_up",
             "bytes_holder",
             "seconds",
@@ -122,12 +152,12 @@ class TestAGap:
     @pytest.mark.parametrize("value", [float("nan"), None])
     def test_a_gap_in_a_round_is_refused(self, name, value):
         with pytest.raises(ReportError, match=f"rounds.*{name}"):
-            report(rounds=({**FIGURES.to_json(), name: value},))
+            report(rounds=(replace(FIGURES, **{name: value}),))
 
     @pytest.mark.parametrize("value", [float("nan"), None])
     def test_a_gap_in_the_epsilon_of_a_round_is_refused(self, value):
         with pytest.raises(ReportError, match="rounds"):
-            report(rounds=({**FIGURES.to_json(), "epsilon": {"client-1": value}},))
+            report(rounds=(replace(FIGURES, epsilon={"client-1": value}),))
 
     def test_an_unknown_field_is_refused(self):
         values = json.loads(report().to_json())
@@ -142,9 +172,59 @@ class TestAGap:
         with pytest.raises(ReportError, match="no complete budget report"):
             BudgetReport.from_json(text)
 
-    def test_another_schema_is_refused(self):
-        with pytest.raises(ReportError, match="schema must be 2, got 3"):
-            report(schema=3)
+    @pytest.mark.parametrize("schema", [2, 4, "3", None])
+    def test_another_schema_is_refused_before_anything_else(self, schema):
+        with pytest.raises(ReportError, match=f"schema must be 3, got {schema!r}; read it with"):
+            report(schema=schema)
+        values = {"schema": schema, "mechanism": {"clipping norm C": 1.0}}
+        with pytest.raises(ReportError, match=f"schema must be 3, got {schema!r}; read it with"):
+            BudgetReport.from_json(json.dumps(values))
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"title": 3}, "'title' must be of the kind str, got 3"),
+            ({"rounds_over": 1.5}, "'rounds_over' must be of the kind int"),
+            ({"rounds_over": True}, "'rounds_over' must be of the kind int, got True"),
+            ({"mechanism": {"clipping_norm": 0.75}}, "'mechanism' must be of the kind Mechanism"),
+            ({"views": [["who", "what", "how"]]}, "'views' must be of the kind tuple"),
+            ({"randomness": None}, "lacks 'randomness'"),
+        ],
+    )
+    def test_a_value_of_another_kind_is_refused(self, changes, named):
+        with pytest.raises(ReportError, match=named):
+            report(**changes)
+
+    @pytest.mark.parametrize(
+        ("section", "changes", "named"),
+        [
+            ("mechanism", {"steps_per_round": "2"}, "mechanism.steps_per_round"),
+            ("randomness", {"secret": 1}, "randomness.secret"),
+            ("encryption", {"follow_released": "no"}, "encryption.follow_released"),
+            ("encryption", {"measured": {"upload_bytes": 1.0}}, "'measured' lacks"),
+            ("training", {"weights": {"client-1": "heavy"}}, "training.weights.client-1"),
+            ("accounting", {"comment": "mine"}, "'accounting' must not have"),
+        ],
+    )
+    def test_so_is_one_inside_a_section(self, section, changes, named):
+        values = json.loads(report().to_json())
+        values[section] |= changes
+        with pytest.raises(ReportError, match=named):
+            BudgetReport.from_json(json.dumps(values))
+
+    def test_deep_nesting_is_refused(self):
+        with pytest.raises(ReportError, match="no complete budget report"):
+            BudgetReport.from_json('{"schema": ' + "[" * 100_000)
+
+
+class TestReading:
+    def test_a_program_reads_a_section_by_its_terms(self):
+        found = BudgetReport.from_json(report().to_json())
+        assert found.mechanism == MECHANISM
+        assert found.mechanism.clipping_norm == 0.75
+        assert found.encryption.measured.key_bytes == 72_000
+        assert found.rounds[0].epsilon["client-3"] == 1.5
+        assert found.metric == "accuracy"
 
 
 class TestAContradiction:
@@ -166,8 +246,8 @@ class TestAContradiction:
             report(clients=clients)
 
     def test_while_it_goes_on_the_next_round_is_in_the_claim(self):
-        report(status="running", guarantee={"unit": "one record", "epsilon": 0.6 * 3})
-        with pytest.raises(ReportError, match=r"largest of its clients, 1\.7999"):
+        claiming(0.6 * 3, status="running")
+        with pytest.raises(ReportError, match=r"largest of its clients, .* 1\.7999"):
             report(status="running")
 
     @pytest.mark.parametrize("before", [-0.1, 0.6])
@@ -175,15 +255,95 @@ class TestAContradiction:
         with pytest.raises(ReportError, match="'client-1' must have 0 <= before <= spent"):
             report(clients=(guarantee(1, epsilon_before=before), guarantee(2), guarantee(3)))
 
-    @pytest.mark.parametrize("epsilon", [0.5, 1.0, 3.0, 1.5000001, "1.5"])
+    @pytest.mark.parametrize("epsilon", [0.5, 1.0, 3.0, 1.5000001])
     def test_an_epsilon_that_is_not_the_largest_of_the_clients(self, epsilon):
-        with pytest.raises(ReportError, match=r"largest of its clients, 1\.5"):
-            report(guarantee={"unit": "one record", "epsilon": epsilon})
+        with pytest.raises(ReportError, match=r"largest of its clients, .* 1\.5"):
+            claiming(epsilon)
 
     def test_no_epsilon_for_the_federation(self):
-        with pytest.raises(ReportError, match="largest of its clients"):
-            report(guarantee={"unit": "one record"})
+        with pytest.raises(ReportError, match=r"largest of its clients, .* 1\.5, got None"):
+            claiming(None)
+        with pytest.raises(ReportError, match=r"guarantee\.epsilon"):
+            claiming("1.5")
+
+    def test_a_round_that_says_nothing_of_a_client(self):
+        some = {"client-1": 0.5, "client-3": 1.5}
+        with pytest.raises(ReportError, match="every round must state the epsilon of each"):
+            report(rounds=(replace(FIGURES, epsilon=some),))
+
+    def test_two_rows_of_one_client(self):
+        with pytest.raises(ReportError, match="clients of a report must differ"):
+            report(clients=(guarantee(1), guarantee(3), guarantee(3)))
+
+    def test_a_round_with_another_figure(self):
+        with pytest.raises(ReportError, match="figure of the baseline, 'accuracy'"):
+            report(rounds=(FIGURES, replace(FIGURES, round=2, metric="perplexity")))
+
+    def test_two_figures_of_the_baseline(self):
+        with pytest.raises(ReportError, match=r"one figure, got \['accuracy', 'perplexity'\]"):
+            report(baseline={"accuracy": 0.125, "perplexity": 40.0})
 
     def test_steps_without_releases(self):
         with pytest.raises(ReportError, match="'client-2' took steps that are in no ledger"):
             report(clients=(guarantee(1), guarantee(2, releases=()), guarantee(3)))
+
+
+SIGNED = tuple(guarantee(number, signed=True, recomputed=number != 2) for number in (1, 2, 3))
+AWAY = (
+    NotClosed(
+        id="away",
+        last=LastStatement(round=2, epsilon=0.75, ledger_length=5, ledger_head="7c" * 32),
+    ),
+    NotClosed(id="silent", last=None),
+)
+NO_CLAIM = replace(GUARANTEE, epsilon=None, delta=None)
+
+
+class TestScopes:
+    def signed(self, **changes):
+        return report(**{"scope": Scope.FEDERATION, "clients": SIGNED, **changes})
+
+    def test_what_clients_sign_survives_its_json(self):
+        differs = Difference(field="versions.python", value="3.12", clients=("client-2",))
+        found = self.signed(not_closed=AWAY, guarantee=NO_CLAIM, differences=(differs,))
+        again = BudgetReport.from_json(found.to_json())
+        assert again == found
+        assert again.scope is Scope.FEDERATION
+        assert json.loads(found.to_json())["scope"] == "federation"
+
+    @pytest.mark.parametrize("scope", ["simulations", "", 3, None, ["client"]])
+    def test_an_unknown_scope_is_refused(self, scope):
+        values = json.loads(report().to_json()) | {"scope": scope}
+        with pytest.raises(ReportError, match="scope"):
+            BudgetReport.from_json(json.dumps(values))
+
+    def test_with_a_client_that_did_not_close_there_is_no_epsilon(self):
+        with pytest.raises(ReportError, match="or none if one did not close: None, got 1.5"):
+            self.signed(not_closed=AWAY)
+        assert self.signed(not_closed=AWAY, guarantee=NO_CLAIM).guarantee.epsilon is None
+
+    @pytest.mark.parametrize("scope", [Scope.SIMULATION, Scope.CLIENT])
+    def test_rows_from_ledgers_are_not_said_to_be_signed(self, scope):
+        with pytest.raises(ReportError, match=f"scope {scope!s} must be computed from ledgers"):
+            report(scope=scope, clients=SIGNED)
+
+    def test_rows_of_statements_are_signed_every_one(self):
+        with pytest.raises(ReportError, match="scope federation must be signed by their clients"):
+            self.signed(clients=(*SIGNED[:2], guarantee(3)))
+
+    def test_rows_from_ledgers_are_computed_and_there_for_everybody(self):
+        rows = (guarantee(1), guarantee(2, recomputed=False), guarantee(3))
+        with pytest.raises(ReportError, match="must be so for every client"):
+            report(clients=rows)
+        with pytest.raises(ReportError, match="must be so for every client"):
+            report(not_closed=AWAY, guarantee=NO_CLAIM)
+
+    def test_a_clients_own_report_is_about_it_alone(self):
+        claiming(0.5, scope=Scope.CLIENT, clients=(guarantee(1),))
+        with pytest.raises(ReportError, match="must be about it alone"):
+            report(scope=Scope.CLIENT)
+
+    def test_nobody_closes_and_does_not(self):
+        again = (NotClosed(id="client-2", last=None),)
+        with pytest.raises(ReportError, match="clients of a report must differ"):
+            self.signed(not_closed=again, guarantee=NO_CLAIM)

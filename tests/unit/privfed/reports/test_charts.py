@@ -1,24 +1,41 @@
 """Charts show what the report says, and are the same text every time."""
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from privfed.reports import charts
 from privfed.reports.charts import epsilon_chart, metric_chart
+from tests.unit.privfed.reports.made_up import FIGURES, guarantee, report
 
-REPORT = {
-    "clients": [
-        {"id": "east", "epsilon_before": 0.25, "epsilon_budget": 4.0},
-        {"id": "west", "epsilon_before": 0.0, "epsilon_budget": 2.5},
-        {"id": "north", "epsilon_before": 0.5, "epsilon_budget": 4.0},
-    ],
-    "rounds": [
-        {"round": 1, "epsilon": {"east": 0.75, "west": 0.5, "north": 1.0}, "accuracy": 0.375},
-        {"round": 3, "epsilon": {"east": 1.25, "west": 0.5, "north": 1.5}, "accuracy": 0.625},
-    ],
-    "baseline": {"accuracy": 0.125},
-}
+NAMES = ("east", "west", "north")
+BEFORE = dict(zip(NAMES, (0.25, 0.0, 0.5), strict=True))
+BUDGETS = dict(zip(NAMES, (4.0, 2.5, 4.0), strict=True))
+FIRST = replace(
+    FIGURES,
+    clients=NAMES,
+    absent=(),
+    value=0.375,
+    epsilon=dict(zip(NAMES, (0.75, 0.5, 1.0), strict=True)),
+)
+THIRD = replace(
+    FIRST, round=3, value=0.625, epsilon=dict(zip(NAMES, (1.25, 0.5, 1.5), strict=True))
+)
+REPORT = report(
+    clients=tuple(
+        guarantee(
+            id=name,
+            epsilon_before=BEFORE[name],
+            epsilon_spent=THIRD.epsilon[name],
+            epsilon_if_begun=THIRD.epsilon[name],
+            epsilon_budget=BUDGETS[name],
+        )
+        for name in NAMES
+    ),
+    rounds=(FIRST, THIRD),
+    baseline={"accuracy": 0.125},
+)
 TEXT = "{http://www.w3.org/2000/svg}text"
 
 
@@ -60,8 +77,10 @@ def test_the_figure_starts_before_training_and_ends_with_its_number(axes):
 
 
 def test_perplexity_has_a_range_of_its_own(axes):
-    rounds = [{**row, "perplexity": 40.0 - row["round"]} for row in REPORT["rounds"]]
-    drawn = axes(metric_chart, {**REPORT, "rounds": rounds, "baseline": {"perplexity": 50.0}})
+    rounds = tuple(
+        replace(row, metric="perplexity", value=40.0 - row.round) for row in REPORT.rounds
+    )
+    drawn = axes(metric_chart, replace(REPORT, rounds=rounds, baseline={"perplexity": 50.0}))
     assert points(drawn.lines[0]) == [(0, 50.0), (1, 39.0), (3, 37.0)]
     low, high = drawn.get_ylim()
     assert 30 < low < 37
@@ -83,7 +102,7 @@ def test_a_chart_is_the_same_text_every_time(draw):
 
 
 def test_of_many_rounds_not_every_one_is_a_tick():
-    many = [{**REPORT["rounds"][0], "round": number} for number in range(1, 41)]
-    root = ElementTree.fromstring(metric_chart({**REPORT, "rounds": many}))
+    many = tuple(replace(FIRST, round=number) for number in range(1, 41))
+    root = ElementTree.fromstring(metric_chart(replace(REPORT, rounds=many)))
     words = {"".join(part.itertext()).strip() for part in root.iter(TEXT)}
     assert len([word for word in words if word.isdigit()]) < 20

@@ -27,7 +27,7 @@ class Carried:
 
     def __init__(self, clients, **instead):
         self.clients, self.instead, self.asked = clients, instead, []
-        self._play = Play(clients.runs, stacked_clients=1, on_client=lambda _: None)
+        self._play = Play(clients.programs, stacked_clients=1, on_client=lambda _: None)
 
     def __call__(self, messages):
         kinds = {statement_of(message).kind for message in messages.values()}

@@ -1,0 +1,143 @@
+"""Whether a row of a report is what the client's ledger, or what it says itself, comes to."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from accountants import Budget, Neighbouring, PoissonGaussian, event_from_json
+from accountants.ledger.book import Book
+from accountants.ledger.export import book_of_export
+from privfed.errors import ReportError
+from privfed.reports.budget import BudgetReport
+from privfed.reports.build import bounds_of, client_guarantee
+from privfed.reports.clients import ClientGuarantee
+
+TOLERANCE: Final = 1e-6
+"""Of epsilon computed twice; other processors round the last bits of an FFT otherwise."""
+
+
+def require_of_ledger(
+    report: BudgetReport, claimed: ClientGuarantee, export: Mapping[str, Any]
+) -> None:
+    """Refuse a row that is not what the export of its client's ledger gives.
+
+    Args:
+        report: with the row.
+        claimed: the row.
+        export: of the ledger.
+
+    Raises:
+        ReportError: naming the client and what differs.
+        accountants.LedgerError: if the export was changed.
+    """
+    found = client_guarantee(
+        export,
+        run=report.run,
+        public_size=claimed.public_size,
+        budget=_budget(claimed),
+        planned=_round(report, claimed),
+        status=report.status,
+    )
+    bounds = ("epsilon_spent", "epsilon_lower", "epsilon_before", "epsilon_if_begun")
+    _require_bounds(claimed, {name: getattr(found, name) for name in bounds}, "its ledger gives")
+    _require_attack(claimed, found.attack)
+    same = {name: getattr(claimed, name) for name in (*bounds, "attack", "signed", "recomputed")}
+    if replace(found, **same) != claimed:
+        raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")
+    _require_rounds(report, claimed, alone=_alone(book_of_export(export), report.run))
+
+
+def require_of_itself(report: BudgetReport, claimed: ClientGuarantee) -> None:
+    """Refuse a row whose bounds are not those of the releases that it lists itself.
+
+    Args:
+        report: with the row.
+        claimed: the row.
+
+    Raises:
+        ReportError: naming the client and what differs.
+        accountants.AccountingError: if what it lists is no release, or of no known relation.
+    """
+    events = tuple(event_from_json(event) for event in claimed.releases)
+    found = bounds_of(
+        events,
+        planned=_round(report, claimed),
+        budget=_budget(claimed),
+        relation=Neighbouring(claimed.neighbouring),
+        status=report.status,
+    )
+    bounds = ("epsilon_spent", "epsilon_lower", "epsilon_if_begun")
+    numbers = {name: getattr(found, name) for name in bounds}
+    _require_bounds(claimed, numbers, "the releases that it lists give")
+    _require_attack(claimed, found.attack)
+    kind = claimed.noise_multiplier, claimed.sample_rate
+    listed = sum(
+        event.steps
+        for event in events
+        if isinstance(event, PoissonGaussian)
+        and (event.noise_multiplier, event.sample_rate) == kind
+    )
+    rate = report.mechanism.expected_batch_size / claimed.public_size
+    if listed < claimed.steps or claimed.sample_rate != rate:
+        raise ReportError(
+            f"client {claimed.id!r}: its {claimed.steps} steps must be among its releases, with "
+            f"q = B / public size = {rate!r}, and are not"
+        )
+    _require_rounds(report, claimed, alone=False)
+
+
+def _budget(claimed: ClientGuarantee) -> Budget:
+    return Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta)
+
+
+def _round(report: BudgetReport, claimed: ClientGuarantee) -> PoissonGaussian:
+    return PoissonGaussian(
+        noise_multiplier=claimed.noise_multiplier,
+        sample_rate=claimed.sample_rate,
+        steps=report.mechanism.steps_per_round,
+    )
+
+
+def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, *, alone: bool) -> None:
+    """Epsilon grows from round to round; rounds that were begun and not closed come on top.
+
+    So does what other runs released meanwhile, which is in `epsilon_before` too.
+    """
+    before = claimed.epsilon_before if alone else 0.0
+    spent = [before, *(row.epsilon[claimed.id] for row in report.rounds)]
+    more = claimed.epsilon_spent - spent[-1]
+    all_closed = alone and claimed.rounds == len(report.rounds)
+    if spent != sorted(spent) or more < -TOLERANCE or (all_closed and more > TOLERANCE):
+        raise ReportError(
+            f"client {claimed.id!r}: epsilon per round must grow to {claimed.epsilon_spent!r}, "
+            f"got {spent}"
+        )
+
+
+def _alone(book: Book, run: str) -> bool:
+    """Whether nothing else was counted since this run first reserved."""
+    own = [id_ for id_, reservation in book.reservations.items() if reservation.run == run]
+    if not own:
+        return False
+    later = [entry.seq for entry in book.entries if entry.seq > own[0] and entry.kind != "commit"]
+    return set(later) <= set(own)
+
+
+def _require_bounds(claimed: ClientGuarantee, found: Mapping[str, float], source: str) -> None:
+    for name, bound in found.items():
+        if not abs(getattr(claimed, name) - bound) <= TOLERANCE:
+            raise ReportError(
+                f"client {claimed.id!r}: the report says {name} = {getattr(claimed, name)!r}, "
+                f"{source} {bound!r}"
+            )
+
+
+def _require_attack(claimed: ClientGuarantee, found: Mapping[str, float]) -> None:
+    if claimed.attack.keys() != found.keys():
+        raise ReportError(
+            f"client {claimed.id!r}: the attack bounds must be {sorted(found)}, got "
+            f"{sorted(claimed.attack)}"
+        )
+    for name, bound in found.items():
+        if not abs(claimed.attack[name] - bound) <= TOLERANCE:
+            raise ReportError(f"client {claimed.id!r}: its attack bound {name} must be {bound!r}")
