@@ -1,6 +1,7 @@
 """Starts the parties of `separate_parties.py`, and starts again whoever dies."""
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -31,13 +32,18 @@ class Apart:
         deaths: points at which parties kill themselves, by party.
         patience_s: how long the aggregator waits for a lost client.
         gone: parties that are not started again.
+        alone: clients that are started from nothing, with these additions to their environment.
 
     Attributes:
         again: beginnings of an aggregator's last line after which it is started again.
     """
 
-    def __init__(self, folder, bert, clients, custody, *, rounds=3, deaths, patience_s, gone=()):
+    def __init__(
+        self, folder, bert, clients, custody, *, deaths, patience_s, rounds=3, gone=(), alone=None
+    ):
         self.folder, self.clients, self.gone = folder, clients, gone
+        self._environments = alone or {}
+        self._alone = []
         self.holder = custody == "key_holder"
         self.deaths = deaths
         self.restarts = []
@@ -80,9 +86,12 @@ class Apart:
         assert self.nursery.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + timeout_s
         names = [*self.clients, *(["holder"] if self.holder else [])]
-        alive = {}
+        alive = self.alive = {}
         for name in names:
-            self._ask_for(name)
+            if name in self._environments:
+                self._alone.append(self._start(name, self._environments[name]))
+            else:
+                self._ask_for(name)
         self.aggregator = self._start("aggregator")
         while time.monotonic() < deadline:
             readable, _, _ = select.select([self.nursery.stdout, self.aggregator.stdout], [], [], 1)
@@ -119,6 +128,17 @@ class Apart:
             process = getattr(self, name, None)
             if process is not None:
                 end(process)
+        for process in self._alone:
+            process.kill()
+            end(process)
+
+    def known(self):
+        """What clients and key holder knew and wrote down, by party and name."""
+        found = {}
+        for path in self.folder.glob("*.known.json"):
+            for what, content in json.loads(path.read_text()).items():
+                found[path.name.partition(".")[0], what] = bytes.fromhex(content)
+        return found
 
     def ledger(self, name):
         """Of one client."""
@@ -141,10 +161,13 @@ class Apart:
         """How far the aggregator had come, as JSON values."""
         return json.loads((self.folder / "hub/reached.json").read_text())
 
-    def _start(self, role):
+    def _start(self, role, environment=None):
         pipe = subprocess.PIPE
         command = [sys.executable, str(SCRIPT), role, str(self.folder)]
-        return subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder)
+        around = {**os.environ, **(environment or {})}
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder, env=around
+        )
 
 
 def end(process):

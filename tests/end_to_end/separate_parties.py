@@ -20,7 +20,7 @@ from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol import streams
 from privfed.protocol.envelopes import statement_of
-from privfed.protocol.kinds import LEDGER
+from privfed.protocol.kinds import LEDGER, RESULT, SUM, TRAIN
 from privfed.settings.encryption import Custody
 
 CLIENTS = {
@@ -31,7 +31,44 @@ CLIENTS = {
 }
 """True number of records, public size, epsilon and delta: no number is that of two clients."""
 STEPS, MIN_CLIENTS = 2, 3
-SECRET_WORDS = "Smith metastasis"
+
+
+class Known:
+    """What a party knows and the aggregator must not, written down for the test to search for."""
+
+    def __init__(self, folder, name):
+        self._path, self._known = folder / f"{name}.known.json", {}
+
+    def note(self, what, content):
+        self._known[what] = bytes(content).hex()
+        self._path.write_text(json.dumps(self._known))
+
+    def note_keys(self, kind, shape_of):
+        """Of every key that this process makes or is handed."""
+        for made in ("generate", "from_bytes"):
+            if hasattr(kind, made):
+                self._watch(kind, made, shape_of)
+
+    def _watch(self, kind, made, shape_of):
+        real = getattr(kind, made).__func__
+
+        def noted(cls, *arguments):
+            key = real(cls, *arguments)
+            self.note("secret key", native_bytes(key, shape_of(*arguments)))
+            if hasattr(key, "tag_key"):
+                self.note("tag key", key.tag_key)
+            return key
+
+        setattr(kind, made, classmethod(noted))
+
+
+def native_bytes(key, shape):
+    """Four residues of a secret key, as SEAL holds them in memory."""
+    from privfed.custody.native import ScratchFile, uncompressed
+
+    with ScratchFile() as scratch:
+        key.native()[1].save(scratch.path)
+        return uncompressed(scratch.read(), shape.single_bytes)[-3000:-2968]
 
 
 class Deaths:
@@ -103,13 +140,20 @@ def settings_of(folder, name=None):
     )
 
 
-def _records(count, *, seed, words=("river", "stone", "market", "window", "garden", "engine")):
+def _records(count, *, seed, first="river"):
     from privfed import Record
 
+    words = ("river", "stone", "market", "window", "garden", "engine")
     choose = random.Random(seed)
     return tuple(
-        Record(" ".join(choose.choices(words, k=4)), choose.randrange(2)) for _ in range(count)
+        Record(" ".join([first, *choose.choices(words, k=3)]), choose.randrange(2))
+        for _ in range(count)
     )
+
+
+def marker(name):
+    """With what every text of a client begins."""
+    return f"ward-{name}-{len(name) * 7919}"
 
 
 def program_of(folder, name, settings, files):
@@ -128,7 +172,7 @@ def program_of(folder, name, settings, files):
         public_size=declared.public_size,
         dataset=declared.dataset,
         budget=declared.budget,
-        records=_records(count, seed=len(name) * 100 + count),
+        records=_records(count, seed=len(name) * 100 + count, first=marker(name)),
     )
     memories, kept = Memories(settings.anchors, name), files.kept()
     known = None
@@ -158,6 +202,7 @@ def program_of(folder, name, settings, files):
 
 def play_client(folder, name):
     """Answer whoever connects to this client's socket."""
+    from privfed.custody.keys import SharedSecret
     from privfed.parties.client.kept_run import RunFiles
     from privfed.parties.client.node import ClientNode
     from privfed.parties.client.program import closed_before
@@ -167,7 +212,9 @@ def play_client(folder, name):
     settings, roster = settings_of(folder, name), roster_of(folder)
     files = RunFiles(client_folder(settings.state, name, f"wards of {name}"))
     proposal = settings.proposal().digest()
-    program = None
+    program, known = None, Known(folder, name)
+    known.note(f"text of {name}", marker(name).encode())
+    known.note_keys(SharedSecret, lambda *arguments: arguments[-1])
     real = ClientNode.update
 
     def update(self, plan, state):
@@ -189,8 +236,21 @@ def play_client(folder, name):
                     if reply is None:
                         program = program or program_of(folder, name, settings, files)
                         reply = program.handle(message)
+                    note_progress(known, name, program, kind, number)
                     deaths.at(kind, number, "after")
                     streams.send(stream, reply)
+
+
+def note_progress(known, name, program, kind, number):
+    """The numbers that a client committed, and the adapters that it came to."""
+    if kind == TRAIN:
+        outgoing = program.node.ledger.outgoing(program.run.upload.run, number)
+        if outgoing is not None:
+            known.note(f"update of {name} in round {number}", outgoing[32:80])
+    if kind in (SUM, RESULT) and program.progress.round == number:
+        known.note(f"adapter after round {number}", program.progress.state[:12].tobytes())
+        if program.progress.averaged > 1:  # the average of one adapter is that adapter
+            known.note(f"left after round {number}", program.progress.released[:12].tobytes())
 
 
 class Sockets:
@@ -280,8 +340,11 @@ def play_aggregator(folder):
 def play_holder(folder):
     """The real `privfed key-holder`, which may die at a message."""
     from privfed.cli import main as cli
+    from privfed.custody.keys import RoundKey
+    from privfed.encryption import frames
     from privfed.parties.key_holder import serving
 
+    Known(folder, "holder").note_keys(RoundKey, frames.public_key_shape)
     deaths, real = Deaths(folder, "holder"), serving._answered
 
     def answered(holder, identity, message):
@@ -341,6 +404,8 @@ def nursery(folder):
 
 def main():
     role, folder = sys.argv[1], Path(sys.argv[2])
+    if role in CLIENTS:
+        play_client(folder, role)
     {"nursery": nursery, "aggregator": play_aggregator}[role](folder)
 
 

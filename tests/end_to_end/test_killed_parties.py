@@ -73,6 +73,16 @@ def test_a_run(apart):
     assert not list(federation.runs_folder("east").glob("*/round-*")), "nothing of it is kept"
 
 
+def test_a_client_on_another_processor_agrees_to_the_bit(apart):
+    """Its vector instructions give other initial values and other gradients: none is shared."""
+    federation = apart(alone={"north": {"ATEN_CPU_CAPABILITY": "default"}}, patience_s=60.0)
+    check(federation, federation.play(), rounds=3)
+    record = federation.reached()["record"]
+    assert [row["clients"] for row in record["rounds"]] == [NAMES] * 3
+    opened = federation.reached()["opened"]
+    assert sorted(opened) == NAMES, "all three stated the same digests"
+
+
 QUESTION = {"shared_key": "listing", "key_holder": "challenge"}
 ENDING = {"shared_key": "sum", "key_holder": "result"}
 

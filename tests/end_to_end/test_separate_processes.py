@@ -1,66 +1,22 @@
 """Client, aggregator and key holder in processes of their own; the aggregator knows no secret."""
 
-import json
 import re
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from privfed.identity.keys import Identity, Role
-from privfed.identity.roster import Roster
+from privfed.identity.keys import Identity
 from privfed.settings.encryption import Custody
+from tests.end_to_end.apart import Apart
 
-SCRIPT = Path(__file__).with_name("separate_parties.py")
 CLIENTS = ("east", "north", "west")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Identity files of everybody, and a roster that an authority signed."""
-    authority = Identity.generate("board", Role.AUTHORITY)
-    parties = [Identity.generate(name, Role.CLIENT) for name in CLIENTS]
-    parties.append(Identity.generate("aggregator", Role.AGGREGATOR))
-    parties.append(Identity.generate("holder", Role.KEY_HOLDER))
-    for identity in parties:
-        identity.save(tmp_path / f"{identity.party.name}.identity")
-    Roster.signed("apart", [i.party for i in parties], authority).save(tmp_path / "roster.json")
-    (tmp_path / "authority.hex").write_text(authority.party.signing_key.hex())
-    return tmp_path
-
-
-def start(role, folder, custody, ports):
-    command = [sys.executable, str(SCRIPT), role, str(folder), custody.value, *map(str, ports)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=folder)
-
-
-def free_ports(count):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def wait_for(port):
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"nobody listens on {port}")
-
-
 def memory_of(process):
-    """Everything that a process can read, region by region."""
-    with open(f"/proc/{process.pid}/mem", "rb") as memory:
-        for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+    """Everything that a process (its id) can read, region by region."""
+    with open(f"/proc/{process}/mem", "rb") as memory:
+        for line in Path(f"/proc/{process}/maps").read_text().splitlines():
             begin, end, mode = re.match(r"(\w+)-(\w+) (\S+)", line).groups()
             if "r" not in mode or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
                 continue
@@ -89,35 +45,34 @@ def secret_halves(path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/PID/mem")
 @pytest.mark.parametrize("custody", list(Custody))
-def test_three_processes_play_a_round_and_the_aggregator_learns_no_secret(folder, custody):
-    ports = free_ports(2)
-    parties = {}
+def test_a_run_of_separate_processes_and_the_aggregator_learns_no_secret(
+    tmp_path, bert_folder, custody
+):
+    """No text, no update, no adapter, no key; no module of torch, TenSEAL or custody either."""
+    federation = Apart(
+        tmp_path, str(bert_folder), CLIENTS, custody.value, deaths={}, patience_s=30.0
+    )
     try:
-        if custody is Custody.KEY_HOLDER:
-            parties["holder"] = start("holder", folder, custody, ports)
-            wait_for(ports[1])
-        parties["aggregator"] = start("aggregator", folder, custody, ports)
-        assert parties["aggregator"].stdout.readline() == "ready\n"
-        parties["clients"] = start("clients", folder, custody, ports)
-        assert parties["clients"].stdout.readline() == "exact east north west\n"
-        # No module of TenSEAL or of custody is named after "done".
-        assert parties["aggregator"].stdout.readline() == "done\n"
-        secrets = {}
-        for path in folder.glob("known-by-*.json"):
-            known = json.loads(path.read_text())
-            secrets |= {name: bytes.fromhex(text) for name, text in known.items()}
+        assert federation.play() == "done", "no module is named after it"
+        known, processes = federation.known(), {n: p for p, n in federation.alive.items()}
+        secrets = {what: content for (_, what), content in known.items()}
+        assert {f"text of {name}" for name in CLIENTS} <= set(secrets)
+        assert {f"update of {name} in round 3" for name in CLIENTS} <= set(secrets)
+        assert {"adapter after round 3", "left after round 3", "secret key"} <= set(secrets)
+        assert len(set(secrets.values())) == len(secrets)
         for name in (*CLIENTS, "holder"):
-            secrets |= secret_halves(folder / f"{name}.identity")
-        own = secret_halves(folder / "aggregator.identity")
+            secrets |= secret_halves(tmp_path / f"{name}.identity")
+        own = secret_halves(tmp_path / "aggregator.identity")
 
         # The search finds what is there: the aggregator's own key, the clients' secrets.
-        assert found_in(parties["aggregator"], own)
-        assert {"update of north"} <= found_in(parties["clients"], secrets)
+        aggregator = federation.aggregator.pid
+        assert found_in(aggregator, own)
+        of_north = {what: content for (who, what), content in known.items() if who == "north"}
+        held = found_in(int(processes["north"]), of_north)
+        assert {"text of north", "left after round 3"} <= held
         if custody is Custody.SHARED_KEY:
-            assert {"tag key", "secret key"} <= found_in(parties["clients"], secrets)
+            assert {"tag key", "secret key"} <= held
 
-        assert found_in(parties["aggregator"], secrets) == set()
+        assert found_in(aggregator, secrets) == set()
     finally:
-        for party in parties.values():
-            party.kill()
-            party.communicate()
+        federation.close()
