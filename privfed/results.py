@@ -5,9 +5,9 @@ from typing import Any
 
 from privfed.models.vector import vector_digest
 from privfed.private_step.private_model import PrivateModel
-from privfed.reporting import Moment, federation_report
 from privfed.reports.adapter_folder import save_adapter
 from privfed.reports.budget import BudgetReport
+from privfed.reports.making import Moment, federation_report
 from privfed.reports.render import render_html
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord

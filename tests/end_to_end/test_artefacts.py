@@ -25,9 +25,9 @@ from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClient
 from privfed.federation import _Running
 from privfed.models.vector import vector_digest
 from privfed.parties.client.node import ClientNode
-from privfed.reporting import Moment, client_report
 from privfed.reports.budget import BudgetReport
 from privfed.reports.headlines import headline
+from privfed.reports.making import Moment, client_report
 from privfed.reports.run_record import RunRecord
 from privfed.storage.checkpoint import load_latest, save_checkpoint
 from privfed.storage.state_folder import ledger_path

@@ -11,9 +11,9 @@ from privfed.parties.client.run import ClientRun
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import OPENED
 from privfed.protocol.terms import RunTerms
-from privfed.reporting import Moment, client_report
 from privfed.reports.assembling import assemble
 from privfed.reports.closing import closed_message
+from privfed.reports.making import Moment, client_report
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.reports.statement_folder import verify_statements, write_statements

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from accountants import Ledger, Neighbouring, PoissonGaussian, epsilon
 from privfed.agreement import Agreement
 from privfed.encryption.schemes import Scheme
-from privfed.reporting import Moment
 from privfed.reports.figures import Abandoned, Reason, RoundFigures
+from privfed.reports.making import Moment
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 
@@ -105,6 +105,7 @@ def facts_of(settings):
         layout="2b" * 32,
         num_params=NUM_PARAMS,
         start="3c" * 32,
+        tokenizer="5e" * 32,
         min_clients=settings.min_clients,
     )
     return RunFacts(

@@ -9,9 +9,9 @@ from privfed.identity.roster import Roster
 from privfed.protocol.kinds import CLOSED, EPSILON, LEDGER, OPENED
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import RunTerms
-from privfed.reporting import client_report
 from privfed.reports.assembling import assemble
 from privfed.reports.closing import EXPORT, REPORT, closed_message
+from privfed.reports.making import client_report
 from tests.unit.privfed.made_up_run import MOMENT, RUN, made_up_run
 
 

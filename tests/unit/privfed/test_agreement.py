@@ -64,6 +64,7 @@ def agreed(federation, **changes):
         "layout": "1a",
         "num_params": 7,
         "start": "57",
+        "tokenizer": "70",
         "min_clients": 3,
     }
     return Agreement(**{**values, **changes})

@@ -30,6 +30,7 @@ FACTS = RunFacts(
         layout="2b" * 32,
         num_params=640,
         start="3c" * 32,
+        tokenizer="5e" * 32,
         min_clients=3,
     ),
     scheme=Scheme(summation=BFV(bits=9), num_clients=3, num_params=640),

@@ -6,8 +6,8 @@ import pytest
 
 from privfed import BFV, CKKS, Plain
 from privfed.errors import ReportError
-from privfed.reporting import client_report, federation_report
 from privfed.reports.budget import RUNNING, SCHEMA, BudgetReport, Scope
+from privfed.reports.making import client_report, federation_report
 from privfed.reports.render import render_html
 from privfed.settings.encryption import Custody
 from privfed.storage.run_folder import software_versions

@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from accountants import PoissonGaussian
-from privfed import report_sections
 from privfed.agreement import Declaration, budget_of, sample_rate_of
 from privfed.errors import ReportError
-from privfed.reports import headlines
+from privfed.reports import headlines, sections_of_run
 from privfed.reports.budget import SCHEMA, BudgetReport, Scope, largest_epsilon
 from privfed.reports.build import accounting_section, client_guarantee
 from privfed.reports.clients import ClientGuarantee
@@ -75,7 +74,7 @@ def federation_report(
         planned=settings.rounds,
     )
     reading = headlines.how_to_read(epsilon=largest, delta=delta)
-    guarantee = report_sections.guarantee(settings.privacy, largest, delta, reading)
+    guarantee = sections_of_run.guarantee(settings.privacy, largest, delta, reading)
     return _report(settings, facts, record, moment, Scope.SIMULATION, clients, line, guarantee)
 
 
@@ -121,7 +120,7 @@ def client_report(
     )
     epsilon = largest_epsilon([row], moment.status)
     reading = headlines.how_a_client_reads(epsilon=epsilon, delta=row.delta, client=client)
-    guarantee = report_sections.guarantee(settings.privacy, epsilon, row.delta, reading)
+    guarantee = sections_of_run.guarantee(settings.privacy, epsilon, row.delta, reading)
     own = replace(record, rounds=tuple(_of_one(figures, client) for figures in record.rounds))
     return _report(settings, facts, own, moment, Scope.CLIENT, [row], line, guarantee)
 
@@ -153,16 +152,16 @@ def _report(
         rounds_over=moment.rounds_over,
         headline=headline,
         guarantee=guarantee,
-        views=report_sections.views(settings, facts),
+        views=sections_of_run.views(settings, facts),
         clients=tuple(clients),
         not_closed=(),
-        mechanism=report_sections.mechanism(settings, facts),
+        mechanism=sections_of_run.mechanism(settings, facts),
         accounting=accounting_section(settings.privacy.neighbouring.value),
-        encryption=report_sections.encryption(facts, record),
-        training=report_sections.training(settings, facts),
-        randomness=report_sections.randomness(settings),
-        published=report_sections.published(settings, facts),
-        not_covered=report_sections.not_covered(settings),
+        encryption=sections_of_run.encryption(facts, record),
+        training=sections_of_run.training(settings, facts),
+        randomness=sections_of_run.randomness(settings),
+        published=sections_of_run.published(settings, facts),
+        not_covered=sections_of_run.not_covered(settings),
         warnings=record.warnings,
         differences=(),
         rounds=record.rounds,
