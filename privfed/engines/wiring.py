@@ -80,7 +80,6 @@ def programs(
                 store=store,
                 memory=memories,
                 evaluate=prepared.evaluate,
-                closing=lambda _: {},
                 once=once,
             ),
         )

@@ -133,6 +133,11 @@ MISSING: Final = "missing"
 NO_RUN: Final = "no run is open here"
 """Reason of a client that was restarted, so that the aggregator begins a new epoch."""
 
+ROUNDS: Final = "rounds"
+"""Figures of the complete rounds of a run."""
+GIVEN_UP: Final = "given_up"
+"""The rounds of a run that were given up."""
+
 CIPHERTEXTS: Final = "ciphertexts"
 SEEDS: Final = "seeds"
 PUBLIC_KEY: Final = "public_key"

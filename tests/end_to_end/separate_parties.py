@@ -20,7 +20,7 @@ from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.protocol import streams
 from privfed.protocol.envelopes import statement_of
-from privfed.protocol.kinds import LEDGER, RESULT, SUM, TRAIN
+from privfed.protocol.kinds import RESULT, SUM, TRAIN
 from privfed.settings.encryption import Custody
 
 CLIENTS = {
@@ -159,6 +159,7 @@ def marker(name):
 def program_of(folder, name, settings, files):
     """A client, prepared: from its own text, ledger, keys and folders."""
     from privfed import Client
+    from privfed.parties.client.closing import OwnReport
     from privfed.parties.client.memories import Memories
     from privfed.parties.client.preparing import Known, prepare
     from privfed.parties.client.program import Outside, Program
@@ -182,13 +183,19 @@ def program_of(folder, name, settings, files):
     identity = Identity.load(folder / f"{name}.identity")
     brought = prepare(settings, [client], {name: identity}, start=settings.start, known=known)
 
-    def closing(program):
-        """What `closed` carries, and for the test what came of the run."""
+    own = OwnReport(
+        baseline=brought.evaluate(brought.initial),
+        notes=brought.notes,
+        size_source=brought.size_source,
+        share_ledger=name != "north",
+    )
+
+    def closing(program, terms, told):
+        """What the client says, and for the test what came of the run."""
         (folder / f"{name}.ended.json").write_text(
             json.dumps({"base": program.progress.base, "round": program.progress.round})
         )
-        export = json.dumps(brought.ledgers[name].export())
-        return {LEDGER: export.encode()}
+        return own(program, terms, told)
 
     return Program(
         node=brought.nodes[name],

@@ -25,17 +25,18 @@ from privfed.parties.client.round import Progress, Rules
 from privfed.parties.client.run import ClientRun, Once, each_time, shown, stated_in
 from privfed.parties.client.starting import Starting, begun
 from privfed.parties.client.state_transfer import state_for, state_from
+from privfed.parties.client.told import Told
 from privfed.parties.client.upload import Upload
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import (
     CLIENT,
-    CLOSED,
     EPOCH,
     EPSILON,
     FACTS,
     FETCH_STATE,
     FIGURE,
     FINISH,
+    GIVEN_UP,
     HELLO,
     LEDGER,
     LEFT_OUT,
@@ -47,6 +48,7 @@ from privfed.protocol.kinds import (
     PROPOSAL,
     READY,
     RELEASED,
+    ROUNDS,
     SHARED_KEY,
     STANDING,
     START,
@@ -80,17 +82,17 @@ def closed_before(message: bytes, store: RunStore, roster: Roster, proposal: str
     stated = stated_in(message)
     if stated.kind != FINISH:
         return None
-    _finishing(message, roster, proposal)
+    _told_at_the_end(message, roster, proposal)
     return store.closed(stated.run)
 
 
-def _finishing(message: bytes, roster: Roster, proposal: str) -> Terms:
-    """The terms of a `finish`, which was checked."""
+def _told_at_the_end(message: bytes, roster: Roster, proposal: str) -> Told:
+    """What a `finish` tells, which was checked."""
     stated = stated_in(message)
     terms = replace(terms_before(roster, proposal, stated.run), round=stated.round)
     envelope = verified(message, roster, role=Role.AGGREGATOR, kind=FINISH, terms=terms)
-    exact_values(envelope, terms, states=())
-    return terms
+    states = {ROUNDS, GIVEN_UP, LEFT_OUT}
+    return Told.read(exact_values(envelope, terms, states=states), terms.round)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +103,15 @@ class Outside:
         store: keeps the run that is open.
         memory: of rounds, in the second place.
         evaluate: the figure of an adapter, shape (params,), on held-out text.
-        closing: blobs of what the client guarantees in a run that has begun.
+        closing: makes what the client says at the end of a run, from its terms and from how the
+            rounds went; None in a simulation, which reads the ledgers itself.
         once: shares work with other clients of this process.
     """
 
     store: RunStore
     memory: Memory
     evaluate: Callable[[NDArray[np.float32]], float]
-    closing: Callable[["Program"], Mapping[str, bytes]]
+    closing: Callable[["Program", Terms, Told], bytes] | None = None
     once: Once = each_time
 
 
@@ -139,7 +142,7 @@ class Program:
         self.settings = settings
         self.starting: Starting | None = None
         self.finished = False
-        self._roster = roster
+        self.roster = roster
         self._initial = initial
         self._outside = outside
         self._proposal = settings.proposal().digest()
@@ -188,8 +191,8 @@ class Program:
         """Say what this client brings, and how far it has come."""
         run = stated_in(message).run
         self._require_same_proposal(message)
-        terms = terms_before(self._roster, self._proposal, run)
-        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=HELLO, terms=terms)
+        terms = terms_before(self.roster, self._proposal, run)
+        envelope = verified(message, self.roster, role=Role.AGGREGATOR, kind=HELLO, terms=terms)
         exact_values(envelope, terms, states=())
         if self.finished:
             raise MessageError("this client has played the run that its operator allowed")
@@ -275,7 +278,7 @@ class Program:
             upload=upload,
             rules=self._rules(starting),
             progress=progress,
-            roster=self._roster,
+            roster=self.roster,
             keep=lambda moved: self._outside.store.save(starting.run, moved),
             before=before,
             once=self._outside.once,
@@ -311,13 +314,13 @@ class Program:
         def read() -> tuple[Envelope, Starting, float]:
             envelope = Envelope.from_bytes(message)
             terms = self._terms_before(envelope)
-            checked = verified(message, self._roster, role=Role.AGGREGATOR, kind=kind, terms=terms)
+            checked = verified(message, self.roster, role=Role.AGGREGATOR, kind=kind, terms=terms)
             left_out = checked.statement.manifest.get(LEFT_OUT)
             if not isinstance(left_out, list) or not all(isinstance(n, str) for n in left_out):
                 raise MessageError("who is left out must be a list of names")
             goes_on = self._kept is not None and self._kept.run == envelope.statement.run
             starting = begun(
-                checked, left_out, self.settings, self._roster, self._known if goes_on else None
+                checked, left_out, self.settings, self.roster, self._known if goes_on else None
             )
             figure = 0.0 if goes_on or kind != START else self._outside.evaluate(self._initial)
             return envelope, starting, figure
@@ -388,7 +391,7 @@ class Program:
             agreement=starting.agreement,
             scheme=starting.scheme,
             identity=self.node.identity,
-            roster=self._roster,
+            roster=self.roster,
             opened=memory,
         )
 
@@ -407,12 +410,12 @@ class Program:
         kept, progress = self._require_kept(), self.progress
         terms = replace(self._terms_of_kept(), round=progress.round)
         envelope = verified(
-            message, self._roster, role=Role.AGGREGATOR, kind=FETCH_STATE, terms=terms
+            message, self.roster, role=Role.AGGREGATOR, kind=FETCH_STATE, terms=terms
         )
         late = exact_values(envelope, terms, states={CLIENT})[CLIENT]
         if not isinstance(late, str) or self._known is None or late not in self._known:
             raise MessageError("only a client of the run is given its adapter")
-        return state_for(self.node.identity, self._roster.party(late), terms, kept.run, progress)
+        return state_for(self.node.identity, self.roster.party(late), terms, kept.run, progress)
 
     def _take_state(self, message: bytes) -> bytes:
         """Take the global adapter that another client sent, if enough state that it is the one."""
@@ -421,12 +424,12 @@ class Program:
         if not self.progress.round <= number <= self.node.rounds:
             raise MessageError(f"this client has come to the end of round {self.progress.round}")
         terms = replace(self._terms_of_kept(), round=number)
-        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=STATE, terms=terms)
+        envelope = verified(message, self.roster, role=Role.AGGREGATOR, kind=STATE, terms=terms)
         exact_values(envelope, terms, states=(), blobs=list(envelope.blobs))
         progress = state_from(
             envelope,
             self.node.identity,
-            self._roster,
+            self.roster,
             members=set(self._known or ()),
             least=self.settings.min_clients,
             initial=self._initial,
@@ -438,17 +441,18 @@ class Program:
 
     def _finish(self, message: bytes) -> bytes:
         """What this client guarantees; the run is over for it."""
-        said = closed_before(message, self._outside.store, self._roster, self._proposal)
+        said = closed_before(message, self._outside.store, self.roster, self._proposal)
         if said is not None:
             return said
-        terms = _finishing(message, self._roster, self._proposal)
-        run = terms.run
+        told = _told_at_the_end(message, self.roster, self._proposal)
+        run, over = stated_in(message).run, stated_in(message).round
         self._require_open(run)
-        if terms.round < self.progress.round:
+        if over < self.progress.round:
             raise MessageError(f"this client has come to the end of round {self.progress.round}")
-        closed = signed_message(
-            self.node.identity, terms, CLOSED, blobs=self._outside.closing(self)
-        )
+        if self.starting is None or self._outside.closing is None:
+            raise MessageError(NO_RUN)
+        terms = replace(self.starting.terms.of_run(), round=over)
+        closed = self._outside.closing(self, terms, told)
         self._outside.store.close(run, closed)
         self.finished, self._run, self._kept = True, None, None
         return closed
@@ -459,7 +463,7 @@ class Program:
         left_out = envelope.statement.manifest[LEFT_OUT]
 
         def read() -> Starting:
-            return begun(envelope, left_out, self.settings, self._roster, None)
+            return begun(envelope, left_out, self.settings, self.roster, None)
 
         self.starting = self._outside.once(kept.start, read)
         if self.starting.facts.get(self.node.id) != self.facts:
@@ -495,11 +499,11 @@ class Program:
         return self.progress.round > 0 or bool(self.node.ledger.events(run))
 
     def _terms_of_kept(self) -> Terms:
-        return terms_before(self._roster, self._proposal, self._require_kept().run)
+        return terms_before(self.roster, self._proposal, self._require_kept().run)
 
     def _terms_before(self, envelope: Envelope) -> Terms:
         statement = envelope.statement
-        terms = terms_before(self._roster, self._proposal, statement.run)
+        terms = terms_before(self.roster, self._proposal, statement.run)
         return replace(terms, round=statement.round)
 
     def _refusal(self, message: bytes, error: Exception) -> bytes:

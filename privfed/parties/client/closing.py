@@ -1,0 +1,131 @@
+"""What a client says at the end of a run: its own report, signed, and its ledger if it may leave.
+
+The numbers are those of its own ledger. How the rounds went (who took part, what a round weighed in
+bytes) the aggregator saw and the client did not: it states that in `finish`, and the client hands
+it on beside its own numbers.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from accountants import Event, epsilon
+from accountants.ledger.book import Book
+from accountants.ledger.export import book_of_export
+from privfed.errors import MessageError
+from privfed.models.vector import vector_digest
+from privfed.parties.client.node import ClientNode
+from privfed.parties.client.program import Program
+from privfed.parties.client.told import Told
+from privfed.protocol.terms import Terms
+from privfed.reports.budget import COMPLETE
+from privfed.reports.closing import closed_message
+from privfed.reports.figures import RoundFigures
+from privfed.reports.making import Moment, client_report
+from privfed.reports.run_facts import RunFacts
+from privfed.reports.run_record import RunRecord
+from privfed.run_settings import FederationSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnReport:
+    """Makes what one client says at the end of a run.
+
+    Attributes:
+        baseline: figure of the initial adapter on held-out text.
+        notes: what the reader should question, known to this client before the run.
+        size_source: where its public size comes from.
+        share_ledger: whether its operator lets the export of its ledger leave, so that others can
+            compute its epsilon again.
+    """
+
+    baseline: float
+    notes: tuple[str, ...]
+    size_source: str
+    share_ledger: bool
+
+    def __call__(self, program: Program, terms: Terms, told: Told) -> bytes:
+        """The signed message.
+
+        Args:
+            program: of the client.
+            terms: of the message.
+            told: how the rounds went.
+
+        Raises:
+            ReportError, MessageError: if that does not fit the client's ledger.
+        """
+        starting, node = program.starting, program.node
+        if starting is None:
+            raise MessageError("only a run that has begun can end")
+        export: dict[str, Any] = json.loads(json.dumps(node.ledger.export()))
+        book = book_of_export(export)
+        record = RunRecord(
+            run=starting.run,
+            settings=program.settings.describe(),
+            base_sha256=program.facts.base_weights,
+            start_sha256=program.facts.start,
+            notes=self.notes,
+            noise_multipliers={n: one.noise_multiplier for n, one in starting.facts.items()},
+            largest_range=starting.largest_range,
+            public_range=program.progress.public_range,
+            anchors={node.id: book.anchor()},
+            baseline=self.baseline,
+            rounds=tuple(_own_figures(row, node, starting.run, book) for row in told.rounds),
+            abandoned=told.abandoned,
+            left_out=told.left_out,
+        )
+        facts = RunFacts(
+            agreement=starting.agreement,
+            scheme=starting.scheme,
+            roster=program.roster.digest().hex(),
+            simulated_keys=False,
+            key={},
+            key_bytes=0,
+            in_one_process=False,
+        )
+        moment = Moment(
+            status=_status(terms.round, node.rounds),
+            rounds_over=terms.round,
+            adapter_sha256=vector_digest(program.progress.released),
+        )
+        report = client_report(
+            self._settings(program), facts, record, export, moment, client=node.id
+        )
+        return closed_message(node.identity, terms, report, export if self.share_ledger else None)
+
+    def _settings(self, program: Program) -> FederationSettings:
+        """The settings with this client's size as a number; nothing is said of the others."""
+        settings, size = program.settings, program.facts.client["public_size"]
+        (own,) = [client for client in settings.clients if client.id == program.node.id]
+        return replace(
+            settings,
+            clients=[replace(own, public_size=size)],
+            public_size_source=self.size_source,
+        )
+
+
+def _own_figures(row: RoundFigures, node: ClientNode, run: str, book: Book) -> RoundFigures:
+    """A round, with what this client had spent after it by its own ledger, and no other."""
+    budget, relation = node.filter.budget, node.filter.neighbouring
+    spent = epsilon(events_until(book, run, row.round), budget.delta, relation).upper
+    return replace(row, epsilon={node.id: spent})
+
+
+def events_until(book: Book, run: str, round_number: int) -> tuple[Event, ...]:
+    """All that a ledger counted when a round of a run was over.
+
+    Args:
+        book: of the ledger.
+        run: identifier.
+        round_number: of the round, whether or not the client took part in it.
+    """
+    own = [one for one in book.reservations.values() if one.run == run]
+    until = max((one.id for one in own if one.round <= round_number), default=0)
+    later = {one.id for one in book.reservations.values() if one.id > until}
+    kept = {id_: one for id_, one in book.reservations.items() if id_ not in later}
+    return replace(book, reservations=kept).events()
+
+
+def _status(over: int, planned: int) -> str:
+    return COMPLETE if over == planned else f"stopped before round {over + 1}"

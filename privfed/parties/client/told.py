@@ -1,0 +1,72 @@
+"""How the rounds of a run went, as the aggregator tells a client at its end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from privfed.errors import IdentityError, MessageError
+from privfed.identity.names import check_name
+from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, ROUNDS
+from privfed.reports.figures import Abandoned, RoundFigures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Public numbers, names and fixed sentences.
+
+    Attributes:
+        rounds: the complete ones, in order.
+        abandoned: those that were given up, in order.
+        left_out: clients that took no further part, and from which round on.
+    """
+
+    rounds: tuple[RoundFigures, ...]
+    abandoned: tuple[Abandoned, ...]
+    left_out: Mapping[str, int]
+
+    @classmethod
+    def read(cls, stated: Mapping[str, object], over: int) -> "Told":
+        """From what a `finish` states.
+
+        Args:
+            stated: beyond its terms.
+            over: rounds that are over.
+
+        Raises:
+            MessageError: if it is anything else than so many rounds of clients.
+        """
+        rounds, given_up, left_out = stated[ROUNDS], stated[GIVEN_UP], stated[LEFT_OUT]
+        try:
+            if not (
+                isinstance(rounds, list)
+                and isinstance(given_up, list)
+                and isinstance(left_out, dict)
+            ):
+                raise TypeError("rounds must be lists")
+            told = cls(
+                rounds=tuple(RoundFigures.from_json(row) for row in rounds),
+                abandoned=tuple(Abandoned.from_json(row) for row in given_up),
+                left_out=left_out,
+            )
+            told._require_names()
+            played = [row.round for row in told.rounds]
+            numbers = sorted([*played, *(row.round for row in told.abandoned)])
+        except (KeyError, TypeError, ValueError, AttributeError, IdentityError) as error:
+            raise MessageError(
+                f"how the rounds of a run went must be told as privfed does: {type(error).__name__}"
+            ) from error
+        if numbers != list(range(1, over + 1)):
+            raise MessageError(f"{over} rounds are over, told is of rounds {numbers!r:.200}")
+        return told
+
+    def _require_names(self) -> None:
+        """Refuse what could stand in a report and is no name."""
+        for row in self.rounds:
+            for name in (*row.clients, *row.absent):
+                check_name(name, "a client")
+        for one in self.abandoned:
+            for name in one.missing:
+                check_name(name, "a client")
+        for name, first in self.left_out.items():
+            check_name(name, "a client")
+            if type(first) is not int:
+                raise TypeError("a round must be a number")
