@@ -490,7 +490,9 @@ def _kept(federation: Federation, folder: RunFolder, checkpoint: Checkpoint) -> 
         averaged=0 if rule is None else sum(map(rule.counts, complete)),
         public_range=record.public_range,
     )
-    return KeptRun(run=record.run, start=folder.beginning(), progress=progress, before=None)
+    return KeptRun(
+        run=record.run, start=folder.beginning(), left_out=None, progress=progress, before=None
+    )
 
 
 def _reached(checkpoint: Checkpoint) -> Reached:

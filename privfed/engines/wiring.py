@@ -1,5 +1,6 @@
 """All parties of a simulation in one process: the only place that knows every party's secrets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from privfed.engines.play import Shared
@@ -43,6 +44,9 @@ class SharedStore:
         if start is not self._begun:
             self.folder.keep_beginning(start)
             self._begun = start
+
+    def leave_out(self, run: str, names: Sequence[str]) -> None:
+        """The checkpoint of the run says it."""
 
     def save(self, run: str, progress: Progress) -> None:
         """The checkpoint of the run says it."""

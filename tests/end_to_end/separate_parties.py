@@ -309,6 +309,8 @@ def play_aggregator(folder):
     from privfed.parties.aggregator.kept_run import ReachedFile
     from privfed.parties.aggregator.run import AggregatorRun, Following
     from privfed.protocol.links import AddressLink
+    from privfed.reports.assembling import assemble
+    from privfed.reports.statement_folder import write_statements
 
     plan = json.loads((folder / "plan.json").read_text())
     deaths, file = Deaths(folder, "aggregator"), ReachedFile(folder / "hub/reached.json")
@@ -332,8 +334,9 @@ def play_aggregator(folder):
     except PrivfedError as error:
         print(f"stopped {type(error).__name__}: {error}", flush=True)
         sys.exit(3)
-    for name, message in closed.items():
-        (folder / "hub" / f"{name}.closed").write_bytes(message)
+    opened = run.reached.opened
+    report = assemble(closed, opened, run.roster, run=run.record.run, clients=run.members)
+    write_statements(folder / "hub", report, closed, opened, run.roster)
     loaded = sorted(
         module
         for module in sys.modules

@@ -3,6 +3,7 @@
 import pytest
 
 from accountants import Neighbouring, epsilon
+from privfed.reports.statement_folder import verify_statements
 from tests.end_to_end.apart import Apart
 from tests.end_to_end.separate_parties import CLIENTS, STEPS
 
@@ -34,8 +35,9 @@ def check(federation, line, *, rounds, lost=None):
         lost: rounds in which a client was killed between reserving and committing, by client.
     """
     assert line == "done", (line, federation.errors())
-    closed = {path.stem for path in (federation.folder / "hub").glob("*.closed")}
+    closed = {path.stem for path in (federation.folder / "hub/statements").glob("*.closed")}
     assert closed == set(federation.clients)
+    check_report(federation)
     lost, record = lost or {}, federation.reached()["record"]
     over = [row["round"] for row in record["rounds"]] + [r["round"] for r in record["abandoned"]]
     assert sorted(over) == list(range(1, rounds + 1))
@@ -62,6 +64,26 @@ def check(federation, line, *, rounds, lost=None):
             if "absent" in row:
                 sums.setdefault(row["round"], set()).add(tuple(row["absent"]))
     assert all(len(contributors) == 1 for contributors in sums.values()), "a second sum of a round"
+
+
+def authority_of(federation):
+    """Public key (hex) of who signed the roster."""
+    return (federation.folder / "authority.hex").read_text()
+
+
+def check_report(federation):
+    """The federation's report follows from what clients signed, and from ledgers that they gave."""
+    report, notes = verify_statements(federation.folder / "hub", authority=authority_of(federation))
+    assert [row.id for row in report.clients] == list(federation.clients)
+    for row in report.clients:
+        _, _, _, delta = CLIENTS[row.id]
+        events = federation.ledger(row.id).events()
+        assert row.epsilon_spent == epsilon(events, delta, Neighbouring.ADD_REMOVE).upper
+        assert (row.signed, row.recomputed) == (True, row.id != "north")
+    largest = max(row.epsilon_spent for row in report.clients)
+    assert report.guarantee.epsilon == largest
+    assert any("epsilon of north is as it states" in note for note in notes)
+    return report
 
 
 def test_a_run(apart):
@@ -171,6 +193,9 @@ class TestAClientThatDoesNotComeBack:
         assert [row["clients"] for row in record["rounds"] if row["round"] > 2] == [
             ["east", "north", "south"]
         ] * 2
+        report, _ = verify_statements(federation.folder / "hub", authority=authority_of(federation))
+        assert [row.id for row in report.not_closed] == ["west"]
+        assert report.guarantee.epsilon is None, "what nobody stated is not bounded"
 
     def test_with_too_few_others(self, apart):
         federation = apart(

@@ -61,7 +61,7 @@ class Reached:
         base: SHA-256 (hex) of the global adapter.
         released: of the adapter that the run leaves if it ends here.
         record: all else.
-        opened: what clients stated, with their signatures, after the last complete round.
+        opened: what clients stated last of a complete round, with their signatures.
     """
 
     base: str
@@ -490,7 +490,7 @@ class AggregatorRun:
                 base=released.base,
                 released=released.released,
                 record=kept,
-                opened=released.statements,
+                opened={**self._require_reached().opened, **released.statements},
             )
         )
         self.following.on_round(self.record.rounds[-1])

@@ -2,6 +2,7 @@
 
     runs/open                       the name of the run that is open
     runs/RUN/start                  the message that began it
+    runs/RUN/left_out               clients that took no further part since
     runs/RUN/round-00003.safetensors  the adapter after the last round, and after the one before
     runs/RUN.closed                 what the client said when it was over
     runs/.lock                      held by the process that plays it
@@ -10,7 +11,9 @@ Keys are not kept: a client that is restarted gets a new one.
 """
 
 import fcntl
+import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
@@ -25,6 +28,7 @@ from privfed.storage.state_folder import make_private_folder
 
 _OPEN: Final = "open"
 _START: Final = "start"
+_LEFT_OUT: Final = "left_out"
 _LOCK: Final = ".lock"
 
 
@@ -35,12 +39,14 @@ class KeptRun:
     Attributes:
         run: identifier.
         start: the message that began it.
+        left_out: clients that take no part (any more); None for those that it began without.
         progress: how far this client had come; None if it had not begun its first round.
         before: and before that round; None if nothing is kept of it.
     """
 
     run: str
     start: bytes
+    left_out: tuple[str, ...] | None
     progress: Progress | None
     before: Progress | None
 
@@ -54,6 +60,10 @@ class RunStore(Protocol):
 
     def begin(self, run: str, start: bytes) -> None:
         """Keep, durably, that a run is open; one in which nothing was released is forgotten."""
+        ...
+
+    def leave_out(self, run: str, names: Sequence[str]) -> None:
+        """Keep, durably, who takes no part (any more)."""
         ...
 
     def save(self, run: str, progress: Progress) -> None:
@@ -104,6 +114,8 @@ class RunFiles:
             if not is_hex(run):
                 raise ValueError("no name of a run")
             start = (self._folder / run / _START).read_bytes()
+            since = self._folder / run / _LEFT_OUT
+            left_out = tuple(json.loads(since.read_bytes())) if since.exists() else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -115,6 +127,7 @@ class RunFiles:
         return KeptRun(
             run=run,
             start=start,
+            left_out=left_out,
             progress=None if latest is None else _progress_of(latest),
             before=None if before is None else _progress_of(before),
         )
@@ -124,6 +137,10 @@ class RunFiles:
         make_private_folder(self._folder / run)
         write_durably(self._folder / run / _START, start)
         write_durably(self._folder / _OPEN, run.encode())
+
+    def leave_out(self, run: str, names: Sequence[str]) -> None:
+        """Keep, durably, who takes no part (any more)."""
+        write_durably(self._folder / run / _LEFT_OUT, json.dumps(list(names)).encode())
 
     def save(self, run: str, progress: Progress) -> None:
         """Keep, durably, how far this client has come; what was kept of later rounds goes."""

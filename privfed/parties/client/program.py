@@ -23,7 +23,7 @@ from privfed.parties.client.kept_run import KeptRun, RunStore
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Progress, Rules
 from privfed.parties.client.run import ClientRun, Once, each_time, shown, stated_in
-from privfed.parties.client.starting import Starting, begun
+from privfed.parties.client.starting import Starting, begun, facts_in
 from privfed.parties.client.state_transfer import state_for, state_from
 from privfed.parties.client.told import Told
 from privfed.parties.client.upload import Upload
@@ -271,7 +271,11 @@ class Program:
             self._outside.store.begin(starting.run, message)
             self._outside.store.save(starting.run, progress)
             self._known = starting.facts
-            self._kept = KeptRun(run=starting.run, start=message, progress=progress, before=None)
+            self._kept = KeptRun(
+                run=starting.run, start=message, left_out=None, progress=progress, before=None
+            )
+        elif self.starting is None or starting.agreement != self.starting.agreement:
+            self._outside.store.leave_out(starting.run, envelope.statement.manifest[LEFT_OUT])
         before = None if self._run is None else self._run.before
         self._run = ClientRun(
             node=self.node,
@@ -460,17 +464,20 @@ class Program:
     def _facts_of(self, kept: KeptRun) -> Mapping[str, Facts]:
         """Of all clients of a run that goes on, as they stated them when it began."""
         envelope = Envelope.from_bytes(kept.start)
-        left_out = envelope.statement.manifest[LEFT_OUT]
+        left_out = kept.left_out
+        if left_out is None:
+            left_out = tuple(envelope.statement.manifest[LEFT_OUT])
 
-        def read() -> Starting:
-            return begun(envelope, left_out, self.settings, self.roster, None)
+        def read() -> tuple[Starting, Mapping[str, Facts]]:
+            starting = begun(envelope, left_out, self.settings, self.roster, None)
+            return starting, facts_in(kept.start, self.roster, self.settings.proposal())
 
-        self.starting = self._outside.once(kept.start, read)
-        if self.starting.facts.get(self.node.id) != self.facts:
+        self.starting, facts = self._outside.once(kept.start, read)
+        if facts.get(self.node.id) != self.facts:
             raise MessageError(
                 f"client {self.node.id!r} must bring to a run what it brought when it began"
             )
-        return self.starting.facts
+        return facts
 
     def _memory_of(self, run: str) -> OpenedRounds | None:
         if self.starting is None or self.starting.scheme.parameters is None:
