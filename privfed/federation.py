@@ -27,7 +27,8 @@ from privfed.errors import (
 from privfed.identity.enrolment import Parties, open_parties
 from privfed.models.vector import vector_digest, write_vector
 from privfed.parties.aggregator import leaving
-from privfed.parties.aggregator.run import AggregatorRun, Following, Reached
+from privfed.parties.aggregator.reached import Reached
+from privfed.parties.aggregator.run import AggregatorRun, Following
 from privfed.parties.client.client import Client
 from privfed.parties.client.kept_run import KeptRun
 from privfed.parties.client.preparing import Known, Prepared, prepare
@@ -421,7 +422,7 @@ class _Running:
     def _checkpoint(self, reached: Reached) -> Checkpoint:
         """The run, with the adapter of a client that came to what most of them state."""
         for client in self.clients.values():
-            progress = client.progress
+            progress = client.membership.progress
             if (progress.base, vector_digest(progress.released)) == (
                 reached.base,
                 reached.released,
@@ -465,7 +466,8 @@ class _Running:
 
     def _facts(self) -> RunFacts:
         """What the report says of how updates are summed; all clients hold it the same."""
-        (starting, *_) = [c.starting for c in self.clients.values() if c.starting is not None]
+        members = [client.membership.starting for client in self.clients.values()]
+        (starting, *_) = [one for one in members if one is not None]
         summing = self.aggregator.summing_or_none
         return RunFacts(
             agreement=starting.agreement,

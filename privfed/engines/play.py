@@ -73,7 +73,7 @@ class Play:
         replies: dict[str, bytes] = {}
         waiting: list[tuple[ClientRun, Waiting]] = []
         for client, message in messages.items():
-            run = self._programs[client].run
+            run = self._programs[client].membership.run
             begun = run.begin(message)
             if isinstance(begun, Waiting):
                 waiting.append((run, begun))

@@ -193,7 +193,7 @@ def program_of(folder, name, settings, files):
     def closing(program, terms, told):
         """What the client says, and for the test what came of the run."""
         (folder / f"{name}.ended.json").write_text(
-            json.dumps({"base": program.progress.base, "round": program.progress.round})
+            json.dumps({"base": program.membership.progress.base})
         )
         return own(program, terms, told)
 
@@ -251,13 +251,14 @@ def play_client(folder, name):
 def note_progress(known, name, program, kind, number):
     """The numbers that a client committed, and the adapters that it came to."""
     if kind == TRAIN:
-        outgoing = program.node.ledger.outgoing(program.run.upload.run, number)
+        outgoing = program.node.ledger.outgoing(program.membership.name, number)
         if outgoing is not None:
             known.note(f"update of {name} in round {number}", outgoing[32:80])
-    if kind in (SUM, RESULT) and program.progress.round == number:
-        known.note(f"adapter after round {number}", program.progress.state[:12].tobytes())
-        if program.progress.averaged > 1:  # the average of one adapter is that adapter
-            known.note(f"left after round {number}", program.progress.released[:12].tobytes())
+    if kind in (SUM, RESULT) and program.membership.progress.round == number:
+        progress = program.membership.progress
+        known.note(f"adapter after round {number}", progress.state[:12].tobytes())
+        if progress.averaged > 1:  # the average of one adapter is that adapter
+            known.note(f"left after round {number}", progress.released[:12].tobytes())
 
 
 class Sockets:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from privfed.errors import RunFolderError
-from privfed.parties.aggregator.run import Reached
+from privfed.parties.aggregator.reached import Reached
 from privfed.reports.run_record import RunRecord
 from privfed.storage.durable import write_durably, writing
 

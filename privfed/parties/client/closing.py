@@ -14,6 +14,7 @@ from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import MessageError
 from privfed.models.vector import vector_digest
+from privfed.parties.client.membership import Membership
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.program import Program
 from privfed.parties.client.told import Told
@@ -55,20 +56,21 @@ class OwnReport:
         Raises:
             ReportError, MessageError: if that does not fit the client's ledger.
         """
-        starting, node = program.starting, program.node
+        membership, node = program.membership, program.node
+        starting, progress = membership.starting, membership.progress
         if starting is None:
             raise MessageError("only a run that has begun can end")
         export: dict[str, Any] = json.loads(json.dumps(node.ledger.export()))
         book = book_of_export(export)
         record = RunRecord(
             run=starting.run,
-            settings=program.settings.describe(),
-            base_sha256=program.facts.base_weights,
-            start_sha256=program.facts.start,
+            settings=membership.settings.describe(),
+            base_sha256=membership.facts.base_weights,
+            start_sha256=membership.facts.start,
             notes=self.notes,
             noise_multipliers={n: one.noise_multiplier for n, one in starting.facts.items()},
             largest_range=starting.largest_range,
-            public_range=program.progress.public_range,
+            public_range=progress.public_range,
             anchors={node.id: book.anchor()},
             baseline=self.baseline,
             rounds=tuple(_own_figures(row, node, starting.run, book) for row in told.rounds),
@@ -78,7 +80,7 @@ class OwnReport:
         facts = RunFacts(
             agreement=starting.agreement,
             scheme=starting.scheme,
-            roster=program.roster.digest().hex(),
+            roster=membership.roster.digest().hex(),
             simulated_keys=False,
             key={},
             key_bytes=0,
@@ -87,20 +89,20 @@ class OwnReport:
         moment = Moment(
             status=_status(terms.round, node.rounds),
             rounds_over=terms.round,
-            adapter_sha256=vector_digest(program.progress.released),
+            adapter_sha256=vector_digest(progress.released),
         )
         report = client_report(
-            self._settings(program), facts, record, export, moment, client=node.id
+            self._settings(membership), facts, record, export, moment, client=node.id
         )
         return closed_message(node.identity, terms, report, export if self.share_ledger else None)
 
-    def _settings(self, program: Program) -> FederationSettings:
+    def _settings(self, membership: Membership) -> FederationSettings:
         """The settings with this client's size as a number; nothing is said of the others."""
-        settings, size = program.settings, program.facts.client["public_size"]
-        (own,) = [client for client in settings.clients if client.id == program.node.id]
+        settings, mine = membership.settings, membership.facts.client
+        (own,) = [client for client in settings.clients if client.id == mine["id"]]
         return replace(
             settings,
-            clients=[replace(own, public_size=size)],
+            clients=[replace(own, public_size=mine["public_size"])],
             public_size_source=self.size_source,
         )
 

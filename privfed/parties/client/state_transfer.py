@@ -8,7 +8,6 @@ from collections.abc import Collection
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from privfed.canonical import canonical_json
 from privfed.custody.wrapping import unwrap, wrap
@@ -34,19 +33,18 @@ from privfed.protocol.terms import Terms
 _STATES: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
 
 
-def state_for(sender: Identity, late: Party, terms: Terms, run: str, progress: Progress) -> bytes:
+def state_for(sender: Identity, late: Party, terms: Terms, progress: Progress) -> bytes:
     """The message with the adapter of a client, wrapped to another.
 
     Args:
         sender: of the adapter.
         late: who missed a round.
         terms: of the message.
-        run: identifier of the run.
         progress: of the sender.
     """
     parts = [progress.state] if progress.average is None else [progress.state, progress.average]
     content = b"".join(part.astype("<f4").tobytes() for part in parts)
-    context = _context(run, terms.round, sender.party, late)
+    context = _context(terms.run, terms.round, sender.party, late)
     return signed_message(
         sender,
         terms,
@@ -68,7 +66,7 @@ def state_from(
     *,
     members: Collection[str],
     least: int,
-    initial: NDArray[np.float32],
+    num_params: int,
 ) -> Progress:
     """The progress of another client, from what the aggregator relays.
 
@@ -78,7 +76,7 @@ def state_from(
         roster: who is enrolled.
         members: clients of the run.
         least: how many must have stated alike.
-        initial: an adapter, shape (params,), for its length.
+        num_params: length of an adapter.
 
     Raises:
         MessageError: if too few stated it, or it is not what they stated.
@@ -98,10 +96,10 @@ def state_from(
     context = _context(run, number, roster.party(sent.statement.sender), late.party)
     content = unwrap(bytes(sent.blobs[ADAPTER]), late, context)
     values = np.frombuffer(content, dtype="<f4") if len(content) % 4 == 0 else np.empty(0)
-    if values.size not in (initial.size, 2 * initial.size):
+    if values.size not in (num_params, 2 * num_params):
         raise MessageError("an adapter must have the length of this run's")
-    state = values[: initial.size].astype(np.float32)
-    average = values[initial.size :].astype(np.float32) if values.size > initial.size else None
+    state = values[:num_params].astype(np.float32)
+    average = values[num_params:].astype(np.float32) if values.size > num_params else None
     averaged, public_range = stated[AVERAGED], stated[NEXT_RANGE]
     if type(averaged) is not int or averaged < 0 or not isinstance(public_range, int | float):
         raise MessageError("an adapter must come with how many rounds are in its average")

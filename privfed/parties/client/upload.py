@@ -83,18 +83,6 @@ class Upload:
         """Name and software of the run's key; empty if there is none."""
         return self._key
 
-    def make_key(self, terms: Terms) -> bytes:
-        """Make the key of an epoch: the message that hands it to every other client.
-
-        Args:
-            terms: of that message.
-        """
-        context, shape = self._context()
-        secret = SharedSecret.generate(context, shape)
-        message = share_secret(secret, self._identity, self._roster, terms)
-        self._use(secret)
-        return message
-
     def take_key(self, message: bytes, maker: str, terms: Terms) -> None:
         """Take the key of an epoch, as the aggregator relayed it.
 
@@ -106,8 +94,8 @@ class Upload:
         Raises:
             MessageError, EncryptionError: as `receive_secret`.
         """
-        context, shape = self._context()
-        self._use(
+        context, shape = _context(self._scheme)
+        self.use(
             receive_secret(
                 message,
                 self._identity,
@@ -165,7 +153,8 @@ class Upload:
             return RoundKeyCipher(parameters, self._identity, self._roster, least, opened)
         return None
 
-    def _use(self, secret: SharedSecret) -> None:
+    def use(self, secret: SharedSecret) -> None:
+        """Hide and open under this key from now on."""
         least = self._agreement.min_clients
         self._cipher = self._keyed()(secret, self._roster, least, self.opened, self._identity)
         self._key = {KEY_ID: secret.key_id, SOFTWARE: software()}
@@ -173,16 +162,37 @@ class Upload:
     def _keyed(self) -> Callable[..., Cipher]:
         if isinstance(self._scheme.parameters, CKKSParameters):
             return partial(CKKSCipher, self._scheme.parameters)
-        return partial(SharedKeyCipher, self._shared())
+        return partial(SharedKeyCipher, _shared(self._scheme))
 
-    def _context(self) -> tuple[Any, frames.Shape]:
-        """SEAL's, and the shape of its ciphertexts."""
-        if isinstance(self._scheme.parameters, CKKSParameters):
-            return ckks_context(COEFF_MODULUS), ckks_shape(self._scheme.parameters)
-        return shared_context(self._shared()), frames.ciphertext_shape(self._shared())
 
-    def _shared(self) -> BFVParameters:
-        parameters = self._scheme.parameters
-        if not isinstance(parameters, BFVParameters) or parameters.custody is Custody.KEY_HOLDER:
-            raise EncryptionError("only a run with a shared key has a key of its own")
-        return parameters
+def new_key(
+    scheme: Scheme, maker: Identity, roster: Roster, terms: Terms
+) -> tuple[SharedSecret, bytes]:
+    """Make a key: it, and the message that hands it to every other client of the run.
+
+    Args:
+        scheme: how updates are summed.
+        maker: the client that makes it.
+        roster: who is enrolled.
+        terms: of the message.
+
+    Raises:
+        EncryptionError: if the clients hold no key, or the local TenSEAL is not the supported one.
+    """
+    context, shape = _context(scheme)
+    secret = SharedSecret.generate(context, shape)
+    return secret, share_secret(secret, maker, roster, terms)
+
+
+def _context(scheme: Scheme) -> tuple[Any, frames.Shape]:
+    """SEAL's, and the shape of its ciphertexts."""
+    if isinstance(scheme.parameters, CKKSParameters):
+        return ckks_context(COEFF_MODULUS), ckks_shape(scheme.parameters)
+    return shared_context(_shared(scheme)), frames.ciphertext_shape(_shared(scheme))
+
+
+def _shared(scheme: Scheme) -> BFVParameters:
+    parameters = scheme.parameters
+    if not isinstance(parameters, BFVParameters) or parameters.custody is Custody.KEY_HOLDER:
+        raise EncryptionError("only a run with a shared key has a key of its own")
+    return parameters

@@ -20,7 +20,7 @@ class Clients:
         self.running = running
         self.aggregator = running.aggregator
         self.programs = running.clients
-        self.runs = {name: program.run for name, program in running.clients.items()}
+        self.runs = {name: program.membership.run for name, program in running.clients.items()}
         self.one = self.runs["client-0"]
         self.summing = running.aggregator.summing
         self.range = running.record.public_range

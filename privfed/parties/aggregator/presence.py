@@ -1,0 +1,222 @@
+"""Which clients are here, and in which epoch; a round begins only while enough of them are.
+
+Whoever does not answer, or was restarted and has no run open, is lost until it answers again. Then
+a new epoch begins, with a new key. A client that missed a round is first given the adapter by
+another; the aggregator relays it and can read nothing in it.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from privfed.errors import AwayError, MessageError
+from privfed.parties.aggregator.epoch import Asked, Beginning, Epoch, reason_in
+from privfed.parties.aggregator.reached import Reached
+from privfed.parties.aggregator.stated import signed_by
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import CLIENT, FETCH_STATE, NO_RUN, REFUSAL, STATE, opened_by
+from privfed.protocol.ready import Ready, Standing, terms_before
+from privfed.protocol.signing import refused, signed_message
+
+PAUSE_S: Final = 0.2
+"""Between two questions to clients that are not there."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Presence:
+    """Who is here.
+
+    Attributes:
+        beginning: how an epoch begins.
+        patience_s: how long a lost client is waited for, in seconds; 0 does not wait.
+        standings: of the clients in the epoch, when it began; empty in that of a new run.
+        lost: clients that take part and are not here.
+    """
+
+    beginning: Beginning
+    patience_s: float
+    standings: dict[str, Standing] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    _epoch: Epoch | None = None
+
+    @property
+    def epoch(self) -> Epoch:
+        """What the last `start` began.
+
+        Raises:
+            MessageError: before the first.
+        """
+        if self._epoch is None:
+            raise MessageError("the run has not begun")
+        return self._epoch
+
+    @property
+    def has_epoch(self) -> bool:
+        """Whether an epoch has begun in this process."""
+        return self._epoch is not None
+
+    def carry(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """Reach the clients, and note who is lost: no answer came, or it has no run open."""
+        replies = self.beginning.exchange(messages)
+        for name, message in messages.items():
+            if name not in replies or self._has_no_run(name, replies[name], message):
+                self.lost.add(name)
+        return replies
+
+    def begin(self, members: Sequence[str], left_out: Sequence[str]) -> None:
+        """Begin a new run, with all who take part in it.
+
+        Args:
+            members: who they are.
+            left_out: who else was asked.
+
+        Raises:
+            AwayError: if one is not ready, and nobody waits any longer.
+            PrivfedError: if they cannot begin together.
+        """
+
+        def begin() -> None:
+            asked = self.beginning.hello(members, "")
+            if asked.reasons:
+                raise AwayError(
+                    f"a run begins once all that were asked are ready, {reason_in(asked.reasons)}",
+                    sorted(asked.reasons),
+                )
+            epoch = self.beginning.start(asked, left_out, run="", over=0, base="")
+            self._take(epoch, asked)
+
+        self._patiently(begin)
+
+    def gather(self, reached: Reached, members: Sequence[str], left_out: Sequence[str]) -> None:
+        """Have enough clients ready for the next round, with one key where they hold it.
+
+        Args:
+            reached: how far the run has come.
+            members: who takes part.
+            left_out: who takes no part (any more).
+
+        Raises:
+            AwayError: if too few are ready, and nobody waits any longer.
+            PrivfedError: if they cannot go on together.
+        """
+        self._patiently(lambda: self._go_on(reached, members, left_out))
+
+    def come_back(
+        self,
+        reached: Reached,
+        members: Sequence[str],
+        left_out: Sequence[str],
+        *,
+        needed: Collection[str],
+        deadline: float,
+    ) -> bool:
+        """Whether lost clients are there again in time, all that a round's sum needs.
+
+        Args:
+            reached: how far the run has come.
+            members: who takes part.
+            left_out: who takes no part (any more).
+            needed: who must be there.
+            deadline: by `time.monotonic`.
+        """
+        lost = frozenset(self.lost)
+        while lost and time.monotonic() < deadline:
+            try:
+                self._go_on(reached, members, left_out)
+            except AwayError:
+                pass  # they are asked again
+            else:
+                if self.lost.isdisjoint(needed) and not lost <= self.lost:
+                    return True
+            time.sleep(PAUSE_S)
+        return False
+
+    def _go_on(self, reached: Reached, members: Sequence[str], left_out: Sequence[str]) -> None:
+        """Begin a new epoch with those who are here, unless all of them hold its key already."""
+        run, over = reached.record.run, reached.record.over
+        asked = self._caught_up(reached, self.beginning.hello(members, run))
+        here = {name: one for name, one in asked.ready.items() if _fits(one, reached)}
+        least = self.beginning.proposal.min_clients
+        if len(here) < least:
+            raise AwayError(
+                f"at least {least} clients must be ready before round {over + 1}, {len(here)} "
+                f"are: {reason_in(asked.reasons)}",
+                sorted(set(members).difference(here)),
+            )
+        if self._needs_key(here):
+            ready = replace(asked, ready=here)
+            epoch = self.beginning.start(ready, left_out, run=run, over=over, base=reached.base)
+            self._take(epoch, ready)
+        self.lost = set(members).difference(set(here).intersection(self.epoch.ready))
+
+    def _needs_key(self, here: Mapping[str, Ready]) -> bool:
+        """Whether somebody is here that does not hold the key of the epoch."""
+        if self._epoch is None:
+            return True
+        name = self._epoch.name
+        return any(one.standing is None or one.standing.epoch != name for one in here.values())
+
+    def _take(self, epoch: Epoch, asked: Asked) -> None:
+        self._epoch = epoch
+        self.standings = {
+            name: one.standing
+            for name, one in asked.ready.items()
+            if one.standing is not None and name in epoch.ready
+        }
+        self.lost = set(asked.ready).difference(epoch.ready)
+
+    def _patiently(self, begin: Callable[[], None]) -> None:
+        """Try to begin an epoch until those who must be there are, or nobody waits any longer."""
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            try:
+                begin()
+            except AwayError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(PAUSE_S)
+            else:
+                return
+
+    def _caught_up(self, reached: Reached, asked: Asked) -> Asked:
+        """Give those who missed a round the adapter that another client holds."""
+        late = [name for name, one in asked.ready.items() if not reached.is_at(one.standing)]
+        peers = [one for one in asked.ready.values() if reached.is_held_by(one.standing)]
+        for name in late:
+            if peers and reached.opened:
+                asked = self._given(reached, asked, peers[0], name)
+        return asked
+
+    def _given(self, reached: Reached, asked: Asked, peer: Ready, late: str) -> Asked:
+        """What was asked, with the `ready` of a client that was given the adapter of another."""
+        identity, exchange = self.beginning.identity, self.beginning.exchange
+        proposal = self.beginning.proposal.digest()
+        before = terms_before(self.beginning.roster, proposal, reached.record.run)
+        terms = replace(before, round=0 if peer.standing is None else peer.standing.round)
+        question = signed_message(identity, terms, FETCH_STATE, manifest={CLIENT: late})
+        state = exchange({peer.client: question}).get(peer.client, b"")
+        statements = {opened_by(name): one for name, one in reached.opened.items()}
+        relayed = signed_message(identity, terms, STATE, blobs={**statements, STATE: state})
+        replies = exchange({late: relayed})
+        caught = self.beginning.heard(replies, relayed, [late], before)
+        return Asked(
+            ready={**asked.ready, **caught.ready},
+            messages={**asked.messages, **replies},
+            reasons={**asked.reasons, **caught.reasons},
+        )
+
+    def _has_no_run(self, name: str, reply: bytes, message: bytes) -> bool:
+        try:
+            if statement_of(reply).kind != REFUSAL:
+                return False
+            reason = refused(signed_by(self.beginning.roster, name, reply), message)
+        except MessageError:
+            return True  # as if nothing had come
+        return reason is not None and reason.endswith(NO_RUN)
+
+
+def _fits(one: Ready, reached: Reached) -> bool:
+    """Whether a client can go on: it is where the run is, and its ledger was not put back."""
+    known = reached.record.anchors.get(one.client)
+    return reached.is_at(one.standing) and (known is None or one.anchor.length >= known.length)
