@@ -203,7 +203,7 @@ class TestRuns:
         result = invoke("run", config, "--out", tmp_path / "out", "--state", tmp_path / "own")
         assert result.exit_code == 0
         lines = result.output.splitlines()
-        assert re.match(r"run [0-9a-f]{16}: 3 clients, 2 rounds, held-out accuracy", lines[0])
+        assert re.match(r"run [0-9a-f]{32}: 3 clients, 2 rounds, held-out accuracy", lines[0])
         rows = [line.split() for line in lines if re.match(r" +\d+ +3/3 ", line)]
         assert [row[0] for row in rows] == ["1", "2"]
         assert all(len(row) == 10 for row in rows), "three clients have three epsilons"
