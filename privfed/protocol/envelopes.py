@@ -23,16 +23,16 @@ from privfed.canonical import canonical_json, require_plain_json
 from privfed.errors import MessageError
 from privfed.protocol.terms import Terms
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 SIGNATURE_BYTES: Final = 64
 
 
 Blob = bytes | bytearray | memoryview
 Blobs = Mapping[str, Blob]
 
-_MAGIC: Final = b"PRIVFED\x03"
+_MAGIC: Final = b"PRIVFED\x04"
 _LENGTH: Final = struct.Struct("<I")
-_DOMAIN: Final = b"privfed message 3\n"
+_DOMAIN: Final = b"privfed message 4\n"
 _MAX_STATEMENT_BYTES: Final = 1 << 22
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _KEYS: Final = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from privfed.errors import RunFolderError
 from privfed.storage.durable import replace_durably, writing
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-MAGIC = b"PRIVFED\x03"
-DOMAIN = b"privfed message 3\n"
+MAGIC = b"PRIVFED\x04"
+DOMAIN = b"privfed message 4\n"
 ROSTER_DOMAIN = b"privfed roster 1\n"
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 STATEMENT_KEYS = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}
@@ -57,7 +57,7 @@ def well_formed(raw):
         return None
     if not exact or not isinstance(value, dict) or set(value) != STATEMENT_KEYS:
         return None
-    if type(value["schema"]) is not int or value["schema"] != 3:
+    if type(value["schema"]) is not int or value["schema"] != 4:
         return None
     if type(value["round"]) is not int or value["round"] < 0:
         return None

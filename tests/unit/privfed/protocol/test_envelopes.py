@@ -31,7 +31,7 @@ BLOBS = {"c0": b"\x01\x02", "seeds": b""}
 ALICE = Identity.generate("alice", Role.CLIENT)
 EMPTY = hashlib.sha256(b"").hexdigest()
 PLAIN = {
-    "schema": 3,
+    "schema": 4,
     "run": "r1",
     "round": 3,
     "sender": "alice",
@@ -54,7 +54,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 def framed(raw, body=b"\x01\x02", signature=bytes(64)):
     """An envelope around any statement."""
-    return b"PRIVFED\x03" + body + raw + struct.pack("<I", len(raw)) + signature
+    return b"PRIVFED\x04" + body + raw + struct.pack("<I", len(raw)) + signature
 
 
 def message(blobs=BLOBS, **changes):
@@ -70,12 +70,12 @@ def test_by_hand():
     statement = (
         b'{"blobs":[["c0",2,"a12871fee210fb8619291eaea194581cbd2531e4b23759d225f6806923f63222"],'
         b'["seeds",0,"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]],'
-        b'"kind":"update","manifest":{"base":"00"},"round":3,"run":"r1","schema":3,'
+        b'"kind":"update","manifest":{"base":"00"},"round":3,"run":"r1","schema":4,'
         b'"sender":"alice"}'
     )
-    signature = ALICE.sign(b"privfed message 3\n" + hashlib.sha256(statement).digest())
+    signature = ALICE.sign(b"privfed message 4\n" + hashlib.sha256(statement).digest())
     length = len(statement).to_bytes(4, "little")
-    assert b"PRIVFED\x03\x01\x02" + statement + length + signature == MESSAGE
+    assert b"PRIVFED\x04\x01\x02" + statement + length + signature == MESSAGE
 
 
 def test_an_envelope_survives_the_wire():
@@ -163,7 +163,7 @@ def test_a_cut_or_extended_message_is_refused(data):
             Envelope.from_bytes(damaged)
 
 
-@pytest.mark.parametrize("magic", [b"PRIVFED\x01", b"PRIVFED\x02", b"PRIVFED\x04", b"privfed\x03"])
+@pytest.mark.parametrize("magic", [b"PRIVFED\x01", b"PRIVFED\x03", b"PRIVFED\x05", b"privfed\x04"])
 def test_another_magic_is_refused(magic):
     with pytest.raises(MessageError, match="must be a privfed envelope"):
         Envelope.from_bytes(magic + MESSAGE[8:])
@@ -171,14 +171,14 @@ def test_another_magic_is_refused(magic):
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(data):
-    for raw in (data, b"PRIVFED\x03" + data, framed(data)):
+    for raw in (data, b"PRIVFED\x04" + data, framed(data)):
         with pytest.raises(MessageError):
             Envelope.from_bytes(raw)
 
 
 @pytest.mark.parametrize("length", [len(RAW) + 1, len(RAW) + 11, 2**32 - 1, 1 << 23])
 def test_a_statement_longer_than_its_message_is_refused(length):
-    raw = b"PRIVFED\x03\x01\x02" + RAW + struct.pack("<I", length) + bytes(64)
+    raw = b"PRIVFED\x04\x01\x02" + RAW + struct.pack("<I", length) + bytes(64)
     with pytest.raises(MessageError):
         Envelope.from_bytes(raw)
 
@@ -189,9 +189,9 @@ def test_a_statement_that_is_too_long_is_refused_before_it_is_read():
         Envelope.from_bytes(framed(raw))
 
 
-@pytest.mark.parametrize("schema", [1, 2, 4])
+@pytest.mark.parametrize("schema", [1, 3, 5])
 def test_another_schema_is_named(schema):
-    with pytest.raises(MessageError, match=f"must be 3, got {schema}; all parties must run the"):
+    with pytest.raises(MessageError, match=f"must be 4, got {schema}; all parties must run the"):
         Statement.from_bytes(canonical_json({**PLAIN, "schema": schema}))
 
 
@@ -217,7 +217,7 @@ def test_bytes_that_no_blob_claims_are_refused(blobs, body):
         RAW.replace(b'"round":3', b'"round":3.0'),
         RAW.replace(b'"round":3', b'"round":3e0'),
         RAW.replace(b'"round":3', b'"round":-0'),
-        RAW.replace(b'"schema":3', b'"schema":3.0'),
+        RAW.replace(b'"schema":4', b'"schema":4.0'),
         RAW.replace(b'"00"', b"0.10"),
         RAW.replace(b'"00"', b"1E5"),
         RAW.replace(b'"schema"', b'"run":"r1","schema"'),
@@ -237,10 +237,10 @@ def test_only_the_canonical_form_is_read(text):
     "change",
     [
         {"schema": 1},
-        {"schema": 2},
-        {"schema": 4},
+        {"schema": 3},
+        {"schema": 5},
         {"schema": True},
-        {"schema": "3"},
+        {"schema": "4"},
         {"round": -1},
         {"round": True},
         {"round": 3.0},
@@ -375,7 +375,7 @@ def test_pieces_are_written_before_the_next_is_computed():
 
     def pieces():
         for index in range(3):
-            assert sink.getvalue() == b"PRIVFED\x03" + bytes(range(index))
+            assert sink.getvalue() == b"PRIVFED\x04" + bytes(range(index))
             yield bytes([index])
 
     write_envelope(
@@ -429,7 +429,7 @@ def test_a_statement_binds_name_length_and_content():
 def test_what_is_signed_has_a_label_of_its_own():
     """A roster's or any other signature cannot pass for that of a message."""
     signed = Statement.from_bytes(RAW).signed_bytes()
-    assert signed == b"privfed message 3\n" + hashlib.sha256(RAW).digest()
+    assert signed == b"privfed message 4\n" + hashlib.sha256(RAW).digest()
 
 
 def test_blob_entries_come_back_as_tuples():

@@ -160,10 +160,10 @@ class TestADamagedFileIsRefused:
         "metadata",
         [
             None,
-            {"schema": "3", "round": "2"},
-            {"schema": "3", "round": "two", "record": "{}"},
+            {"schema": "4", "round": "2"},
+            {"schema": "4", "round": "two", "record": "{}"},
             {"round": "2", "record": "{}"},
-            {"schema": "3", "round": "2", "record": "{"},
+            {"schema": "4", "round": "2", "record": "{"},
         ],
     )
     def test_without_its_metadata(self, path, metadata):
@@ -171,14 +171,14 @@ class TestADamagedFileIsRefused:
         self.refused(path)
 
     def test_without_its_state(self, path):
-        metadata = {"schema": "3", "round": "2", "record": "{}"}
+        metadata = {"schema": "4", "round": "2", "record": "{}"}
         save_file({"other": np.zeros(1, np.float32)}, path, metadata=metadata)
         self.refused(path)
 
     def test_of_another_schema(self, path):
         metadata = {"schema": "1", "round": "2", "record": json.dumps({})}
         save_file(load_file(path), path, metadata=metadata)
-        self.refused(path, match="schema must be 3, got 1; resume the run with the privfed that")
+        self.refused(path, match="schema must be 4, got 1; resume the run with the privfed that")
 
     def test_removing_it_goes_back_to_the_one_before(self, path):
         path.write_bytes(b"")
