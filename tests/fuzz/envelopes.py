@@ -141,7 +141,7 @@ def signed(raw, sign):
 def to_sign(terms, sender, kind, own, blobs):
     """What a sender signs of a message that states `own` beside the terms of its round."""
     statement = {
-        "schema": 3, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
+        "schema": 4, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
         "manifest": {**terms.manifest, **own}, "blobs": blobs,
     }  # fmt: skip
     return DOMAIN + hashlib.sha256(canonical(statement)).digest()
