@@ -43,7 +43,8 @@ def status_of(parts: Sequence[Closed]) -> str:
     if RUNNING in said:
         return RUNNING
     each = "; ".join(
-        f"{', '.join(part.client for part in parts if part.report.status == status)}: {status}"
+        f"{', '.join(part.client for part in parts if part.report.status == status)}: "
+        f"{status!r:.200}"  # quoted: it is their words
         for status in sorted(said, key=lambda status: (status == COMPLETE, status))
     )
     return f"ended differently for its clients ({each})"

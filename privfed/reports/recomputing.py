@@ -44,6 +44,7 @@ def require_of_ledger(
     same = {name: getattr(claimed, name) for name in (*bounds, "attack", "signed", "recomputed")}
     if replace(found, **same) != claimed:
         raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")
+    _require_rate(report, claimed)
     _require_rounds(report, claimed, alone=_alone(book_of_export(export), report.run))
 
 
@@ -77,12 +78,12 @@ def require_of_itself(report: BudgetReport, claimed: ClientGuarantee) -> None:
         if isinstance(event, PoissonGaussian)
         and (event.noise_multiplier, event.sample_rate) == kind
     )
-    rate = report.mechanism.expected_batch_size / claimed.public_size
-    if listed < claimed.steps or claimed.sample_rate != rate:
+    if listed < claimed.steps:
         raise ReportError(
-            f"client {claimed.id!r}: its {claimed.steps} steps must be among its releases, with "
-            f"q = B / public size = {rate!r}, and are not"
+            f"client {claimed.id!r}: its {claimed.steps} steps must be among its releases, which "
+            f"hold {listed} of that noise and sampling rate"
         )
+    _require_rate(report, claimed)
     _require_rounds(report, claimed, alone=False)
 
 
@@ -96,6 +97,16 @@ def _round(report: BudgetReport, claimed: ClientGuarantee) -> PoissonGaussian:
         sample_rate=claimed.sample_rate,
         steps=report.mechanism.steps_per_round,
     )
+
+
+def _require_rate(report: BudgetReport, claimed: ClientGuarantee) -> None:
+    """Refuse a public size that is not the one of which the ledger holds the sampling rate."""
+    rate = report.mechanism.expected_batch_size / claimed.public_size
+    if claimed.sample_rate != rate:
+        raise ReportError(
+            f"client {claimed.id!r}: its sampling rate must be B / public size = {rate!r}, got "
+            f"{claimed.sample_rate!r}"
+        )
 
 
 def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, *, alone: bool) -> None:

@@ -911,9 +911,11 @@ class TestReportCommand:
             over=1,
             planned=1,
         )
-        path.write_text(json.dumps(values))
-        with pytest.raises(ReportError, match="headline"):
-            verify_and_render(tmp_path / "run")
+        for secret in (False, True):
+            values["randomness"]["secret"] = secret
+            path.write_text(json.dumps(values))
+            with pytest.raises(ReportError, match="headline"):
+                verify_and_render(tmp_path / "run")
 
     def test_a_missing_field_is_refused(self, make_federation, tmp_path):
         from privfed.errors import ReportError

@@ -108,7 +108,7 @@ class TestNeverTheMoreFavourable:
         stopped = replace(MOMENT, status="stopped after the last round")
         own = signed.closed("client-1", report=signed.report("client-1", moment=stopped))
         found = signed.assembled(closed_of(signed) | {"client-1": own})
-        assert found.status.startswith("ended differently for its clients (client-1: stopped")
+        assert found.status.startswith("ended differently for its clients (client-1: 'stopped")
         assert found.headline.startswith("NOT FINISHED: 3 of 3")
         assert found.clients[1].attack == {}
 
@@ -188,7 +188,9 @@ class TestWhatMustBeAlike:
 
     def test_and_one_that_closed_at_another_round(self, signed):
         earlier = replace(MOMENT, rounds_over=2, status="stopped before round 3")
-        own = signed.report("client-3", moment=earlier)
+        record = replace(signed.run.record, rounds=signed.run.record.rounds[:1])
+        behind = replace(signed, run=replace(signed.run, record=record))
+        own = behind.report("client-3", moment=earlier)
         message = signed.closed("client-3", report=own, rounds=2)
         with pytest.raises(ReportError, match="same rounds that are over: that of client-3 is"):
             signed.assembled(closed_of(signed) | {"client-3": message})

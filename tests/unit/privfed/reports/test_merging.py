@@ -54,8 +54,12 @@ class TestStatus:
     def test_others_are_told_with_their_names(self):
         found = self.of("complete", "stopped in round 2", "complete")
         assert found == (
-            "ended differently for its clients (c1: stopped in round 2; c0, c2: complete)"
+            "ended differently for its clients (c1: 'stopped in round 2'; c0, c2: 'complete')"
         )
+
+    def test_long_words_of_one_client_are_cut(self):
+        """They stand in the headline."""
+        assert len(self.of("complete", "stopped " + "so sorry " * 999)) < 300
 
 
 class TestNamed:

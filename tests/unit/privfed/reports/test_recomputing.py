@@ -112,6 +112,12 @@ def test_steps_that_are_among_no_releases_are_refused(signed, own, check, change
         check(signed, changed(own, **changes))
 
 
+@BOTH
+def test_another_public_size_than_that_of_the_sampling_rate_is_refused(signed, own, check):
+    with pytest.raises(ReportError, match=r"must be B / public size = 0.5882352941176471, got 0.6"):
+        check(signed, changed(own, public_size=34))
+
+
 class TestAgainstTheLedger:
     @pytest.mark.parametrize(
         "changes",
