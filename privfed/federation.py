@@ -248,7 +248,21 @@ class _Running:
         """Have all clients ready and the report written, before anything is spent."""
         past = () if self.reached is None else self.reached.record.rounds
         self.callbacks = callbacks
-        self.aggregator = AggregatorRun(
+        self.aggregator = self.new_aggregator()
+        self.aggregator.begin(self.left_out)
+        self._write_results()  # what cannot be reported must not be begun
+        for callback in callbacks:
+            callback.on_start(
+                self.record.run,
+                self.settings.rounds,
+                list(self.clients),
+                self.record.baseline,
+                past,
+            )
+
+    def new_aggregator(self) -> AggregatorRun:
+        """The aggregator's program, which reaches the clients of this process."""
+        return AggregatorRun(
             identity=self.parties.aggregator,
             roster=self.parties.roster,
             proposal=self.asked.proposal(),
@@ -270,16 +284,6 @@ class _Running:
             declined=self._too_small(),
             notes=self._notes(),
         )
-        self.aggregator.begin(self.left_out)
-        self._write_results()  # what cannot be reported must not be begun
-        for callback in callbacks:
-            callback.on_start(
-                self.record.run,
-                self.settings.rounds,
-                list(self.clients),
-                self.record.baseline,
-                past,
-            )
 
     @property
     def record(self) -> RunRecord:

@@ -20,7 +20,7 @@ from privfed.models.tasks import Task
 from privfed.private_step.randomness import Coins, SystemCoins
 from privfed.protocol.ciphers import Strategy
 from privfed.settings.computation import Computation
-from privfed.settings.encryption import BFV, Custody, Summation, summation_to_json
+from privfed.settings.encryption import BFV, CKKS, Custody, Summation, summation_to_json
 from privfed.settings.privacy import Clipping, PrivacyConfig
 from privfed.settings.training import Optimizer, TrainingConfig
 from privfed.storage.state_folder import default_anchor_folder, default_state_folder
@@ -183,6 +183,14 @@ class FederationSettings:
         """Whether a party of its own makes the keys and decrypts."""
         encryption = self.encryption
         return isinstance(encryption, BFV) and encryption.custody is Custody.KEY_HOLDER
+
+    @property
+    def shares_key(self) -> bool:
+        """Whether the clients hold one key together."""
+        encryption = self.encryption
+        return isinstance(encryption, CKKS) or (
+            isinstance(encryption, BFV) and encryption.custody is Custody.SHARED_KEY
+        )
 
     @property
     def state(self) -> Path:

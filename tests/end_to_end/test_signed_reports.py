@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from privfed.engines.wiring import Wiring
+from privfed.federation import _Running
 from privfed.models.vector import vector_digest
 from privfed.parties.client.run import ClientRun
 from privfed.protocol.envelopes import statement_of
@@ -27,15 +27,15 @@ class Seen:
 
     def __init__(self):
         self.opened = {}
-        self.wiring = self.result = self.federation = None
+        self.running = self.result = self.federation = None
 
     @property
     def roster(self):
-        return self.wiring.parties.roster
+        return self.running.parties.roster
 
     @property
     def facts(self):
-        found = self.wiring.facts
+        found = self.running._facts()
         assert isinstance(found, RunFacts)
         return replace(found, simulated_keys=False, in_one_process=False)
 
@@ -57,7 +57,7 @@ class Seen:
             roster=self.facts.roster,
             left_out=(),
         )
-        identity = self.wiring.parties.clients[client]
+        identity = self.running.parties.clients[client]
         at_the_end = replace(terms.of_run(), round=checkpoint.round)
         return closed_message(identity, at_the_end, own, ledger if export else None)
 
@@ -65,7 +65,7 @@ class Seen:
 @pytest.fixture
 def seen(make_federation, tmp_path, monkeypatch):
     found = Seen()
-    handle, facts = ClientRun.handle, Wiring.facts
+    handle, begin = ClientRun.handle, _Running.begin
 
     def handled(self, message):
         reply = handle(self, message)
@@ -73,12 +73,12 @@ def seen(make_federation, tmp_path, monkeypatch):
             found.opened[self.node.id] = reply
         return reply
 
-    def wired(self):
-        found.wiring = self
-        return facts.fget(self)
+    def begun(self, callbacks):
+        found.running = self
+        begin(self, callbacks)
 
     monkeypatch.setattr(ClientRun, "handle", handled)
-    monkeypatch.setattr(Wiring, "facts", property(wired))
+    monkeypatch.setattr(_Running, "begin", begun)
     found.federation = make_federation(rounds=2)
     found.result = found.federation.run(tmp_path / "run")
     assert sorted(found.opened) == CLIENTS

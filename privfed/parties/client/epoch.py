@@ -33,6 +33,7 @@ from privfed.protocol.kinds import (
     SHARED_KEY,
     START,
     STARTED,
+    ready_of,
 )
 from privfed.protocol.ready import terms_before
 from privfed.protocol.signing import exact_values, signed_message, verified
@@ -81,6 +82,7 @@ class Epochs:
     once: Once
     nonce: str = ""
     _made: tuple[str, SharedSecret, bytes] | None = None
+    _last: tuple[bytes, bytes] | None = None
 
     def make_key(self, message: bytes) -> bytes:
         """Make the key of an epoch, for the clients that are in it.
@@ -105,6 +107,8 @@ class Epochs:
         Raises:
             MessageError, EncryptionError: if it cannot begin.
         """
+        if self._last is not None and message == self._last[0]:
+            return self._last[1]  # it was sent again
         begins, membership = self._begins(message, START), self.membership
         starting = begins.starting
         progress = self._progress_at(begins)
@@ -119,8 +123,8 @@ class Epochs:
             once=self.once,
         )
         membership.enter(starting, message, begins.left_out, run)
-        self._made = None
-        return self._started(begins, progress)
+        self._made, self._last = None, (message, self._started(begins, progress))
+        return self._last[1]
 
     def _started(self, begins: EpochStart, progress: Progress) -> bytes:
         starting = begins.starting
@@ -165,9 +169,10 @@ class Epochs:
             message, membership.roster, role=Role.AGGREGATOR, kind=kind, terms=terms
         )
         states = {LEFT_OUT} if kind == MAKE_KEY else {LEFT_OUT, NEXT_BASE}
-        left_out = exact_values(envelope, terms, states=states, blobs=list(envelope.blobs))[
-            LEFT_OUT
-        ]
+        blobs = [name for name in envelope.blobs if name.startswith(ready_of(""))]
+        if kind == START and membership.settings.shares_key:
+            blobs.append(SHARED_KEY)
+        left_out = exact_values(envelope, terms, states=states, blobs=blobs)[LEFT_OUT]
         if not isinstance(left_out, list) or not all(isinstance(name, str) for name in left_out):
             raise MessageError("who is left out must be a list of names")
         goes_on = self._goes_on(stated.run)
@@ -185,7 +190,11 @@ class Epochs:
         A round that this client opened and too few others did is played again; rounds that were
         given up while it was away changed nothing.
         """
+        statement = begins.envelope.statement
+        base, number = statement.manifest[NEXT_BASE], statement.round
         if not self._goes_on(begins.starting.run):
+            if (base, number) != ("", 0):
+                raise MessageError("a new run begins before its first round, with no adapter yet")
             return Progress(
                 round=0,
                 state=self.initial,
@@ -194,8 +203,6 @@ class Epochs:
                 averaged=0,
                 public_range=begins.starting.largest_range,
             )
-        statement = begins.envelope.statement
-        base, number = statement.manifest[NEXT_BASE], statement.round
         if number <= self.node.rounds:
             for mine in (self.membership.progress, self.membership.before):
                 if mine is not None and mine.base == base and mine.round <= number:
