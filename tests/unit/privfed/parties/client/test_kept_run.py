@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privfed.errors import FileError, RunFolderError
@@ -91,6 +91,7 @@ class TestARestart:
         assert_same(kept.progress, after(2, average=True))
         assert kept.before is None or kept.before.round < 2
 
+    @settings(max_examples=15)
     @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
     def test_the_last_that_was_saved_is_where_it_goes_on(self, tmp_path_factory, numbers):
         files = RunFiles(tmp_path_factory.mktemp("client"))
