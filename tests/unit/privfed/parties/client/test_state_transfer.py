@@ -1,4 +1,4 @@
-"""An adapter goes from one client to another, unreadable on its way, if enough clients stated it."""
+"""An adapter goes from client to client, unreadable on its way, if enough clients stated it."""
 
 from dataclasses import replace
 
@@ -87,7 +87,7 @@ def relayed(company, terms, opened):
 def taken(company):
     """A function that takes what was relayed, as client `d`."""
 
-    def take(message, *, late="d", members=MEMBERS, least=3, num_params=len(STATE_OF_A)):
+    def take(message, *, late="d", members=MEMBERS, least=3, num_params=5):
         return state_from(
             Envelope.from_bytes(message),
             company.identities[late],
@@ -149,7 +149,7 @@ class TestAnHonestTransfer:
         assert not averaged or found.average.tobytes() == (-state).tobytes()
 
     def test_rounds_that_were_given_up_since_changed_nothing(self, relayed, taken, opened):
-        earlier = [opened(client, round=number) for client, number in zip("abd", (2, 2, 3))]
+        earlier = [opened("a", round=2), opened("b", round=2), opened("d", round=3)]
         assert taken(relayed(statements=earlier)).round == 4
 
 
