@@ -112,6 +112,8 @@ class Epochs:
         begins, membership = self._begins(message, START), self.membership
         starting = begins.starting
         progress = self._progress_at(begins)
+        new = begins.figure is not None
+        stays = not new and progress.base == membership.progress.base
         run = ClientRun(
             node=self.node,
             upload=self._keyed(begins),
@@ -119,7 +121,7 @@ class Epochs:
             progress=progress,
             roster=membership.roster,
             keep=membership.keep,
-            before=None if begins.figure is not None else membership.before,
+            before=membership.before if stays else None,
             once=self.once,
         )
         membership.enter(starting, message, begins.left_out, run)

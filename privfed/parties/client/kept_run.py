@@ -110,15 +110,18 @@ class RunFiles:
             RunFolderError: if it cannot be read.
         """
         try:
+            if not (self._folder / _OPEN).exists():
+                return None
             run = (self._folder / _OPEN).read_text()
             if not is_hex(run):
                 raise ValueError("no name of a run")
+            if self.closed(run) is not None:  # a crash came before it was forgotten
+                self.give_up(run)
+                return None
             start = (self._folder / run / _START).read_bytes()
             since = self._folder / run / _LEFT_OUT
             left_out = tuple(json.loads(since.read_bytes())) if since.exists() else None
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"the run that is open in {self._folder} cannot be read ({type(error).__name__})"
             ) from error
@@ -178,14 +181,13 @@ def _checkpoint_of(progress: Progress) -> Checkpoint:
 
 def _progress_of(kept: Checkpoint) -> Progress:
     try:
-        averaged, public_range = kept.record["averaged"], kept.record["public_range"]
-    except KeyError as error:
+        return Progress(
+            round=kept.round,
+            state=kept.state,
+            base=vector_digest(kept.state),
+            average=kept.average,
+            averaged=int(kept.record["averaged"]),
+            public_range=float(kept.record["public_range"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError("what is kept of a run must be as privfed wrote it") from error
-    return Progress(
-        round=kept.round,
-        state=kept.state,
-        base=vector_digest(kept.state),
-        average=kept.average,
-        averaged=int(averaged),
-        public_range=float(public_range),
-    )

@@ -171,12 +171,11 @@ class Membership:
     def _remember(self, kept: KeptRun) -> None:
         """What all clients of a run that goes on stated when it began."""
         envelope = Envelope.from_bytes(kept.start)
-        left_out = kept.left_out
-        if left_out is None:
-            left_out = tuple(envelope.statement.manifest[LEFT_OUT])
+        left_out = tuple(envelope.statement.manifest[LEFT_OUT])
+        since = set(kept.left_out or ()).difference(left_out)
 
         def read() -> tuple[Starting, Mapping[str, Facts]]:
-            starting = begun(envelope, left_out, self.settings, self.roster, None)
+            starting = begun(envelope, left_out, self.settings, self.roster, None, since)
             return starting, facts_in(kept.start, self.roster, self.settings.proposal())
 
         self.starting, self.known = self._once(kept.start, read)

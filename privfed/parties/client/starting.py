@@ -1,6 +1,6 @@
 """What the `ready` of all clients and the settings determine together, alike for all clients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ def begun(
     settings: FederationSettings,
     roster: Roster,
     known: Mapping[str, Facts] | None,
+    since: Collection[str] = (),
 ) -> Starting:
     """Work out what the `ready` in a message begin.
 
@@ -58,6 +59,7 @@ def begun(
         settings: of this party.
         roster: who is enrolled.
         known: facts of all clients of a run that goes on; None for a new one.
+        since: who was left out after a message that began a run, where that is read again.
 
     Raises:
         MessageError: if a `ready` is none, differs from what it must be, or too few take part.
@@ -69,10 +71,11 @@ def begun(
     if known is None and run != run_of(epoch):
         raise MessageError("a new run must have the name that the statements in it give")
     stated = {name: one.facts for name, one in ready.items()}
-    facts = _taking_part(stated if known is None else {**known, **stated}, proposal, left_out)
+    everybody = stated if known is None else known
+    facts = _taking_part({**everybody, **stated}, proposal, [*left_out, *since])
     if known is not None and any(known.get(name) != one for name, one in stated.items()):
         raise MessageError("clients must bring to a run what they brought when it began")
-    if not set(ready) <= set(facts) or len(ready) < proposal.min_clients:
+    if not set(ready).difference(since) <= set(facts) or len(ready) < proposal.min_clients:
         raise MessageError(
             f"at least {proposal.min_clients} clients that take part must be ready, and no other: "
             f"{sorted(ready)!r:.200} are"
@@ -89,7 +92,7 @@ def begun(
         roster=roster.digest().hex(),
         left_out=tuple(name for name in enrolled if name not in facts),
     )
-    everybody = facts if known is None else known  # who leaves a run does not change its range
+    # who leaves a run does not change its range
     sigmas = {name: one.noise_multiplier for name, one in everybody.items()}
     derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
     return Starting(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from privfed.checks import is_number
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.names import check_name
 from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, ROUNDS
@@ -47,6 +48,7 @@ class Told:
                 abandoned=tuple(Abandoned.from_json(row) for row in given_up),
                 left_out=left_out,
             )
+            told._require_numbers()
             told._require_names()
             played = [row.round for row in told.rounds]
             numbers = sorted([*played, *(row.round for row in told.abandoned)])
@@ -58,9 +60,20 @@ class Told:
             raise MessageError(f"{over} rounds are over, told is of rounds {numbers!r:.200}")
         return told
 
+    def _require_numbers(self) -> None:
+        """Refuse what could stand in a report, or stop it from being made, and is no number."""
+        for row in self.rounds:
+            sizes = (row.bytes_up, row.bytes_down, row.bytes_holder)
+            times = (row.seconds, row.seconds_aggregator, row.seconds_opening)
+            if not all(is_number(one) for one in (row.round, row.value, *sizes, *times)):
+                raise TypeError("figures must be numbers")
+            if min(*sizes, *times) < 0 or not row.clients:
+                raise ValueError("figures must be those of a round that clients took part in")
+
     def _require_names(self) -> None:
         """Refuse what could stand in a report and is no name."""
         for row in self.rounds:
+            check_name(row.metric, "a metric")
             for name in (*row.clients, *row.absent):
                 check_name(name, "a client")
         for one in self.abandoned:

@@ -1,0 +1,378 @@
+"""An epoch begins with what this client stated last, with a key of its own, from its adapter."""
+
+from dataclasses import replace
+
+import pytest
+
+from privfed import Plain
+from privfed.errors import FileError
+from privfed.identity.keys import Identity, Role
+from privfed.models.vector import vector_digest
+from privfed.parties.client.kept_run import RunFiles
+from privfed.parties.client.starting import begun
+from privfed.parties.client.upload import new_key
+from privfed.protocol.envelopes import Envelope, statement_of
+from privfed.protocol.kinds import (
+    ABANDON,
+    EPOCH,
+    EPSILON,
+    FACTS,
+    FIGURE,
+    LEDGER,
+    LEFT_OUT,
+    MAKE_KEY,
+    MISSING,
+    NEXT_BASE,
+    NEXT_RANGE,
+    NONCE,
+    READY,
+    REASON,
+    RELEASED,
+    SHARED_KEY,
+    STANDING,
+    START,
+    STARTED,
+    SUM,
+)
+from privfed.protocol.signing import signed_message
+from privfed.reports.figures import Reason
+from tests.unit.privfed.parties.apart import INITIAL, evaluate
+
+ME = "client-1"
+
+
+def said(apart, message, name=ME):
+    return apart.ask(name, message).statement
+
+
+class Stopped(Exception):
+    """An aggregator is stopped while a message is on its way."""
+
+
+def stop_when(apart, kind, delivered):
+    """Have the aggregator stop at a kind of message, which only these clients get."""
+    real = apart.exchange
+
+    def exchange(messages):
+        if statement_of(next(iter(messages.values()))).kind == kind:
+            real({name: one for name, one in messages.items() if name in delivered})
+            raise Stopped
+        return real(messages)
+
+    return exchange
+
+
+@pytest.fixture
+def one_ahead(apart):
+    """A run in which only `client-1` opened round 2, and the adapter after round 1."""
+    run = apart.aggregator()
+    run.begin()
+    run.play_round()
+    base = run.reached.base
+    run.presence.beginning = replace(run.presence.beginning, exchange=stop_when(apart, SUM, {ME}))
+    with pytest.raises(Stopped):
+        run.play_round()
+    assert apart.programs[ME].membership.progress.round == 2
+    assert apart.programs["client-0"].membership.progress.round == 1
+    return run.record.run, base
+
+
+class TestANewRun:
+    def test_all_begin_alike(self, apart):
+        ready = apart.ready()
+        start = apart.start(ready, apart.key(ready))
+        told = [said(apart, start, name) for name in apart.names]
+        assert {one.kind for one in told} == {STARTED}
+        assert {one.run for one in told} == {apart.epoch(ready)[:32]}
+        assert all(one.manifest == told[0].manifest for one in told)
+        manifest = told[0].manifest
+        assert manifest[EPOCH] == apart.epoch(ready) == apart.programs[ME].membership.epoch
+        assert manifest[NEXT_BASE] == manifest[RELEASED] == vector_digest(INITIAL)
+        assert manifest[FIGURE] == evaluate(INITIAL)
+        starting = apart.programs[ME].membership.starting
+        assert manifest[NEXT_RANGE] == starting.largest_range
+        assert manifest["agreement"] == starting.agreement.digest()
+
+    def test_all_hold_the_same_key(self, apart):
+        apart.begun()
+        keys = [apart.programs[name].membership.run.upload.key for name in apart.names]
+        assert keys[0]["key_id"]
+        assert all(key == keys[0] for key in keys)
+
+    def test_in_clear_there_is_no_key(self, make_apart):
+        apart = make_apart(encryption=Plain())
+        ready = apart.ready()
+        assert said(apart, apart.start(ready)).kind == STARTED
+        assert apart.programs[ME].membership.run.upload.key == {}
+        message = apart.make_key(apart.ready())
+        assert "the clients of this run hold no key" in apart.reason("client-0", message)
+
+
+class TestItsOwnStatement:
+    def refused(self, apart, ready, key=None, name=ME):
+        start = apart.start(ready, key)
+        reason = "MessageError: an epoch must begin with what this client stated last"
+        assert apart.reason(name, start) == reason
+        assert apart.programs[name].membership.name is None
+
+    def test_an_older_one_is_refused(self, apart):
+        ready = apart.ready()
+        key = apart.key(ready)
+        apart.ready([ME])
+        self.refused(apart, ready, key)
+
+    def test_so_is_a_start_before_the_first(self, apart):
+        ready = apart.ready()
+        key = apart.key(ready)
+        apart.restart(ME)
+        self.refused(apart, ready, key)
+
+    def test_so_is_one_without_it(self, apart):
+        apart.ready([ME])
+        others = [name for name in apart.names if name != ME]
+        ready = apart.ready(others)
+        start = apart.start(ready, apart.key(ready, left_out=[ME]), left_out=[ME])
+        assert "what this client stated last" in apart.reason(ME, start)
+        assert said(apart, start, "client-2").kind == STARTED, "nobody else minds"
+
+    def test_so_are_other_facts_under_its_number(self, apart):
+        ready = apart.ready()
+        (mine,) = apart.read({ME: ready[ME]})
+        forged = {
+            NONCE: mine.nonce,
+            FACTS: replace(mine.facts, noise_multiplier=2.0).to_json(),
+            STANDING: None,
+            LEDGER: mine.anchor.to_json(),
+            EPSILON: mine.epsilon,
+        }
+        ready[ME] = apart.message(READY, sender=ME, stated=forged)
+        key = apart.key(ready)
+        self.refused(apart, ready, key)
+
+    def test_a_key_is_made_for_no_older_one_either(self, apart):
+        ready = apart.ready()
+        apart.ready(["client-0"])
+        reason = apart.reason("client-0", apart.make_key(ready))
+        assert "what this client stated last" in reason
+
+
+class TestWhoseMessageItIs:
+    @pytest.mark.parametrize("kind", [MAKE_KEY, START])
+    def test_that_of_a_client_or_a_stranger_is_refused(self, apart, kind):
+        ready = apart.ready()
+        make = apart.make_key if kind == MAKE_KEY else apart.start
+        stated = statement_of(make(ready))
+        for sender, key in (
+            ("client-2", None),
+            ("hub", Identity.generate("hub", Role.AGGREGATOR)),
+        ):
+            message = apart.message(
+                kind,
+                run=stated.run,
+                sender=sender,
+                key=key,
+                stated={k: v for k, v in stated.manifest.items() if k in (LEFT_OUT, NEXT_BASE)},
+                blobs={f"ready/{name}": one for name, one in ready.items()},
+            )
+            reason = apart.reason("client-0", message)
+            assert "has the role" in reason or "must carry its signature" in reason
+
+    @pytest.mark.parametrize("left_out", [None, "client-3", [7], {"client-3": 1}])
+    def test_who_is_left_out_must_be_a_list_of_names(self, apart, left_out):
+        ready = apart.ready()
+        message = apart.message(
+            START,
+            run=apart.epoch(ready)[:32],
+            stated={LEFT_OUT: left_out, NEXT_BASE: ""},
+            blobs={f"ready/{name}": one for name, one in ready.items()},
+        )
+        assert "must be a list of names" in apart.reason(ME, message)
+
+    @pytest.mark.parametrize("about", [{"more": 1}, {NEXT_BASE: ""}])
+    def test_no_more_is_stated_than_is_read(self, apart, about):
+        message = apart.make_key(apart.ready(), **about)
+        assert "must state ['left_out'] in its 'make-key'" in apart.reason("client-0", message)
+
+    def test_one_of_another_proposal(self, apart):
+        ready = apart.ready()
+        message = apart.start(ready, proposal="00" * 32)
+        assert apart.proposal in apart.reason(ME, message)
+
+
+class TestMakingTheKey:
+    def test_only_the_first_by_name_of_those_ready(self, apart):
+        ready = apart.ready(apart.names[1:])
+        message = apart.make_key(ready, left_out=["client-0"])
+        assert "the key is made by 'client-1'" in apart.reason("client-2", message)
+        assert said(apart, message, "client-1").kind == SHARED_KEY
+
+    def test_each_epoch_has_another(self, apart):
+        names = set()
+        for _ in range(2):
+            ready = apart.ready()
+            names.add(statement_of(apart.key(ready)).manifest["key_id"])
+        assert len(names) == 2
+
+    def test_without_one_nobody_begins(self, apart):
+        ready = apart.ready()
+        assert apart.reason(ME, apart.start(ready)).startswith("MessageError: ")
+        apart.key(ready)
+        made = apart.reason("client-0", apart.start(ready))
+        assert "must be the key that this client made" in made
+
+    def test_its_maker_takes_no_other(self, apart):
+        ready = apart.ready()
+        other, _ = apart.key(ready), apart.key(ready)
+        start = apart.start(ready, other)
+        assert "must be the key that this client made" in apart.reason("client-0", start)
+        assert apart.programs["client-0"].membership.name is None
+
+    def test_nor_does_anybody_take_that_of_another_client(self, apart):
+        """`client-2` makes one for this very epoch."""
+        ready = apart.ready()
+        message = apart.make_key(ready)
+        begins = begun(Envelope.from_bytes(message), (), apart.settings, apart.roster, None)
+        terms = begins.terms.of_epoch(begins.epoch)
+        _, forged = new_key(begins.scheme, apart.identities["client-2"], apart.roster, terms)
+        reason = apart.reason(ME, apart.start(ready, forged))
+        assert "keys of this run are made by 'client-0'" in reason
+
+    def test_that_of_an_older_epoch_is_refused(self, apart):
+        """Also where every statement but the number is the same."""
+        run, start = apart.begun()
+        old = bytes(Envelope.from_bytes(start).blobs[SHARED_KEY])
+        ready = apart.ready(run=run)
+        replay = apart.start(ready, old, run=run, base=vector_digest(INITIAL))
+        assert "states epoch = " in apart.reason(ME, replay)
+        assert apart.reason("client-0", replay).startswith("MessageError: ")
+        assert apart.standing(ME, run).epoch == run_epoch(start, apart)
+
+
+def run_epoch(start, apart):
+    blobs = Envelope.from_bytes(start).blobs
+    ready = {name: one for name, one in blobs.items() if name.startswith("ready/")}
+    return apart.epoch(ready)
+
+
+class TestWhereItGoesOn:
+    def go_on(self, apart, run, number, base, names=None):
+        ready = apart.ready(names, run)
+        key = apart.key(ready, run=run, number=number)
+        return apart.start(ready, key, run=run, number=number, base=base)
+
+    def test_from_the_adapter_that_it_holds(self, apart):
+        run, _ = apart.begun()
+        before = apart.programs[ME].membership.epoch
+        told = said(apart, self.go_on(apart, run, 0, vector_digest(INITIAL)))
+        assert (told.kind, told.round, told.run) == (STARTED, 0, run)
+        assert told.manifest[FIGURE] is None, "it was stated when the run began"
+        assert told.manifest[EPOCH] == apart.programs[ME].membership.epoch != before
+
+    def test_not_from_another(self, apart):
+        run, _ = apart.begun()
+        reason = apart.reason(ME, self.go_on(apart, run, 0, vector_digest(INITIAL + 1)))
+        assert "the others have come to the end of round 0 with another adapter" in reason
+        assert "this client is at round 0, and must be given it first" in reason
+
+    def test_rounds_that_were_given_up_in_between_are_skipped(self, apart):
+        run, _ = apart.begun()
+        told = said(apart, self.go_on(apart, run, 2, vector_digest(INITIAL)))
+        assert (told.kind, told.round) == (STARTED, 2)
+        assert apart.programs[ME].membership.progress.round == 2
+        assert apart.standing(ME, run).round == 2
+
+    @pytest.mark.parametrize(("number", "allowed"), [(3, True), (4, False), (9, False)])
+    def test_never_beyond_the_planned_rounds(self, apart, number, allowed):
+        """Three are planned."""
+        run, _ = apart.begun()
+        message = self.go_on(apart, run, number, vector_digest(INITIAL))
+        assert (said(apart, message).kind == STARTED) is allowed
+        assert apart.programs[ME].membership.progress.round == (3 if allowed else 0)
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_who_opened_one_round_more_goes_back_by_one(self, apart, one_ahead, restarted):
+        run, base = one_ahead
+        if restarted:
+            apart.restart(ME)
+        assert apart.standing(ME, run).round == 2
+        told = said(apart, self.go_on(apart, run, 1, base))
+        assert (told.kind, told.round) == (STARTED, 1)
+        assert told.manifest[NEXT_BASE] == base
+        progress = apart.programs[ME].membership.progress
+        assert (progress.round, progress.base) == (1, base)
+
+    def test_and_not_by_two(self, apart, one_ahead):
+        run, _ = one_ahead
+        message = self.go_on(apart, run, 0, vector_digest(INITIAL))
+        assert "this client is at round 2" in apart.reason(ME, message)
+
+    def test_nor_by_one_twice(self, apart, one_ahead):
+        run, base = one_ahead
+        assert said(apart, self.go_on(apart, run, 1, base)).kind == STARTED
+        message = self.go_on(apart, run, 0, vector_digest(INITIAL))
+        assert "this client is at round 1" in apart.reason(ME, message)
+
+    def test_a_round_is_not_taken_back_under_its_own_adapter(self, apart, one_ahead):
+        run, base = one_ahead
+        message = self.go_on(apart, run, 0, base)
+        assert "must be given it first" in apart.reason("client-0", message)
+
+    def test_who_went_back_does_not_give_up_a_complete_round(self, apart, one_ahead):
+        run, base = one_ahead
+        assert said(apart, self.go_on(apart, run, 1, base)).kind == STARTED
+        membership = apart.programs[ME].membership
+        terms = replace(membership.starting.terms.of_run(), round=1)
+        about = {REASON: Reason.TOO_FEW, MISSING: ["client-3"]}
+        message = signed_message(apart.identities["hub"], terms, ABANDON, manifest=about)
+        assert "round 1 is over here" in apart.reason(ME, message)
+        assert membership.run.upload.opened.why_closed(1) is None
+
+    def test_the_round_is_then_played_again_with_the_same_clients(self, apart, one_ahead):
+        run, base = one_ahead
+        opened = apart.programs[ME].membership.run.upload.opened.contributors_of(2)
+        message = self.go_on(apart, run, 1, base)
+        assert {said(apart, message, name).kind for name in apart.names} == {STARTED}
+        assert opened == tuple(apart.names)
+        assert apart.standing(ME, run).agreed == opened
+
+
+class TestWhoWasLeftOut:
+    def test_does_not_come_back(self, apart):
+        run, _ = apart.begun()
+        base, names = vector_digest(INITIAL), apart.names[:3]
+        ready = apart.ready(names, run)
+        key = apart.key(ready, run=run, left_out=["client-3"])
+        message = apart.start(ready, key, run=run, base=base, left_out=["client-3"])
+        assert {said(apart, message, name).kind for name in names} == {STARTED}
+        for restarted in (False, True):
+            if restarted:
+                apart.restart(ME)
+            ready = apart.ready(run=run)
+            back = apart.start(ready, b"", run=run, base=base)
+            assert "who was left out of a run does not come back" in apart.reason(ME, back)
+
+    def test_nor_who_never_was_in_it(self, apart):
+        run, _ = apart.begun(apart.names[:3], left_out=["client-3"])
+        ready = apart.ready(apart.names[:3], run)
+        stated = {
+            NONCE: "0b" * 16,
+            FACTS: apart.facts["client-3"].to_json(),
+            STANDING: None,
+            LEDGER: {"length": 3, "head": "1e" * 32},
+            EPSILON: 0.5,
+        }
+        ready["client-3"] = apart.message(READY, run=run, sender="client-3", stated=stated)
+        start = apart.start(ready, b"", run=run, base=vector_digest(INITIAL))
+        assert "must bring to a run what they brought when it began" in apart.reason(ME, start)
+
+
+def test_what_cannot_be_kept_is_not_begun(apart, monkeypatch):
+    ready = apart.ready()
+    start = apart.start(ready, apart.key(ready))
+
+    def full(*_):
+        raise FileError("/srv/ward 7 must be writable")
+
+    monkeypatch.setattr(RunFiles, "begin", full)
+    assert apart.reason(ME, start) == "FileError: see the client's log"
+    assert apart.programs[ME].membership.name is None

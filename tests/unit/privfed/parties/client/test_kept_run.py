@@ -1,0 +1,252 @@
+"""What a client keeps of a run is there after a restart, or is refused; one process has it."""
+
+import shutil
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privfed.errors import FileError, RunFolderError
+from privfed.models.vector import vector_digest
+from privfed.parties.client.kept_run import RunFiles
+from privfed.parties.client.round import Progress
+from privfed.storage.checkpoint import Checkpoint, save_checkpoint
+
+RUN, OTHER = "0a1b2c", "3d4e5f"
+
+
+@pytest.fixture
+def files(tmp_path):
+    files = RunFiles(tmp_path)
+    yield files
+    files.release()
+
+
+@pytest.fixture
+def again(tmp_path, files):
+    """A function that gives what another process finds, once the first has ended."""
+
+    def opened():
+        files.release()
+        other = RunFiles(tmp_path)
+        other.release()
+        return other
+
+    return opened
+
+
+def after(number, *, average=False):
+    state = np.arange(4, dtype=np.float32) + number
+    return Progress(
+        round=number,
+        state=state,
+        base=vector_digest(state),
+        average=state / 2 if average else None,
+        averaged=number + 20 if average else 0,
+        public_range=0.5 / (number + 1),
+    )
+
+
+def assert_same(found, expected):
+    assert (found.round, found.base) == (expected.round, expected.base)
+    assert (found.averaged, found.public_range) == (expected.averaged, expected.public_range)
+    assert np.array_equal(found.state, expected.state)
+    assert (found.average is None) == (expected.average is None)
+    assert found.average is None or np.array_equal(found.average, expected.average)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestARestart:
+    def test_nothing_is_open_at_first(self, again):
+        assert again().kept() is None
+
+    def test_what_was_kept_is_there_again(self, files, again):
+        files.begin(RUN, b"the start")
+        files.save(RUN, after(0))
+        files.save(RUN, after(1, average=True))
+        files.leave_out(RUN, ["west", "east"])
+        kept = again().kept()
+        assert (kept.run, kept.start, kept.left_out) == (RUN, b"the start", ("west", "east"))
+        assert_same(kept.progress, after(1, average=True))
+        assert_same(kept.before, after(0))
+
+    def test_before_the_first_checkpoint_there_is_no_progress(self, files, again):
+        files.begin(RUN, b"the start")
+        kept = again().kept()
+        assert (kept.run, kept.left_out, kept.progress, kept.before) == (RUN, None, None, None)
+
+    def test_who_goes_back_has_nothing_of_the_later_round(self, files, again):
+        files.begin(RUN, b"the start")
+        for number in (1, 2, 3):
+            files.save(RUN, after(number))
+        files.save(RUN, after(2, average=True))
+        kept = again().kept()
+        assert_same(kept.progress, after(2, average=True))
+        assert kept.before is None or kept.before.round < 2
+
+    @settings(max_examples=15)
+    @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    def test_the_last_that_was_saved_is_where_it_goes_on(self, tmp_path_factory, numbers):
+        files = RunFiles(tmp_path_factory.mktemp("client"))
+        files.begin(RUN, b"the start")
+        for number in numbers:
+            files.save(RUN, after(number))
+        assert files.kept().progress.round == numbers[-1]
+        files.release()
+
+    def test_another_run_takes_the_place_of_one_that_gave_way(self, files, again):
+        files.begin(RUN, b"the start")
+        files.save(RUN, after(0))
+        files.begin(OTHER, b"another start")
+        kept = again().kept()
+        assert (kept.run, kept.start, kept.progress) == (OTHER, b"another start", None)
+
+    def test_only_its_owner_can_read_it(self, files, tmp_path):
+        files.begin(RUN, b"the start")
+        for folder in (tmp_path / "runs", tmp_path / "runs" / RUN):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_a_run_is_open_only_once_its_start_is_on_the_disk(self, files, again, monkeypatch):
+        from privfed.parties.client import kept_run
+
+        real, written = kept_run.write_durably, []
+
+        def killed(path, content):
+            written.append(path.name)
+            if path.name == "open":
+                raise KeyboardInterrupt
+            real(path, content)
+
+        monkeypatch.setattr(kept_run, "write_durably", killed)
+        with pytest.raises(KeyboardInterrupt):
+            files.begin(RUN, b"the start")
+        assert written == ["start", "open"]
+        assert again().kept() is None
+
+
+class TestTheEnd:
+    def test_what_was_said_is_kept_and_nothing_else(self, files, again, tmp_path):
+        files.begin(RUN, b"the start")
+        files.save(RUN, after(3))
+        assert files.closed(RUN) is None
+        files.close(RUN, b"what it said")
+        assert names(tmp_path / "runs") == [".lock", f"{RUN}.closed"]
+        assert again().closed(RUN) == b"what it said"
+        assert again().kept() is None
+
+    def test_each_run_has_its_own_words(self, files, again):
+        for run, said in ((RUN, b"one"), (OTHER, b"two")):
+            files.begin(run, b"the start")
+            files.close(run, said)
+        assert (again().closed(RUN), again().closed(OTHER)) == (b"one", b"two")
+        assert again().closed("0a1b") is None
+
+    def test_a_crash_in_between_leaves_it_closed(self, files, again, monkeypatch, tmp_path):
+        """Else no other run could ever begin here."""
+        files.begin(RUN, b"the start")
+        files.save(RUN, after(3))
+        monkeypatch.setattr(RunFiles, "give_up", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            files.close(RUN, b"what it said")
+        monkeypatch.undo()
+        found = again()
+        assert found.kept() is None
+        assert found.closed(RUN) == b"what it said"
+        assert names(tmp_path / "runs") == [".lock", f"{RUN}.closed"]
+
+    @pytest.mark.parametrize("run", ["../secret", "", "secret", "0A1B", "0a/1b", "0a\n"])
+    def test_what_is_no_hex_names_no_file(self, files, tmp_path, run):
+        for path in (tmp_path / "secret.closed", tmp_path / "runs" / "secret.closed"):
+            path.write_bytes(b"a secret")
+        for name in (".closed", "0A1B.closed", "0a\n.closed"):
+            (tmp_path / "runs" / name).write_bytes(b"a secret")
+        (tmp_path / "runs" / "0a").mkdir()
+        (tmp_path / "runs" / "0a" / "1b.closed").write_bytes(b"a secret")
+        assert files.closed(run) is None
+        assert files.closed("0a") is None, "it is a folder"
+
+
+class TestTheLock:
+    def test_a_second_process_is_refused(self, files, tmp_path):
+        code = (
+            "import sys; from pathlib import Path\n"
+            "from privfed.parties.client.kept_run import RunFiles\n"
+            "RunFiles(Path(sys.argv[1]))\n"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "RunFolderError: another process plays a run" in refused.stderr
+        files.release()
+        subprocess.run(command, check=True)
+
+    def test_so_are_second_files_in_one_process(self, files, tmp_path):
+        with pytest.raises(RunFolderError, match="another process plays a run on the data set in"):
+            RunFiles(tmp_path)
+        RunFiles(tmp_path / "another data set").release()
+
+    def test_where_nothing_can_be_written_there_is_none(self, tmp_path):
+        (tmp_path / "runs").write_text("a file in its place")
+        with pytest.raises(FileError, match="must be writable"):
+            RunFiles(tmp_path)
+
+
+class TestDamage:
+    @pytest.fixture
+    def run(self, files, tmp_path):
+        files.begin(RUN, b"the start")
+        files.leave_out(RUN, ["west"])
+        for number in (1, 2):
+            files.save(RUN, after(number))
+        return tmp_path / "runs" / RUN
+
+    def refused(self, files):
+        with pytest.raises(RunFolderError) as caught:
+            files.kept()
+        return str(caught.value)
+
+    @pytest.mark.parametrize("content", [b"", b"../runs", b"0a1b2C", b"\xff", b"0a1b2c\n"])
+    def test_of_the_name(self, files, run, content):
+        (run.parent / "open").write_bytes(content)
+        assert "the run that is open in" in self.refused(files)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"7", b"null", b"\xff"])
+    def test_of_who_was_left_out(self, files, run, content):
+        (run / "left_out").write_bytes(content)
+        assert "the run that is open in" in self.refused(files)
+
+    def test_a_run_without_its_start_is_not_forgotten(self, files, run):
+        """It is open, and another must not begin."""
+        (run / "start").unlink()
+        assert "the run that is open in" in self.refused(files)
+        shutil.rmtree(run)
+        assert "the run that is open in" in self.refused(files)
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_of_a_checkpoint(self, files, run, number):
+        (run / f"round-{number:05d}.safetensors").write_bytes(b"cut")
+        assert f"round-{number:05d}.safetensors cannot be read" in self.refused(files)
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {"averaged": 1},
+            {"public_range": 0.5},
+            {"averaged": None, "public_range": 0.5},
+            {"averaged": 1, "public_range": "wide"},
+        ],
+    )
+    def test_of_what_stands_beside_it(self, files, run, record):
+        save_checkpoint(run, Checkpoint(round=3, state=after(3).state, record=record))
+        assert "must be as privfed wrote it" in self.refused(files)
+
+    def test_what_cannot_be_read_is_not_taken_for_nothing(self, files, run):
+        (run / "start").unlink()
+        (run / "start").mkdir()
+        assert "IsADirectoryError" in self.refused(files)
