@@ -323,7 +323,6 @@ def _require_alike(ready: Mapping[str, Ready]) -> int:
 def _figure(began: Collection[Mapping[str, object]]) -> float:
     """The middle one of what clients state; another precision gives another figure."""
     figures = [one[FIGURE] for one in began]
-    numbers = [float(f) for f in figures if isinstance(f, int | float) and math.isfinite(f)]
-    if len(numbers) != len(figures):
+    if not all(is_number(figure, above=-math.inf) for figure in figures):
         raise MessageError("clients must state the figure of the initial adapter")
-    return statistics.median_low(numbers)
+    return statistics.median_low(float(str(figure)) for figure in figures)
