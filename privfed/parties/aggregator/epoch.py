@@ -41,6 +41,7 @@ from privfed.protocol.kinds import (
     MAKE_KEY,
     NEXT_BASE,
     NEXT_RANGE,
+    NO_RUN,
     RELEASED,
     SHARED_KEY,
     SOFTWARE,
@@ -300,7 +301,7 @@ def reason_in(reasons: Mapping[str, str]) -> str:
 
 def _error(name: str, reason: str) -> PrivfedError:
     kind, _, text = reason.partition(": ")
-    if text == _NO_ANSWER:
+    if text in (_NO_ANSWER, NO_RUN):
         return AwayError(f"{name}: {text}", [name])
     return _KINDS.get(kind, EncryptionError)(f"{name}: {ascii(text[:SHOWN])[1:-1]}")
 
