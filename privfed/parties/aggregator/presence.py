@@ -153,8 +153,11 @@ class Presence:
         self.lost = set(members).difference(set(here).intersection(self.epoch.ready))
 
     def _needs_key(self, here: Mapping[str, Ready]) -> bool:
-        """Whether somebody is here that does not hold the key of the epoch."""
-        if self._epoch is None:
+        """Whether somebody is here that is not in the epoch, or does not hold its key (any more).
+
+        One whose `started` did not come is not in it, although it may hold its key.
+        """
+        if self._epoch is None or not set(here) <= set(self._epoch.ready):
             return True
         name = self._epoch.name
         return any(one.standing is None or one.standing.epoch != name for one in here.values())

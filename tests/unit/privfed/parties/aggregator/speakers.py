@@ -216,7 +216,7 @@ class Speakers:
             agreement=agreement,
             encryption=self.scheme(len(members)).to_json(),
             roster=self.roster.digest().hex(),
-            left_out=tuple(left_out),
+            left_out=tuple(name for name in self.names if name in left_out),
         )
 
     def scheme(self, num_clients):
