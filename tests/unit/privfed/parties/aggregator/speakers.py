@@ -60,8 +60,13 @@ class Clock:
 
     perf_counter = monotonic
 
+    @property
+    def passed(self):
+        """Seconds, since nobody had slept yet."""
+        return round(self.now - 1000.0, 6)
+
     def sleep(self, seconds):
-        self.now += seconds
+        self.now = round(self.now + seconds, 6)
         self.slept.append(seconds)
         for due in [due for due in self.later if due <= self.now]:
             self.later.pop(due)()
