@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
@@ -224,5 +225,5 @@ def _fields(cls: type, values: object) -> dict[str, Any]:
 
 def _require_number(name: str, value: object, above: float = -math.ulp(0.0)) -> None:
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    if not numeric or not math.isfinite(value) or not value > above:  # type: ignore[operator, arg-type]
+    if not numeric or not above < value <= sys.float_info.max:  # type: ignore[operator]
         raise MessageError(f"a client that is ready must state its {name} as a number")

@@ -41,6 +41,7 @@ from privfed.protocol.kinds import (
     MAKE_KEY,
     NEXT_BASE,
     NEXT_RANGE,
+    NO_RUN,
     RELEASED,
     SHARED_KEY,
     SOFTWARE,
@@ -300,7 +301,7 @@ def reason_in(reasons: Mapping[str, str]) -> str:
 
 def _error(name: str, reason: str) -> PrivfedError:
     kind, _, text = reason.partition(": ")
-    if text == _NO_ANSWER:
+    if text in (_NO_ANSWER, NO_RUN):
         return AwayError(f"{name}: {text}", [name])
     return _KINDS.get(kind, EncryptionError)(f"{name}: {ascii(text[:SHOWN])[1:-1]}")
 
@@ -323,7 +324,6 @@ def _require_alike(ready: Mapping[str, Ready]) -> int:
 def _figure(began: Collection[Mapping[str, object]]) -> float:
     """The middle one of what clients state; another precision gives another figure."""
     figures = [one[FIGURE] for one in began]
-    numbers = [float(f) for f in figures if isinstance(f, int | float) and math.isfinite(f)]
-    if len(numbers) != len(figures):
+    if not all(is_number(figure, above=-math.inf) for figure in figures):
         raise MessageError("clients must state the figure of the initial adapter")
-    return statistics.median_low(numbers)
+    return statistics.median_low(float(str(figure)) for figure in figures)

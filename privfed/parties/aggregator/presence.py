@@ -136,12 +136,14 @@ class Presence:
         """Begin a new epoch with those who are here, unless all of them hold its key already."""
         run, over = reached.record.run, reached.record.over
         asked = self._caught_up(reached, self.beginning.hello(members, run))
-        here = {name: one for name, one in asked.ready.items() if _fits(one, reached)}
+        unfit = {name: _why_not(one, reached) for name, one in asked.ready.items()}
+        here = {name: one for name, one in asked.ready.items() if unfit[name] is None}
         least = self.beginning.proposal.min_clients
         if len(here) < least:
+            reasons = {name: why for name, why in unfit.items() if why is not None}
             raise AwayError(
                 f"at least {least} clients must be ready before round {over + 1}, {len(here)} "
-                f"are: {reason_in(asked.reasons)}",
+                f"are: {reason_in({**reasons, **asked.reasons})}",
                 sorted(set(members).difference(here)),
             )
         if self._needs_key(here):
@@ -151,8 +153,11 @@ class Presence:
         self.lost = set(members).difference(set(here).intersection(self.epoch.ready))
 
     def _needs_key(self, here: Mapping[str, Ready]) -> bool:
-        """Whether somebody is here that does not hold the key of the epoch."""
-        if self._epoch is None:
+        """Whether somebody is here that is not in the epoch, or does not hold its key (any more).
+
+        One whose `started` did not come is not in it, although it may hold its key.
+        """
+        if self._epoch is None or not set(here) <= set(self._epoch.ready):
             return True
         name = self._epoch.name
         return any(one.standing is None or one.standing.epoch != name for one in here.values())
@@ -216,7 +221,14 @@ class Presence:
         return reason is not None and reason.endswith(NO_RUN)
 
 
-def _fits(one: Ready, reached: Reached) -> bool:
-    """Whether a client can go on: it is where the run is, and its ledger was not put back."""
+def _why_not(one: Ready, reached: Reached) -> str | None:
+    """Why a client cannot go on: it is not where the run is, or its ledger was put back."""
+    if not reached.is_at(one.standing):
+        return "it has another adapter than the run has come to"
     known = reached.record.anchors.get(one.client)
-    return reached.is_at(one.standing) and (known is None or one.anchor.length >= known.length)
+    if known is not None and one.anchor.length < known.length:
+        return (
+            f"its ledger has {one.anchor.length} entries and had {known.length}: an older copy was "
+            "put back"
+        )
+    return None

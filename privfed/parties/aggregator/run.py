@@ -270,8 +270,8 @@ class AggregatorRun:
     def _save(self, released: Released, started: float) -> None:
         """Make a round durable, with what a quorum of clients stated of it."""
         record = self.record
-        for name in set(self.members).difference(released.anchors):
-            self.presence.lost.add(name)  # it did not open the sum, and must be given the adapter
+        for name in set(self.members).difference(released.opened):
+            self.presence.lost.add(name)  # it came to no adapter or another, and must be given this
         kept = replace(
             record,
             rounds=(*record.rounds, self._figures(released, started)),

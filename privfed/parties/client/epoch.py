@@ -29,6 +29,7 @@ from privfed.protocol.kinds import (
     MAKE_KEY,
     NEXT_BASE,
     NEXT_RANGE,
+    NO_RUN,
     RELEASED,
     SHARED_KEY,
     START,
@@ -151,10 +152,12 @@ class Epochs:
         """
         membership = self.membership
         membership.require_allowed(stated_in(message).run)
+        if not self.nonce:
+            raise MessageError(NO_RUN)  # it was restarted since it was ready
         begins = self.once(message, lambda: self._read(message, kind))
         mine = begins.starting.ready.get(self.node.id)
         stated = None if mine is None else (mine.nonce, mine.facts)
-        if not self.nonce or stated != (self.nonce, membership.facts):
+        if stated != (self.nonce, membership.facts):
             raise MessageError("an epoch must begin with what this client stated last")
         if self._goes_on(begins.starting.run) and membership.starting is not None:
             taking_part = set(membership.starting.facts)
