@@ -69,6 +69,7 @@ def programs(
         EncryptionError: if what a client remembers of a run that goes on is missing or damaged.
     """
     once, encrypted = Shared(), not isinstance(settings.encryption, Plain)
+    proposal = settings.proposal().digest()
     made = {}
     for name, node in prepared.nodes.items():
         memories = Memories(settings.anchors, name)
@@ -78,6 +79,7 @@ def programs(
             node=node,
             facts=prepared.facts[name],
             settings=settings,
+            proposal=proposal,
             roster=parties.roster,
             initial=prepared.initial,
             outside=Outside(

@@ -201,6 +201,7 @@ def program_of(folder, name, settings, files):
         node=brought.nodes[name],
         facts=brought.facts[name],
         settings=settings,
+        proposal=settings.proposal().digest(),
         roster=roster,
         initial=brought.initial,
         outside=Outside(store=files, memory=memories, evaluate=brought.evaluate, closing=closing),

@@ -23,6 +23,7 @@ class Membership:
     Args:
         store: keeps the run; one that is open there goes on.
         settings: of this party.
+        proposal: digest (hex) of the public part of the settings, which all were given.
         roster: who is enrolled.
         ledger: of the client.
         facts: what it brings.
@@ -37,6 +38,7 @@ class Membership:
         *,
         store: RunStore,
         settings: FederationSettings,
+        proposal: str,
         roster: Roster,
         ledger: Ledger,
         facts: Facts,
@@ -45,7 +47,7 @@ class Membership:
         self.settings = settings
         self.roster = roster
         self.facts = facts
-        self.proposal = settings.proposal().digest()
+        self.proposal = proposal
         self.starting: Starting | None = None
         self.known: Mapping[str, Facts] = {}
         self.finished = False

@@ -106,7 +106,8 @@ class Program:
     Args:
         node: trains, with the client's ledger.
         facts: what it brings.
-        settings: of this party; the public part of them is what all were given.
+        settings: of this party.
+        proposal: digest (hex) of their public part, which all were given.
         roster: who is enrolled.
         initial: the adapter that training starts from, shape (params,).
         outside: see `Outside`.
@@ -121,6 +122,7 @@ class Program:
         node: ClientNode,
         facts: Facts,
         settings: FederationSettings,
+        proposal: str,
         roster: Roster,
         initial: NDArray[np.float32],
         outside: Outside,
@@ -129,6 +131,7 @@ class Program:
         self.membership = Membership(
             store=outside.store,
             settings=settings,
+            proposal=proposal,
             roster=roster,
             ledger=node.ledger,
             facts=facts,
