@@ -102,7 +102,9 @@ class Membership:
         """Whether anything was released in the run that is open, or may have been."""
         if self._kept is None:
             return False
-        return self.progress.round > 0 or bool(self._ledger.events(self._kept.run))
+        moved = self._run is not None or self._kept.progress is not None
+        released = bool(self._ledger.events(self._kept.run))
+        return released or (moved and self.progress.round > 0)
 
     def require(self, run: str) -> None:
         """Refuse a message about another run than the one that is open.

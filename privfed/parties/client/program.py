@@ -267,9 +267,10 @@ class Program:
         if said is not None:
             return said
         membership.require(run)
-        if over < membership.progress.round:
+        if not membership.progress.round <= over <= self.node.rounds:
             raise MessageError(
-                f"this client has come to the end of round {membership.progress.round}"
+                f"this client has come to the end of round {membership.progress.round} of "
+                f"{self.node.rounds}, and is told that {over} are over"
             )
         if membership.starting is None or self._outside.closing is None:
             raise MessageError(NO_RUN)
