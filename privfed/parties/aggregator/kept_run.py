@@ -61,11 +61,14 @@ class ReachedFile:
                 base=values["base"],
                 released=values["released"],
                 record=RunRecord.from_json(values["record"]),
-                opened={name: base64.b64decode(one) for name, one in values["opened"].items()},
+                opened={
+                    name: base64.b64decode(one, validate=True)
+                    for name, one in values["opened"].items()
+                },
             )
         except FileNotFoundError:
             return None
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunFolderError(
                 f"{self._path} must say how far the run has come, it cannot be read "
                 f"({type(error).__name__}); put it back, or start a new run"

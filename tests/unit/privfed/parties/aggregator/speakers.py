@@ -10,20 +10,26 @@ from privfed.parties.aggregator.presence import Presence
 from privfed.parties.aggregator.reached import Reached
 from privfed.protocol.envelopes import Envelope, statement_of
 from privfed.protocol.kinds import (
+    ABANDON,
+    ABANDONED,
+    CLOSED,
     EPOCH,
     EPSILON,
     FACTS,
     FETCH_STATE,
     FIGURE,
+    FINISH,
     HELLO,
     KEY_ID,
     LEDGER,
     LEFT_OUT,
     MAKE_KEY,
+    MISSING,
     NEXT_BASE,
     NEXT_RANGE,
     NONCE,
     READY,
+    REASON,
     RELEASED,
     SHARED_KEY,
     SOFTWARE,
@@ -164,6 +170,11 @@ class Speakers:
         if statement.kind == STATE:
             self.standings[name] = standing(statement.round, BASE, "")
             return self.ready(name, statement.run)
+        if statement.kind == ABANDON:
+            mine = {k: v for k, v in statement.manifest.items() if k not in (REASON, MISSING)}
+            return self.says(name, replace(self.before(statement), manifest=mine), ABANDONED)
+        if statement.kind == FINISH:
+            return self.says(name, self.before(statement), CLOSED)
         raise AssertionError(f"nobody asks these clients for {statement.kind}")
 
     def ready(self, name, run="", *, signer=None, **changes):

@@ -265,6 +265,13 @@ class TestANewRun:
         with pytest.raises(EncryptionError, match="5 clients must begin with the same"):
             start(speakers)
 
+    @pytest.mark.parametrize("wrong", [0, -0.25, "wide", None, True])
+    def test_a_range_that_is_none_whoever_agrees_on_it(self, speakers, wrong):
+        for name in speakers.names:
+            speakers.instead[START, name] = states(speakers, name, **{NEXT_RANGE: wrong})
+        with pytest.raises(MessageError, match="'c1' began something else"):
+            start(speakers)
+
     def test_a_maker_that_sends_something_else(self, speakers):
         speakers.instead = {(MAKE_KEY, "c1"): lambda *_: speakers.ready("c1")}
         with pytest.raises(MessageError, match="'c1' must make a key"):
@@ -308,10 +315,9 @@ class TestARunThatGoesOn:
         with pytest.raises(AwayError) as caught:
             go_on(speakers)
         assert caught.value.missing == ("c1",)
-        speakers.names = ["c2", "c3", "c4", "c5"]
         speakers.asked.clear()
-        asked = speakers.beginning.hello(speakers.names, RUN)
-        speakers.beginning.start(asked, ["c1"], run=RUN, over=2, base=BASE)
+        asked = speakers.beginning.hello(["c2", "c3", "c4", "c5"], RUN)
+        speakers.beginning.start(asked, [], run=RUN, over=2, base=BASE)
         assert speakers.asked[1] == (MAKE_KEY, ["c2"]), "then another makes it"
 
     @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""The end of a run: every client is asked what it guarantees, until all have said it."""
+
+from dataclasses import replace
+
+import pytest
+
+from privfed.parties.aggregator import ending, presence
+from privfed.parties.aggregator.ending import closed_statements
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import CLOSED, FINISH, GIVEN_UP, LEFT_OUT, OPENED, PROPOSAL, ROUNDS
+from privfed.reports.figures import RoundFigures
+from tests.unit.privfed.parties.aggregator.speakers import RUN, Clock, Speakers
+
+MEMBERS = ["c1", "c2", "c4", "c5"]
+ROW = RoundFigures(
+    round=3,
+    clients=("c1", "c2", "c4"),
+    absent=("c5",),
+    metric="accuracy",
+    value=0.75,
+    bytes_up=1,
+    bytes_down=2,
+    bytes_holder=0,
+    seconds=3.5,
+    seconds_aggregator=0.25,
+    seconds_opening=0.125,
+    epsilon={"c1": 1.25},
+)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(ending, "time", clock)
+    monkeypatch.setattr(presence, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def speakers():
+    return Speakers()
+
+
+def record_of(speakers):
+    """Two rounds were given up, a third is complete, and one client left."""
+    record = speakers.reached(2).record
+    return replace(record, rounds=(ROW,), left_out={"c3": 2})
+
+
+def closed(speakers, patience_s=0.0):
+    return closed_statements(speakers.presence(patience_s), record_of(speakers), MEMBERS)
+
+
+def test_all_who_take_part_say_it(speakers, clock):
+    said = closed(speakers)
+    assert speakers.asked == [(FINISH, MEMBERS)]
+    assert {n: statement_of(message).sender for n, message in said.items()} == {
+        name: name for name in MEMBERS
+    }
+    assert clock.slept == []
+
+
+def test_they_are_told_how_the_rounds_went(speakers):
+    closed(speakers)
+    told = statement_of(speakers.messages[0]["c4"])
+    assert (told.run, told.round, told.sender) == (RUN, 3, "aggregator")
+    assert told.manifest[PROPOSAL] == speakers.proposal.digest()
+    assert told.manifest[ROUNDS] == [ROW.to_json()]
+    assert [row["round"] for row in told.manifest[GIVEN_UP]] == [1, 2]
+    assert told.manifest[LEFT_OUT] == {"c3": 2}
+
+
+def test_who_is_away_is_asked_again_and_no_other(speakers, clock):
+    speakers.gone = {"c2"}
+    clock.after(0.9, speakers.gone.clear)
+    assert sorted(closed(speakers, 2.0)) == MEMBERS
+    assert speakers.asked == [(FINISH, MEMBERS), *[(FINISH, ["c2"])] * 5]
+    assert clock.passed == 1.0
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 2.0])
+def test_nobody_is_waited_for_for_ever(speakers, clock, patience_s):
+    speakers.gone = {"c2"}
+    assert sorted(closed(speakers, patience_s)) == ["c1", "c4", "c5"]
+    assert patience_s <= clock.passed < patience_s + presence.PAUSE_S
+
+
+def other_run(speakers, name, message):
+    return speakers.says(name, replace(speakers.before(statement_of(message)), run="other"), CLOSED)
+
+
+def other_kind(speakers, name, message):
+    return speakers.says(name, speakers.before(statement_of(message)), OPENED)
+
+
+def other_client(speakers, name, message):
+    return speakers.answer("c5", message)
+
+
+def refusal(speakers, name, message):
+    return speakers.refuses(name, "ReportError: does not fit")(message, None)
+
+
+@pytest.mark.parametrize("says", [other_run, other_kind, other_client, refusal, lambda *_: b"x"])
+def test_what_is_no_such_statement_counts_as_none(speakers, clock, says):
+    speakers.instead = {(FINISH, "c2"): lambda message, _: says(speakers, "c2", message)}
+    assert sorted(closed(speakers, 0.5)) == ["c1", "c4", "c5"]
+    assert speakers.asked[-1] == (FINISH, ["c2"])
+
+
+def test_the_first_word_stands(speakers, clock):
+    """It is not asked again, so that it cannot take it back."""
+    speakers.gone = {"c2"}
+    said = closed(speakers, 1.0)
+    assert all("c1" not in names for _, names in speakers.asked[1:])
+    assert statement_of(said["c1"]).kind == CLOSED
