@@ -212,17 +212,16 @@ class _Running:
             key_holder=federation.has_key_holder,
         )
         kept = None if checkpoint is None else _kept(federation, folder, checkpoint)
+        known = None
+        if kept is not None and record is not None:
+            facts = facts_in(kept.start, parties.roster, federation.proposal())
+            known = Known(anchors=record.anchors, facts=facts)
         brought = prepare(
             federation,
             federation.clients,
             parties.clients,
             start=federation.start if record is None else folder.start,
-            known=None
-            if kept is None or record is None
-            else Known(
-                anchors=record.anchors,
-                facts=facts_in(kept.start, parties.roster, federation.proposal()),
-            ),
+            known=known,
             left_out=left_out,
         )
         remaining = [client for client in brought.clients if client.id not in left_out]
@@ -241,7 +240,7 @@ class _Running:
                 federation, brought, parties, SharedStore(folder=folder, goes_on=kept)
             ),
             left_out=left_out,
-            reached=None if checkpoint is None else _reached(checkpoint),
+            reached=None if checkpoint is None or known is None else _reached(checkpoint, known),
         )
 
     def begin(self, callbacks: Sequence[Callback]) -> None:
@@ -475,6 +474,7 @@ class _Running:
         summing = self.aggregator.summing_or_none
         return RunFacts(
             agreement=starting.agreement,
+            participants=tuple(client.id for client in self.settings.clients),
             scheme=starting.scheme,
             roster=self.parties.roster.digest().hex(),
             simulated_keys=self.parties.simulated,
@@ -501,12 +501,13 @@ def _kept(federation: Federation, folder: RunFolder, checkpoint: Checkpoint) -> 
     )
 
 
-def _reached(checkpoint: Checkpoint) -> Reached:
+def _reached(checkpoint: Checkpoint, known: Known) -> Reached:
     return Reached(
         base=vector_digest(checkpoint.state),
         released=vector_digest(checkpoint.released),
         record=RunRecord.from_json(checkpoint.record),
         opened={},
+        facts=known.facts,
     )
 
 

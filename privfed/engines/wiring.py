@@ -51,8 +51,13 @@ class SharedStore:
     def save(self, run: str, progress: Progress) -> None:
         """The checkpoint of the run says it."""
 
-    def close(self, run: str, message: bytes) -> None:
+    def close(self, run: str, proposal: str, message: bytes) -> None:
         """The run folder stays."""
+
+    def played(self, proposal: str) -> bool:
+        """A simulation may be played again and again: whoever runs it allows it."""
+        del proposal
+        return False
 
     def closed(self, run: str) -> bytes | None:
         """A simulation reads ledgers and asks nobody at its end."""

@@ -29,6 +29,7 @@ from privfed.protocol.terms import Terms
 
 NONCE_BYTES: Final = 16
 _MOST_PARAMS: Final = 1 << 40
+_MOST_RECORDS: Final = 1 << 53
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ class Facts:
         if type(facts.num_params) is not int or not 0 < facts.num_params < _MOST_PARAMS:
             raise MessageError("the length of an update must be a number above 0")
         size = facts.client.get("public_size")
-        if type(size) is not int or size < 1:
+        if type(size) is not int or not 1 <= size <= _MOST_RECORDS:
             raise MessageError("a client that is ready must state its public size as a number")
         _require_number("noise multiplier", facts.noise_multiplier, above=0)
         _require_number("epsilon before the run", facts.epsilon_before)
@@ -96,9 +97,12 @@ class Facts:
 class Standing:
     """How far a client has come in a run.
 
+    The next round is the one after those that the `hello` says are over.
+
     Attributes:
         round: the last that is over for it.
         base: SHA-256 (hex) of its global adapter.
+        before: of the one that it can go back to; None if there is none.
         epoch: whose key it has in memory; empty if it was restarted since.
         next_status: of the next round in its ledger: "reserved", "committed" or None.
         agreed: contributors of the next round's sum that it agreed to or opened; None if none.
@@ -107,6 +111,7 @@ class Standing:
 
     round: int
     base: str
+    before: str | None
     epoch: str
     next_status: str | None
     agreed: tuple[str, ...] | None
@@ -133,7 +138,8 @@ class Standing:
         standing = cls(**given)
         if type(standing.round) is not int or standing.round < 0:
             raise MessageError("the last round must be a number, 0 or above")
-        if not isinstance(standing.base, str) or not isinstance(standing.epoch, str):
+        named = isinstance(standing.base, str) and isinstance(standing.before, str | None)
+        if not named or not isinstance(standing.epoch, str):
             raise MessageError("the adapter and the epoch must be named as texts")
         if standing.next_status not in (None, "reserved", "committed"):
             raise MessageError("a round must be reserved, committed or neither")
@@ -200,15 +206,17 @@ class Ready:
         )
 
 
-def terms_before(roster: Roster, proposal: str, run: str = "") -> Terms:
-    """What messages state before an epoch begins.
+def terms_before(roster: Roster, proposal: str, run: str = "", over: int = 0) -> Terms:
+    """What messages state outside of epochs.
 
     Args:
         roster: who is enrolled.
         proposal: digest (hex) of what all were given.
         run: that goes on; empty for a new one.
+        over: rounds that are over.
     """
-    return Terms(run=run, round=0, manifest={ROSTER: roster.digest().hex(), PROPOSAL: proposal})
+    manifest = {ROSTER: roster.digest().hex(), PROPOSAL: proposal}
+    return Terms(run=run, round=over, manifest=manifest)
 
 
 def epoch_of(ready: Iterable[Ready]) -> str:

@@ -168,10 +168,9 @@ def _require_alike(what: str, parts: Sequence[Closed], value_of: Callable[[Close
 def _require_all_named(parts: Sequence[Closed], clients: Sequence[str]) -> None:
     """Refuse to leave out a client that took part by what others sign, or to take in a stranger."""
     report = parts[0].report
-    took_part = set(report.training.weights)
+    took_part = set(report.training.participants)
     if strangers := sorted(part.client for part in parts if part.client not in took_part):
         raise ReportError(f"{strangers} closed a run in which they take no part by its agreement")
-    took_part |= {name for row in report.rounds for name in (*row.clients, *row.absent)}
     if missing := sorted(took_part.difference(clients)):
         raise ReportError(
             f"{missing} took part in the run, by what its clients sign, and must have a row too"

@@ -90,6 +90,7 @@ _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
         "adapter": "adapter",
         "strategy": "strategy",
         "adapter_left": "adapter left and evaluated",
+        "participants": "clients that the run began with",
         "optimizer": "local optimiser",
         "rounds": "rounds planned",
         "weights": "weights in the mean",

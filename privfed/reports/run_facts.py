@@ -15,6 +15,7 @@ class RunFacts:
 
     Attributes:
         agreement: what all parties hold the same.
+        participants: clients that the run began with, in the order of its settings.
         scheme: how updates are summed.
         roster: SHA-256 (hex) of the signed list of parties.
         simulated_keys: whether one process made everybody's keys.
@@ -28,6 +29,7 @@ class RunFacts:
     """
 
     agreement: Agreement
+    participants: tuple[str, ...]
     scheme: Scheme
     roster: str
     simulated_keys: bool

@@ -203,6 +203,7 @@ class Training:
         adapter_left: which adapter the run leaves, and takes the held-out figures of.
         optimizer: how the local optimiser moves.
         rounds: planned.
+        participants: clients that the run began with, whether or not they stayed.
         weights: of each client in the mean; the largest is 1.
         held_out: what the held-out text is.
     """
@@ -213,6 +214,7 @@ class Training:
     adapter_left: str
     optimizer: Mapping[str, Any]
     rounds: int
+    participants: tuple[str, ...]
     weights: Mapping[str, float]
     held_out: str
 

@@ -123,6 +123,7 @@ def training(settings: FederationSettings, facts: RunFacts) -> Training:
         adapter_left=statements.adapter_left(settings.averaging),
         optimizer={name: value for name, value in moves.items() if value is not None},
         rounds=settings.rounds,
+        participants=facts.participants,
         weights=dict(facts.agreement.weights),
         held_out=settings.held_out_source,
     )

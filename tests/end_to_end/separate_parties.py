@@ -337,7 +337,7 @@ def play_aggregator(folder):
         print(f"stopped {type(error).__name__}: {error}", flush=True)
         sys.exit(3)
     opened = run.reached.opened
-    report = assemble(closed, opened, run.roster, run=run.record.run, clients=run.members)
+    report = assemble(closed, opened, run.roster, run=run.record.run, clients=run.participants)
     write_statements(folder / "hub", report, closed, opened, run.roster)
     loaded = sorted(
         module

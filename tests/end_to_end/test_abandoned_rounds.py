@@ -392,7 +392,7 @@ class TestPutBack:
 
         with monkeypatch.context() as patched:
             patched.setattr(node.ClientNode, "answer", answer)
-            patched.setattr(abandoning, "sums_of", lambda standings, number: set())
+            patched.setattr(abandoning, "sums_of", lambda standings: set())
             federation.run(tmp_path / "run", resume=True)
         assert [contributors for number, contributors in opened if number == 2] == [
             others("client-3")

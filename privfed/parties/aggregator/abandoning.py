@@ -9,8 +9,11 @@ is counted in every ledger that reserved it, changed nothing, and the run goes o
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
-from privfed.errors import AwayError, SpoiledSumError, TooFewClientsError
+from privfed.encryption.parameters import MAX_CLIENTS
+from privfed.errors import AwayError, IdentityError, SpoiledSumError, TooFewClientsError
+from privfed.identity.names import check_name
 from privfed.protocol.ready import Standing
 from privfed.reports.figures import Abandoned, Reason
 
@@ -37,19 +40,31 @@ def given_up_before(
         clients: who takes part in the run.
     """
     for standing in standings.values():
-        if standing.round + 1 == round_number and standing.given_up is not None:
-            with suppress(KeyError, TypeError, ValueError):  # as no client recorded it
-                return Abandoned.from_json({"round": round_number, **standing.given_up})
-    sums = sums_of(standings, round_number)
+        if standing.given_up is not None:
+            with suppress(
+                KeyError, TypeError, ValueError, IdentityError
+            ):  # as no client recorded it
+                return _given_up(standing.given_up, round_number)
+    sums = sums_of(standings)
     missing = {name for names in sums for name in names}.difference(clients)
     if missing or len(sums) > 1:
         return Abandoned(round=round_number, reason=Reason.OTHERS, missing=tuple(sorted(missing)))
     return None
 
 
-def sums_of(standings: Mapping[str, Standing], round_number: int) -> set[tuple[str, ...]]:
-    """Contributors of the sums of this round that clients agreed to or opened before."""
-    known = (one.agreed for one in standings.values() if one.round + 1 == round_number)
+def _given_up(stated: Mapping[str, Any], round_number: int) -> Abandoned:
+    """What a client says that it recorded: a known sentence, and names."""
+    reason, missing = Reason(stated["reason"]), stated["missing"]
+    if not isinstance(missing, list) or len(missing) > MAX_CLIENTS:
+        raise ValueError("who was missing must be a list of clients")
+    for name in missing:
+        check_name(name, "a client that is missing")
+    return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(set(missing))))
+
+
+def sums_of(standings: Mapping[str, Standing]) -> set[tuple[str, ...]]:
+    """Contributors of the sums that clients agreed to or opened before in the round asked about."""
+    known = (one.agreed for one in standings.values())
     return {contributors for contributors in known if contributors is not None}
 
 
@@ -67,11 +82,7 @@ def lost_before(
         here: how many clients are in the epoch.
         min_clients: fewest contributors of a sum.
     """
-    lost = sorted(
-        client
-        for client, one in standings.items()
-        if one.round + 1 == round_number and one.next_status == "reserved"
-    )
+    lost = sorted(client for client, one in standings.items() if one.next_status == "reserved")
     if not lost or here - len(lost) >= min_clients:
         return None
     return Abandoned(round=round_number, reason=Reason.LOST, missing=tuple(lost))

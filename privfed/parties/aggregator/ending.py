@@ -2,44 +2,49 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from privfed.errors import MessageError
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.presence import PAUSE_S, Presence
+from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.stated import signed_by
-from privfed.protocol.kinds import CLOSED, FINISH, GIVEN_UP, LEFT_OUT, ROUNDS
+from privfed.protocol.kinds import CLOSED, FINISH, GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED, ROUNDS
 from privfed.protocol.ready import terms_before
 from privfed.protocol.signing import signed_message
-from privfed.reports.run_record import RunRecord
 
 
 def closed_statements(
-    presence: Presence, record: RunRecord, members: Sequence[str]
+    presence: Presence, reached: Reached, members: Sequence[str]
 ) -> dict[str, bytes]:
     """Ask every client what it guarantees, until all have said it or nobody waits any longer.
 
+    Who missed the last round is first given the adapter by another.
+
     Args:
         presence: who is here.
-        record: how the rounds went, which the clients are told.
+        reached: how the rounds went, which the clients are told.
         members: who takes part.
 
     Returns:
         The signed messages of those who answered, by name; `reports.assembling` reads them.
     """
-    beginning = presence.beginning
-    before = terms_before(beginning.roster, beginning.proposal.digest(), record.run)
+    beginning, record = presence.beginning, reached.record
     told = {
+        NEXT_BASE: reached.base,
+        RELEASED: reached.released,
         ROUNDS: [row.to_json() for row in record.rounds],
         GIVEN_UP: [row.to_json() for row in record.abandoned],
         LEFT_OUT: dict(record.left_out),
     }
-    terms = replace(before, round=record.over)
+    proposal = beginning.proposal.digest()
+    terms = terms_before(beginning.roster, proposal, record.run, record.over)
     message = signed_message(beginning.identity, terms, FINISH, manifest=told)
     closed: dict[str, bytes] = {}
     deadline = time.monotonic() + presence.patience_s
     while True:
         asked = [name for name in members if name not in closed]
+        if presence.lost.intersection(asked):
+            presence.caught_up(reached, asked)
         for name, reply in presence.carry(dict.fromkeys(asked, message)).items():
             if _is_closed(beginning.roster, name, reply, record.run):
                 closed[name] = reply

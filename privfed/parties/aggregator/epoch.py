@@ -130,14 +130,15 @@ class Beginning:
     summation: Summation
     exchange: Exchange
 
-    def hello(self, clients: Collection[str], run: str) -> Asked:
+    def hello(self, clients: Collection[str], run: str, over: int = 0) -> Asked:
         """Ask who is here.
 
         Args:
             clients: to ask.
             run: that goes on; empty for a new one.
+            over: rounds of it that are over.
         """
-        terms = terms_before(self.roster, self.proposal.digest(), run)
+        terms = terms_before(self.roster, self.proposal.digest(), run, over)
         message = signed_message(self.identity, terms, HELLO)
         replies = self.exchange(dict.fromkeys(clients, message))
         return self.heard(replies, message, clients, terms)

@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Final
 
-from privfed.errors import RunFolderError
+from privfed.errors import MessageError, RunFolderError
 from privfed.parties.aggregator.reached import Reached
+from privfed.protocol.ready import Facts
 from privfed.reports.run_record import RunRecord
 from privfed.storage.durable import write_durably, writing
 
@@ -38,6 +39,7 @@ class ReachedFile:
             "base": reached.base,
             "released": reached.released,
             "record": reached.record.to_json(),
+            "facts": {name: facts.to_json() for name, facts in reached.facts.items()},
             "opened": {
                 name: base64.b64encode(message).decode() for name, message in reached.opened.items()
             },
@@ -65,10 +67,18 @@ class ReachedFile:
                     name: base64.b64decode(one, validate=True)
                     for name, one in values["opened"].items()
                 },
+                facts={name: Facts.from_json(one) for name, one in values["facts"].items()},
             )
         except FileNotFoundError:
             return None
-        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (
+            OSError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            MessageError,
+        ) as error:
             raise RunFolderError(
                 f"{self._path} must say how far the run has come, it cannot be read "
                 f"({type(error).__name__}); put it back, or start a new run"

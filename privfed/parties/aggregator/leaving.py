@@ -66,9 +66,8 @@ def ended_by_leaving(
         round_number: the next round.
         leaving: the clients.
     """
-    next_ones = [one for one in standings.values() if one.round + 1 == round_number]
-    agreed = bool(sums_of(standings, round_number))
-    if not agreed and all(one.next_status != "committed" for one in next_ones):
+    agreed = bool(sums_of(standings))
+    if not agreed and all(one.next_status != "committed" for one in standings.values()):
         return None
     reason = Reason.OTHERS if agreed else Reason.LEFT
     return Abandoned(round=round_number, reason=reason, missing=tuple(sorted(leaving)))

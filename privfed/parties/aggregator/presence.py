@@ -31,12 +31,14 @@ class Presence:
         beginning: how an epoch begins.
         patience_s: how long a lost client is waited for, in seconds; 0 does not wait.
         standings: of the clients in the epoch, when it began; empty in that of a new run.
+        asked_about: the round that they are about.
         lost: clients that take part and are not here.
     """
 
     beginning: Beginning
     patience_s: float
     standings: dict[str, Standing] = field(default_factory=dict)
+    asked_about: int = 1
     lost: set[str] = field(default_factory=set)
     _epoch: Epoch | None = None
 
@@ -84,7 +86,7 @@ class Presence:
                     sorted(asked.reasons),
                 )
             epoch = self.beginning.start(asked, left_out, run="", over=0, base="")
-            self._take(epoch, asked)
+            self._take(epoch, asked, number=1)
 
         self._patiently(begin)
 
@@ -135,7 +137,7 @@ class Presence:
     def _go_on(self, reached: Reached, members: Sequence[str], left_out: Sequence[str]) -> None:
         """Begin a new epoch with those who are here, unless all of them hold its key already."""
         run, over = reached.record.run, reached.record.over
-        asked = self._caught_up(reached, self.beginning.hello(members, run))
+        asked = self.caught_up(reached, members)
         unfit = {name: _why_not(one, reached) for name, one in asked.ready.items()}
         here = {name: one for name, one in asked.ready.items() if unfit[name] is None}
         least = self.beginning.proposal.min_clients
@@ -149,7 +151,7 @@ class Presence:
         if self._needs_key(here):
             ready = replace(asked, ready=here)
             epoch = self.beginning.start(ready, left_out, run=run, over=over, base=reached.base)
-            self._take(epoch, ready)
+            self._take(epoch, ready, over + 1)
         self.lost = set(members).difference(set(here).intersection(self.epoch.ready))
 
     def _needs_key(self, here: Mapping[str, Ready]) -> bool:
@@ -162,8 +164,12 @@ class Presence:
         name = self._epoch.name
         return any(one.standing is None or one.standing.epoch != name for one in here.values())
 
-    def _take(self, epoch: Epoch, asked: Asked) -> None:
-        self._epoch = epoch
+    def standings_of(self, number: int) -> Mapping[str, Standing]:
+        """How far the clients in the epoch had come in a round before it is played here."""
+        return self.standings if number == self.asked_about else {}
+
+    def _take(self, epoch: Epoch, asked: Asked, number: int) -> None:
+        self._epoch, self.asked_about = epoch, number
         self.standings = {
             name: one.standing
             for name, one in asked.ready.items()
@@ -184,30 +190,40 @@ class Presence:
             else:
                 return
 
-    def _caught_up(self, reached: Reached, asked: Asked) -> Asked:
-        """Give those who missed a round the adapter that another client holds."""
+    def caught_up(self, reached: Reached, clients: Sequence[str]) -> Asked:
+        """Ask who is here, and give those who missed a round the adapter that another holds.
+
+        Args:
+            reached: how far the run has come.
+            clients: to ask.
+        """
+        asked = self.beginning.hello(clients, reached.record.run, reached.record.over)
         late = [name for name, one in asked.ready.items() if not reached.is_at(one.standing)]
         peers = [one for one in asked.ready.values() if reached.is_held_by(one.standing)]
-        for name in late:
-            if peers and reached.opened:
-                asked = self._given(reached, asked, peers[0], name)
+        for name in late if reached.opened else ():
+            for peer in peers:
+                asked = self._given(reached, asked, peer, name)
+                if reached.is_at(asked.ready[name].standing):
+                    break
         return asked
 
     def _given(self, reached: Reached, asked: Asked, peer: Ready, late: str) -> Asked:
         """What was asked, with the `ready` of a client that was given the adapter of another."""
         identity, exchange = self.beginning.identity, self.beginning.exchange
         proposal = self.beginning.proposal.digest()
-        before = terms_before(self.beginning.roster, proposal, reached.record.run)
-        terms = replace(before, round=0 if peer.standing is None else peer.standing.round)
+        number = 0 if peer.standing is None else peer.standing.round
+        run, over = reached.record.run, reached.record.over
+        before = terms_before(self.beginning.roster, proposal, run, over)
+        terms = replace(before, round=number)
         question = signed_message(identity, terms, FETCH_STATE, manifest={CLIENT: late})
         state = exchange({peer.client: question}).get(peer.client, b"")
         statements = {opened_by(name): one for name, one in reached.opened.items()}
         relayed = signed_message(identity, terms, STATE, blobs={**statements, STATE: state})
-        replies = exchange({late: relayed})
-        caught = self.beginning.heard(replies, relayed, [late], before)
+        exchange({late: relayed})
+        caught = self.beginning.hello([late], run, over)
         return Asked(
             ready={**asked.ready, **caught.ready},
-            messages={**asked.messages, **replies},
+            messages={**asked.messages, **caught.messages},
             reasons={**asked.reasons, **caught.reasons},
         )
 
@@ -225,6 +241,8 @@ def _why_not(one: Ready, reached: Reached) -> str | None:
     """Why a client cannot go on: it is not where the run is, or its ledger was put back."""
     if not reached.is_at(one.standing):
         return "it has another adapter than the run has come to"
+    if one.facts != reached.facts.get(one.client, one.facts):
+        return "it brings something else than when the run began"
     known = reached.record.anchors.get(one.client)
     if known is not None and one.anchor.length < known.length:
         return (

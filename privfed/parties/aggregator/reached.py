@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privfed.protocol.ready import Standing
+from privfed.protocol.ready import Facts, Standing
 from privfed.reports.run_record import RunRecord
 
 
@@ -16,20 +16,19 @@ class Reached:
         released: of the adapter that the run leaves if it ends here.
         record: all else.
         opened: what clients stated last of a complete round, with their signatures.
+        facts: what each client brought to the run.
     """
 
     base: str
     released: str
     record: RunRecord
     opened: Mapping[str, bytes]
+    facts: Mapping[str, Facts]
 
     def is_at(self, standing: Standing | None) -> bool:
         """Whether a client can go on: from where the run is, or by going back to it."""
-        ahead = standing is not None and standing.round > self.record.over
-        return ahead or self.is_held_by(standing)
+        return standing is not None and self.base in (standing.base, standing.before)
 
     def is_held_by(self, standing: Standing | None) -> bool:
         """Whether a client holds the adapter of the run; rounds given up since changed nothing."""
-        if standing is None or standing.round > self.record.over:
-            return False
-        return standing.base == self.base
+        return standing is not None and standing.base == self.base

@@ -8,6 +8,7 @@ sum; every client opens the result, moves on, and states what it came to.
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from privfed.protocol.kinds import (
     ABANDON,
     ABANDONED,
     ABSENT,
+    AVERAGED,
     CONTRIBUTORS,
     EPSILON,
     FIGURE,
@@ -59,8 +61,9 @@ from privfed.protocol.signing import (
 )
 from privfed.protocol.terms import RoundPlan
 
-_COMMON: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
+_COMMON: Final = (NEXT_BASE, RELEASED, AVERAGED, NEXT_RANGE)
 """What clients that opened the same sum state alike; a figure depends on how each computes."""
+_LONGEST_NOTE: Final = 1000
 _ERRORS: Final = {kind.__name__: kind for kind in (EncryptionError, MessageError, SpoiledSumError)}
 
 
@@ -237,8 +240,9 @@ class AggregatorRound:
                 f"round {self.plan.round} was opened by {len(opened)} client(s) that came to the "
                 f"same adapter, at least {self.summing.min_clients} and more than half must"
             )
-        common, figures = stated[opened[0]], [stated[name][FIGURE] for name in opened]
-        if None in figures:
+        common, alike = stated[opened[0]], [stated[name][FIGURE] for name in opened]
+        figures = [figure for figure in alike if figure is not None]
+        if 2 * len(figures) <= len(alike):
             raise ModelError(
                 f"the adapter diverged in round {self.plan.round}: its figure on held-out text is "
                 "not finite; choose a lower learning rate"
@@ -251,7 +255,7 @@ class AggregatorRound:
             released=common[RELEASED],
             public_range=common[NEXT_RANGE],
             figure=statistics.median_low(figures),
-            note=common[NOTE],
+            note=_note([stated[name][NOTE] for name in opened]),
             epsilon={name: one[EPSILON] for name, one in stated.items()},
             anchors={name: anchor_from_json(one[LEDGER]) for name, one in stated.items()},
             statements={name: replies[name] for name in opened},
@@ -307,6 +311,14 @@ class AggregatorRound:
         except InvalidValueError as error:
             raise MessageError(f"{sender!r} states no anchor of its ledger: {error}") from error
         return stated
+
+
+def _note(notes: Sequence[str | None]) -> str | None:
+    """The note that more than half of the clients state alike, if it is one that may be shown."""
+    note, count = Counter(notes).most_common(1)[0]
+    if note is None or 2 * count <= len(notes):
+        return None
+    return note if note.isprintable() and len(note) <= _LONGEST_NOTE else None
 
 
 def abandon(

@@ -168,7 +168,7 @@ class AggregatorRun:
         started, number = time.perf_counter(), self.record.over + 1
         if self.presence.lost:
             self.presence.gather(self._require_reached(), self.members, self._out)
-        self._agreed.setdefault(number, abandoning.sums_of(self.presence.standings, number))
+        self._agreed.setdefault(number, abandoning.sums_of(self.presence.standings_of(number)))
         try:
             released = self._played(number)
         except (TooFewClientsError, SpoiledSumError) as error:
@@ -184,7 +184,12 @@ class AggregatorRun:
 
     def finish(self) -> dict[str, bytes]:
         """What every client guarantees, signed, by name; of those who answer."""
-        return closed_statements(self.presence, self.record, self.members)
+        return closed_statements(self.presence, self._require_reached(), self.members)
+
+    @property
+    def participants(self) -> list[str]:
+        """Clients that the run began with, in the order of the proposal."""
+        return [name for name in self.proposal.names if name not in self.declined]
 
     @property
     def _out(self) -> list[str]:
@@ -210,12 +215,18 @@ class AggregatorRun:
             abandoned=(),
             left_out={},
         )
-        return Reached(base=epoch.base, released=epoch.released, record=record, opened={})
+        return Reached(
+            base=epoch.base,
+            released=epoch.released,
+            record=record,
+            opened={},
+            facts={name: one.facts for name, one in ready.items()},
+        )
 
     def _go_on_without(self, new: Sequence[str]) -> None:
         """Make durable who takes no further part, before anybody goes on without them."""
         number = self.record.over + 1
-        ended = leaving.ended_by_leaving(self.presence.standings, number, new)
+        ended = leaving.ended_by_leaving(self.presence.standings_of(number), number, new)
         if ended is None:
             self.reached = self.following.keep(self._require_reached())
         else:
@@ -231,7 +242,7 @@ class AggregatorRun:
         while True:
             given_up = abandoning.given_up_before(self.presence.standings, number, self.members)
             given_up = given_up or abandoning.lost_before(
-                self.presence.standings,
+                self.presence.standings_of(number),
                 number,
                 here=len(self.presence.epoch.ready),
                 min_clients=self.proposal.min_clients,
@@ -279,7 +290,8 @@ class AggregatorRun:
             anchors={**record.anchors, **_grown(record.anchors, released.anchors)},
         ).with_notes(self._range_notes(released.note))
         self.reached = self.following.keep(
-            Reached(
+            replace(
+                self._require_reached(),
                 base=released.base,
                 released=released.released,
                 record=kept,

@@ -7,11 +7,13 @@ it on beside its own numbers.
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from accountants import Event, epsilon
 from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
+from privfed import run_settings
 from privfed.errors import MessageError
 from privfed.models.vector import vector_digest
 from privfed.parties.client.membership import Membership
@@ -19,13 +21,18 @@ from privfed.parties.client.node import ClientNode
 from privfed.parties.client.program import Program
 from privfed.parties.client.told import Told
 from privfed.protocol.terms import Terms
-from privfed.reports.budget import COMPLETE
+from privfed.reports.budget import COMPLETE, BudgetReport
 from privfed.reports.closing import closed_message
 from privfed.reports.figures import RoundFigures
 from privfed.reports.making import Moment, client_report
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
+
+_TOLD: Final = (
+    "Who took part in a round, what it weighed and its figure on held-out text are as the "
+    "aggregator told them; epsilon after each round is this client's, by its own ledger."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +69,13 @@ class OwnReport:
             raise MessageError("only a run that has begun can end")
         export: dict[str, Any] = json.loads(json.dumps(node.ledger.export()))
         book = book_of_export(export)
+        weights = run_settings.weight_notes(starting.agreement.weights)
         record = RunRecord(
             run=starting.run,
             settings=membership.settings.describe(),
             base_sha256=membership.facts.base_weights,
             start_sha256=membership.facts.start,
-            notes=self.notes,
+            notes=(*self.notes, *weights, _TOLD),
             noise_multipliers={n: one.noise_multiplier for n, one in starting.facts.items()},
             largest_range=starting.largest_range,
             public_range=progress.public_range,
@@ -79,6 +87,7 @@ class OwnReport:
         )
         facts = RunFacts(
             agreement=starting.agreement,
+            participants=tuple(membership.known),
             scheme=starting.scheme,
             roster=membership.roster.digest().hex(),
             simulated_keys=False,
@@ -94,6 +103,7 @@ class OwnReport:
         report = client_report(
             self._settings(membership), facts, record, export, moment, client=node.id
         )
+        report = _without_paths(report)
         return closed_message(node.identity, terms, report, export if self.share_ledger else None)
 
     def _settings(self, membership: Membership) -> FederationSettings:
@@ -105,6 +115,14 @@ class OwnReport:
             clients=[replace(own, public_size=mine["public_size"])],
             public_size_source=self.size_source,
         )
+
+
+def _without_paths(report: BudgetReport) -> BudgetReport:
+    """The report without the place of the base model on this machine; its digest names it."""
+    model = dict(report.training.model)
+    if Path(str(model.get("base", ""))).exists():
+        model["base"] = f"local files, SHA-256 {report.base_sha256}"
+    return replace(report, training=replace(report.training, model=model))
 
 
 def _own_figures(row: RoundFigures, node: ClientNode, run: str, book: Book) -> RoundFigures:

@@ -6,6 +6,7 @@ clients stated, and from nothing that an aggregator could say.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +41,17 @@ from privfed.protocol.ready import terms_before
 from privfed.protocol.signing import exact_values, signed_message, verified
 from privfed.settings.encryption import Custody
 
-Memory = Callable[[str, Sequence[str]], OpenedRounds]
-"""What a client remembers of a run, by its name and its clients; made where there is none."""
+
+class Memory(Protocol):
+    """What a client remembers of its runs."""
+
+    def __call__(self, run: str, clients: Sequence[str]) -> OpenedRounds:
+        """The memory of a new run, with its clients."""
+        ...
+
+    def resume(self, run: str) -> OpenedRounds:
+        """That of a run that goes on, or has begun in this process."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +135,10 @@ class Epochs:
             before=membership.before if stays else None,
             once=self.once,
         )
+        started = self._started(begins, progress)
         membership.enter(starting, message, begins.left_out, run)
-        self._made, self._last = None, (message, self._started(begins, progress))
-        return self._last[1]
+        self._made, self._last, self.nonce = None, (message, started), ""
+        return started
 
     def _started(self, begins: EpochStart, progress: Progress) -> bytes:
         starting = begins.starting
@@ -210,7 +221,7 @@ class Epochs:
             )
         if number <= self.node.rounds:
             for mine in (self.membership.progress, self.membership.before):
-                if mine is not None and mine.base == base and mine.round <= number:
+                if mine is not None and mine.base == base:
                     return replace(mine, round=number)
         raise MessageError(
             f"the others have come to the end of round {number} with another adapter; this client "
@@ -240,8 +251,13 @@ class Epochs:
             scheme=starting.scheme,
             identity=self.node.identity,
             roster=self.membership.roster,
-            opened=self.memory(starting.run, list(starting.facts)) if encrypted else None,
+            opened=self._memory(starting) if encrypted else None,
         )
+
+    def _memory(self, starting: Starting) -> OpenedRounds:
+        if self._goes_on(starting.run):
+            return self.memory.resume(starting.run)
+        return self.memory(starting.run, list(starting.facts))
 
     def _rules(self, starting: Starting) -> Rules:
         settings = self.membership.settings

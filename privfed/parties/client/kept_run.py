@@ -4,7 +4,7 @@
     runs/RUN/start                  the message that began it
     runs/RUN/left_out               clients that took no further part since
     runs/RUN/round-00003.safetensors  the adapter after the last round, and after the one before
-    runs/RUN.closed                 what the client said when it was over
+    runs/RUN.PROPOSAL.closed        what the client said when it was over
     runs/.lock                      held by the process that plays it
 
 Keys are not kept: a client that is restarted gets a new one.
@@ -70,8 +70,12 @@ class RunStore(Protocol):
         """Keep, durably, how far this client has come."""
         ...
 
-    def close(self, run: str, message: bytes) -> None:
+    def close(self, run: str, proposal: str, message: bytes) -> None:
         """The run is over: what this client said at its end is kept, and nothing else."""
+        ...
+
+    def played(self, proposal: str) -> bool:
+        """Whether a run of these settings is over; its operator allowed no other."""
         ...
 
     def closed(self, run: str) -> bytes | None:
@@ -149,10 +153,20 @@ class RunFiles:
         """Keep, durably, how far this client has come; what was kept of later rounds goes."""
         save_checkpoint(self._folder / run, _checkpoint_of(progress))
 
-    def close(self, run: str, message: bytes) -> None:
+    def close(self, run: str, proposal: str, message: bytes) -> None:
         """The run is over: what this client said at its end is kept, and nothing else."""
-        write_durably(self._folder / f"{run}.closed", message)
+        write_durably(self._folder / f"{run}.{proposal}.closed", message)
         self.give_up(run)
+
+    def played(self, proposal: str) -> bool:
+        """Whether a run of these settings is over; its operator allowed no other."""
+        return any(self._folder.glob(f"*.{proposal}.closed"))
+
+    def allow_again(self, proposal: str) -> None:
+        """Let another run of these settings begin. What the last one released stays counted."""
+        with writing(self._folder):
+            for path in self._folder.glob(f"*.{proposal}.closed"):
+                path.unlink()
 
     def closed(self, run: str) -> bytes | None:
         """What this client said at the end of a run; None if that is not over."""

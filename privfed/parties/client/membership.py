@@ -50,7 +50,6 @@ class Membership:
         self.proposal = proposal
         self.starting: Starting | None = None
         self.known: Mapping[str, Facts] = {}
-        self.finished = False
         self._store = store
         self._ledger = ledger
         self._once = once
@@ -121,15 +120,20 @@ class Membership:
         Raises:
             MessageError: with the reason.
         """
-        if self.finished:
+        over = self._store.played(self.proposal) or (run and self.said_at_the_end(run) is not None)
+        if over:
             raise MessageError("this client has played the run that its operator allowed")
         if self.name not in (None, run) and self.has_begun:
             raise MessageError(f"the run {self.name} is open here, and another cannot begin")
 
-    def terms(self, round_number: int = 0) -> Terms:
-        """Of messages about the run outside of its epochs."""
-        terms = terms_before(self.roster, self.proposal, self._require_kept().run)
-        return replace(terms, round=round_number)
+    @property
+    def taking_part(self) -> frozenset[str]:
+        """Clients that were not left out."""
+        return frozenset(() if self.starting is None else self.starting.facts)
+
+    def terms(self, over: int) -> Terms:
+        """Of messages about the run outside of its epochs, when so many rounds are over."""
+        return terms_before(self.roster, self.proposal, self._require_kept().run, over)
 
     def enter(
         self, starting: Starting, message: bytes, left_out: Sequence[str], run: ClientRun
@@ -149,8 +153,14 @@ class Membership:
             self._kept = KeptRun(
                 run=starting.run, start=message, left_out=None, progress=run.progress, before=None
             )
-        elif self.starting is None or starting.agreement != self.starting.agreement:
-            self._store.leave_out(starting.run, left_out)
+        else:
+            if self.starting is None or starting.agreement != self.starting.agreement:
+                self._store.leave_out(starting.run, left_out)
+            if (run.progress.round, run.progress.base) != (
+                self.progress.round,
+                self.progress.base,
+            ):
+                self.keep(run.progress)  # it went back, or on over rounds that were given up
         self.starting, self._run = starting, run
 
     def keep(self, progress: Progress) -> None:
@@ -165,8 +175,8 @@ class Membership:
 
     def close(self, said: bytes) -> None:
         """The run is over for this client, which said so."""
-        self._store.close(self._require_kept().run, said)
-        self.finished, self._run, self._kept = True, None, None
+        self._store.close(self._require_kept().run, self.proposal, said)
+        self._run, self._kept = None, None
 
     def said_at_the_end(self, run: str) -> bytes | None:
         """What this client said at the end of a run; None if that is not over."""

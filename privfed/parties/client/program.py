@@ -17,6 +17,7 @@ from accountants import AccountingError
 from privfed.errors import MessageError, PrivfedError
 from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
+from privfed.models.vector import vector_digest
 from privfed.parties.client.epoch import Epochs, Memory
 from privfed.parties.client.kept_run import RunStore
 from privfed.parties.client.membership import Membership
@@ -35,10 +36,12 @@ from privfed.protocol.kinds import (
     LEDGER,
     LEFT_OUT,
     MAKE_KEY,
+    NEXT_BASE,
     NO_RUN,
     NONCE,
     PROPOSAL,
     READY,
+    RELEASED,
     ROUNDS,
     STANDING,
     START,
@@ -61,13 +64,16 @@ def closed_before(message: bytes, store: RunStore, roster: Roster, proposal: str
         roster: who is enrolled.
         proposal: digest (hex) of what all were given.
 
-    Raises:
-        MessageError: if the message is no envelope, or not the aggregator's.
+    Returns:
+        The signed message; None for whatever else is asked, by whomever.
     """
-    stated = stated_in(message)
-    if stated.kind != FINISH:
+    try:
+        stated = stated_in(message)
+        if stated.kind != FINISH:
+            return None
+        _told_at_the_end(message, roster, proposal)
+    except MessageError:
         return None
-    _told_at_the_end(message, roster, proposal)
     return store.closed(stated.run)
 
 
@@ -76,7 +82,7 @@ def _told_at_the_end(message: bytes, roster: Roster, proposal: str) -> Told:
     stated = stated_in(message)
     terms = replace(terms_before(roster, proposal, stated.run), round=stated.round)
     envelope = verified(message, roster, role=Role.AGGREGATOR, kind=FINISH, terms=terms)
-    states = {ROUNDS, GIVEN_UP, LEFT_OUT}
+    states = {ROUNDS, GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED}
     return Told.read(exact_values(envelope, terms, states=states), terms.round)
 
 
@@ -165,17 +171,20 @@ class Program:
             kind = stated_in(message).kind
             if kind in self._answers:
                 return self._answers[kind](message)
-            run = self.membership.run
+            return self.membership.run.handle(message)
         except (PrivfedError, AccountingError) as error:
             self.node.log.warning("refused: %s", error)
             return refusal(self.node.identity, message, shown(error))
-        return run.handle(message)
+        except Exception as error:
+            self.node.log.exception("refused, for a reason that nobody foresaw")
+            return refusal(self.node.identity, message, shown(error))
 
     def _hello(self, message: bytes) -> bytes:
         """Say what this client brings, and how far it has come."""
         membership, run = self.membership, stated_in(message).run
         self._require_same_proposal(message)
-        terms = terms_before(membership.roster, membership.proposal, run)
+        over = stated_in(message).round if run else 0
+        terms = terms_before(membership.roster, membership.proposal, run, over)
         envelope = verified(
             message, membership.roster, role=Role.AGGREGATOR, kind=HELLO, terms=terms
         )
@@ -194,21 +203,27 @@ class Program:
             manifest={
                 NONCE: self._epochs.nonce,
                 FACTS: self.membership.facts.to_json(),
-                STANDING: self._standing().to_json() if terms.run else None,
+                STANDING: self._standing(terms.round + 1).to_json() if terms.run else None,
                 LEDGER: self.node.ledger.anchor().to_json(),
                 EPSILON: self.node.epsilon_spent(),
             },
         )
 
-    def _standing(self) -> Standing:
-        membership, progress = self.membership, self.membership.progress
-        run, starting, number = str(membership.name), membership.starting, progress.round + 1
+    def _standing(self, number: int) -> Standing:
+        """How far this client has come, and how far in a round that is about to be played."""
+        membership, progress, before = (
+            self.membership,
+            self.membership.progress,
+            self.membership.before,
+        )
+        run, starting = str(membership.name), membership.starting
         memory = None
         if starting is not None and starting.scheme.parameters is not None:
-            memory = self._outside.memory(run, list(starting.facts))
+            memory = self._outside.memory.resume(run)
         return Standing(
             round=progress.round,
             base=progress.base,
+            before=None if before is None else before.base,
             epoch=membership.epoch,
             next_status=self.node.ledger.status(run, number),
             agreed=None if memory is None else memory.contributors_of(number),
@@ -231,7 +246,7 @@ class Program:
             message, membership.roster, role=Role.AGGREGATOR, kind=FETCH_STATE, terms=terms
         )
         late = exact_values(envelope, terms, states={CLIENT})[CLIENT]
-        if not isinstance(late, str) or late not in membership.known:
+        if not isinstance(late, str) or late not in membership.taking_part:
             raise MessageError("only a client of the run is given its adapter")
         return state_for(self.node.identity, membership.roster.party(late), terms, progress)
 
@@ -251,12 +266,12 @@ class Program:
             envelope,
             self.node.identity,
             membership.roster,
-            members=set(membership.known),
+            members=membership.taking_part,
             least=membership.settings.min_clients,
             num_params=len(self._initial),
         )
         membership.move_to(progress)
-        return self._ready(membership.terms())
+        return self._ready(membership.terms(number))
 
     def _finish(self, message: bytes) -> bytes:
         """What this client guarantees; the run is over for it."""
@@ -267,17 +282,39 @@ class Program:
         if said is not None:
             return said
         membership.require(run)
-        if not membership.progress.round <= over <= self.node.rounds:
-            raise MessageError(
-                f"this client has come to the end of round {membership.progress.round} of "
-                f"{self.node.rounds}, and is told that {over} are over"
-            )
+        self._require_true(told, over)
         if membership.starting is None or self._outside.closing is None:
             raise MessageError(NO_RUN)
         terms = replace(membership.starting.terms.of_run(), round=over)
         closed = self._outside.closing(self, terms, told)
         membership.close(closed)
         return closed
+
+    def _require_true(self, told: Told, over: int) -> None:
+        """Refuse what is told of a run where this client knows better.
+
+        Raises:
+            MessageError: for another adapter than it came to, more rounds than were planned, or
+                another sum than it opened.
+        """
+        membership, progress = self.membership, self.membership.progress
+        here = (progress.base, vector_digest(progress.released))
+        if not progress.round <= over <= self.node.rounds or (told.base, told.released) != here:
+            raise MessageError(
+                f"this client has come to the end of round {progress.round} of "
+                f"{self.node.rounds}, and to another adapter than after round {over}"
+            )
+        starting, clients = membership.starting, set(membership.known)
+        if starting is not None and starting.scheme.parameters is not None:
+            memory = self._outside.memory.resume(str(membership.name))
+            for row in told.rounds:
+                opened = memory.contributors_of(row.round)
+                if opened is not None and opened != row.clients:
+                    raise MessageError(f"round {row.round} was the sum of {list(opened)}")
+        least = membership.settings.min_clients
+        for row in told.rounds:
+            if len(row.clients) < least or not {*row.clients, *row.absent} <= clients:
+                raise MessageError(f"round {row.round} must be one of clients of the run")
 
     def _require_same_proposal(self, message: bytes) -> None:
         stated, mine = stated_in(message).manifest.get(PROPOSAL), self.membership.proposal

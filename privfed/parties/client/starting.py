@@ -94,6 +94,7 @@ def begun(
     )
     # who leaves a run does not change its range
     sigmas = {name: one.noise_multiplier for name, one in everybody.items()}
+    _require_usable(sigmas, agreement.weights, settings.privacy.expected_batch_size)
     derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
     return Starting(
         run=run,
@@ -106,6 +107,24 @@ def begun(
         largest_range=settings.encryption.public_range or derived,
         maker=min(ready),
     )
+
+
+def _require_usable(
+    sigmas: Mapping[str, float], weights: Mapping[str, float], expected_batch_size: int
+) -> None:
+    """Refuse noise that no client calibrates to, and weights that say nothing.
+
+    The largest noise decides the range of all: too much of it, and nothing of an update is left.
+    """
+    for name, sigma in sigmas.items():
+        if not 0 < sigma <= expected_batch_size:
+            raise MessageError(
+                f"the noise multiplier of {name!r} must be at most expected_batch_size = "
+                f"{expected_batch_size}, got {sigma:.6g}"
+            )
+    for name, weight in weights.items():
+        if not 0 < weight <= 1:
+            raise MessageError(f"the weight of {name!r} must be above 0, got {weight!r}")
 
 
 def facts_in(start: bytes, roster: Roster, proposal: Proposal) -> dict[str, Facts]:
@@ -127,7 +146,8 @@ def _ready(
     envelope: Envelope, roster: Roster, proposal: Proposal, *, new: bool
 ) -> dict[str, Ready]:
     run = "" if new else envelope.statement.run
-    terms, found = terms_before(roster, proposal.digest(), run), {}
+    over = 0 if new else envelope.statement.round
+    terms, found = terms_before(roster, proposal.digest(), run, over), {}
     for name, blob in envelope.blobs.items():
         if name.startswith(ready_of("")):
             one = Ready.read(blob, roster, terms)

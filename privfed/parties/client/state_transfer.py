@@ -30,7 +30,7 @@ from privfed.protocol.kinds import (
 from privfed.protocol.signing import exact_values, require_signature, signed_message, verified
 from privfed.protocol.terms import Terms
 
-_STATES: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
+_STATES: Final = (NEXT_BASE, RELEASED, AVERAGED, NEXT_RANGE)
 
 
 def state_for(sender: Identity, late: Party, terms: Terms, progress: Progress) -> bytes:
@@ -86,7 +86,7 @@ def state_from(
     terms = Terms(run=run, round=number, manifest=relayed.statement.manifest)
     blob = relayed.blobs.get(STATE, memoryview(b""))
     sent = verified(blob, roster, role=Role.CLIENT, kind=STATE, terms=terms)
-    stated = exact_values(sent, terms, states={*_STATES, AVERAGED}, blobs={ADAPTER})
+    stated = exact_values(sent, terms, states=_STATES, blobs={ADAPTER})
     agree = _who_state(relayed, roster, {key: stated[key] for key in _STATES}) & set(members)
     if len(agree) < least or sent.statement.sender not in members:
         raise MessageError(

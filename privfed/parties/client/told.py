@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from privfed.checks import is_number
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.names import check_name
-from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, ROUNDS
+from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED, ROUNDS
 from privfed.reports.figures import Abandoned, RoundFigures
 
 
@@ -18,11 +18,15 @@ class Told:
         rounds: the complete ones, in order.
         abandoned: those that were given up, in order.
         left_out: clients that took no further part, and from which round on.
+        base: SHA-256 (hex) of the global adapter that the run came to.
+        released: of the one that it leaves.
     """
 
     rounds: tuple[RoundFigures, ...]
     abandoned: tuple[Abandoned, ...]
     left_out: Mapping[str, int]
+    base: object
+    released: object
 
     @classmethod
     def read(cls, stated: Mapping[str, object], over: int) -> "Told":
@@ -47,6 +51,8 @@ class Told:
                 rounds=tuple(RoundFigures.from_json(row) for row in rounds),
                 abandoned=tuple(Abandoned.from_json(row) for row in given_up),
                 left_out=left_out,
+                base=stated[NEXT_BASE],
+                released=stated[RELEASED],
             )
             told._require_numbers()
             told._require_names()

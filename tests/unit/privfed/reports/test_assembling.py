@@ -224,14 +224,23 @@ class TestWhoTookPart:
         with pytest.raises(ReportError, match=r"\['client-3'\] took part in the run, by what its"):
             signed.assembled(closed_of(signed, names), clients=names)
 
+    def test_nor_one_that_was_left_out_before_it_completed_a_round(self, signed):
+        """It trained in a round that was given up: no weight and no row of a round names it."""
+        weights = {"client-0": 1.0, "client-1": 0.875, "client-2": 0.75}
+        names = signed.names[:3]
+        closed = {name: signed.forged(name, values={"training.weights": weights}) for name in names}
+        with pytest.raises(ReportError, match=r"\['client-3'\] took part in the run, by what its"):
+            signed.assembled(closed, clients=names)
+
     def test_statements_of_somebody_else_are_refused(self, signed):
         with pytest.raises(ReportError, match=r"clients that took part, \['client-3'\] did not"):
             signed.assembled(clients=signed.names[:3])
 
     def test_one_that_others_do_not_know_is_refused(self, signed):
-        known = {"client-0": 1.0, "client-1": 0.875, "client-2": 0.75}
+        known = ["client-0", "client-1", "client-2"]
         closed = {
-            name: signed.forged(name, values={"training.weights": known}) for name in signed.names
+            name: signed.forged(name, values={"training.participants": known})
+            for name in signed.names
         }
         with pytest.raises(ReportError, match=r"\['client-3'\] closed a run in which they take no"):
             signed.assembled(closed)
