@@ -1,5 +1,6 @@
 """What all parties hold the same: its digest covers that, and nothing that a party may choose."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from accountants import Budget, Neighbouring
 from privfed import (
+    CKKS,
     Classification,
     Client,
     Computation,
@@ -22,7 +24,7 @@ from privfed import (
     Record,
     TrainingConfig,
 )
-from privfed.agreement import Agreement, Declaration, budget_of, sample_rate_of
+from privfed.agreement import Agreement, Declaration, Proposal, budget_of, sample_rate_of
 from privfed.errors import ConfigError
 
 PRIVACY = PrivacyConfig(
@@ -110,6 +112,8 @@ class TestTheDigest:
             {"layout": "1b"},
             {"num_params": 8},
             {"start": "58"},
+            {"tokenizer": "71"},
+            {"min_clients": 4},
             {"clients": ()},
         ],
     )
@@ -125,6 +129,81 @@ class TestTheDigest:
             assert str(tmp_path) not in json.dumps(replace(federation, model=model).agreed())
             digests.add(agreed(replace(federation, model=model)).digest())
         assert len(digests) == 1
+
+
+class TestAProposal:
+    def test_what_all_are_given(self, federation):
+        proposal = federation.proposal()
+        assert proposal.names == ("north", "south", "west")
+        assert (proposal.rounds, proposal.min_clients) == (5, 3)
+        assert proposal.metric == "accuracy"
+        assert proposal.summation == federation.encryption
+        assert proposal.to_json() == {
+            "settings": federation.agreed(),
+            "clients": [client.describe(PRIVACY) for client in federation.clients],
+        }
+
+    def test_there_and_back(self, federation):
+        proposal = federation.proposal()
+        found = Proposal.from_json(json.loads(json.dumps(proposal.to_json())))
+        assert found == proposal
+        assert found.digest() == proposal.digest()
+
+    def test_its_digest_is_that_of_its_canonical_json(self, federation):
+        """By hand: sorted keys, no spaces."""
+        values = federation.proposal().to_json()
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert federation.proposal().digest() == hashlib.sha256(text.encode()).hexdigest()
+
+    @pytest.mark.parametrize(
+        "change", [{"rounds": 6}, {"min_clients": 4}, {"title": "x"}, {"encryption": CKKS()}]
+    )
+    def test_no_two_are_named_alike(self, federation, change):
+        assert replace(federation, **change).proposal().digest() != federation.proposal().digest()
+
+    def test_nor_with_other_clients_or_in_another_order(self, federation):
+        clients = federation.clients
+        larger = replace(clients[0], public_size=81)
+        to_come = replace(clients[0], public_size=NoisySize(noise_epsilon=0.5))
+        digests = {
+            replace(federation, clients=given).proposal().digest()
+            for given in (
+                clients,
+                clients[::-1],
+                clients[:2],
+                [larger, *clients[1:]],
+                [to_come, *clients[1:]],
+            )
+        }
+        assert len(digests) == 5
+
+    @pytest.mark.parametrize("own", [{"seed": 8}, {"device": "cpu"}, {"fresh_ledgers": True}])
+    def test_what_a_party_chooses_alone_is_not_in_it(self, federation, own):
+        assert replace(federation, **own).proposal().digest() == federation.proposal().digest()
+
+    @pytest.mark.parametrize("missing", ["rounds", "min_clients", "metric", "encryption"])
+    def test_what_an_aggregator_cannot_read_is_refused(self, federation, missing):
+        values = federation.proposal().to_json()
+        del values["settings"][missing]
+        with pytest.raises(ConfigError, match=f"as privfed wrote it: .*{missing}"):
+            Proposal.from_json(values)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"clients": [{"public_size": 80}]},
+            {"clients": 7},
+            {"clients": ["north"]},
+            {"settings": None},
+            {"settings": {"rounds": "many"}},
+        ],
+        ids=str,
+    )
+    def test_so_is_anything_else(self, federation, change):
+        with pytest.raises(ConfigError, match="must be as privfed wrote it"):
+            Proposal.from_json({**federation.proposal().to_json(), **change})
+        with pytest.raises(ConfigError, match="must be as privfed wrote it"):
+            Proposal.from_json({})
 
 
 class TestADeclaration:

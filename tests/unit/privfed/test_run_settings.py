@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privfed import SGD, FedAvg, LoRA, Record, RecordGroup, TrainingConfig
+from privfed import SGD, FedAvg, LoRA, NoisySize, Record, RecordGroup, TrainingConfig
 from privfed.errors import ConfigError, DataError
 from privfed.private_step.randomness import SystemCoins
-from privfed.run_settings import training_settings
+from privfed.run_settings import check_clients, check_sizes, training_settings
 from privfed.settings.privacy import (
     AutomaticClipping,
     FlatClipping,
@@ -153,3 +153,53 @@ class TestTypes:
     def test_nothing_held_out(self, make_federation):
         with pytest.raises(DataError, match="at least one record"):
             make_federation(held_out=())
+
+
+class TestSizes:
+    """The expected batch is 20."""
+
+    def with_size(self, federation, size):
+        clients = list(federation.clients)
+        clients[2] = replace(clients[2], public_size=size)
+        return clients
+
+    @pytest.mark.parametrize("size", [20, 21, 400])
+    def test_a_batch_may_be_all_that_there_is(self, make_federation, size):
+        federation = make_federation()
+        check_sizes(self.with_size(federation, size), federation.privacy)
+
+    @pytest.mark.parametrize("size", [1, 19])
+    def test_and_not_more(self, make_federation, size):
+        federation = make_federation()
+        named = f"public size {size} of client 'client-2' .* lower expected_batch_size to at most"
+        for check in (check_sizes, lambda clients, privacy: check_clients(clients, privacy, 3)):
+            with pytest.raises(ConfigError, match=named):
+                check(self.with_size(federation, size), federation.privacy)
+
+    def test_one_that_is_to_be_released_is_checked_later(self, make_federation):
+        federation = make_federation()
+        to_come = NoisySize(noise_epsilon=0.5)
+        check_sizes(self.with_size(federation, to_come), federation.privacy)
+
+    def test_of_nobody_there_is_nothing_to_check(self, make_federation):
+        """Unlike `check_clients`, as a client that is prepared alone is one of many."""
+        federation = make_federation()
+        check_sizes([], federation.privacy)
+        check_sizes(federation.clients[:1], federation.privacy)
+        with pytest.raises(ConfigError, match="fewer than min_clients"):
+            check_clients(federation.clients[:1], federation.privacy, 3)
+
+
+class TestTheProposal:
+    def test_it_is_what_all_must_choose_alike_and_who_is_asked(self, make_federation):
+        federation = make_federation()
+        proposal = federation.proposal()
+        assert proposal.settings == federation.agreed()
+        assert list(proposal.clients) == federation.describe()["clients"]
+
+    def test_it_names_no_path_no_seed_and_no_speed(self, make_federation, tmp_path):
+        said = json.dumps(make_federation(seed=912_345, device="cpu").proposal().to_json())
+        assert str(tmp_path) not in said
+        assert "912345" not in said
+        for own in ("computation", "physical_batch_size", "fresh_ledgers", "secret_coins"):
+            assert own not in said

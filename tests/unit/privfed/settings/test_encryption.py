@@ -1,12 +1,19 @@
 """How updates are summed: bits, ranges and custody, each checked when it is built."""
 
+import json
 from dataclasses import FrozenInstanceError
 
 import pytest
 
 from privfed import BFV, CKKS, Plain
 from privfed.errors import ConfigError
-from privfed.settings.encryption import Custody, FixedPoint, Summation
+from privfed.settings.encryption import (
+    Custody,
+    FixedPoint,
+    Summation,
+    summation_from_json,
+    summation_to_json,
+)
 from tests.unit.privfed.wrong_values import NO_FLOAT32, NOT_POSITIVE
 
 
@@ -74,3 +81,64 @@ def test_floats_have_no_bits_and_no_choice_of_custody():
     for name, value in (("bits", 12), ("custody", Custody.SHARED_KEY), ("key_holder", "here:1")):
         with pytest.raises(TypeError, match=name):
             CKKS(**{name: value})
+
+
+class TestJson:
+    def test_by_hand(self):
+        summation = BFV(public_range=0.5, bits=9, custody=Custody.KEY_HOLDER)
+        assert summation_to_json(summation) == {
+            "scheme": "BFV",
+            "public_range": 0.5,
+            "follow_released": False,
+            "bits": 9,
+            "custody": "key_holder",
+        }
+
+    @pytest.mark.parametrize(
+        "summation",
+        [
+            BFV(),
+            BFV(custody=Custody.KEY_HOLDER, follow_released=True),
+            CKKS(public_range=2.5),
+            Plain(bits=8),
+        ],
+        ids=str,
+    )
+    def test_there_and_back(self, summation):
+        found = summation_from_json(json.loads(json.dumps(summation_to_json(summation))))
+        assert found == summation
+        assert type(found) is type(summation)
+        if isinstance(summation, BFV):
+            assert type(found.custody) is Custody
+
+    def test_where_a_key_holder_listens_each_party_knows_for_itself(self):
+        here = BFV(custody=Custody.KEY_HOLDER, key_holder="ward-7:443")
+        assert "ward-7" not in json.dumps(summation_to_json(here))
+        found = summation_from_json(summation_to_json(here))
+        assert found == BFV(custody=Custody.KEY_HOLDER)
+
+    def test_what_was_given_is_not_changed(self):
+        values = summation_to_json(BFV())
+        before = dict(values)
+        summation_from_json(values)
+        assert values == before
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {},
+            {"scheme": "bfv"},
+            {"scheme": "Summation"},
+            {"scheme": ["BFV"]},
+            {"scheme": None},
+            {"scheme": "BFV", "custody": "threshold"},
+            {"scheme": "BFV", "more": 1},
+            {"scheme": "Plain", "custody": "shared_key"},
+            {"scheme": "BFV", "bits": 17},
+            {"scheme": "CKKS", "public_range": 0},
+        ],
+        ids=str,
+    )
+    def test_anything_else_is_refused(self, values):
+        with pytest.raises(ConfigError, match="updates are summed must be BFV, CKKS or Plain"):
+            summation_from_json(values)

@@ -2,9 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from privfed.errors import RunFolderError
@@ -57,6 +60,64 @@ def test_only_the_last_two_are_kept(tmp_path):
     for number in range(5):
         save_checkpoint(tmp_path, after(number))
     assert names(tmp_path) == ["round-00003.safetensors", "round-00004.safetensors"]
+
+
+def test_who_goes_back_drops_what_was_later(tmp_path):
+    for number in range(1, 6):
+        save_checkpoint(tmp_path, after(number))
+    save_checkpoint(tmp_path, after(2, again=True))
+    assert names(tmp_path) == ["round-00002.safetensors"]
+    assert_same(load_latest(tmp_path), after(2, again=True))
+
+
+def test_or_keeps_the_one_before_where_it_is_still_there(tmp_path):
+    for number in (3, 4):
+        save_checkpoint(tmp_path, after(number))
+    (tmp_path / "round-00005.safetensors").write_bytes(b"of a later round, and damaged")
+    save_checkpoint(tmp_path, after(4, again=True))
+    assert names(tmp_path) == ["round-00003.safetensors", "round-00004.safetensors"]
+    assert_same(load_latest(tmp_path), after(4, again=True))
+
+
+def test_later_ones_go_only_after_the_new_one_is_durable(tmp_path, monkeypatch):
+    for number in (3, 4):
+        save_checkpoint(tmp_path, after(number))
+
+    def killed(source, target):
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "replace_durably", killed)
+    with pytest.raises(Killed):
+        save_checkpoint(tmp_path, after(2))
+    assert names(tmp_path)[-2:] == ["round-00003.safetensors", "round-00004.safetensors"]
+
+
+@pytest.mark.parametrize(("back", "number"), [(0, 4), (1, 3), (2, None), (9, None)])
+def test_one_can_go_back_as_far_as_there_are_some(tmp_path, back, number):
+    for saved in (2, 3, 4):
+        save_checkpoint(tmp_path, after(saved))
+    found = load_latest(tmp_path, back=back)
+    assert (found and found.round) == number
+
+
+@given(numbers=st.lists(st.integers(0, 12), min_size=1, max_size=8))
+def test_the_last_that_was_saved_is_the_newest_with_at_most_one_before(tmp_path_factory, numbers):
+    folder = tmp_path_factory.mktemp("run")
+    for number in numbers:
+        save_checkpoint(folder, after(number))
+    assert_same(load_latest(folder), after(numbers[-1]))
+    before = load_latest(folder, back=1)
+    assert before is None or before.round < numbers[-1]
+    assert load_latest(folder, back=2) is None
+
+
+def test_the_average_comes_back_with_it(tmp_path):
+    average = np.arange(5, dtype=np.float32) / 2
+    save_checkpoint(tmp_path, replace(after(1), average=average))
+    found = load_latest(tmp_path)
+    assert np.array_equal(found.average, average)
+    assert np.array_equal(found.released, average)
+    assert np.array_equal(found.state, after(1).state)
 
 
 def test_saving_again_replaces(tmp_path):

@@ -5,12 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from accountants import Ledger
+from accountants import Ledger, LedgerError
 from privfed.encryption.plain import PlainCipher
-from privfed.errors import PrivfedError, SpoiledSumError
+from privfed.errors import (
+    ConfigError,
+    DataError,
+    EncryptionError,
+    FileError,
+    IdentityError,
+    MessageError,
+    PrivfedError,
+    RunFolderError,
+    SpoiledSumError,
+)
 from privfed.identity.keys import Identity, Role
 from privfed.models.vector import vector_digest
 from privfed.parties.client.node import ClientNode
+from privfed.parties.client.run import shown
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import (
     ABANDONED,
@@ -278,3 +289,28 @@ def test_what_a_client_cannot_answer_is_refused(plain):
     for other in (UPDATE, OPENED, "open-round", "x" * 300):
         reply = plain.one.handle(signed_message(plain.summing.identity, terms, other))
         assert kind(reply) == REFUSAL
+
+
+class TestWhatIsShownOfAnError:
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (MessageError("round 4 was never planned"), "MessageError: round 4 was never planned"),
+            (ConfigError("no parameters fit"), "ConfigError: no parameters fit"),
+            (EncryptionError("it is over"), "EncryptionError: it is over"),
+            (IdentityError("no name"), "IdentityError: no name"),
+        ],
+    )
+    def test_what_is_public_is_said(self, error, said):
+        assert shown(error) == said
+
+    @pytest.mark.parametrize(
+        "kind", [LedgerError, DataError, FileError, RunFolderError, PrivfedError, ValueError]
+    )
+    def test_nothing_of_a_ledger_of_text_or_of_a_disk(self, kind):
+        assert shown(kind(SECRET)) == f"{kind.__name__}: see the client's log"
+
+    def test_nor_of_what_was_raised_from_another_error(self):
+        error = EncryptionError(SECRET)
+        error.__cause__ = OSError(SECRET)
+        assert shown(error) == "EncryptionError: see the client's log"
