@@ -85,3 +85,22 @@ def disk_steps(monkeypatch):
 def signed(make_federation, tmp_path):
     """What the clients of a run sign whose parties ran apart."""
     return made_up_statements(make_federation(num_clients=4), tmp_path / "ledgers")
+
+
+@pytest.fixture
+def prepared(make_federation, tmp_path):
+    """A function that prepares a small federation in this process, which has not begun.
+
+    Keyword arguments replace its settings.
+    """
+    from privfed.federation import _Running
+    from privfed.storage.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+
+    def prepare(**settings):
+        return _Running.prepared(make_federation(**settings), folder, None, ())
+
+    yield prepare
+    folder.release()

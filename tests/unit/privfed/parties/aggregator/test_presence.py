@@ -203,6 +203,13 @@ class TestARunThatGoesOn:
         speakers.standings["c3"] = standing(2, BASE, "ee" * 32)
         assert again(speakers, gathered) == BEGUN
 
+    def test_what_one_stated_before_it_was_lost_is_forgotten(self, speakers, gathered):
+        """Of the next epoch, those are known who are in it."""
+        speakers.gone = {"c5"}
+        speakers.standings["c3"] = standing(2, BASE, "")
+        again(speakers, gathered)
+        assert sorted(gathered.standings) == ["c1", "c2", "c3", "c4"]
+
     def test_one_that_stays_away_costs_none(self, speakers, gathered):
         speakers.gone = {"c3"}
         assert again(speakers, gathered) == [HELLO]
