@@ -32,6 +32,7 @@ class Apart:
         deaths: points at which parties kill themselves, by party.
         patience_s: how long the aggregator waits for a lost client.
         gone: parties that are not started again.
+        without: a client that is left out, and after how many rounds.
         alone: clients that are started from nothing, with these additions to their environment.
 
     Attributes:
@@ -39,7 +40,18 @@ class Apart:
     """
 
     def __init__(
-        self, folder, bert, clients, custody, *, deaths, patience_s, rounds=3, gone=(), alone=None
+        self,
+        folder,
+        bert,
+        clients,
+        custody,
+        *,
+        deaths,
+        patience_s,
+        rounds=3,
+        gone=(),
+        alone=None,
+        without=(None, None),
     ):
         self.folder, self.clients, self.gone = folder, clients, gone
         self._environments = alone or {}
@@ -54,6 +66,7 @@ class Apart:
             "custody": custody,
             "rounds": rounds,
             "patience_s": patience_s,
+            "without": without,
             "port": free_port(),
         }
         (folder / "plan.json").write_text(json.dumps(plan))

@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from privfed.identity.keys import Identity
@@ -213,7 +214,7 @@ def play_client(folder, name):
     from privfed.custody.keys import SharedSecret
     from privfed.parties.client.kept_run import RunFiles
     from privfed.parties.client.node import ClientNode
-    from privfed.parties.client.program import closed_before
+    from privfed.parties.client.program import after_the_end
     from privfed.storage.state_folder import client_folder
 
     deaths, path = Deaths(folder, name), folder / f"{name}.sock"
@@ -221,6 +222,7 @@ def play_client(folder, name):
     files = RunFiles(client_folder(settings.state, name, f"wards of {name}"))
     proposal = settings.proposal().digest()
     program, known = None, Known(folder, name)
+    identity = Identity.load(folder / f"{name}.identity")
     known.note(f"text of {name}", marker(name).encode())
     known.note_keys(SharedSecret, lambda *arguments: arguments[-1])
     real = ClientNode.update
@@ -240,7 +242,7 @@ def play_client(folder, name):
                 while (message := streams.receive(stream)) is not None:
                     kind, number = statement_of(message).kind, statement_of(message).round
                     deaths.at(kind, number, "before")
-                    reply = closed_before(message, files, roster, proposal)
+                    reply = after_the_end(message, files, identity, roster, proposal)
                     if reply is None:
                         program = program or program_of(folder, name, settings, files)
                         reply = program.handle(message)
@@ -251,6 +253,8 @@ def play_client(folder, name):
 
 def note_progress(known, name, program, kind, number):
     """The numbers that a client committed, and the adapters that it came to."""
+    if program is None:
+        return
     if kind == TRAIN:
         outgoing = program.node.ledger.outgoing(program.membership.name, number)
         if outgoing is not None:
@@ -332,6 +336,10 @@ def play_aggregator(folder):
         run.begin()
         while run.record.over < proposal.rounds:
             run.play_round()
+            name, over = plan["without"]
+            if run.record.over == over and name not in run.record.left_out:
+                run = replace(run, reached=run.reached)  # as one that is started again
+                run.begin({**run.record.left_out, name: over + 1})
         closed = run.finish()
     except PrivfedError as error:
         print(f"stopped {type(error).__name__}: {error}", flush=True)

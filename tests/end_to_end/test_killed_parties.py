@@ -74,7 +74,7 @@ def authority_of(federation):
 def check_report(federation):
     """The federation's report follows from what clients signed, and from ledgers that they gave."""
     report, notes = verify_statements(federation.folder / "hub", authority=authority_of(federation))
-    assert [row.id for row in report.clients] == list(federation.clients)
+    assert [row.id for row in report.clients] == sorted(federation.clients)
     for row in report.clients:
         _, _, _, delta = CLIENTS[row.id]
         events = federation.ledger(row.id).events()
@@ -127,6 +127,7 @@ def test_a_client_that_is_killed_at_every_message(apart, custody, name):
         [ending, 3, "after"],
         ["train", 4, "within"],
         ["start", 3, "after"],
+        ["abandon", 4, "before" if name == "east" else "after"],
         ["finish", 5, "before"],
         ["finish", 5, "after"],
     ]
@@ -154,6 +155,44 @@ def test_an_aggregator_that_is_killed_at_every_message(apart, custody):
     assert (federation.folder / "aggregator.die.json").read_text() == "[]"
     assert federation.restarts == ["aggregator"] * len(points)
     assert federation.reached()["record"]["abandoned"] == []
+
+
+def test_an_aggregator_that_is_killed_while_a_round_is_given_up(apart):
+    """All clients have recorded that it is closed, and the aggregator does not know."""
+    points = [["abandon", 2, "before"], ["abandon", 2, "after"]]
+    deaths = {"west": [["train", 2, "within"]], "aggregator": points}
+    federation = apart(deaths=deaths, patience_s=60.0, rounds=4)
+    check(federation, federation.play(), rounds=4, lost={"west": [2]})
+    record = federation.reached()["record"]
+    assert [row["round"] for row in record["abandoned"]] == [2]
+    assert [row["round"] for row in record["rounds"]] == [1, 3, 4]
+
+
+def test_a_client_that_misses_the_last_sum_is_given_the_adapter_before_the_end(apart):
+    """Else it would state another adapter than the others, and there would be no report."""
+    federation = apart(
+        clients=[*NAMES, "south"], deaths={"south": [["sum", 3, "before"]]}, patience_s=60.0
+    )
+    check(federation, federation.play(), rounds=3)
+    record = federation.reached()["record"]
+    assert record["rounds"][-1]["clients"] == ["east", "north", "south", "west"]
+
+
+def test_a_client_that_was_left_out_before_it_completed_a_round_is_in_the_report(apart):
+    """Its text was trained on in a round that was given up; its epsilon is not left out."""
+    federation = apart(
+        clients=[*NAMES, "south"],
+        deaths={"west": [["listing", 1, "before"]]},
+        gone=("west",),
+        patience_s=3.0,
+        without=("west", 1),
+    )
+    line = federation.play()
+    assert line == "done", (line, federation.errors())
+    report, _ = verify_statements(federation.folder / "hub", authority=authority_of(federation))
+    assert [row.id for row in report.not_closed] == ["west"]
+    assert "west" not in report.training.weights
+    assert report.guarantee.epsilon is None
 
 
 def test_a_key_holder_that_is_killed_at_every_message(apart):

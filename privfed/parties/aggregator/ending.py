@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from privfed.errors import MessageError
 from privfed.identity.roster import Roster
+from privfed.parties.aggregator.epoch import NO_ANSWER
 from privfed.parties.aggregator.presence import PAUSE_S, Presence
 from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.stated import signed_by
@@ -41,16 +42,27 @@ def closed_statements(
     message = signed_message(beginning.identity, terms, FINISH, manifest=told)
     closed: dict[str, bytes] = {}
     deadline = time.monotonic() + presence.patience_s
+    while not _all_there(presence, reached, members) and time.monotonic() < deadline:
+        time.sleep(PAUSE_S)
+    deadline = time.monotonic() + presence.patience_s
     while True:
         asked = [name for name in members if name not in closed]
-        if presence.lost.intersection(asked):
-            presence.caught_up(reached, asked)
         for name, reply in presence.carry(dict.fromkeys(asked, message)).items():
             if _is_closed(beginning.roster, name, reply, record.run):
                 closed[name] = reply
         if len(closed) == len(members) or time.monotonic() >= deadline:
             return closed
         time.sleep(PAUSE_S)
+
+
+def _all_there(presence: Presence, reached: Reached, members: Sequence[str]) -> bool:
+    """Whether all clients that are ready hold the adapter, and none is silent.
+
+    Who closed its part before a crash of the aggregator says that it is not ready any more.
+    """
+    asked = presence.caught_up(reached, members)
+    late = [one for one in asked.ready.values() if not reached.is_held_by(one.standing)]
+    return not late and not any(reason.endswith(NO_ANSWER) for reason in asked.reasons.values())
 
 
 def _is_closed(roster: Roster, name: str, reply: bytes, run: str) -> bool:

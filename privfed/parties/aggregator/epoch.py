@@ -59,7 +59,7 @@ from privfed.protocol.signing import (
 from privfed.protocol.terms import RunTerms, Terms
 from privfed.settings.encryption import Custody, Summation
 
-_NO_ANSWER: Final = "no answer came"
+NO_ANSWER: Final = "no answer came"
 _COMMON: Final = (AGREEMENT, NEXT_BASE, RELEASED, NEXT_RANGE)
 _KINDS: Final = {
     kind.__name__: kind for kind in (ConfigError, EncryptionError, IdentityError, MessageError)
@@ -288,7 +288,7 @@ class Beginning:
     def _reason(self, name: str, replies: Mapping[str, bytes], message: bytes) -> str | None:
         """Why a client does not do what it was asked; None if it says something else than that."""
         if name not in replies:
-            return f"MessageError: {_NO_ANSWER}"
+            return f"MessageError: {NO_ANSWER}"
         return refused(self._signed_by(name, replies[name]), message)
 
     def _signed_by(self, name: str, reply: bytes) -> Envelope:
@@ -302,7 +302,7 @@ def reason_in(reasons: Mapping[str, str]) -> str:
 
 def _error(name: str, reason: str) -> PrivfedError:
     kind, _, text = reason.partition(": ")
-    if text in (_NO_ANSWER, NO_RUN):
+    if text in (NO_ANSWER, NO_RUN):
         return AwayError(f"{name}: {text}", [name])
     return _KINDS.get(kind, EncryptionError)(f"{name}: {ascii(text[:SHOWN])[1:-1]}")
 

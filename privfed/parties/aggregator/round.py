@@ -46,6 +46,7 @@ from privfed.protocol.kinds import (
     MISSING,
     NEXT_BASE,
     NEXT_RANGE,
+    NO_RUN,
     NOTE,
     OPENED,
     REASON,
@@ -351,11 +352,13 @@ def abandon(
     message = signed_message(summing.identity, terms, ABANDON, manifest=about)
     replies = exchange(dict.fromkeys(clients, message))
     for name in clients:
-        if name in missing:
+        if name in missing or name not in replies:  # who died meanwhile is not waited for either
             continue
         try:
-            envelope = signed_by(summing.roster, name, replies.get(name, b""))
+            envelope = signed_by(summing.roster, name, replies[name])
             reason_not = refused(envelope, message)
+            if reason_not is not None and reason_not.endswith(NO_RUN):
+                continue
             if reason_not is not None:
                 raise MessageError(ascii(reason_not[:SHOWN]))
             require_terms(envelope.statement, kind=ABANDONED, terms=terms)

@@ -240,7 +240,9 @@ class AggregatorRun:
         """
         deadline = time.monotonic() + self.following.patience_s
         while True:
-            given_up = abandoning.given_up_before(self.presence.standings, number, self.members)
+            given_up = abandoning.given_up_before(
+                self.presence.standings_of(number), number, self.members
+            )
             given_up = given_up or abandoning.lost_before(
                 self.presence.standings_of(number),
                 number,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from accountants import Ledger
 from privfed.errors import MessageError
@@ -15,6 +16,8 @@ from privfed.protocol.kinds import LEFT_OUT, NO_RUN
 from privfed.protocol.ready import Facts, terms_before
 from privfed.protocol.terms import Terms
 from privfed.run_settings import FederationSettings
+
+RUN_IS_OVER: Final = "this client has played the run that its operator allowed"
 
 
 class Membership:
@@ -122,7 +125,7 @@ class Membership:
         """
         over = self._store.played(self.proposal) or (run and self.said_at_the_end(run) is not None)
         if over:
-            raise MessageError("this client has played the run that its operator allowed")
+            raise MessageError(RUN_IS_OVER)
         if self.name not in (None, run) and self.has_begun:
             raise MessageError(f"the run {self.name} is open here, and another cannot begin")
 

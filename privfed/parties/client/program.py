@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from accountants import AccountingError
 from privfed.errors import MessageError, PrivfedError
-from privfed.identity.keys import Role
+from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.models.vector import vector_digest
 from privfed.parties.client.epoch import Epochs, Memory
 from privfed.parties.client.kept_run import RunStore
-from privfed.parties.client.membership import Membership
+from privfed.parties.client.membership import RUN_IS_OVER, Membership
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.run import Once, each_time, shown, stated_in
 from privfed.parties.client.state_transfer import state_for, state_from
@@ -53,28 +53,32 @@ from privfed.protocol.terms import Terms
 from privfed.run_settings import FederationSettings
 
 
-def closed_before(message: bytes, store: RunStore, roster: Roster, proposal: str) -> bytes | None:
-    """What a client said at the end of a run, where it is asked again.
+def after_the_end(
+    message: bytes, store: RunStore, identity: Identity, roster: Roster, proposal: str
+) -> bytes | None:
+    """The reply of a client whose run is over; None where it is not.
 
     It needs no program for that: after its last run it may have no budget left to prepare another.
 
     Args:
-        message: any; whatever else is asked is none of this.
+        message: any.
         store: of the client.
+        identity: of the client.
         roster: who is enrolled.
         proposal: digest (hex) of what all were given.
-
-    Returns:
-        The signed message; None for whatever else is asked, by whomever.
     """
+    if not store.played(proposal):
+        return None
     try:
         stated = stated_in(message)
-        if stated.kind != FINISH:
-            return None
-        _told_at_the_end(message, roster, proposal)
-    except MessageError:
-        return None
-    return store.closed(stated.run)
+        if stated.kind == FINISH:
+            _told_at_the_end(message, roster, proposal)
+            said = store.closed(stated.run)
+            if said is not None:
+                return said
+        raise MessageError(RUN_IS_OVER)
+    except MessageError as error:
+        return refusal(identity, message, shown(error))
 
 
 def _told_at_the_end(message: bytes, roster: Roster, proposal: str) -> Told:
