@@ -170,8 +170,8 @@ class RunFiles:
 
     def closed(self, run: str) -> bytes | None:
         """What this client said at the end of a run; None if that is not over."""
-        path = self._folder / f"{run}.closed"
-        return path.read_bytes() if is_hex(run) and path.is_file() else None
+        found = list(self._folder.glob(f"{run}.*.closed")) if is_hex(run) else []
+        return found[0].read_bytes() if found else None
 
     def give_up(self, run: str) -> None:
         """Forget a run that does not go on. What it released stays in the ledger."""
