@@ -46,15 +46,16 @@ def clock(monkeypatch):
 def separate(make_federation, tmp_path, clock):
     made = []
 
-    def make(*, num_clients=4, encryption=None, rounds=4, patience_s=PATIENCE, **following):
+    def make(*, num_clients=4, encryption=None, rounds=4, begin=True, **following):
         federation = make_federation(
             num_clients=num_clients, encryption=encryption or BFV(), rounds=rounds
         )
         one = Separate(
-            federation, tmp_path / "own", patience_s=patience_s, clock=clock, **following
+            federation, tmp_path / "own", clock=clock, **{"patience_s": PATIENCE, **following}
         )
         made.append(one)
-        one.aggregator.begin()
+        if begin:
+            one.aggregator.begin()
         return one
 
     yield make
@@ -101,6 +102,23 @@ class TestBeginning:
             assert record.anchors[name] == node.ledger.anchor()
             assert (record.base_sha256, record.start_sha256) == (facts.base_weights, facts.start)
         assert len(set(record.noise_multipliers.values())) == 4
+
+    def test_one_that_was_restarted_since_it_was_ready_is_waited_for(self, separate):
+        """The start does not hold what it stated, since it states something new."""
+        parts = separate(begin=False)
+
+        def meanwhile(_, reply):
+            parts.instead.clear()
+            parts.start("client-2")
+            return reply
+
+        parts.instead[MAKE_KEY, "client-0"] = meanwhile
+        parts.aggregator.begin()
+        assert parts.kinds == [*BEGUN, *BEGUN]
+        assert sorted(parts.aggregator.presence.epoch.ready) == NAMES
+        assert len(parts.kept) == 1
+        parts.aggregator.play_round()
+        assert parts.record.rounds[0].clients == tuple(NAMES)
 
     def test_before_it_has_begun(self, separate):
         parts = separate()
