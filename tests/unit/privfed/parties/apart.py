@@ -89,6 +89,7 @@ class Apart:
             node=node,
             facts=replace(self.facts[name], **facts),
             settings=settings,
+            proposal=self.proposal,
             roster=self.roster,
             initial=INITIAL,
             outside=Outside(

@@ -56,6 +56,7 @@ class Separate:
             node=self.brought.nodes[name],
             facts=self.brought.facts[name],
             settings=self.settings,
+            proposal=self.settings.proposal().digest(),
             roster=self.parties.roster,
             initial=self.brought.initial,
             outside=Outside(
