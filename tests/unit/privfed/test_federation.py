@@ -90,6 +90,8 @@ class TestKeeping:
         assert running.record.rounds[0].epsilon == spent
         assert spent["client-2"] > 0
         assert len(set(spent.values())) == 4
+        anchor = running.brought.ledgers["client-2"].anchor()
+        assert running.record.anchors["client-2"] == anchor, "nor how long its ledger is"
 
     def test_and_that_of_an_earlier_round_stays_what_it_was(self, running):
         running.aggregator.play_round()
