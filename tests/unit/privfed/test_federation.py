@@ -90,6 +90,8 @@ class TestKeeping:
         assert running.record.rounds[0].epsilon == spent
         assert spent["client-2"] > 0
         assert len(set(spent.values())) == 4
+        anchor = running.brought.ledgers["client-2"].anchor()
+        assert running.record.anchors["client-2"] == anchor, "nor how long its ledger is"
 
     def test_and_that_of_an_earlier_round_stays_what_it_was(self, running):
         running.aggregator.play_round()
@@ -246,6 +248,18 @@ def test_who_follows_is_told_in_order(prepared):
     without_reply(running, SUM, "client-1")
     running.aggregator.play_round()
     assert told[-1] == ("abandoned", 2)
+
+
+def test_a_round_that_is_given_up_changes_no_row_before_it(running):
+    """Every ledger counts it; what was spent after the round before is what it was."""
+    running.aggregator.play_round()
+    (row,) = running.record.rounds
+    without_reply(running, SUM, "client-2")
+    without_reply(running, SUM, "client-1")
+    running.aggregator.play_round()
+    assert running.record.rounds == (row,)
+    assert running.record.abandoned[0].round == 2
+    assert running.brought.nodes["client-3"].epsilon_spent() > row.epsilon["client-3"]
 
 
 def test_an_update_that_is_refused_is_in_its_clients_log_alone(running, tmp_path):

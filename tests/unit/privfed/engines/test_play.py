@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from privfed.custody.shared_key import SharedKeyCipher
@@ -158,6 +159,28 @@ class TestARound:
         for name in NAMES:
             memory = running.clients[name].membership.run.upload.opened
             assert memory.contributors_of(1) == tuple(NAMES), "each records it for itself"
+
+
+def test_each_commits_what_was_trained_on_its_own_records(prepared, monkeypatch):
+    running, committed = prepared(), {}
+    Watched(running, 3)
+    numbers = {
+        id(node.encoded): 2.0 ** -(n + 5) for n, node in enumerate(running.brought.nodes.values())
+    }
+
+    def train(model, rounds, state):
+        return [state + np.float32(numbers[id(one.encoded)]) for one in rounds]
+
+    def commit(self, reservation, update, codec, genuine=ClientNode.commit):
+        committed[self.id] = update
+        genuine(self, reservation, update, codec)
+
+    monkeypatch.setattr(stacked, "train_stacked", train)
+    monkeypatch.setattr(ClientNode, "commit", commit)
+    running.aggregator.play_round()
+    found = {name: np.median(update) for name, update in committed.items()}
+    expected = {name: 2.0 ** -(n + 5) for n, name in enumerate(NAMES)}
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_pass_that_fails_costs_those_in_it(prepared, monkeypatch):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from privfed import BFV, Plain
+from privfed.encryption.ranges import RANGE
 from privfed.errors import AwayError, MessageError, TooFewClientsError
 from privfed.parties.aggregator import presence, run
 from privfed.protocol.envelopes import statement_of
@@ -18,6 +19,7 @@ from privfed.protocol.kinds import (
     MAKE_KEY,
     MISSING,
     NEXT_BASE,
+    NOTE,
     OPENED,
     START,
     STATE,
@@ -184,6 +186,18 @@ class TestRounds:
         assert second["client-2"] == first["client-2"]
         assert second["client-1"] > first["client-1"]
         assert parts.record.rounds[1].absent == ("client-2",)
+
+    def test_a_range_that_does_not_fit_is_noted_once(self, separate):
+        parts, note = separate(encryption=Plain()), f"{RANGE} cuts off a part"
+        for name in NAMES:
+            parts.instead[SUM, name] = lambda _, reply, own=name: opened_as(
+                parts, own, reply, **{NOTE: note}
+            )
+        before = parts.record.notes
+        with pytest.warns(UserWarning, match="cuts off a part"):
+            parts.aggregator.play_round()
+        parts.aggregator.play_round()
+        assert parts.record.notes == (*before, note)
 
     def test_one_that_came_to_something_else_is_given_the_adapter(self, separate):
         parts = separate(encryption=Plain())
