@@ -100,11 +100,13 @@ class TestTheReport:
         assert "its figure on held-out text are as the aggregator told them" in said
         assert "epsilon after each round is this client's, by its own ledger" in said
 
-    def test_so_is_a_weight_that_leaves_its_client_little_cover(self, make_apart):
+    def test_so_is_a_weight_that_leaves_its_client_little_cover(self, make_apart, monkeypatch):
         apart = make_apart(encryption=Plain())
-        clients = list(apart.settings.clients)
-        clients[1] = replace(clients[1], public_size=500)
-        apart = make_apart(encryption=Plain(), clients=clients)
+
+        def weights(self, sizes):
+            return {**dict.fromkeys(sizes, 0.125), "client-1": 1.0}
+
+        monkeypatch.setattr(type(apart.settings.strategy), "weights", weights)
         run = apart.aggregator()
         run.begin()
         with pytest.warns(UserWarning, match="weighs more than all others"):
