@@ -6,10 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privfed import SGD, FedAvg, LoRA, NoisySize, Record, RecordGroup, TrainingConfig
+from privfed import (
+    BFV,
+    CKKS,
+    SGD,
+    FedAvg,
+    LoRA,
+    NoisySize,
+    Plain,
+    Record,
+    RecordGroup,
+    TrainingConfig,
+)
 from privfed.errors import ConfigError, DataError
 from privfed.private_step.randomness import SystemCoins
 from privfed.run_settings import check_clients, check_sizes, training_settings
+from privfed.settings.encryption import Custody
 from privfed.settings.privacy import (
     AutomaticClipping,
     FlatClipping,
@@ -188,6 +200,21 @@ class TestSizes:
         check_sizes(federation.clients[:1], federation.privacy)
         with pytest.raises(ConfigError, match="fewer than min_clients"):
             check_clients(federation.clients[:1], federation.privacy, 3)
+
+
+@pytest.mark.parametrize(
+    ("encryption", "shares", "has_holder"),
+    [
+        (BFV(), True, False),
+        (CKKS(), True, False),
+        (BFV(custody=Custody.KEY_HOLDER), False, True),
+        (Plain(), False, False),
+    ],
+    ids=str,
+)
+def test_who_holds_the_key(make_federation, encryption, shares, has_holder):
+    federation = make_federation(encryption=encryption)
+    assert (federation.shares_key, federation.has_key_holder) == (shares, has_holder)
 
 
 class TestTheProposal:

@@ -65,8 +65,9 @@ class TestTheStoreOfAll:
         store = SharedStore(folder=folder, goes_on=None)
         store.leave_out(RUN, ["client-2"])
         store.save(RUN, progress=None)
-        store.close(RUN, b"closed")
+        store.close(RUN, "a9" * 32, b"closed")
         assert store.closed(RUN) is None
+        assert not store.played("a9" * 32), "whoever runs a simulation may run it again"
         assert store.kept() is None
         assert list(folder.path.iterdir()) == []
 
@@ -82,6 +83,7 @@ class TestPrograms:
         for name, program in running.clients.items():
             assert program.node is running.brought.nodes[name]
             assert program.membership.facts is running.brought.facts[name]
+            assert program.membership.proposal == running.settings.proposal().digest()
             assert program.membership.name is None
 
     def test_what_equal_bytes_determine_is_computed_once(self, prepared, monkeypatch):

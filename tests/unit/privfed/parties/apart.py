@@ -31,9 +31,11 @@ from privfed.protocol.kinds import (
     READY,
     REASON,
     REFUSAL,
+    RELEASED,
     ROUNDS,
     SHARED_KEY,
     START,
+    STARTED,
     ready_of,
 )
 from privfed.protocol.ready import Facts, Ready, epoch_of, terms_before
@@ -60,7 +62,7 @@ class Apart:
         parties = [identity.party for identity in self.identities.values()]
         self.roster = Roster.signed("wards", parties, authority)
         self.proposal = settings.proposal().digest()
-        self.away, self.carried = set(), []
+        self.away, self.carried, self.hub = set(), [], None
         self.files, self.memories, self.facts, self.programs = {}, {}, {}, {}
         for name in self.names:
             self.restart(name)
@@ -151,7 +153,7 @@ class Apart:
 
     def message(self, kind, *, run="", number=0, sender="hub", key=None, stated=None, blobs=None):
         """Signed by its sender, or with the `key` of another, and of this proposal."""
-        terms = replace(terms_before(self.roster, self.proposal, run), round=number)
+        terms = terms_before(self.roster, self.proposal, run, number)
         identity = key or self.identities[sender]
         return signed_message(identity, terms, kind, manifest=stated, blobs=blobs)
 
@@ -165,26 +167,26 @@ class Apart:
         assert said.kind == REFUSAL, said.kind
         return said.manifest[REASON]
 
-    def ready(self, names=None, run=""):
-        """What these clients, or all, say to a `hello`."""
+    def ready(self, names=None, run="", over=0):
+        """What these clients, or all, say to a `hello` when so many rounds are over."""
         said = {}
         for name in names or self.names:
-            said[name] = self.programs[name].handle(self.message(HELLO, run=run))
+            said[name] = self.programs[name].handle(self.message(HELLO, run=run, number=over))
             assert Envelope.from_bytes(said[name]).statement.kind == READY
         return said
 
-    def standing(self, name, run):
-        """How far a client says it has come."""
-        return self.read({name: self.ready([name], run)[name]}, run)[0].standing
+    def standing(self, name, run, over=0):
+        """How far a client says it has come, and how far in the round after those over."""
+        return self.read(self.ready([name], run, over), run, over)[0].standing
 
-    def read(self, ready, run=""):
+    def read(self, ready, run="", over=0):
         """What was stated."""
-        terms = terms_before(self.roster, self.proposal, run)
+        terms = terms_before(self.roster, self.proposal, run, over)
         return [Ready.read(one, self.roster, terms) for one in ready.values()]
 
-    def epoch(self, ready, run=""):
+    def epoch(self, ready, run="", over=0):
         """The name of the epoch that these begin."""
-        return epoch_of(self.read(ready, run))
+        return epoch_of(self.read(ready, run, over))
 
     def make_key(self, ready, *, run="", left_out=(), number=0, **about):
         """The message that asks for a key; a new run is named by what is stated in it."""
@@ -222,6 +224,15 @@ class Apart:
             assert self.programs[name].membership.name == self.epoch(ready)[:32]
         return self.epoch(ready)[:32], start
 
+    def left_out(self, *out):
+        """Have the run go on without these, in a new epoch of the others."""
+        here = [name for name in self.names if name not in out]
+        membership = self.programs[here[0]].membership
+        run, over, base = membership.name, membership.progress.round, membership.progress.base
+        ready, about = self.ready(here, run, over), {"run": run, "number": over, "left_out": out}
+        start = self.start(ready, self.key(ready, **about), base=base, **about)
+        assert {self.ask(name, start).statement.kind for name in here} == {STARTED}
+
     def exchange(self, messages):
         """Carry messages, as an aggregator does; not to who is away."""
         self.carried += messages.items()
@@ -231,7 +242,7 @@ class Apart:
     def aggregator(self):
         """The program of `hub`."""
         proposal = self.settings.proposal()
-        return AggregatorRun(
+        self.hub = AggregatorRun(
             identity=self.identities["hub"],
             roster=self.roster,
             proposal=proposal,
@@ -240,15 +251,20 @@ class Apart:
             exchange=self.exchange,
             following=Following(keep=lambda reached: reached),
         )
+        return self.hub
 
-    def finish(self, record, **changes):
-        """The message at the end of a run."""
-        told = {
+    def finish(self, record, *, told=None, **changes):
+        """The message at the end of the aggregator's run, of which something else may be told."""
+        reached = self.hub.reached
+        stated = {
+            NEXT_BASE: reached.base,
+            RELEASED: reached.released,
             ROUNDS: [row.to_json() for row in record.rounds],
             GIVEN_UP: [row.to_json() for row in record.abandoned],
             LEFT_OUT: dict(record.left_out),
+            **(told or {}),
         }
-        about = {"run": record.run, "number": record.over, "stated": told, **changes}
+        about = {"run": record.run, "number": record.over, "stated": stated, **changes}
         return self.message(FINISH, **about)
 
 

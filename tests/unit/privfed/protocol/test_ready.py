@@ -27,6 +27,7 @@ FACTS_OF_A = {
 STANDING_OF_A = {
     "round": 2,
     "base": "b2" * 32,
+    "before": "b1" * 32,
     "epoch": "e1" * 32,
     "next_status": "committed",
     "agreed": ["a", "c", "d"],
@@ -103,7 +104,7 @@ class TestReady:
         for other in (
             terms_before(company.roster, "a8" * 32, "0a1b"),
             terms_before(company.roster, "a9" * 32, "0a1c"),
-            replace(terms, round=1),
+            terms_before(company.roster, "a9" * 32, "0a1b", 1),
         ):
             with pytest.raises(MessageError, match="'a'"):
                 read(company, terms, stated(of=other))
@@ -111,6 +112,11 @@ class TestReady:
         company = replace(company, identities={**company.identities, "eve": stranger})
         with pytest.raises(MessageError, match="'a' must carry its signature"):
             read(company, terms, company.message("a", READY, terms, key="eve"))
+
+    def test_of_a_run_that_goes_on_it_is_read_at_the_round_that_is_over(self, company, stated):
+        over = terms_before(company.roster, "a9" * 32, "0a1b", 2)
+        assert over.round == 2
+        assert read(company, over, stated(of=over)).standing.round == 2
 
 
 class TestFacts:
@@ -128,7 +134,7 @@ class TestFacts:
     @given(
         st.floats(min_value=0, exclude_min=True, allow_infinity=False),
         st.floats(min_value=0, allow_infinity=False),
-        st.integers(1, 1 << 30),
+        st.integers(1, 1 << 53),
     )
     def test_any_number_that_is_one_comes_back(self, sigma, before, size):
         values = {
@@ -147,6 +153,8 @@ class TestFacts:
             ("client", {"id": 7, "public_size": 41}, "must name the client"),
             ("client", {"id": "a"}, "public size as a number"),
             ("client", {"id": "a", "public_size": 0}, "public size as a number"),
+            ("client", {"id": "a", "public_size": (1 << 53) + 1}, "public size as a number"),
+            ("client", {"id": "a", "public_size": 10**400}, "public size as a number"),
             ("client", {"id": "a", "public_size": True}, "public size as a number"),
             ("client", {"id": "a", "public_size": {"noise_epsilon": 0.5}}, "public size"),
             ("base_model", 7, "digests as texts"),
@@ -161,6 +169,7 @@ class TestFacts:
             ("noise_multiplier", -2.5, "noise multiplier"),
             ("noise_multiplier", float("nan"), "noise multiplier"),
             ("noise_multiplier", float("inf"), "noise multiplier"),
+            ("noise_multiplier", 10**400, "noise multiplier"),
             ("noise_multiplier", "2.5", "noise multiplier"),
             ("noise_multiplier", True, "noise multiplier"),
             ("epsilon_before", -0.75, "epsilon before"),
@@ -182,7 +191,8 @@ class TestFacts:
 class TestStanding:
     def test_there_and_back(self):
         assert Standing.from_json(STANDING_OF_A).to_json() == STANDING_OF_A
-        nothing = {**STANDING_OF_A, "next_status": None, "agreed": None, "given_up": None}
+        empty = ("before", "next_status", "agreed", "given_up")
+        nothing = {**STANDING_OF_A, **dict.fromkeys(empty)}
         assert Standing.from_json(nothing).to_json() == nothing
 
     @pytest.mark.parametrize(
@@ -192,6 +202,8 @@ class TestStanding:
             ("round", True, "0 or above"),
             ("round", "2", "0 or above"),
             ("base", None, "as texts"),
+            ("before", 7, "as texts"),
+            ("before", ["b1"], "as texts"),
             ("epoch", None, "as texts"),
             ("next_status", "trained", "reserved, committed or neither"),
             ("next_status", False, "reserved, committed or neither"),

@@ -9,6 +9,7 @@ from accountants import PoissonGaussian, epsilon
 from accountants.ledger.export import book_of_export
 from privfed import Plain
 from privfed.models.vector import vector_digest
+from privfed.parties.client import closing
 from privfed.parties.client.closing import events_until
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import CLOSED
@@ -92,6 +93,28 @@ class TestTheReport:
         assert f"a note of {ME}" in said
         assert "client-3" in said.partition("was abandoned")[2]
 
+    def test_so_is_which_figures_are_only_told(self, played):
+        apart, run = played
+        _, found = closed(apart, run.record)
+        said = " ".join(found.report.warnings)
+        assert "its figure on held-out text are as the aggregator told them" in said
+        assert "epsilon after each round is this client's, by its own ledger" in said
+
+    def test_so_is_a_weight_that_leaves_its_client_little_cover(self, make_apart, monkeypatch):
+        apart = make_apart(encryption=Plain())
+
+        def weights(self, sizes):
+            return {**dict.fromkeys(sizes, 0.125), "client-1": 1.0}
+
+        monkeypatch.setattr(type(apart.settings.strategy), "weights", weights)
+        run = apart.aggregator()
+        run.begin()
+        with pytest.warns(UserWarning, match="weighs more than all others"):
+            message = apart.programs["client-0"].handle(apart.finish(run.record))
+        found = read_closed(message, apart.roster, client="client-0", run=run.record.run)
+        note = "client 'client-1' weighs more than all others together"
+        assert note in " ".join(found.report.warnings)
+
     def test_a_run_that_was_stopped_is_not_complete(self, make_apart):
         apart = make_apart(encryption=Plain())
         run = apart.aggregator()
@@ -122,6 +145,34 @@ class TestWhatIsNotSaid:
                 assert repr(row.epsilon[name]) not in said
             assert repr(apart.facts[name].epsilon_before) not in said
         assert repr(spent(apart, 2)) in said, "its own is found like that"
+
+    def test_nothing_of_where_its_base_model_lies(self, played, monkeypatch, tmp_path):
+        apart, run = played
+        found = closing.client_report
+
+        def report(*arguments, **about):
+            made = found(*arguments, **about)
+            model = {**made.training.model, "base": str(tmp_path)}
+            return replace(made, training=replace(made.training, model=model))
+
+        monkeypatch.setattr(closing, "client_report", report)
+        message, said = closed(apart, run.record)
+        assert str(tmp_path).encode() not in message
+        digest = apart.facts[ME].base_weights
+        assert said.report.training.model["base"] == f"local files, SHA-256 {digest}"
+
+    def test_the_name_of_a_public_one_is_said(self, played, monkeypatch):
+        apart, run = played
+        found = closing.client_report
+
+        def report(*arguments, **about):
+            made = found(*arguments, **about)
+            model = {**made.training.model, "base": "ministry/public-model"}
+            return replace(made, training=replace(made.training, model=model))
+
+        monkeypatch.setattr(closing, "client_report", report)
+        _, said = closed(apart, run.record)
+        assert said.report.training.model["base"] == "ministry/public-model"
 
     def test_nothing_of_where_its_files_lie_or_of_its_adapter(self, played):
         apart, run = played
@@ -167,7 +218,7 @@ class TestTheNumbersOfTheRounds:
         apart, run = played
         more = (*run.record.rounds, replace(run.record.rounds[2], round=4))
         reason = apart.reason(ME, apart.finish(replace(run.record, rounds=more)))
-        assert "end of round 3 of 3, and is told that 4 are over" in reason
+        assert "end of round 3 of 3, and to another adapter than after round 4" in reason
         assert apart.programs[ME].membership.name == run.record.run, "it is not over"
 
 

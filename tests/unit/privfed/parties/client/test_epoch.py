@@ -1,10 +1,12 @@
 """An epoch begins with what this client stated last, with a key of its own, from its adapter."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 
 from privfed import Plain
+from privfed.canonical import canonical_json
 from privfed.errors import FileError
 from privfed.identity.keys import Identity, Role
 from privfed.models.vector import vector_digest
@@ -24,6 +26,7 @@ from privfed.protocol.kinds import (
     MISSING,
     NEXT_BASE,
     NEXT_RANGE,
+    NO_RUN,
     NONCE,
     READY,
     REASON,
@@ -33,6 +36,7 @@ from privfed.protocol.kinds import (
     START,
     STARTED,
     SUM,
+    ready_of,
 )
 from privfed.protocol.signing import signed_message
 from privfed.reports.figures import Reason
@@ -123,9 +127,34 @@ class TestItsOwnStatement:
 
     def test_so_is_a_start_before_the_first(self, apart):
         ready = apart.ready()
-        key = apart.key(ready)
+        start = apart.start(ready, apart.key(ready))
         apart.restart(ME)
-        self.refused(apart, ready, key)
+        assert apart.reason(ME, start) == f"MessageError: {NO_RUN}"
+        assert apart.programs[ME].membership.name is None
+
+    def test_one_statement_begins_one_epoch(self, apart):
+        """Another that begins with it would have the key of the first."""
+        ready = apart.ready()
+        key = apart.key(ready)
+        assert said(apart, apart.start(ready, key)).kind == STARTED
+        run = apart.programs[ME].membership.name
+        others = [
+            apart.start(ready, key, left_out=[], base="ab" * 32),
+            apart.start(ready, key, run=run, base=vector_digest(INITIAL), number=1),
+            apart.make_key(ready),
+        ]
+        for message in others:
+            assert apart.reason(ME, message) == f"MessageError: {NO_RUN}"
+
+    def test_the_same_message_again_gets_the_same_reply(self, apart):
+        ready = apart.ready()
+        start = apart.start(ready, apart.key(ready))
+        first = apart.programs[ME].handle(start)
+        run = apart.programs[ME].membership.run
+        assert apart.programs[ME].handle(start) == first
+        assert apart.programs[ME].membership.run is run, "nothing began anew"
+        apart.restart(ME)
+        assert apart.reason(ME, start) == f"MessageError: {NO_RUN}"
 
     def test_so_is_one_without_it(self, apart):
         apart.ready([ME])
@@ -193,6 +222,33 @@ class TestWhoseMessageItIs:
         message = apart.make_key(apart.ready(), **about)
         assert "must state ['left_out'] in its 'make-key'" in apart.reason("client-0", message)
 
+    @pytest.mark.parametrize("about", [{"number": 1}, {"base": vector_digest(INITIAL)}], ids=str)
+    def test_a_new_run_begins_before_its_first_round(self, apart, about):
+        ready = apart.ready()
+        start = apart.start(ready, apart.key(ready), **about)
+        assert "a new run begins before its first round" in apart.reason(ME, start)
+        assert apart.programs[ME].membership.name is None
+        assert apart.files[ME].kept() is None
+
+    @pytest.mark.parametrize(
+        ("kind", "blob"), [(START, "more"), (START, "unready/x"), (MAKE_KEY, SHARED_KEY)]
+    )
+    def test_no_more_is_handed_out_than_is_read(self, apart, kind, blob):
+        ready = apart.ready()
+        stated = {LEFT_OUT: []} if kind == MAKE_KEY else {LEFT_OUT: [], NEXT_BASE: ""}
+        blobs = {ready_of(name): one for name, one in ready.items()}
+        if kind == START:
+            blobs[SHARED_KEY] = apart.key(ready)
+        message = apart.message(
+            kind, run=apart.epoch(ready)[:32], stated=stated, blobs={**blobs, blob: b"?"}
+        )
+        assert "'hub' must send the blobs" in apart.reason("client-0", message)
+
+    def test_in_clear_no_key_is_handed_out(self, make_apart):
+        apart = make_apart(encryption=Plain())
+        ready = apart.ready()
+        assert "in its 'start'" in apart.reason(ME, apart.start(ready, b"a key"))
+
     def test_one_of_another_proposal(self, apart):
         ready = apart.ready()
         message = apart.start(ready, proposal="00" * 32)
@@ -256,7 +312,7 @@ def run_epoch(start, apart):
 
 class TestWhereItGoesOn:
     def go_on(self, apart, run, number, base, names=None):
-        ready = apart.ready(names, run)
+        ready = apart.ready(names, run, number)
         key = apart.key(ready, run=run, number=number)
         return apart.start(ready, key, run=run, number=number, base=base)
 
@@ -301,6 +357,19 @@ class TestWhereItGoesOn:
         progress = apart.programs[ME].membership.progress
         assert (progress.round, progress.base) == (1, base)
 
+    def test_where_it_went_back_to_is_kept(self, apart, one_ahead):
+        run, base = one_ahead
+        ahead = apart.programs[ME].membership.progress
+        assert said(apart, self.go_on(apart, run, 1, base)).kind == STARTED
+        folder = apart.settings.state / "clients" / ME / "topics" / "runs" / run
+        kept = sorted(path.name for path in folder.glob("round-*"))
+        assert kept[-1] == "round-00001.safetensors"
+        apart.restart(ME)
+        progress = apart.programs[ME].membership.progress
+        assert (progress.round, progress.base) == (1, base)
+        assert progress.base != ahead.base
+        assert apart.standing(ME, run, 1).round == 1
+
     def test_and_not_by_two(self, apart, one_ahead):
         run, _ = one_ahead
         message = self.go_on(apart, run, 0, vector_digest(INITIAL))
@@ -312,10 +381,16 @@ class TestWhereItGoesOn:
         message = self.go_on(apart, run, 0, vector_digest(INITIAL))
         assert "this client is at round 1" in apart.reason(ME, message)
 
-    def test_a_round_is_not_taken_back_under_its_own_adapter(self, apart, one_ahead):
+    def test_who_holds_the_adapter_goes_on_whatever_the_round(self, apart, one_ahead):
+        """An aggregator that was put back may not know of rounds that were given up."""
         run, base = one_ahead
-        message = self.go_on(apart, run, 0, base)
-        assert "must be given it first" in apart.reason("client-0", message)
+        told = said(apart, self.go_on(apart, run, 0, base), "client-0")
+        assert (told.kind, told.round, told.manifest[NEXT_BASE]) == (STARTED, 0, base)
+        membership = apart.programs["client-0"].membership
+        assert (membership.progress.round, membership.progress.base) == (0, base)
+        apart.restart("client-0")
+        again = apart.programs["client-0"].membership.progress
+        assert (again.round, again.base) == (0, base)
 
     def test_who_went_back_does_not_give_up_a_complete_round(self, apart, one_ahead):
         run, base = one_ahead
@@ -333,17 +408,14 @@ class TestWhereItGoesOn:
         message = self.go_on(apart, run, 1, base)
         assert {said(apart, message, name).kind for name in apart.names} == {STARTED}
         assert opened == tuple(apart.names)
-        assert apart.standing(ME, run).agreed == opened
+        assert apart.standing(ME, run, 1).agreed == opened
 
 
 class TestWhoWasLeftOut:
     def test_does_not_come_back(self, apart):
         run, _ = apart.begun()
-        base, names = vector_digest(INITIAL), apart.names[:3]
-        ready = apart.ready(names, run)
-        key = apart.key(ready, run=run, left_out=["client-3"])
-        message = apart.start(ready, key, run=run, base=base, left_out=["client-3"])
-        assert {said(apart, message, name).kind for name in names} == {STARTED}
+        base = vector_digest(INITIAL)
+        apart.left_out("client-3")
         for restarted in (False, True):
             if restarted:
                 apart.restart(ME)
@@ -364,6 +436,43 @@ class TestWhoWasLeftOut:
         ready["client-3"] = apart.message(READY, run=run, sender="client-3", stated=stated)
         start = apart.start(ready, b"", run=run, base=vector_digest(INITIAL))
         assert "must bring to a run what they brought when it began" in apart.reason(ME, start)
+
+
+class TestWhatNoClientBrings:
+    """It is refused before anything of the run is kept."""
+
+    def refused(self, apart, named, **facts):
+        ready = apart.ready()
+        (theirs,) = apart.read({"client-3": ready["client-3"]})
+        stated = {
+            NONCE: theirs.nonce,
+            FACTS: replace(theirs.facts, **facts).to_json(),
+            STANDING: None,
+            LEDGER: theirs.anchor.to_json(),
+            EPSILON: theirs.epsilon,
+        }
+        ready["client-3"] = apart.message(READY, sender="client-3", stated=stated)
+        digests = sorted(
+            hashlib.sha256(statement_of(one).to_bytes()).hexdigest() for one in ready.values()
+        )
+        run = hashlib.sha256(canonical_json(digests)).hexdigest()[:32]
+        for make, name in ((apart.make_key, "client-0"), (apart.start, ME)):
+            assert named in apart.reason(name, make(ready, run=run))
+            assert apart.programs[name].membership.name is None
+            assert apart.files[name].kept() is None
+        assert not list(apart.settings.anchors.rglob(f"*{run}*"))
+        assert apart.begun()
+
+    @pytest.mark.parametrize("sigma", [1e308, 20.0000001])
+    def test_noise_above_the_expected_batch_size(self, apart, sigma):
+        assert apart.settings.privacy.expected_batch_size == 20
+        named = "the noise multiplier of 'client-3' must be at most expected_batch_size = 20"
+        self.refused(apart, named, noise_multiplier=sigma)
+
+    @pytest.mark.parametrize("size", [(1 << 53) + 1, 10**400])
+    def test_more_records_than_a_double_can_count(self, apart, size):
+        client = {**apart.facts["client-3"].client, "public_size": size}
+        self.refused(apart, "its public size as a number", client=client)
 
 
 def test_what_cannot_be_kept_is_not_begun(apart, monkeypatch):

@@ -17,6 +17,7 @@ from privfed.parties.client.round import Progress
 from privfed.storage.checkpoint import Checkpoint, save_checkpoint
 
 RUN, OTHER = "0a1b2c", "3d4e5f"
+PROPOSAL, ANOTHER = "a9" * 32, "a8" * 32
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ class TestARestart:
         kept = again().kept()
         assert (kept.run, kept.left_out, kept.progress, kept.before) == (RUN, None, None, None)
 
-    def test_who_goes_back_has_nothing_of_the_later_round(self, files, again):
+    def test_who_goes_back_has_nothing_of_the_later_round(self, files, again, tmp_path):
         files.begin(RUN, b"the start")
         for number in (1, 2, 3):
             files.save(RUN, after(number))
@@ -90,6 +91,7 @@ class TestARestart:
         kept = again().kept()
         assert_same(kept.progress, after(2, average=True))
         assert kept.before is None or kept.before.round < 2
+        assert not list(tmp_path.rglob("round-00003.*"))
 
     @settings(max_examples=15)
     @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
@@ -136,15 +138,15 @@ class TestTheEnd:
         files.begin(RUN, b"the start")
         files.save(RUN, after(3))
         assert files.closed(RUN) is None
-        files.close(RUN, b"what it said")
-        assert names(tmp_path / "runs") == [".lock", f"{RUN}.closed"]
+        files.close(RUN, PROPOSAL, b"what it said")
+        assert names(tmp_path / "runs") == [".lock", f"{RUN}.{PROPOSAL}.closed"]
         assert again().closed(RUN) == b"what it said"
         assert again().kept() is None
 
     def test_each_run_has_its_own_words(self, files, again):
         for run, said in ((RUN, b"one"), (OTHER, b"two")):
             files.begin(run, b"the start")
-            files.close(run, said)
+            files.close(run, PROPOSAL, said)
         assert (again().closed(RUN), again().closed(OTHER)) == (b"one", b"two")
         assert again().closed("0a1b") is None
 
@@ -154,21 +156,47 @@ class TestTheEnd:
         files.save(RUN, after(3))
         monkeypatch.setattr(RunFiles, "give_up", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            files.close(RUN, b"what it said")
+            files.close(RUN, PROPOSAL, b"what it said")
         monkeypatch.undo()
         found = again()
         assert found.kept() is None
+        assert found.played(PROPOSAL)
         assert found.closed(RUN) == b"what it said"
-        assert names(tmp_path / "runs") == [".lock", f"{RUN}.closed"]
+        assert names(tmp_path / "runs") == [".lock", f"{RUN}.{PROPOSAL}.closed"]
+
+    def test_settings_are_played_once(self, files, again):
+        files.begin(RUN, b"the start")
+        assert not files.played(PROPOSAL), "it is open"
+        files.close(RUN, PROPOSAL, b"what it said")
+        found = again()
+        assert found.played(PROPOSAL)
+        assert not found.played(ANOTHER), "its operator was given other settings since"
+
+    def test_until_their_operator_allows_them_again(self, files, again):
+        for run, proposal in ((RUN, PROPOSAL), ("0a1b", PROPOSAL), (OTHER, ANOTHER)):
+            files.begin(run, b"the start")
+            files.close(run, proposal, b"what it said")
+        files.allow_again(PROPOSAL)
+        found = again()
+        assert not found.played(PROPOSAL)
+        assert (found.closed(RUN), found.closed("0a1b")) == (None, None)
+        assert found.played(ANOTHER), "nothing was said of these"
+        assert found.closed(OTHER) == b"what it said"
+
+    def test_a_run_that_is_open_stays_open_where_another_is_allowed(self, files, again):
+        files.begin(RUN, b"the start")
+        files.allow_again(PROPOSAL)
+        assert again().kept().run == RUN
 
     @pytest.mark.parametrize("run", ["../secret", "", "secret", "0A1B", "0a/1b", "0a\n"])
     def test_what_is_no_hex_names_no_file(self, files, tmp_path, run):
-        for path in (tmp_path / "secret.closed", tmp_path / "runs" / "secret.closed"):
+        ending = f".{PROPOSAL}.closed"
+        for path in (tmp_path / f"secret{ending}", tmp_path / "runs" / f"secret{ending}"):
             path.write_bytes(b"a secret")
-        for name in (".closed", "0A1B.closed", "0a\n.closed"):
+        for name in (ending, f"0A1B{ending}", f"0a\n{ending}"):
             (tmp_path / "runs" / name).write_bytes(b"a secret")
         (tmp_path / "runs" / "0a").mkdir()
-        (tmp_path / "runs" / "0a" / "1b.closed").write_bytes(b"a secret")
+        (tmp_path / "runs" / "0a" / f"1b{ending}").write_bytes(b"a secret")
         assert files.closed(run) is None
         assert files.closed("0a") is None, "it is a folder"
 

@@ -10,7 +10,7 @@ from privfed.errors import MessageError, RunFolderError
 from privfed.models.vector import vector_digest
 from privfed.parties.client.kept_run import RunFiles
 from privfed.parties.client.round import Progress
-from privfed.protocol.kinds import HELLO, NO_RUN, STARTED
+from privfed.protocol.kinds import HELLO, NO_RUN
 from tests.unit.privfed.parties.apart import INITIAL
 
 ME = "client-1"
@@ -41,7 +41,7 @@ class TestWhoIsInNoRun:
     def test_has_nothing_to_go_on_with(self, apart):
         mine = membership(apart)
         assert (mine.name, mine.epoch, mine.before, mine.has_begun) == (None, "", None, False)
-        for ask in (lambda: mine.run, lambda: mine.progress, mine.terms):
+        for ask in (lambda: mine.run, lambda: mine.progress, lambda: mine.terms(0)):
             with pytest.raises(MessageError, match=NO_RUN):
                 ask()
         with pytest.raises(MessageError, match=NO_RUN):
@@ -119,12 +119,8 @@ class TestARestart:
             _ = after.run
 
     def test_so_is_who_was_left_out_since(self, apart):
-        run, _ = apart.begun()
-        ready = apart.ready(apart.names[:3], run)
-        out, base = ["client-3"], vector_digest(INITIAL)
-        key = apart.key(ready, run=run, left_out=out)
-        start = apart.start(ready, key, run=run, left_out=out, base=base)
-        assert {apart.ask(name, start).statement.kind for name in ready} == {STARTED}
+        apart.begun()
+        apart.left_out("client-3")
         before = membership(apart).starting
         apart.restart(ME)
         after = membership(apart).starting
@@ -175,6 +171,7 @@ class TestARestart:
         assert not membership(apart).has_begun
         reason = apart.reason(ME, apart.message(HELLO, run=membership(apart).name))
         assert "this client was stopped before it had begun" in reason
+        assert apart.reason(ME, start) == f"MessageError: {NO_RUN}"
         again, _ = apart.begun()
         assert membership(apart).name == again
 
@@ -204,16 +201,29 @@ class TestMoving:
         assert membership(apart).name == run
 
 
+class TestWhoTakesPart:
+    def test_nobody_where_there_is_no_run(self, apart):
+        assert membership(apart).taking_part == frozenset()
+
+    def test_all_but_those_left_out_though_they_are_known(self, apart):
+        apart.begun()
+        assert membership(apart).taking_part == set(apart.names)
+        apart.left_out("client-3")
+        assert membership(apart).taking_part == set(apart.names[:3])
+        assert set(membership(apart).known) == set(apart.names)
+        apart.restart(ME)
+        assert membership(apart).taking_part == set(apart.names[:3])
+
+
 class TestTheEnd:
-    def test_it_is_over_for_good(self, apart):
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_it_is_over_for_good(self, apart, restarted):
         run, _ = apart.begun()
+        membership(apart).close(b"what it said")
+        if restarted:
+            apart.restart(ME)
         mine = membership(apart)
-        mine.close(b"what it said")
-        assert (mine.name, mine.finished, mine.said_at_the_end(run)) == (
-            None,
-            True,
-            b"what it said",
-        )
+        assert (mine.name, mine.said_at_the_end(run)) == (None, b"what it said")
         assert mine.said_at_the_end("0a1b") is None
         for other in ("", run, "0a1b"):
             with pytest.raises(MessageError, match="has played the run that its operator allowed"):
@@ -222,6 +232,20 @@ class TestTheEnd:
     def test_its_operator_may_allow_another(self, apart):
         run, _ = apart.begun()
         membership(apart).close(b"what it said")
+        apart.files[ME].allow_again(apart.proposal)
+        apart.restart(ME)
+        membership(apart).require_allowed("")
+        again, _ = apart.begun()
+        assert membership(apart).name == again != run
+
+    def test_or_other_settings(self, apart):
+        """What was said of the run before is still there, and that is not played again."""
+        run, _ = apart.begun()
+        membership(apart).close(b"what it said")
+        apart.settings = replace(apart.settings, title="other letters")
+        apart.proposal = apart.settings.proposal().digest()
         apart.restart(ME)
         membership(apart).require_allowed("")
         assert membership(apart).said_at_the_end(run) == b"what it said"
+        with pytest.raises(MessageError, match="has played the run that its operator allowed"):
+            membership(apart).require_allowed(run)

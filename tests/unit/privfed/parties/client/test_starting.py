@@ -1,5 +1,6 @@
 """What the statements of all clients begin together; any that does not fit is refused by name."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -199,6 +200,26 @@ class TestRefusals:
         ready = {**plain.ready(), "client-2": stated(plain, "client-2", **{name: value})}
         refused(plain, ready, rf"'client-2' has another \['{name}'\] than 'client-0'")
 
+    @pytest.mark.parametrize(
+        ("sigma", "allowed"),
+        [(20, True), (20.0, True), (math.nextafter(20, 21), False), (21, False), (1e308, False)],
+    )
+    def test_noise_is_at_most_the_expected_batch_size(self, plain, sigma, allowed):
+        ready = {**plain.ready(), "client-2": stated(plain, "client-2", noise_multiplier=sigma)}
+        if allowed:
+            assert starting(plain, ready).largest_range > 0
+            return
+        named = "the noise multiplier of 'client-2' must be at most expected_batch_size = 20"
+        refused(plain, ready, named)
+
+    @pytest.mark.parametrize("weight", [0.0, -0.5, 1.5, math.nan])
+    def test_a_weight_that_says_nothing_is_refused(self, plain, monkeypatch, weight):
+        def weights(self, sizes):
+            return {**dict.fromkeys(sizes, 1.0), "client-2": weight}
+
+        monkeypatch.setattr(type(plain.settings.strategy), "weights", weights)
+        refused(plain, plain.ready(), "the weight of 'client-2' must be above 0")
+
     def test_what_is_no_ready_is_no_part_of_it(self, plain):
         ready = plain.ready()
         message = plain.message(
@@ -270,6 +291,12 @@ class TestARunThatGoesOn:
         run, known = begun_run
         ready = plain.ready()
         refused(plain, ready, "sent a 'ready' of run ''", run=run, known=known)
+
+    def test_so_are_those_of_another_number_of_rounds(self, plain, begun_run):
+        run, known = begun_run
+        ready = plain.ready(run=run, over=1)
+        assert starting(plain, ready, run=run, known=known, number=1).run == run
+        refused(plain, ready, "of run .* round 1; expected", run=run, known=known)
 
 
 def test_only_a_message_that_began_a_run_says_what_all_brought(plain):

@@ -57,6 +57,7 @@ def opened(company, terms):
         manifest = {
             NEXT_BASE: of.base,
             RELEASED: vector_digest(of.released),
+            AVERAGED: of.averaged,
             NEXT_RANGE: of.public_range,
             "figure": 0.5,
         }
@@ -130,6 +131,7 @@ class TestAnHonestTransfer:
         stated = {
             NEXT_BASE: of.base,
             RELEASED: vector_digest(of.released),
+            AVERAGED: of.averaged,
             NEXT_RANGE: of.public_range,
         }
         said = company.message("b", OPENED, terms, manifest=stated)
@@ -207,9 +209,12 @@ class TestHowManyStatedIt:
         with pytest.raises(MessageError, match=r"\['a', 'b'\] did"):
             taken(relayed(statements=[opened("a"), opened("b"), opened("c")]))
 
-    @pytest.mark.parametrize("key", [NEXT_BASE, RELEASED, NEXT_RANGE])
-    def test_nor_who_stated_something_else(self, relayed, taken, opened, key):
-        other = opened("d", **{key: 0.25 if key == NEXT_RANGE else "00" * 32})
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [(NEXT_BASE, "00" * 32), (RELEASED, "00" * 32), (AVERAGED, 1), (NEXT_RANGE, 0.25)],
+    )
+    def test_nor_who_stated_something_else(self, relayed, taken, opened, key, value):
+        other = opened("d", **{key: value})
         with pytest.raises(MessageError, match=r"\['a', 'b'\] did"):
             taken(relayed(statements=[opened("a"), opened("b"), other]))
 
@@ -271,14 +276,24 @@ class TestWhatIsSent:
         ("name", "value"), [(AVERAGED, -1), (AVERAGED, 2.0), (AVERAGED, True), (AVERAGED, None)]
     )
     def test_so_is_an_average_of_no_number_of_rounds(
-        self, relayed, taken, company, terms, name, value
+        self, relayed, taken, company, terms, opened, name, value
     ):
+        """Though all state it alike."""
         late = company.identities["d"].party
         sent = Envelope.from_bytes(state_for(company.identities["a"], late, terms, progress()))
         stated = {**sent.statement.manifest, name: value}
         again = company.message("a", STATE, terms, manifest=stated, blobs=dict(sent.blobs))
+        said = [opened(client, **{name: value}) for client in "abd"]
         with pytest.raises(MessageError, match="how many rounds are in its average"):
-            taken(relayed(again))
+            taken(relayed(again, statements=said))
+
+    def test_so_is_another_number_of_rounds_than_all_stated(self, relayed, taken, company, terms):
+        """By it an average of two rounds would count for a thousand in the next."""
+        of = progress(average=AVERAGE, averaged=2)
+        late = company.identities["d"].party
+        sent = state_for(company.identities["a"], late, terms, replace(of, averaged=1000))
+        with pytest.raises(MessageError, match=r"at least 3 clients must have stated .*\[\] did"):
+            taken(relayed(sent, of=of))
 
     def test_so_is_a_range_that_is_no_number(self, relayed, taken, company, terms, opened):
         late = company.identities["d"].party

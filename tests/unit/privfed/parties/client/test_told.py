@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from privfed.errors import MessageError
 from privfed.parties.client.told import Told
-from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, ROUNDS
+from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED, ROUNDS
 from privfed.reports.figures import Reason
+
+COME_TO = {NEXT_BASE: "b4" * 32, RELEASED: "5e" * 32}
 
 
 def played(number, **changes):
@@ -32,8 +34,8 @@ def given_up(number, **changes):
 
 
 def told(over, *, rounds, abandoned=(), left_out=None):
-    stated = {ROUNDS: list(rounds), GIVEN_UP: list(abandoned), LEFT_OUT: left_out or {}}
-    return Told.read(stated, over)
+    rows = {ROUNDS: list(rounds), GIVEN_UP: list(abandoned), LEFT_OUT: left_out or {}}
+    return Told.read({**COME_TO, **rows}, over)
 
 
 def test_three_rounds_of_which_one_was_given_up():
@@ -41,10 +43,14 @@ def test_three_rounds_of_which_one_was_given_up():
     assert [row.to_json() for row in found.rounds] == [played(1), played(3)]
     assert [one.to_json() for one in found.abandoned] == [given_up(2)]
     assert found.left_out == {"d": 3}
+    assert (found.base, found.released) == ("b4" * 32, "5e" * 32)
 
 
 def test_before_the_first_round_there_is_none():
-    assert told(0, rounds=[]) == Told(rounds=(), abandoned=(), left_out={})
+    nothing = Told(
+        rounds=(), abandoned=(), left_out={}, base=COME_TO[NEXT_BASE], released=COME_TO[RELEASED]
+    )
+    assert told(0, rounds=[]) == nothing
 
 
 @given(st.lists(st.booleans(), max_size=9), st.integers(0, 9))
@@ -98,8 +104,10 @@ def test_none_twice_and_none_left_out(rounds, abandoned):
     ids=str,
 )
 def test_what_is_no_round_of_clients_is_refused(stated):
+    one_round = {**COME_TO, ROUNDS: [played(1)], GIVEN_UP: [], LEFT_OUT: {}}
+    assert Told.read(one_round, 1).rounds
     with pytest.raises(MessageError, match="must be told as privfed does"):
-        Told.read({ROUNDS: [played(1)], GIVEN_UP: [], LEFT_OUT: {}, **stated}, 1)
+        Told.read({**one_round, **stated}, 1)
 
 
 @pytest.mark.parametrize(
@@ -121,5 +129,6 @@ def test_what_is_no_round_of_clients_is_refused(stated):
 )
 def test_what_is_no_number_is_refused(changes):
     """Whatever it is, it would stand in a report that the client signs."""
+    assert told(1, rounds=[played(1)]).rounds
     with pytest.raises(MessageError, match="must be told as privfed does"):
         told(1, rounds=[played(1, **changes)])
