@@ -136,6 +136,7 @@ class Speakers:
             released=RELEASED_NOW,
             record=record_of(self.names, known, over=number),
             opened={"c1": b"what c1 opened", "c4": b"what c4 opened"},
+            facts={name: facts_of(name) for name in self.names},
         )
 
     def exchange(self, messages):
@@ -160,7 +161,7 @@ class Speakers:
         """The honest reply."""
         statement = statement_of(message)
         if statement.kind == HELLO:
-            return self.ready(name, statement.run)
+            return self.ready(name, statement.run, statement.round)
         if statement.kind == MAKE_KEY:
             return self.says(name, self.before(statement), SHARED_KEY, manifest=KEY)
         if statement.kind == START:
@@ -169,7 +170,7 @@ class Speakers:
             return self.says(name, self.before(statement), STATE)
         if statement.kind == STATE:
             self.standings[name] = standing(statement.round, BASE, "")
-            return self.ready(name, statement.run)
+            return self.ready(name, statement.run, statement.round)
         if statement.kind == ABANDON:
             mine = {k: v for k, v in statement.manifest.items() if k not in (REASON, MISSING)}
             return self.says(name, replace(self.before(statement), manifest=mine), ABANDONED)
@@ -177,7 +178,7 @@ class Speakers:
             return self.says(name, self.before(statement), CLOSED)
         raise AssertionError(f"nobody asks these clients for {statement.kind}")
 
-    def ready(self, name, run="", *, signer=None, **changes):
+    def ready(self, name, run="", over=0, *, signer=None, **changes):
         """What a client says that is ready; `changes` replace what it states."""
         self._count += 1
         stated = self.standings.get(name) if run else None
@@ -188,7 +189,7 @@ class Speakers:
             LEDGER: anchor(self.lengths[name]).to_json(),
             EPSILON: 0.5 + int(name[1:]) / 16,
         }
-        terms = terms_before(self.roster, self.proposal.digest(), run)
+        terms = terms_before(self.roster, self.proposal.digest(), run, over)
         return self.says(signer or name, terms, READY, manifest={**manifest, **changes})
 
     def started(self, name, message, agreement=AGREED, **changes):
@@ -204,7 +205,13 @@ class Speakers:
         )
         before = self.standings.get(name) or standing(0, "", "")
         base = statement.manifest[NEXT_BASE] or INITIAL
-        self.standings[name] = replace(before, round=statement.round, base=base, epoch=epoch)
+        self.standings[name] = replace(
+            before,
+            round=statement.round,
+            base=base,
+            before=before.before if base == before.base else None,
+            epoch=epoch,
+        )
         manifest = {
             EPOCH: epoch,
             NEXT_BASE: base,
@@ -216,12 +223,10 @@ class Speakers:
 
     def ready_in(self, message):
         """Whose `ready` a message carries."""
-        blobs, digest = Envelope.from_bytes(message).blobs, self.proposal.digest()
+        blobs = Envelope.from_bytes(message).blobs
         stated = {name: blobs[ready_of(name)] for name in self.names if ready_of(name) in blobs}
         return {
-            name: Ready.read(
-                blob, self.roster, terms_before(self.roster, digest, statement_of(blob).run)
-            )
+            name: Ready.read(blob, self.roster, self.before(statement_of(blob)))
             for name, blob in stated.items()
         }
 
@@ -240,8 +245,7 @@ class Speakers:
 
     def before(self, statement):
         """Terms of messages that belong to no epoch."""
-        terms = terms_before(self.roster, self.proposal.digest(), statement.run)
-        return replace(terms, round=statement.round)
+        return terms_before(self.roster, self.proposal.digest(), statement.run, statement.round)
 
     def says(self, name, terms, kind, **more):
         return signed_message(self.parties.clients[name], terms, kind, **more)
@@ -267,10 +271,11 @@ def facts_of(name):
     )
 
 
-def standing(number, base, epoch, *, next_status=None, agreed=None, given_up=None):
+def standing(number, base, epoch, *, before=None, next_status=None, agreed=None, given_up=None):
     return Standing(
         round=number,
         base=base,
+        before=before,
         epoch=epoch,
         next_status=next_status,
         agreed=agreed,

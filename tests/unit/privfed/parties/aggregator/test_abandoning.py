@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import AwayError, SpoiledSumError, TooFewClientsError
 from privfed.parties.aggregator.abandoning import (
     advice,
@@ -18,6 +19,7 @@ from privfed.reports.figures import Abandoned, Reason
 from tests.unit.privfed.parties.aggregator.speakers import BASE, standing
 
 NAMES = ("c1", "c2", "c3", "c4", "c5")
+OTHER_BASE = "ee" * 32
 SUM, OTHER = ("c1", "c2", "c3"), ("c1", "c2", "c4")
 
 
@@ -52,14 +54,16 @@ def test_who_was_missing_stays_with_the_error():
 class TestSums:
     def test_those_that_were_agreed_to_in_this_round(self):
         found = standings(c1={"agreed": SUM}, c3={"agreed": SUM}, c4={"agreed": OTHER})
-        assert sums_of(found, 3) == {SUM, OTHER}
+        assert sums_of(found) == {SUM, OTHER}
 
-    @pytest.mark.parametrize("number", [2, 4])
-    def test_those_of_another_are_none_of_it(self, number):
-        assert sums_of(standings(c1={"agreed": SUM}), number) == set()
+    def test_whatever_round_a_client_has_come_to(self):
+        """What it agreed to is of the round that was asked about, which it may have opened."""
+        found = standings()
+        found["c4"] = standing(3, OTHER_BASE, "", before=BASE, agreed=SUM)
+        assert sums_of(found) == {SUM}
 
     def test_none(self):
-        assert sums_of(standings(), 3) == sums_of({}, 3) == set()
+        assert sums_of(standings()) == sums_of({}) == set()
 
 
 class TestGivenUpBefore:
@@ -73,10 +77,16 @@ class TestGivenUpBefore:
         found = given_up_before(standings(c4={"given_up": why}), 3, NAMES)
         assert found == Abandoned(round=3, reason=Reason.SPOILED, missing=("c5",))
 
-    @pytest.mark.parametrize("number", [2, 4])
-    def test_of_another_round(self, number):
+    def test_one_that_had_gone_on_over_it(self):
+        """Its adapter is still that of the run: rounds that are given up change nothing."""
         why = {"reason": str(Reason.SPOILED), "missing": []}
-        assert given_up_before(standings(c4={"given_up": why}), number, NAMES) is None
+        found = {**standings(), "c4": standing(3, BASE, "", given_up=why)}
+        assert given_up_before(found, 3, NAMES) == Abandoned(round=3, reason=Reason.SPOILED)
+
+    def test_it_is_the_round_that_is_about_to_begin_whatever_a_client_says(self):
+        why = {"reason": str(Reason.LEFT), "missing": ["c5", "c2", "c5"], "round": 7, "more": [7]}
+        found = given_up_before(standings(c4={"given_up": why}), 3, NAMES)
+        assert found == Abandoned(round=3, reason=Reason.LEFT, missing=("c2", "c5"))
 
     @pytest.mark.parametrize(
         "why",
@@ -84,9 +94,20 @@ class TestGivenUpBefore:
             {},
             {"reason": "because", "missing": []},
             {"reason": 7, "missing": []},
+            {"reason": [str(Reason.AWAY)], "missing": []},
+            {"reason": {}, "missing": []},
             {"reason": str(Reason.AWAY), "missing": 7},
+            {"reason": str(Reason.AWAY), "missing": None},
+            {"reason": str(Reason.AWAY), "missing": "c5"},
+            {"reason": str(Reason.AWAY), "missing": {"c5": 1}},
+            {"reason": str(Reason.AWAY), "missing": [{"name": "c5"}]},
+            {"reason": str(Reason.AWAY), "missing": [["c5"]]},
+            {"reason": str(Reason.AWAY), "missing": ["c5", 7]},
+            {"reason": str(Reason.AWAY), "missing": ["c5\x1b[2J"]},
+            {"reason": str(Reason.AWAY), "missing": [f"c{n}" for n in range(MAX_CLIENTS + 1)]},
             {"reason": str(Reason.AWAY)},
         ],
+        ids=lambda one: f"{one!r:.60}",
     )
     def test_what_no_client_records_is_passed_over(self, why):
         honest = {"reason": str(Reason.LEFT), "missing": ["c5"]}
@@ -119,11 +140,6 @@ class TestLostBefore:
     def test_what_was_committed_is_sent_again(self, status):
         found = standings(c4={"next_status": status})
         assert lost_before(found, 3, here=3, min_clients=3) is None
-
-    @pytest.mark.parametrize("number", [2, 4])
-    def test_of_another_round(self, number):
-        found = standings(c4={"next_status": "reserved"})
-        assert lost_before(found, number, here=3, min_clients=3) is None
 
     def test_a_new_run_has_lost_nothing(self):
         assert lost_before({}, 1, here=2, min_clients=3) is None

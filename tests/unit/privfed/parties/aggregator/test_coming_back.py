@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from privfed.errors import AwayError, EncryptionError
+from privfed.errors import AwayError, EncryptionError, MessageError
 from privfed.parties.aggregator import presence
 from privfed.parties.aggregator.presence import PAUSE_S
 from privfed.protocol.envelopes import Envelope, statement_of
@@ -59,7 +59,8 @@ class TestOneThatMissedARound:
     def test_another_gives_it_the_adapter(self, late):
         here = self.gather(late)
         assert late.asked[1:3] == [(FETCH_STATE, ["c1"]), (STATE, ["c4"])]
-        assert late.kinds == [HELLO, FETCH_STATE, STATE, MAKE_KEY, START]
+        assert late.kinds == [HELLO, FETCH_STATE, STATE, *BEGUN]
+        assert late.asked[3] == (HELLO, ["c4"]), "where it stands now"
         assert (here.lost, sorted(here.epoch.ready)) == (set(), late.names)
         assert here.standings["c4"] == standing(2, BASE, ""), "what it stated last"
 
@@ -86,17 +87,56 @@ class TestOneThatMissedARound:
         self.gather(late)
         assert late.asked[1] == (FETCH_STATE, ["c2"])
 
-    @pytest.mark.parametrize(("kind", "name"), [(FETCH_STATE, "c1"), (STATE, "c4")])
-    def test_without_it_the_others_go_on(self, late, kind, name):
-        silent = {(STATE, "c4"): lambda *_: None}
-        late.instead = {(FETCH_STATE, "c1"): lambda *_: None, **silent} if name == "c1" else silent
+    def test_where_one_has_no_adapter_to_give_the_next_is_asked(self, late):
+        late.instead = {
+            (FETCH_STATE, "c1"): lambda *_: None,
+            (FETCH_STATE, "c2"): late.refuses("c2", "MessageError: no"),
+        }
+        late.instead[STATE, "c4"] = taken_only_from(late, "c3")
+        assert self.gather(late).lost == set()
+        assert [names for kind, names in late.asked if kind == FETCH_STATE] == [
+            ["c1"],
+            ["c2"],
+            ["c3"],
+        ]
+
+    def test_and_where_what_it_gave_is_refused(self, late):
+        """A client that lies about its adapter keeps nobody out."""
+        late.instead[STATE, "c4"] = taken_only_from(late, "c2")
+        here = self.gather(late)
+        given = [(FETCH_STATE, ["c1"]), (STATE, ["c4"]), (HELLO, ["c4"])]
+        again = [(FETCH_STATE, ["c2"]), (STATE, ["c4"]), (HELLO, ["c4"])]
+        assert late.asked[1:7] == given + again
+        assert late.kinds[7:] == [MAKE_KEY, START]
+        assert (here.lost, sorted(here.epoch.ready)) == (set(), late.names)
+
+    @pytest.mark.parametrize("silent", [True, False])
+    def test_without_it_the_others_go_on(self, late, silent):
+        """Nobody gives it, or nothing of it reaches the client; each was asked once."""
+        if silent:
+            late.instead = {(FETCH_STATE, name): lambda *_: None for name in late.names}
+        late.instead[STATE, "c4"] = taken_only_from(late, "nobody")
+        here = self.gather(late)
+        assert (here.lost, sorted(here.epoch.ready)) == ({"c4"}, ["c1", "c2", "c3", "c5"])
+        asked = [names for kind, names in late.asked if kind == FETCH_STATE]
+        assert asked == [["c1"], ["c2"], ["c3"], ["c5"]]
+
+    def test_its_word_that_it_took_it_may_be_lost(self, late):
+        """It is asked where it stands, and that counts."""
+        late.instead = {(STATE, "c4"): lambda *_: None}
+        assert self.gather(late).lost == set()
+
+    def test_one_that_dies_over_it_keeps_nobody_from_going_on(self, late):
+        late.instead = {(STATE, "c4"): lambda *_: late.gone.add("c4")}
         here = self.gather(late)
         assert (here.lost, sorted(here.epoch.ready)) == ({"c4"}, ["c1", "c2", "c3", "c5"])
 
     def test_nor_is_one_let_in_that_still_has_another(self, late):
-        def stubborn(message, _):
+        """Whatever it says to the adapter: where it stands is what it says to a `hello`."""
+
+        def stubborn(message, reply):
             late.standings["c4"] = standing(1, "ee" * 32, "")
-            return late.ready("c4", RUN)
+            return reply
 
         late.instead = {(STATE, "c4"): stubborn}
         assert self.gather(late).lost == {"c4"}
@@ -113,6 +153,23 @@ class TestOneThatMissedARound:
         with pytest.raises(AwayError, match="are: c1: it has another adapter than the run"):
             self.gather(late)
         assert late.kinds == [HELLO]
+
+
+def taken_only_from(speakers, giver):
+    """A change of what c4 says that takes the adapter of one client and refuses all others."""
+
+    def change(message, reply):
+        state = bytes(Envelope.from_bytes(message).blobs[STATE])
+        try:
+            sent = statement_of(state)
+        except MessageError:
+            sent = None  # none came
+        if sent is not None and (sent.kind, sent.sender) == (STATE, giver):
+            return reply
+        speakers.standings["c4"] = standing(1, "ee" * 32, "")
+        return speakers.refuses("c4", "MessageError: not the one that was stated")(message, None)
+
+    return change
 
 
 class TestComingBack:

@@ -10,6 +10,8 @@ from privfed.parties.aggregator.kept_run import SCHEMA, ReachedFile
 from tests.unit.privfed.parties.aggregator.speakers import BASE, RELEASED_NOW, Speakers
 from tests.unit.privfed.parties.aggregator.test_ending import ROW
 
+KEYS = ("schema", "base", "released", "record", "opened", "facts")
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -34,7 +36,9 @@ def test_what_lies_there(path, reached):
     values = json.loads(path.read_text())
     assert path.read_text().count("\n") == 1
     assert (values["schema"], values["base"], values["released"]) == (SCHEMA, BASE, RELEASED_NOW)
+    assert set(values) == set(KEYS)
     assert values["opened"] == {"c1": "AP8K", "c4": ""}
+    assert values["facts"]["c4"] == reached.facts["c4"].to_json()
     assert values["record"]["rounds"][0]["accuracy"] == 0.75
 
 
@@ -93,10 +97,14 @@ def without(key):
     [
         changed(schema=SCHEMA + 1),
         changed(schema=str(SCHEMA)),
-        *[without(key) for key in ("schema", "base", "released", "record", "opened")],
+        *[without(key) for key in KEYS],
         changed(opened={"c1": "?"}),
         changed(opened={"c1": 7}),
         changed(opened=[]),
+        changed(facts={"c1": 7}),
+        changed(facts=[]),
+        lambda values: {**values, "facts": {"c1": {**values["facts"]["c1"], "more": 7}}},
+        lambda values: {**values, "facts": {"c1": {**values["facts"]["c1"], "num_params": "9"}}},
         changed(record={}),
         changed(record=7),
         lambda values: {**values, "record": {**values["record"], "anchors": []}},

@@ -64,10 +64,12 @@ class TestTheRoundInWhichTheyLeave:
         assert found == Abandoned(round=3, reason=Reason.OTHERS, missing=("c2", "c4"))
         assert self.ended(c1={"agreed": SUM}) == found
 
-    @pytest.mark.parametrize("number", [2, 4])
-    def test_another_round_is_none_of_it(self, number):
-        changes = {"c1": {"agreed": SUM}, "c3": {"next_status": "committed"}}
-        assert self.ended(number, **changes) is None
+    def test_it_is_the_round_that_was_asked_about(self):
+        """One that opened it alone has come to its end, and says what it is of."""
+        stay = {n: standing(2, BASE, "") for n in ("c1", "c3")}
+        stay["c5"] = standing(3, "ee" * 32, "", before=BASE, agreed=SUM, next_status="committed")
+        found = ended_by_leaving(stay, 3, {"c2", "c4"})
+        assert found == Abandoned(round=3, reason=Reason.OTHERS, missing=("c2", "c4"))
 
     def test_nobody_is_in_the_run_yet(self):
         assert ended_by_leaving({}, 1, {"c2"}) is None

@@ -9,11 +9,13 @@ from privfed.parties.aggregator import presence
 from privfed.parties.aggregator.presence import PAUSE_S
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import (
+    FETCH_STATE,
     HELLO,
     LEFT_OUT,
     MAKE_KEY,
     NO_RUN,
     START,
+    STATE,
     TRAIN,
     UPDATE,
 )
@@ -259,8 +261,70 @@ class TestARunThatGoesOn:
     def test_one_that_opened_a_round_alone_goes_back(self, speakers):
         """It is ahead of the run; its adapter is asked of nobody and handed to nobody."""
         speakers.go_on(2)
-        speakers.standings["c3"] = standing(3, "ee" * 32, "")
+        speakers.standings["c3"] = standing(3, "ee" * 32, "", before=BASE)
         here = speakers.presence()
         here.gather(speakers.reached(), speakers.names, [])
         assert speakers.kinds == BEGUN
         assert here.lost == set()
+        assert sorted(here.epoch.ready) == speakers.names
+
+    def test_one_that_is_ahead_and_cannot_go_back_is_given_the_adapter(self, speakers):
+        """What it could go back to is gone; else it would be lost as long as the run lasts."""
+        speakers.go_on(2)
+        speakers.standings["c3"] = standing(3, "ee" * 32, "")
+        here = speakers.presence()
+        here.gather(speakers.reached(), speakers.names, [])
+        assert speakers.asked[1:3] == [(FETCH_STATE, ["c1"]), (STATE, ["c3"])]
+        assert here.lost == set()
+
+
+class TestWhatEachBrought:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"noise_multiplier": 0.5},
+            {"epsilon_before": 0.0},
+            {"client": {"id": "c3", "public_size": 999}},
+            {"base_model": "ee" * 32},
+            {"num_params": 8},
+        ],
+        ids=lambda one: next(iter(one)),
+    )
+    def test_who_brings_something_else_later_is_not_let_in_and_nobody_else_is_kept_out(
+        self, speakers, gathered, changes
+    ):
+        speakers.facts["c3"] = replace(speakers.facts["c3"], **changes)
+        speakers.standings["c5"] = standing(2, BASE, "")
+        assert again(speakers, gathered) == BEGUN
+        assert gathered.lost == {"c3"}
+        assert sorted(gathered.epoch.ready) == ["c1", "c2", "c4", "c5"]
+
+    def test_it_is_let_in_once_it_brings_that_again(self, speakers, gathered):
+        first = speakers.facts["c3"]
+        speakers.facts["c3"] = replace(first, noise_multiplier=0.5)
+        again(speakers, gathered)
+        speakers.facts["c3"] = first
+        again(speakers, gathered)
+        assert gathered.lost == set()
+
+    def test_it_is_said_why(self, speakers, gathered):
+        for name in ("c1", "c2", "c5"):
+            speakers.facts[name] = replace(speakers.facts[name], noise_multiplier=0.5)
+        with pytest.raises(AwayError, match="before round 3, 2 are: c1: it brings something else"):
+            again(speakers, gathered)
+
+
+class TestWhatTheyStandIn:
+    def test_it_is_of_the_next_round_and_of_no_other(self, speakers, gathered):
+        assert gathered.standings_of(3) == gathered.standings != {}
+        assert gathered.standings_of(2) == gathered.standings_of(4) == {}
+        assert gathered.asked_about == 3
+
+    def test_the_question_says_which_rounds_are_over(self, speakers, gathered):
+        assert {statement_of(message).round for message in speakers.messages[0].values()} == {2}
+
+    def test_of_a_new_run_nothing_is_known(self, speakers):
+        here = speakers.presence()
+        here.begin(speakers.names, [])
+        assert here.standings_of(1) == {}
+        assert here.asked_about == 1

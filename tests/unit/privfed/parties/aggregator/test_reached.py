@@ -4,6 +4,8 @@ import pytest
 
 from tests.unit.privfed.parties.aggregator.speakers import BASE, INITIAL, Speakers, standing
 
+OTHER = "ee" * 32
+
 
 @pytest.fixture
 def reached():
@@ -12,29 +14,36 @@ def reached():
 
 
 @pytest.mark.parametrize(
-    ("number", "base", "at", "held"),
+    ("number", "base", "before", "at", "held"),
     [
-        (2, BASE, True, True),
-        (1, BASE, True, True),
-        (0, BASE, True, True),
-        (2, INITIAL, False, False),
-        (1, INITIAL, False, False),
-        (3, INITIAL, True, False),
-        (3, BASE, True, False),
+        (2, BASE, None, True, True),
+        (2, BASE, INITIAL, True, True),
+        (1, BASE, None, True, True),
+        (0, BASE, None, True, True),
+        (2, INITIAL, None, False, False),
+        (1, INITIAL, None, False, False),
+        (3, INITIAL, BASE, True, False),
+        (3, INITIAL, None, False, False),
+        (3, INITIAL, OTHER, False, False),
+        (3, BASE, None, True, True),
     ],
     ids=[
         "there",
+        "there, by a round of its own",
         "since a round that was given up",
         "since all rounds were",
         "with another adapter",
         "one round behind",
         "one ahead, and goes back",
+        "one ahead, and cannot go back",
+        "one ahead of something else",
         "one ahead that changed nothing",
     ],
 )
-def test_a_client(reached, number, base, at, held):
-    assert reached.is_at(standing(number, base, "")) is at
-    assert reached.is_held_by(standing(number, base, "")) is held
+def test_a_client(reached, number, base, before, at, held):
+    found = standing(number, base, "", before=before)
+    assert reached.is_at(found) is at
+    assert reached.is_held_by(found) is held
 
 
 def test_one_that_is_in_no_run(reached):
