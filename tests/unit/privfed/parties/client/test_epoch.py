@@ -213,7 +213,7 @@ class TestWhoseMessageItIs:
             START,
             run=apart.epoch(ready)[:32],
             stated={LEFT_OUT: left_out, NEXT_BASE: ""},
-            blobs={f"ready/{name}": one for name, one in ready.items()},
+            blobs={f"ready/{name}": one for name, one in ready.items()} | {SHARED_KEY: b""},
         )
         assert "must be a list of names" in apart.reason(ME, message)
 
@@ -271,10 +271,13 @@ class TestMakingTheKey:
 
     def test_without_one_nobody_begins(self, apart):
         ready = apart.ready()
-        assert apart.reason(ME, apart.start(ready)).startswith("MessageError: ")
+        assert apart.reason(ME, apart.start(ready, b"")).startswith("MessageError: ")
         apart.key(ready)
-        made = apart.reason("client-0", apart.start(ready))
+        made = apart.reason("client-0", apart.start(ready, b""))
         assert "must be the key that this client made" in made
+        for name in ("client-0", ME):
+            assert "'hub' must send the blobs" in apart.reason(name, apart.start(ready))
+            assert apart.programs[name].membership.name is None
 
     def test_its_maker_takes_no_other(self, apart):
         ready = apart.ready()
@@ -456,8 +459,11 @@ class TestWhatNoClientBrings:
             hashlib.sha256(statement_of(one).to_bytes()).hexdigest() for one in ready.values()
         )
         run = hashlib.sha256(canonical_json(digests)).hexdigest()[:32]
-        for make, name in ((apart.make_key, "client-0"), (apart.start, ME)):
-            assert named in apart.reason(name, make(ready, run=run))
+        for message, name in (
+            (apart.make_key(ready, run=run), "client-0"),
+            (apart.start(ready, b"", run=run), ME),
+        ):
+            assert named in apart.reason(name, message)
             assert apart.programs[name].membership.name is None
             assert apart.files[name].kept() is None
         assert not list(apart.settings.anchors.rglob(f"*{run}*"))
@@ -469,7 +475,7 @@ class TestWhatNoClientBrings:
         named = "the noise multiplier of 'client-3' must be at most expected_batch_size = 20"
         self.refused(apart, named, noise_multiplier=sigma)
 
-    @pytest.mark.parametrize("size", [(1 << 53) + 1, 10**400])
+    @pytest.mark.parametrize("size", [(1 << 53) + 1, 10**400], ids=["one more", "no double"])
     def test_more_records_than_a_double_can_count(self, apart, size):
         client = {**apart.facts["client-3"].client, "public_size": size}
         self.refused(apart, "its public size as a number", client=client)

@@ -169,9 +169,9 @@ class TestARestart:
         apart.restart(ME)
         assert membership(apart).name == apart.epoch(ready)[:32]
         assert not membership(apart).has_begun
+        assert apart.reason(ME, start) == f"MessageError: {NO_RUN}"
         reason = apart.reason(ME, apart.message(HELLO, run=membership(apart).name))
         assert "this client was stopped before it had begun" in reason
-        assert apart.reason(ME, start) == f"MessageError: {NO_RUN}"
         again, _ = apart.begun()
         assert membership(apart).name == again
 
