@@ -58,9 +58,10 @@ def closed_statements(
 def _all_there(presence: Presence, reached: Reached, members: Sequence[str]) -> bool:
     """Whether all clients that are ready hold the adapter, and none is silent.
 
+    No epoch begins any more in which one that opened the last round alone could go back.
     Who closed its part before a crash of the aggregator says that it is not ready any more.
     """
-    asked = presence.caught_up(reached, members)
+    asked = presence.caught_up(reached, members, reached.is_held_by)
     late = [one for one in asked.ready.values() if not reached.is_held_by(one.standing)]
     return not late and not any(reason.endswith(NO_ANSWER) for reason in asked.reasons.values())
 

@@ -137,7 +137,7 @@ class Presence:
     def _go_on(self, reached: Reached, members: Sequence[str], left_out: Sequence[str]) -> None:
         """Begin a new epoch with those who are here, unless all of them hold its key already."""
         run, over = reached.record.run, reached.record.over
-        asked = self.caught_up(reached, members)
+        asked = self.caught_up(reached, members, reached.is_at)
         unfit = {name: _why_not(one, reached) for name, one in asked.ready.items()}
         here = {name: one for name, one in asked.ready.items() if unfit[name] is None}
         least = self.beginning.proposal.min_clients
@@ -190,20 +190,23 @@ class Presence:
             else:
                 return
 
-    def caught_up(self, reached: Reached, clients: Sequence[str]) -> Asked:
+    def caught_up(
+        self, reached: Reached, clients: Sequence[str], fits: Callable[[Standing | None], bool]
+    ) -> Asked:
         """Ask who is here, and give those who missed a round the adapter that another holds.
 
         Args:
             reached: how far the run has come.
             clients: to ask.
+            fits: whether a client needs no adapter, by where it stands.
         """
         asked = self.beginning.hello(clients, reached.record.run, reached.record.over)
-        late = [name for name, one in asked.ready.items() if not reached.is_at(one.standing)]
+        late = [name for name, one in asked.ready.items() if not fits(one.standing)]
         peers = [one for one in asked.ready.values() if reached.is_held_by(one.standing)]
         for name in late if reached.opened else ():
             for peer in peers:
                 asked = self._given(reached, asked, peer, name)
-                if reached.is_at(asked.ready[name].standing):
+                if fits(asked.ready[name].standing):
                     break
         return asked
 

@@ -269,7 +269,7 @@ class TestARunThatGoesOn:
         assert sorted(here.epoch.ready) == speakers.names
 
     def test_one_that_is_ahead_and_cannot_go_back_is_given_the_adapter(self, speakers):
-        """What it could go back to is gone; else it would be lost as long as the run lasts."""
+        """As any that stands elsewhere; whether it takes it is its own matter."""
         speakers.go_on(2)
         speakers.standings["c3"] = standing(3, "ee" * 32, "")
         here = speakers.presence()

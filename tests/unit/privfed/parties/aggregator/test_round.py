@@ -15,7 +15,19 @@ from privfed.errors import (
 )
 from privfed.parties.aggregator.round import abandon
 from privfed.protocol.envelopes import statement_of
-from privfed.protocol.kinds import ABANDON, ABSENT, LISTING, NEXT_BASE, OPENED, SUM, TRAIN, UPDATE
+from privfed.protocol.kinds import (
+    ABANDON,
+    ABSENT,
+    AVERAGED,
+    LISTING,
+    NEXT_BASE,
+    NO_RUN,
+    NOTE,
+    OPENED,
+    SUM,
+    TRAIN,
+    UPDATE,
+)
 from privfed.protocol.signing import refusal, signed_message
 from privfed.reports.figures import Reason
 
@@ -54,6 +66,15 @@ def opened_as(reply, clients, name, **changes):
     common = clients.summing.terms_of_run(1).manifest
     manifest = {k: v for k, v in statement_of(reply).manifest.items() if k not in common}
     return says(clients, name, OPENED, **{**manifest, **changes})
+
+
+def no_figure(clients, names):
+    """A change of what these say that opened a sum: for each the adapter has no figure."""
+
+    def diverge(_, replies):
+        return {**replies, **{n: opened_as(replies[n], clients, n, figure=None) for n in names}}
+
+    return diverge
 
 
 def without(*names):
@@ -148,12 +169,53 @@ class TestWhatWasOpened:
         released, _ = played(plain, sum=differ)
         assert (released.opened, released.figure) == (tuple(NAMES), 0.5)
 
-    def test_one_that_diverged_stops_the_run(self, plain):
-        def diverge(_, replies):
-            return {n: opened_as(r, plain, n, figure=None) for n, r in replies.items()}
+    def test_nor_with_another_average(self, plain):
+        """Who is given the adapter takes its average too, so that a quorum must state it."""
 
+        def lie(_, replies):
+            averaged = statement_of(replies["client-0"]).manifest[AVERAGED] + 1
+            mine = opened_as(replies["client-0"], plain, "client-0", **{AVERAGED: averaged})
+            return {**replies, "client-0": mine}
+
+        assert played(plain, sum=lie)[0].opened == ("client-1", "client-2", "client-3")
+
+    @pytest.mark.parametrize("count", [2, 3, 4])
+    def test_one_that_diverged_stops_the_run(self, plain, count):
+        """It is one if no more than half of the clients have a figure."""
         with pytest.raises(ModelError, match="diverged in round 1"):
-            played(plain, sum=diverge)
+            played(plain, sum=no_figure(plain, NAMES[:count]))
+
+    def test_one_client_without_a_figure_does_not(self, plain):
+        released, _ = played(plain, sum=no_figure(plain, NAMES[1:2]))
+        assert released.opened == tuple(NAMES)
+        assert released.figure == plain.one._rules.evaluate(plain.one.progress.state)
+
+    @pytest.mark.parametrize(
+        ("notes", "shown"),
+        [
+            (["wide"] * 4, "wide"),
+            (["wide"] * 3 + ["no"], "wide"),
+            (["wide"] * 2 + ["no"] * 2, None),
+            (["wide"] * 2 + [None] * 2, None),
+            (["wide"] + [None] * 3, None),
+            (["a", "b", "c", "d"], None),
+            ([None] * 4, None),
+            (["wide\x1b[2J"] * 4, None),
+            (["two\nlines"] * 4, None),
+            (["z" * 1000] * 4, "z" * 1000),
+            (["z" * 1001] * 4, None),
+        ],
+        ids=lambda one: f"{one!r:.40}",
+    )
+    def test_a_note_is_what_most_state_alike_if_it_may_be_shown(self, plain, notes, shown):
+        def differ(_, replies):
+            return {
+                name: opened_as(replies[name], plain, name, **{NOTE: note})
+                for name, note in zip(NAMES, notes, strict=True)
+            }
+
+        released, _ = played(plain, sum=differ)
+        assert (released.opened, released.note) == (tuple(NAMES), shown)
 
     @pytest.mark.parametrize(
         "changes",
@@ -273,16 +335,38 @@ class TestGivingUp:
         with pytest.raises(EncryptionError, match="'client-1'.*sent by another"):
             self.give_up(encrypted, abandon=swap)
 
-    @pytest.mark.parametrize("silent", [True, False])
-    def test_one_that_does_not_say_so_keeps_it_open(self, encrypted, silent):
-        def change(messages, replies):
-            if silent:
-                return without("client-1")(messages, replies)
+    def test_one_that_died_meanwhile_is_not_waited_for(self, encrypted):
+        """A sum is opened only by who is there and holds the key; that one holds none any more."""
+        self.give_up(encrypted, abandon=without("client-1"))
+        assert [run.progress.round for run in encrypted.runs.values()] == [1, 1, 1, 1]
+
+    def test_nor_is_one_that_was_restarted(self, encrypted):
+        def restarted(messages, replies):
             identity = encrypted.runs["client-1"].node.identity
-            mine = refusal(identity, messages["client-1"], "EncryptionError: disk full")
+            mine = refusal(identity, messages["client-1"], f"MessageError: {NO_RUN}")
             return {**replies, "client-1": mine}
 
-        with pytest.raises(EncryptionError, match="'client-1'"):
+        self.give_up(encrypted, abandon=restarted)
+
+    @pytest.mark.parametrize("reason", ["EncryptionError: disk full", "MessageError: no run"])
+    def test_one_that_does_not_say_so_keeps_it_open(self, encrypted, reason):
+        def change(messages, replies):
+            identity = encrypted.runs["client-1"].node.identity
+            mine = refusal(identity, messages["client-1"], reason)
+            return {**replies, "client-1": mine}
+
+        with pytest.raises(EncryptionError, match=f"'client-1'.*{reason}"):
+            self.give_up(encrypted, abandon=change)
+
+    def test_and_so_does_a_refusal_of_something_else(self, encrypted):
+        """It says nothing of this round."""
+
+        def change(messages, replies):
+            identity = encrypted.runs["client-1"].node.identity
+            mine = refusal(identity, encrypted.abandon(2), f"MessageError: {NO_RUN}")
+            return {**replies, "client-1": mine}
+
+        with pytest.raises(EncryptionError, match="'client-1'.*another message"):
             self.give_up(encrypted, abandon=change)
 
 

@@ -7,12 +7,13 @@ import pytest
 from privfed import BFV, Plain
 from privfed.encryption.ranges import RANGE
 from privfed.errors import AwayError, MessageError, TooFewClientsError
-from privfed.parties.aggregator import presence, run
+from privfed.parties.aggregator import ending, presence, run
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import (
     ABANDON,
     ABSENT,
     FETCH_STATE,
+    FINISH,
     HELLO,
     LEDGER,
     LISTING,
@@ -299,6 +300,109 @@ class TestAClientThatIsLostInARound:
         assert len({parts.base(name) for name in NAMES}) == 1, "who had opened it went back"
 
 
+class TestARoundThatIsGivenUp:
+    @pytest.mark.parametrize("when", [BEFORE, AFTER, None])
+    def test_one_that_dies_meanwhile_does_not_stop_the_run(self, separate, when):
+        """Before it has recorded it or after it has; or it was restarted before it was asked."""
+        parts = separate(patience_s=0.0)
+
+        def silent(*_):
+            if when is None:
+                parts.start("client-1")
+
+        parts.instead[LISTING, "client-2"] = silent
+        if when is not None:
+            parts.dies[ABANDON, 1, "client-1"] = when
+        parts.aggregator.play_round()
+        assert parts.to(ABANDON) == [NAMES]
+        assert parts.kept[-1].record.abandoned == (
+            Abandoned(round=1, reason=Reason.AWAY, missing=("client-2",)),
+        )
+        parts.instead.clear()
+        parts.start("client-1")
+        parts.aggregator.presence.lost.add("client-1")
+        parts.aggregator.play_round()
+        assert parts.record.rounds[0].clients == tuple(NAMES)
+        assert {name: parts.reserved(name) for name in NAMES} == {name: [1, 2] for name in NAMES}
+
+    def test_after_a_kill_before_it_was_kept_it_is_given_up_again(self, separate):
+        """All clients had recorded it; who would train for it now would pay for nothing."""
+        kept = []
+
+        def keep(reached):
+            if reached.record.abandoned and len(kept) == 1:
+                kept.append(None)
+                raise OSError("killed")
+            kept.append(reached)
+            return reached
+
+        parts = separate(patience_s=0.0, keep=keep)
+        parts.instead[LISTING, "client-2"] = lambda *_: None
+        with pytest.raises(OSError, match="killed"):
+            parts.aggregator.play_round()
+        assert parts.to(ABANDON) == [NAMES]
+        parts.instead.clear()
+        parts.asked.clear()
+        parts.aggregator = replace(parts.aggregator, reached=kept[0], _openers={}, _agreed={})
+        parts.aggregator.begin()
+        parts.aggregator.play_round()
+        assert parts.kinds == [*BEGUN, ABANDON]
+        given_up = Abandoned(round=1, reason=Reason.AWAY, missing=("client-2",))
+        assert kept[-1].record.abandoned == (given_up,)
+        parts.aggregator.play_round()
+        assert [row.round for row in parts.record.rounds] == [2]
+        assert parts.record.rounds[0].clients == tuple(NAMES)
+        assert {name: parts.reserved(name) for name in NAMES} == {name: [1, 2] for name in NAMES}
+        assert {parts.base(name) for name in NAMES} == {parts.aggregator.reached.base}
+
+
+class TestOneThatOpenedARoundAlone:
+    """Of three, all are needed; two died before what ended the round reached them."""
+
+    @pytest.fixture
+    def parts(self, separate):
+        parts = separate(num_clients=3)
+        assert parts.settings.min_clients == len(parts.names)
+        parts.first = parts.base("client-0")
+        for name in NAMES[1:3]:
+            parts.dies[SUM, 1, name] = BEFORE
+        return parts
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_it_goes_back_and_plays_on(self, parts, restarted):
+        """What it has on its disk is enough for that."""
+
+        def back():
+            assert parts.base("client-0") != parts.first, "it is ahead of the others"
+            for name in NAMES[0 if restarted else 1 : 3]:
+                parts.start(name)
+
+        parts.clock.after(1.0, back)
+        parts.aggregator.play_round()
+        assert parts.record.abandoned == ()
+        assert parts.record.rounds[0].clients == tuple(NAMES[:3])
+        parts.aggregator.play_round()
+        assert parts.record.rounds[1].clients == tuple(NAMES[:3])
+        assert FETCH_STATE not in parts.kinds
+        assert [parts.reserved(name) for name in NAMES[:3]] == [[1, 2]] * 3
+        assert {parts.base(name) for name in NAMES[:3]} == {parts.aggregator.reached.base}
+
+    @pytest.mark.parametrize("died", [False, True])
+    def test_where_nobody_came_back_in_time_too(self, parts, died):
+        """The round is given up; also by one that died after it had opened it."""
+        if died:
+            parts.dies[SUM, 1, "client-0"] = AFTER
+        parts.aggregator.play_round()
+        assert [one.round for one in parts.record.abandoned] == [1]
+        for name in NAMES[0 if died else 1 : 3]:
+            parts.start(name)
+        assert (parts.base("client-0") != parts.first) is died
+        parts.aggregator.play_round()
+        assert [row.round for row in parts.record.rounds] == [2]
+        assert parts.record.rounds[0].clients == tuple(NAMES[:3])
+        assert {parts.base(name) for name in NAMES[:3]} == {parts.aggregator.reached.base}
+
+
 class TestOneSumOfARound:
     def test_it_is_not_summed_without_one_that_was_in_it(self, separate):
         """After the repair one of the four has no update: what the others sent would show it."""
@@ -384,8 +488,42 @@ class TestOneThatMissedARound:
         parts.asked.clear()
         parts.start("client-3")
         parts.aggregator.play_round()
-        given = [FETCH_STATE, STATE] if when == BEFORE else []
+        given = [FETCH_STATE, STATE, HELLO] if when == BEFORE else []
         assert parts.kinds == [HELLO, *given, MAKE_KEY, START, *ROUND]
         assert parts.record.rounds[1].clients == tuple(NAMES)
         assert parts.base("client-3") == parts.aggregator.reached.base
         assert parts.reserved("client-3") == [1, 2]
+
+
+class TestTheEnd:
+    @pytest.fixture
+    def parts(self, separate, clock, monkeypatch):
+        monkeypatch.setattr(ending, "time", clock)
+        parts = separate(rounds=2)
+        parts.aggregator.play_round()
+        return parts
+
+    def says_so(self, parts):
+        """All four have come to the adapter that the run leaves, and say what they guarantee."""
+        assert parts.record.over == 2
+        assert sorted(parts.aggregator.finish()) == NAMES
+        assert parts.clock.passed < 2 * PATIENCE, "nobody was waited for"
+
+    def test_one_that_missed_the_last_round_is_caught_up_first(self, parts):
+        parts.dies[SUM, 2, "client-3"] = BEFORE
+        parts.aggregator.play_round()
+        parts.start("client-3")
+        parts.asked.clear()
+        self.says_so(parts)
+        assert parts.kinds == [HELLO, FETCH_STATE, STATE, HELLO, FINISH]
+
+    def test_one_that_opened_the_last_round_and_missed_that_it_was_given_up(self, parts):
+        """It died before it said that it had; too few others had opened it."""
+        parts.dies[SUM, 2, "client-0"] = AFTER
+        parts.dies[SUM, 2, "client-1"] = BEFORE
+        parts.aggregator.play_round()
+        assert [one.round for one in parts.record.abandoned] == [2]
+        for name in NAMES[:2]:
+            parts.start(name)
+        assert parts.base("client-0") != parts.aggregator.reached.base
+        self.says_so(parts)
