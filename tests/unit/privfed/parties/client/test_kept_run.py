@@ -244,6 +244,11 @@ class TestDamage:
         (run.parent / "open").write_bytes(content)
         assert "the run that is open in" in self.refused(files)
 
+    def test_of_the_name_where_it_leads_to_another_folder(self, files, run):
+        shutil.move(run, run.parents[1] / "elsewhere")
+        (run.parent / "open").write_text("../elsewhere")
+        assert "the run that is open in" in self.refused(files)
+
     @pytest.mark.parametrize("content", [b"", b"{", b"7", b"null", b"\xff"])
     def test_of_who_was_left_out(self, files, run, content):
         (run / "left_out").write_bytes(content)
