@@ -221,12 +221,21 @@ class Epochs:
             )
         if number <= self.node.rounds:
             for mine in (self.membership.progress, self.membership.before):
-                if mine is not None and mine.base == base:
+                if mine is None or mine.base != base:
+                    continue
+                if self._only_given_up(begins.starting, number, mine.round):
                     return replace(mine, round=number)
         raise MessageError(
             f"the others have come to the end of round {number} with another adapter; this client "
             f"is at round {self.membership.progress.round}, and must be given it first"
         )
+
+    def _only_given_up(self, starting: Starting, number: int, last: int) -> bool:
+        """Whether this client gave up all rounds after one; a complete one is not played again."""
+        if starting.scheme.parameters is None:
+            return True  # in clear nothing is remembered
+        memory = self.memory.resume(starting.run)
+        return all(memory.why_closed(later) for later in range(number + 1, last + 1))
 
     def _keyed(self, begins: EpochStart) -> Upload:
         """This client's side of the sum, with the epoch's key where the clients hold it."""

@@ -384,9 +384,18 @@ class TestWhereItGoesOn:
         message = self.go_on(apart, run, 0, vector_digest(INITIAL))
         assert "this client is at round 1" in apart.reason(ME, message)
 
-    def test_who_holds_the_adapter_goes_on_whatever_the_round(self, apart, one_ahead):
-        """An aggregator that was put back may not know of rounds that were given up."""
+    def test_a_complete_round_is_not_begun_again_under_the_adapter_that_it_led_to(
+        self, apart, one_ahead
+    ):
+        """Else what was committed for it would move the adapter twice."""
         run, base = one_ahead
+        message = self.go_on(apart, run, 0, base)
+        assert "this client is at round 1" in apart.reason("client-0", message)
+
+    def test_rounds_that_were_given_up_may_be_begun_again(self, apart, one_ahead):
+        """An aggregator that was put back may not know that they were."""
+        run, base = one_ahead
+        apart.memories["client-0"].resume(run).close(1, {"reason": "x", "missing": []})
         told = said(apart, self.go_on(apart, run, 0, base), "client-0")
         assert (told.kind, told.round, told.manifest[NEXT_BASE]) == (STARTED, 0, base)
         membership = apart.programs["client-0"].membership
