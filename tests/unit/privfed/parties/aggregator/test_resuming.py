@@ -71,6 +71,7 @@ class TestANewRun:
         ((_, kept),) = keep.all
         record = kept.record
         assert (kept.base, kept.released, kept.opened) == (INITIAL, INITIAL_RELEASED, {})
+        assert kept.facts == speakers.facts
         assert (record.run, record.settings) == (asked.presence.epoch.run, SETTINGS)
         assert (record.base_sha256, record.start_sha256) == ("d1" * 32, "d4" * 32)
         assert record.notes == ("the weights are not even",)
@@ -199,6 +200,7 @@ class TestOneThatGoesOn:
         asked.begin({"c2": 2})
         assert keep.all == []
         assert asked.members == ["c1", "c3", "c4"]
+        assert asked.participants == ["c1", "c2", "c3", "c4"], "who left since took part"
         assert sorted(statement_of(speakers.messages[-1]["c1"]).manifest[LEFT_OUT]) == ["c2", "c5"]
 
     @pytest.mark.parametrize(
