@@ -207,14 +207,17 @@ def test_a_key_holder_that_is_killed_at_every_message(apart):
     assert (federation.folder / "holder.die.json").read_text() == "[]"
 
 
+POINTS = [
+    *[(kind, when) for kind in ("train", "listing", "sum") for when in ("before", "after")],
+    ("train", "within"),
+]
+
+
 class TestAClientThatDoesNotComeBack:
     """It costs the others at most one round's epsilon."""
 
-    @pytest.mark.parametrize("when", ["before", "within", "after"])
-    @pytest.mark.parametrize("kind", ["train", "listing", "sum"])
+    @pytest.mark.parametrize(("kind", "when"), POINTS)
     def test_with_enough_others(self, apart, kind, when):
-        if when == "within" and kind != "train":
-            pytest.skip("only training has an inside")
         federation = apart(
             clients=[*NAMES, "south"],
             deaths={"west": [[kind, 2, when]]},
