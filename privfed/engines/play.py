@@ -73,12 +73,16 @@ class Play:
         replies: dict[str, bytes] = {}
         waiting: list[tuple[ClientRun, Waiting]] = []
         for client, message in messages.items():
-            run = self._programs[client].membership.run
-            begun = run.begin(message)
-            if isinstance(begun, Waiting):
-                waiting.append((run, begun))
-                continue
-            replies[client] = begun
+            program = self._programs[client]
+            if program.membership.epoch:
+                run = program.membership.run
+                begun = run.begin(message)
+                if isinstance(begun, Waiting):
+                    waiting.append((run, begun))
+                    continue
+                replies[client] = begun
+            else:  # it says that no run is open here
+                replies[client] = program.handle(message)
             self._on_client(client)
         for stack in stacks(waiting, self._stacked_clients):
             updates = updates_of(stack)

@@ -12,7 +12,7 @@ from privfed.errors import PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.parties.client.node import ClientNode
 from privfed.protocol.envelopes import statement_of
-from privfed.protocol.kinds import ABSENT, AGREED, LISTING, OPENED, SUM, TRAIN, UPDATE
+from privfed.protocol.kinds import ABSENT, AGREED, LISTING, OPENED, REFUSAL, SUM, TRAIN, UPDATE
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import Terms
 
@@ -143,6 +143,17 @@ class TestARound:
         running.aggregator.play_round()
         assert watched.kinds[0] == (TRAIN, [UPDATE, ABSENT, UPDATE, UPDATE])
         assert sorted(watched.told) == NAMES
+
+    def test_one_that_has_no_run_open_stops_nobody_else(self, prepared, stacked_clients):
+        """It was given the adapter of another client, and no epoch has begun since."""
+        running = prepared()
+        watched = Watched(running, stacked_clients)
+        membership = running.clients["client-2"].membership
+        membership.move_to(membership.progress)
+        running.aggregator.play_round()
+        assert watched.kinds[0] == (TRAIN, [UPDATE, UPDATE, REFUSAL, UPDATE])
+        assert sorted(watched.told) == NAMES
+        assert running.record.rounds[0].clients == ("client-0", "client-1", "client-3")
 
     def test_a_sum_is_opened_once(self, prepared, stacked_clients, monkeypatch):
         running, opened = prepared(), []
