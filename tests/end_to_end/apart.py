@@ -177,7 +177,9 @@ class Apart:
     def _start(self, role, environment=None):
         pipe = subprocess.PIPE
         command = [sys.executable, str(SCRIPT), role, str(self.folder)]
-        around = {**os.environ, **(environment or {})}
+        # The nursery forks, and a child has none of the threads that OpenMP started before: it would
+        # wait for them for ever.
+        around = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
         return subprocess.Popen(
             command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder, env=around
         )
