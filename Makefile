@@ -14,7 +14,7 @@ demo-chat: $(VENV)/.demo
 	$(BIN)/privfed demo --chat
 
 test: $(VENV)/.test $(VENV)/.demo lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

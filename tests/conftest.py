@@ -3,6 +3,10 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The models are so small that a second thread only waits. A process that forks, as some tests do,
+# must have none: a child would wait for threads of OpenMP that it does not have.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -14,11 +18,6 @@ from tests.organisations import ORGANISATIONS
 # The same examples every time: a failure is then of the change that is tested.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(autouse=True)

@@ -177,9 +177,7 @@ class Apart:
     def _start(self, role, environment=None):
         pipe = subprocess.PIPE
         command = [sys.executable, str(SCRIPT), role, str(self.folder)]
-        # The nursery forks, and a child has none of the threads that OpenMP started before: it would
-        # wait for them for ever.
-        around = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+        around = {**os.environ, **(environment or {})}
         return subprocess.Popen(
             command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder, env=around
         )

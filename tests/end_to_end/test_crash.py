@@ -26,12 +26,9 @@ def test_a_run_that_is_killed_again_and_again(tmp_path, bert_folder, seed, custo
     """`together` clients train in one pass; a kill in it loses the round of all of them."""
     settings = [str(tmp_path), bert_folder, "12", str(seed), custody, str(together)]
     command = [sys.executable, str(SERVER), *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (tmp_path / "printed.txt").open("wb") as printed:
         # A file and no pipe: key holders inherit it, and outlive a killed run by a moment.
-        done = subprocess.run(
-            command, env=environment, stdout=printed, stderr=printed, timeout=300, check=False
-        )
+        done = subprocess.run(command, stdout=printed, stderr=printed, timeout=300, check=False)
     assert done.returncode == 0, (tmp_path / "printed.txt").read_text()
     outcomes = json.loads((tmp_path / "trials.json").read_text())
     errors = tmp_path / "errors.txt"

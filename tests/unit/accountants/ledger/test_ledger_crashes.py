@@ -15,8 +15,6 @@ def run_writers(mode, folder, *arguments):
     """What `ledger_writers.py` saw, run in a process of its own."""
     environment = os.environ | {
         "PYTHONPATH": str(Path(accountants.__file__).parents[1]),
-        "OPENBLAS_NUM_THREADS": "1",  # so that it forks with a single thread
-        "OMP_NUM_THREADS": "1",
     }
     finished = subprocess.run(
         [sys.executable, WRITERS, mode, folder, *map(str, arguments)],

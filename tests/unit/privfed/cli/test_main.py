@@ -77,7 +77,7 @@ device = "cpu"
 
 
 def subprocess_environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "80"}
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "80"}
 
 
 def in_subprocess(*arguments, **settings):
