@@ -291,7 +291,11 @@ class TestHostileFiles:
         with pytest.raises(MessageError, match="authority's signature"):
             read(file_of(content(), OTHER_AUTHORITY))
 
-    @pytest.mark.parametrize("key", [b"", b"\1" + bytes(31), bytes(32), PINNED[:-1], PINNED.hex()])
+    @pytest.mark.parametrize(
+        "key",
+        [b"", b"\1" + bytes(31), bytes(32), PINNED[:-1], PINNED.hex()],
+        ids=["empty", "no point", "zeros", "short", "in hex"],
+    )
     def test_an_unusable_pin_is_refused_first(self, key):
         with pytest.raises(IdentityError, match="prime-order"):
             Roster.from_bytes(roster().to_bytes(), authority=key)

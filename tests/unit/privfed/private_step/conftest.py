@@ -1,3 +1,3 @@
 """Every accepted adapter, and one thread, as in tests/contracts."""
 
-from tests.contracts.conftest import _one_thread, accepted  # noqa: F401 - pytest finds them here
+from tests.contracts.conftest import accepted  # noqa: F401 - pytest finds them here
