@@ -167,6 +167,8 @@ class Beginning:
     ) -> Epoch:
         """Begin an epoch with those who are ready.
 
+        In a run that goes on, one that refuses to make the key is not in it; the next is asked.
+
         Args:
             asked: who they are; all of the run when it is new.
             left_out: clients of the proposal that take no part, or no further part.
@@ -179,22 +181,21 @@ class Beginning:
             AwayError: if one is lost without whom it cannot begin.
             EncryptionError, MessageError: what they refuse it for.
         """
-        ready = asked.ready
-        num_params = _require_alike(ready)
+        num_params = _require_alike(asked.ready)
         members = [name for name in self.proposal.names if name not in left_out]
         scheme = Scheme(summation=self.summation, num_clients=len(members), num_params=num_params)
-        name = epoch_of(ready.values())
-        run = run or name[:32]
-        terms = replace(terms_before(self.roster, self.proposal.digest(), run), round=over)
-        blobs = {ready_of(client): asked.messages[client] for client in ready}
-        about: dict[str, object] = {LEFT_OUT: list(left_out)}
-        shared = b""
+        ready, shared = asked.ready, b""
         key: Mapping[str, Any] = {}
         if scheme.custody == Custody.SHARED_KEY:
-            shared, key = self._key(terms, about, blobs, min(ready))
-            blobs = {**blobs, SHARED_KEY: shared}
+            shared, key, ready = self._key(asked, left_out, run, over, new=not base)
+        name, terms = epoch_of(ready.values()), self._terms_of(ready, run, over)
+        blobs = {ready_of(client): asked.messages[client] for client in ready}
         message = signed_message(
-            self.identity, terms, START, manifest={**about, NEXT_BASE: base}, blobs=blobs
+            self.identity,
+            terms,
+            START,
+            manifest={LEFT_OUT: list(left_out), NEXT_BASE: base},
+            blobs={**blobs, SHARED_KEY: shared} if shared else blobs,
         )
         replies = self.exchange(dict.fromkeys(ready, message))
         began = self._began(message, replies, ready, terms, scheme, members, name, new=not base)
@@ -203,9 +204,9 @@ class Beginning:
             raise MessageError("clients must go on with the adapter that the run has come to")
         return Epoch(
             name=name,
-            run=run,
+            run=terms.run,
             ready={client: one for client, one in ready.items() if client in began},
-            terms=self._run_terms(run, scheme, members, str(first[AGREEMENT])),
+            terms=self._run_terms(terms.run, scheme, members, str(first[AGREEMENT])),
             scheme=scheme,
             key=key,
             key_bytes=len(shared),
@@ -215,11 +216,40 @@ class Beginning:
             figure=None if base else _figure(began.values()),
         )
 
+    def _terms_of(self, ready: Mapping[str, Ready], run: str, over: int) -> Terms:
+        """Of the messages that begin an epoch; the first epoch of a run gives it its name."""
+        run = run or epoch_of(ready.values())[:32]
+        return replace(terms_before(self.roster, self.proposal.digest(), run), round=over)
+
     def _key(
-        self, terms: Terms, about: Mapping[str, object], blobs: Mapping[str, bytes], maker: str
+        self, asked: Asked, left_out: Sequence[str], run: str, over: int, *, new: bool
+    ) -> tuple[bytes, Mapping[str, Any], Mapping[str, Ready]]:
+        """The message with the key that one client makes for all, what it says of it, and for whom.
+
+        A new run begins with all who are ready. Later, who refuses to make the key is left aside.
+        """
+        ready = dict(asked.ready)
+        while True:
+            maker, terms = min(ready), self._terms_of(ready, run, over)
+            try:
+                return *self._key_by(maker, asked, ready, terms, left_out), ready
+            except (ConfigError, EncryptionError, IdentityError, MessageError):
+                del ready[maker]
+                if new or len(ready) < self.proposal.min_clients:
+                    raise
+
+    def _key_by(
+        self,
+        maker: str,
+        asked: Asked,
+        ready: Collection[str],
+        terms: Terms,
+        left_out: Sequence[str],
     ) -> tuple[bytes, Mapping[str, Any]]:
-        """The message with the key that one client makes for all, and what it says of the key."""
-        message = signed_message(self.identity, terms, MAKE_KEY, manifest=about, blobs=blobs)
+        blobs = {ready_of(client): asked.messages[client] for client in ready}
+        message = signed_message(
+            self.identity, terms, MAKE_KEY, manifest={LEFT_OUT: list(left_out)}, blobs=blobs
+        )
         replies = self.exchange({maker: message})
         reason = self._reason(maker, replies, message)
         if reason is not None:

@@ -320,6 +320,22 @@ class TestARunThatGoesOn:
         speakers.beginning.start(asked, [], run=RUN, over=2, base=BASE)
         assert speakers.asked[1] == (MAKE_KEY, ["c2"]), "then another makes it"
 
+    def test_the_next_is_asked_where_one_refuses_to_make_the_key(self, speakers):
+        for name in ("c1", "c2"):
+            speakers.instead[MAKE_KEY, name] = speakers.refuses(name, "EncryptionError: no")
+        assert sorted(go_on(speakers).ready) == ["c3", "c4", "c5"]
+        assert [names for kind, names in speakers.asked if kind == MAKE_KEY] == [
+            *(["c1"], ["c2"], ["c3"]),
+        ]
+        assert [names for kind, names in speakers.asked if kind == START] == [["c3", "c4", "c5"]]
+
+    def test_unless_too_few_are_left(self, speakers):
+        for name in ("c1", "c2", "c3"):
+            speakers.instead[MAKE_KEY, name] = speakers.refuses(name, "EncryptionError: no")
+        with pytest.raises(EncryptionError, match="c3: no"):
+            go_on(speakers)
+        assert START not in speakers.kinds
+
     @pytest.mark.parametrize(
         "changes",
         [
