@@ -1,11 +1,11 @@
-# make demo | demo-chat | test | clean
+# make demo | demo-chat | check | test | gpu | clean
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_PACKAGES := privfed/data/requirements-demo.txt
 
-.PHONY: demo demo-chat test lint clean
+.PHONY: demo demo-chat check test gpu lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/privfed demo
@@ -15,6 +15,16 @@ demo-chat: $(VENV)/.demo
 
 test: $(VENV)/.test $(VENV)/.demo lint
 	$(BIN)/pytest --numprocesses auto --dist worksteal
+
+# Lint, types, imports and the tests of the files that were changed.
+check: $(VENV)/.test lint
+	$(BIN)/pytest --numprocesses auto --quiet $$($(BIN)/python tests/touched.py)
+
+# Needs CUDA: the tests marked gpu and the GPU benchmarks, within ten minutes.
+gpu: $(VENV)/.test $(VENV)/.demo
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/training.py --quick --device cuda
+	$(BIN)/python benchmarks/simulation.py --quick --device cuda
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from .calibration import Plan as Plan
 from .calibration import Scenario as Scenario
 from .calibration import batch_size_within as batch_size_within
 from .calibration import noise_multiplier as noise_multiplier
+from .calibration import noise_multiplier_of as noise_multiplier_of
 from .calibration import noise_multipliers as noise_multipliers
 from .calibration import sample_rate_within as sample_rate_within
 from .calibration import steps_within as steps_within

@@ -105,18 +105,62 @@ def noise_multiplier(
     """
     sample_rate = checks.rate(sample_rate=sample_rate)
     steps = checks.count(steps=steps)
+
+    def plan(sigma: float) -> list[Event]:
+        return [PoissonGaussian(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)]
+
+    return noise_multiplier_of(
+        plan, budget, history, neighbouring=neighbouring, group_size=group_size
+    )
+
+
+def noise_multiplier_of(
+    plan: Callable[[float], Iterable[Event]],
+    budget: Budget,
+    history: Iterable[Event] = (),
+    *,
+    neighbouring: Neighbouring,
+    group_size: int = 1,
+) -> float:
+    """The smallest noise multiplier with which any plan, after `history`, stays within the budget.
+
+    Args:
+        plan: from a noise multiplier to all events that are planned; more noise must not cost more.
+        budget: for everything released on the data, history included.
+        history: what was already released on the same data.
+        neighbouring: which data sets are neighbours.
+        group_size: records of one unit, say of one person, that may differ together (k).
+
+    Returns:
+        sigma, as `noise_multiplier` gives it.
+
+    Raises:
+        BudgetExceededError: if the history alone uses the budget up, or nearly so.
+        InvalidValueError: for a value out of range.
+
+    Example:
+        >>> from accountants import Budget, Gaussian, Neighbouring, noise_multiplier_of
+        >>> budget, relation = Budget(epsilon=2.0, delta=1e-5), Neighbouring.ADD_REMOVE
+        >>> steps = lambda sigma: [Gaussian(noise_multiplier=sigma, steps=3)]
+        >>> noise_multiplier_of(steps, budget, neighbouring=relation)
+        3.454
+    """
     room = _Room(budget, canonical(history), neighbouring, group_size)
-
-    def spend(sigma: float) -> float:
-        plan = PoissonGaussian(noise_multiplier=sigma, sample_rate=sample_rate, steps=steps)
-        return room.spend(plan)
-
     spent = _spent(room)
-    guess = sample_rate * math.sqrt(2 * steps * math.log(1.25 / budget.delta)) / budget.epsilon
-    sigma = _search(spend, room.target, min(max(guess, 0.3), 1e3), first_step=1.3)
+    guess = _guess(plan(1.0), budget)
+    sigma = _search(lambda sigma: room.spend(*plan(sigma)), room.target, guess, first_step=1.3)
     if sigma is None:
         raise _used_up(budget, spent, f"no noise multiplier up to {LARGEST_NOISE_MULTIPLIER:g}")
     return sigma
+
+
+def _guess(events: Iterable[Event], budget: Budget) -> float:
+    """Where to look first: what the Gaussian mechanism would need."""
+    needed = 0.0
+    for event in events:
+        rate = event.sample_rate if isinstance(event, PoissonGaussian) else 1.0
+        needed += rate * math.sqrt(2 * event.steps * math.log(1.25 / budget.delta)) / budget.epsilon
+    return min(max(needed, 0.3), 1e3)
 
 
 def noise_multipliers(plans: Mapping[str, Plan], neighbouring: Neighbouring) -> dict[str, float]:

@@ -9,6 +9,8 @@ from .federation import FederationResult as FederationResult
 from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA
+from .methods.fedprox import FedProx as FedProx
+from .methods.scaffold import Scaffold as Scaffold
 from .methods.tail_averaging import TailAveraging as TailAveraging
 from .models.adapters import LoRA as LoRA
 from .models.adapters import PeftAdapter as PeftAdapter

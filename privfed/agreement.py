@@ -16,6 +16,7 @@ from privfed.canonical import canonical_json
 from privfed.checks import require_type
 from privfed.data.public_size import NoisySize, check_public_size
 from privfed.errors import ConfigError
+from privfed.protocol.participation import Participation
 from privfed.settings.encryption import Summation, summation_from_json
 from privfed.settings.privacy import PrivacyConfig
 from privfed.settings.training import TrainingConfig
@@ -99,6 +100,16 @@ class Proposal:
         return int(self.settings["min_clients"])
 
     @property
+    def participation(self) -> Participation:
+        """Who trains in which round."""
+        return Participation(
+            names=self.names,
+            per_round=self.settings["clients_per_round"],
+            rounds=self.rounds,
+            seed=self.digest(),
+        )
+
+    @property
     def metric(self) -> str:
         """Name of the figure on held-out text."""
         return str(self.settings["metric"])
@@ -122,6 +133,8 @@ class Proposal:
         try:
             found = cls(settings=dict(values["settings"]), clients=tuple(values["clients"]))
             _ = found.names, found.rounds, found.min_clients, found.metric, found.summation
+            if type(found.settings["clients_per_round"]) not in (int, type(None)):
+                raise TypeError("clients_per_round must be a whole number or null")
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"what all parties are given must be as privfed wrote it: {error!r}"

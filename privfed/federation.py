@@ -25,7 +25,8 @@ from privfed.errors import (
     RunFolderError,
 )
 from privfed.identity.enrolment import Parties, open_parties
-from privfed.models.vector import vector_digest, write_vector
+from privfed.methods.method import GlobalState, Method, released_digest
+from privfed.models.vector import write_vector
 from privfed.parties.aggregator import leaving
 from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.run import AggregatorRun, Following
@@ -211,7 +212,7 @@ class _Running:
             federation.enrolment,
             key_holder=federation.has_key_holder,
         )
-        kept = None if checkpoint is None else _kept(federation, folder, checkpoint)
+        kept = None if checkpoint is None else _kept(folder, checkpoint)
         known = None
         if kept is not None and record is not None:
             facts = facts_in(kept.start, parties.roster, federation.proposal())
@@ -240,7 +241,9 @@ class _Running:
                 federation, brought, parties, SharedStore(folder=folder, goes_on=kept)
             ),
             left_out=left_out,
-            reached=None if checkpoint is None or known is None else _reached(checkpoint, known),
+            reached=None
+            if checkpoint is None or known is None
+            else _reached(checkpoint, known, federation.method),
         )
 
     def begin(self, callbacks: Sequence[Callback]) -> None:
@@ -351,7 +354,7 @@ class _Running:
         if self.reached is not None and set(self.left_out) == set(known):
             return ()
         sizes = {c.id: c.size for c in self.settings.clients if c.id not in self.left_out}
-        heavy = run_settings.weight_notes(self.settings.strategy.weights(sizes))
+        heavy = run_settings.weight_notes(self.settings.method.weights(sizes))
         return heavy if self.reached is not None else (*self.brought.notes, *heavy)
 
     def _on_client(self, client: str) -> None:
@@ -426,14 +429,11 @@ class _Running:
         """The run, with the adapter of a client that came to what most of them state."""
         for client in self.clients.values():
             progress = client.membership.progress
-            if (progress.base, vector_digest(progress.released)) == (
-                reached.base,
-                reached.released,
-            ):
+            left = released_digest(self.settings.method, progress.state)
+            if (progress.base, left) == (reached.base, reached.released):
                 return Checkpoint(
                     round=reached.record.over,
-                    state=progress.state,
-                    average=progress.average,
+                    tensors=progress.state.tensors(),
                     record=reached.record.to_json(),
                 )
         raise EncryptionError(
@@ -456,7 +456,8 @@ class _Running:
     def _results_of(
         self, checkpoint: Checkpoint, exports: Mapping[str, Mapping[str, Any]], status: str
     ) -> BudgetReport:
-        write_vector(self.brought.model.adapter, checkpoint.released)
+        state = GlobalState.of_tensors(checkpoint.tensors)
+        write_vector(self.brought.model.adapter, self.settings.method.left(state))
         return results.write_results(
             self.folder,
             self.settings,
@@ -484,16 +485,16 @@ class _Running:
         )
 
 
-def _kept(federation: Federation, folder: RunFolder, checkpoint: Checkpoint) -> KeptRun:
+def _kept(folder: RunFolder, checkpoint: Checkpoint) -> KeptRun:
     """What every client of a run that goes on would have kept of it."""
-    record, rule = RunRecord.from_json(checkpoint.record), federation.averaging
-    complete = [figures.round for figures in record.rounds]
+    record, state = (
+        RunRecord.from_json(checkpoint.record),
+        GlobalState.of_tensors(checkpoint.tensors),
+    )
     progress = Progress(
         round=checkpoint.round,
-        state=checkpoint.state,
-        base=vector_digest(checkpoint.state),
-        average=checkpoint.average,
-        averaged=0 if rule is None else sum(map(rule.counts, complete)),
+        state=state,
+        base=state.digest(),
         public_range=record.public_range,
     )
     return KeptRun(
@@ -501,10 +502,11 @@ def _kept(federation: Federation, folder: RunFolder, checkpoint: Checkpoint) -> 
     )
 
 
-def _reached(checkpoint: Checkpoint, known: Known) -> Reached:
+def _reached(checkpoint: Checkpoint, known: Known, method: Method) -> Reached:
+    state = GlobalState.of_tensors(checkpoint.tensors)
     return Reached(
-        base=vector_digest(checkpoint.state),
-        released=vector_digest(checkpoint.released),
+        base=state.digest(),
+        released=released_digest(method, state),
         record=RunRecord.from_json(checkpoint.record),
         opened={},
         facts=known.facts,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from privfed.models.vector import vector_digest
+from privfed.methods.method import GlobalState, released_digest
 from privfed.private_step.private_model import PrivateModel
 from privfed.reports.adapter_folder import save_adapter
 from privfed.reports.budget import BudgetReport
@@ -47,7 +47,9 @@ def write_results(
         Moment(
             status=status,
             rounds_over=checkpoint.round,
-            adapter_sha256=vector_digest(checkpoint.released),
+            adapter_sha256=released_digest(
+                settings.method, GlobalState.of_tensors(checkpoint.tensors)
+            ),
         ),
     )
     for client, export in exports.items():

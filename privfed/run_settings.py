@@ -14,11 +14,10 @@ from privfed.data.records import Record
 from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
-from privfed.methods.tail_averaging import TailAveraging
+from privfed.methods.method import Method
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
 from privfed.private_step.randomness import Coins, SystemCoins
-from privfed.protocol.ciphers import Strategy
 from privfed.settings.computation import Computation
 from privfed.settings.encryption import BFV, CKKS, Custody, Summation, summation_to_json
 from privfed.settings.privacy import Clipping, PrivacyConfig
@@ -38,10 +37,10 @@ class FederationSettings:
         training: how the local optimiser moves.
         computation: how the model is computed; speed and memory.
         encryption: how updates are summed; BFV with a shared key by default.
-        strategy: from the mean update to the next global adapter.
-        averaging: of the adapters of past rounds into the one that the run leaves and evaluates;
-            None leaves the newest. It costs no epsilon.
+        method: what is trained, sent and kept in a round, and what comes of the sums.
         rounds: how many.
+        clients_per_round: how many train in a round, drawn in public before the run; None is all.
+            All follow every round; a client's noise is that of the rounds in which it trains.
         held_out: public text for the figure of each round.
         seed: public; fixes initial weights and frozen factors, never noise or batches.
         start: public file with the initial adapter and its frozen factors, `start.safetensors` of
@@ -68,7 +67,7 @@ class FederationSettings:
     adapter: Adapter
     privacy: PrivacyConfig
     training: TrainingConfig
-    strategy: Strategy
+    method: Method
     rounds: int
     held_out: Sequence[Record] = field(repr=False)
     encryption: Summation = field(default_factory=BFV)
@@ -76,13 +75,13 @@ class FederationSettings:
     start: Path | None = None
     title: str = "federated fine-tuning"
     min_clients: int = 3
+    clients_per_round: int | None = None
     device: str | None = None
     state_folder: Path | None = None
     anchor_folder: Path | None = None
     coins: Coins = field(default_factory=SystemCoins)
     enrolment: Enrolment | None = None
     computation: Computation = field(default_factory=Computation)
-    averaging: TailAveraging | None = None
     fresh_ledgers: bool = False
     held_out_source: str = "given by the caller"
     public_size_source: str = "declared by each client before training"
@@ -91,11 +90,8 @@ class FederationSettings:
         """Check what can be checked without loading anything."""
         self._check_types()
         require_count(MOST, rounds=self.rounds)
-        if self.averaging is not None and self.averaging.first_round > self.rounds:
-            raise ConfigError(
-                f"averaging begins in round {self.averaging.first_round}, but rounds is "
-                f"{self.rounds}"
-            )
+        self.method.check(self.training, self.rounds)
+        self._check_participation()
         if not self.title.strip():
             raise ConfigError("title must say what is trained on what, for the report")
         if not self.held_out:
@@ -111,10 +107,25 @@ class FederationSettings:
         if not self.held_out_source.strip() or not self.public_size_source.strip():
             raise ConfigError("held_out_source and public_size_source must say what they are")
 
+    def _check_participation(self) -> None:
+        per_round, most = self.clients_per_round, len(self.clients)
+        if per_round is None:
+            return
+        if type(per_round) is not int or not self.min_clients <= per_round <= most:
+            raise ConfigError(
+                f"clients_per_round must be a whole number from min_clients = {self.min_clients} "
+                f"to the number of clients, {most}, got {per_round!r}"
+            )
+        if per_round * self.rounds < most:
+            raise ConfigError(
+                f"{self.rounds} rounds of clients_per_round = {per_round} leave some of {most} "
+                "clients out of every round; plan more rounds, or more clients in each"
+            )
+
     def _check_types(self) -> None:
         require_methods("build", "tokenizer", "collate", "losses", "describe", model=self.model)
         require_methods("attach", "describe", adapter=self.adapter)
-        require_methods("weights", "next_state", "describe", strategy=self.strategy)
+        require_methods("weights", "uploads", "local", "next", "describe", method=self.method)
         require_methods("stream", coins=self.coins)
         require_items(Declaration, clients=self.clients)
         require_items(Record, held_out=self.held_out)
@@ -122,7 +133,6 @@ class FederationSettings:
         require_type(TrainingConfig, training=self.training)
         require_type(Computation, computation=self.computation)
         require_type(Summation, encryption=self.encryption)
-        require_type(TailAveraging | None, averaging=self.averaging)
         require_type(Enrolment | None, enrolment=self.enrolment)
         require_type(Path | None, state_folder=self.state_folder)
         require_type(Path | None, start=self.start)
@@ -142,8 +152,7 @@ class FederationSettings:
             "model": self.model.describe(),
             "metric": self.model.metric,
             "adapter": self.adapter.describe(),
-            "strategy": self.strategy.describe(),
-            "averaging": None if self.averaging is None else self.averaging.describe(),
+            "method": self.method.describe(),
             "privacy": _privacy_settings(self.privacy),
             "training": training_settings(self.training),
             "computation": asdict(self.computation),
@@ -151,6 +160,7 @@ class FederationSettings:
             "authority": "this simulation" if self.enrolment is None else self.enrolment.authority,
             "rounds": self.rounds,
             "min_clients": self.min_clients,
+            "clients_per_round": self.clients_per_round,
             "seed": self.seed,
             "secret_coins": self.secret_coins,
             "fresh_ledgers": self.fresh_ledgers,

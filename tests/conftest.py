@@ -1,6 +1,7 @@
 """Small models and text made on the spot: no test needs a download."""
 
 import os
+from collections import Counter
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The models are so small that a second thread only waits. A process that forks, as some tests do,
@@ -18,6 +19,21 @@ from tests.organisations import ORGANISATIONS
 # The same examples every time: a failure is then of the change that is tested.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Where the time went: seconds of every folder that took some, all processes together."""
+    seconds = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                folders = report.nodeid.partition("::")[0].split("/")[:-1]
+                seconds["/".join(folders[:4])] += report.duration
+    taken = [(folder, took) for folder, took in seconds.most_common() if took >= 10]
+    if taken:
+        terminalreporter.section("seconds per folder")
+        for folder, took in taken:
+            terminalreporter.line(f"{took:7.0f}  {folder}")
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +274,7 @@ def make_federation(bert_folder, topic_records, tmp_path):
             ),
             "training": TrainingConfig(learning_rate=0.5, physical_batch_size=12),
             "encryption": BFV(),
-            "strategy": FedAvg(),
+            "method": FedAvg(),
             "rounds": 3,
             "held_out": topic_records(30, seed=99),
             "state_folder": tmp_path / "state",

@@ -138,7 +138,14 @@ class Book:
 
     def latest_commits(self) -> set[int]:
         """The ids of the last commit of each run; only their bytes must still be held."""
-        return set({self.reservations[id_].run: id_ for id_ in self.commits}.values())
+        return set(self._last_commits().values())
+
+    def last_commit(self, run: str) -> int | None:
+        """The id of the last commit of a run; None if it has none."""
+        return self._last_commits().get(run)
+
+    def _last_commits(self) -> dict[str, int]:
+        return {self.reservations[id_].run: id_ for id_ in self.commits}
 
     def check_continues(self, anchor: Anchor) -> None:
         """Refuse a chain that does not continue the one the anchor was taken from."""

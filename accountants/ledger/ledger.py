@@ -341,6 +341,12 @@ class Ledger:
                 return None
             return storage.read_payload(connection, book, reservation_id)
 
+    def last_outgoing(self, run: str) -> bytes | None:
+        """The bytes of the last commit of a run; None if it has none."""
+        with self._session("BEGIN") as (connection, book):
+            last = book.last_commit(run)
+            return None if last is None else storage.read_payload(connection, book, last)
+
     def anchor(self) -> Anchor:
         """Length and head of the chain, to be kept elsewhere: with the checkpoint, at a peer."""
         return self._read().anchor()

@@ -17,6 +17,9 @@ from privfed.errors import ConfigError
 from privfed.federation import Federation
 from privfed.identity.enrolment import Enrolment
 from privfed.methods.averaging import FedAvg, FFALoRA
+from privfed.methods.fedprox import FedProx
+from privfed.methods.method import Method
+from privfed.methods.scaffold import Scaffold
 from privfed.methods.tail_averaging import TailAveraging
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.in_place import InPlace
@@ -41,6 +44,7 @@ from privfed.settings.privacy import (
 )
 from privfed.settings.training import SGD, AdamW, Optimizer, TrainingConfig
 
+_METHODS = (FedAvg, FFALoRA, FedProx, Scaffold)
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -74,10 +78,10 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         computation=_computation(root.section("computation", {})),
         encryption=_encryption(root.section("encryption", {})),
         enrolment=_enrolment(root.optional("parties"), path.parent),
-        strategy=_strategy(root.section("strategy", {})),
-        averaging=_averaging(root.optional("averaging")),
+        method=_method(root.section("method", {}), root.optional("averaging")),
         rounds=federation.take("rounds", int),
         min_clients=federation.take("min_clients", int, 3),
+        clients_per_round=federation.take("clients_per_round", int, None),
         device=federation.take("device", str, None),
         held_out=held_out,
         held_out_source=source,
@@ -316,22 +320,10 @@ def _enrolment(section: Section | None, folder: Path) -> Enrolment | None:
     return files
 
 
-def _strategy(section: Section) -> FedAvg:
-    kind = section.take("kind", str, "fedavg")
-    kinds = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+def _method(section: Section, averaging: Section | None) -> Method:
+    kind = section.take("kind", str, FedAvg.kind)
+    kinds = {known.kind: known for known in _METHODS}
     if kind not in kinds:
-        raise ConfigError(f"[strategy] kind must be 'fedavg' or 'ffa-lora', got {kind!r}")
-    weighting = section.take("weighting", str, "uniform")
-    rate = section.take("server_learning_rate", float, 1.0)
-    section.end()
-    return kinds[kind](weighting=weighting, server_learning_rate=rate)
-
-
-def _averaging(section: Section | None) -> TailAveraging | None:
-    if section is None:
-        return None
-    rule = TailAveraging(
-        first_round=section.take("first_round", int), decay=section.take("decay", float, 1.0)
-    )
-    section.end()
-    return rule
+        raise ConfigError(f"[method] kind must be one of {sorted(kinds)}, got {kind!r}")
+    method = section.build(kinds[kind])
+    return method if averaging is None else averaging.build(TailAveraging, of=method)

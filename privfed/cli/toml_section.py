@@ -1,12 +1,15 @@
 """One table of a TOML file: keys are taken one by one, by their type, and none is left over."""
 
 from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from enum import StrEnum
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from privfed.errors import ConfigError
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Made = TypeVar("Made")
 
 
 class Section:
@@ -65,10 +68,43 @@ class Section:
         """A table inside this one, if it is there."""
         return self.section(key) if key in self._left else None
 
+    def build(self, kind: type[Made], **given: object) -> Made:
+        """A dataclass from the keys of its fields, with its own defaults; nothing may be left over.
+
+        Args:
+            kind: of the dataclass; its other fields are numbers, texts and truth values.
+            given: fields that no key stands for, by name.
+
+        Raises:
+            ConfigError: if a field without a default is missing, of another type, or unknown.
+        """
+        types, values = get_type_hints(kind), dict(given)
+        for field in fields(kind):  # type: ignore[arg-type]
+            if field.name in given or (field.name not in self._left and has_default(field)):
+                continue
+            members = [one for one in _members(types[field.name]) if one is not NoneType]
+            values[field.name] = self.take(
+                field.name, members[0] if len(members) == 1 else tuple(members)
+            )
+        self.end()
+        return kind(**values)
+
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:
             raise ConfigError(f"{self._place} has unknown key(s) {sorted(self._left)}")
+
+
+def has_default(field: Field[Any]) -> bool:
+    """Whether a dataclass says what a field is where it is not given."""
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _members(kind: Any) -> tuple[type, ...]:
+    """The types of a field: of a union its members, of a literal those of its values."""
+    if get_origin(kind) is Literal:
+        return tuple({type(value) for value in get_args(kind)})
+    return get_args(kind) or (kind,)
 
 
 def choose(section: Section, key: str, kind: type[Choice], default: Choice) -> Choice:

@@ -22,7 +22,7 @@ class Scheme:
     Attributes:
         summation: the settings.
         num_clients: most contributors of a sum.
-        num_params: length of an update.
+        num_params: numbers that a client sends.
 
     Raises:
         ConfigError: if no parameters fit these clients and bits, or the settings are of no kind.

@@ -39,7 +39,10 @@ def updates_of(stack: Sequence[Reserved]) -> list[NDArray[np.float64]]:
     state, plan = stack[0][0].progress.state, stack[0][1].current.plan
     updates: list[NDArray[np.float64]] = []
     with told_in([node.log for node in nodes], f"round {plan.round}: did not take part"):
-        rounds = [node.local_round(plan, state) for node in nodes]
-        trained = train_stacked(nodes[0].model, rounds, state)
-        updates = [adapter.astype(np.float64) - state.astype(np.float64) for adapter in trained]
+        rounds = [
+            run.node.local_round(plan, state, run.correction(waiting)) for run, waiting in stack
+        ]
+        trained = train_stacked(nodes[0].model, rounds, state.adapter)
+        start = state.adapter.astype(np.float64)
+        updates = [adapter.astype(np.float64) - start for adapter in trained]
     return updates

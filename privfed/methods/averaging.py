@@ -2,14 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accountants import Event
 from privfed.checks import require_positive
 from privfed.errors import ConfigError
+from privfed.methods.method import (
+    DELTA,
+    Correction,
+    GlobalState,
+    Kept,
+    Round,
+    SentVector,
+    Trained,
+    Trains,
+    Vector,
+)
+from privfed.settings.training import TrainingConfig
 
 Weighting = Literal["uniform", "public_size"]
 
@@ -17,12 +30,12 @@ Weighting = Literal["uniform", "public_size"]
 def weighted_mean(
     total: NDArray[np.float64], weights: Mapping[str, float], contributors: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Weighted mean of the contributors' updates, shape (params,), from the sum of weighted ones.
+    """Weighted mean of the contributors' vectors, from the sum of weighted ones, of its shape.
 
     Args:
-        total: sum over contributors of weight times update, shape (params,).
+        total: sum over contributors of weight times vector.
         weights: of every client.
-        contributors: whose updates are in the sum.
+        contributors: whose vectors are in the sum.
     """
     return np.asarray(total / math.fsum(weights[client] for client in contributors))
 
@@ -46,7 +59,8 @@ class FedAvg:
     weighting: Weighting = "uniform"
     server_learning_rate: float = 1.0
 
-    freeze_lora_a: ClassVar[bool] = False
+    kind: ClassVar[str] = "fedavg"
+    trains: ClassVar[Trains] = Trains.BOTH
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -56,6 +70,13 @@ class FedAvg:
                 f"weighting must be 'uniform' or 'public_size', got {self.weighting!r}"
             )
 
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        return {"method": self.kind, **asdict(self)}
+
+    def check(self, training: TrainingConfig, rounds: int) -> None:
+        """Averaging goes with any optimiser and any number of rounds."""
+
     def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
         """Public weight of every client, the largest being 1."""
         if self.weighting == "uniform":
@@ -63,16 +84,52 @@ class FedAvg:
         largest = max(public_sizes.values())
         return {client: size / largest for client, size in public_sizes.items()}
 
-    def next_state(
-        self, state: NDArray[np.float32], mean_update: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """The next global adapter, shape (params,)."""
-        moved = state.astype(np.float64) + self.server_learning_rate * mean_update
-        return moved.astype(np.float32)
+    def begin(self, adapter: NDArray[np.float32]) -> GlobalState:
+        """The initial adapter, shape (params,)."""
+        return GlobalState(adapter=adapter)
 
-    def describe(self) -> dict[str, Any]:
-        """Public settings as JSON values."""
-        return {"strategy": "fedavg", **asdict(self)}
+    def uploads(self, num_params: int, round_: Round) -> tuple[SentVector, ...]:
+        """One vector: trained minus received parameters."""
+        del round_
+        return (SentVector(name=DELTA, length=num_params),)
+
+    def correction(
+        self, received: GlobalState, kept: Kept | None, client: str, round_: Round
+    ) -> Correction | None:
+        """Private steps as they are."""
+        del received, kept, client, round_
+        return None
+
+    def local(
+        self, trained: Trained, client: str, round_: Round
+    ) -> tuple[Mapping[str, Vector], Kept | None]:
+        """The update; nothing is kept."""
+        del client, round_
+        return {DELTA: trained.delta}, None
+
+    def releases(self, private_steps: Event) -> tuple[Event, ...]:
+        """The private steps; all else is computed from what they release."""
+        return (private_steps,)
+
+    def next(
+        self,
+        state: GlobalState,
+        sums: Mapping[str, NDArray[np.float64]],
+        contributors: Sequence[str],
+        round_: Round,
+    ) -> GlobalState:
+        """The adapter, moved by the weighted mean of the updates."""
+        mean = weighted_mean(sums[DELTA], round_.weights, contributors)
+        moved = state.adapter.astype(np.float64) + self.server_learning_rate * mean
+        return replace(state, adapter=moved.astype(np.float32))
+
+    def left(self, state: GlobalState) -> NDArray[np.float32]:
+        """The newest adapter."""
+        return state.adapter
+
+    def which_is_left(self) -> str:
+        """Which adapter that is, for the report."""
+        return "the newest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +142,5 @@ class FFALoRA(FedAvg):
         Sun et al. 2024, arXiv:2403.12313.
     """
 
-    freeze_lora_a: ClassVar[bool] = True
-
-    def describe(self) -> dict[str, Any]:
-        """Public settings as JSON values."""
-        return {"strategy": "ffa-lora", **asdict(self)}
+    kind: ClassVar[str] = "ffa-lora"
+    trains: ClassVar[Trains] = Trains.B

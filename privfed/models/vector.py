@@ -44,11 +44,6 @@ def write_vector(model: nn.Module, vector: NDArray[np.float32]) -> None:
             offset += parameter.numel()
 
 
-def vector_digest(vector: NDArray[np.float32]) -> str:
-    """SHA-256 (hex) of a vector's little-endian bytes."""
-    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
-
-
 def base_digest(base: nn.Module) -> str:
     """SHA-256 (hex) of a base model as a task builds it, before an adapter is attached.
 

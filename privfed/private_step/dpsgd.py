@@ -14,8 +14,10 @@ import torch
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
+from accountants import PoissonGaussian
 from privfed.checks import require_count, require_positive
 from privfed.errors import ConfigError, GateError
+from privfed.methods.method import Correction
 from privfed.models.tasks import Batch
 from privfed.private_step.batches import num_rows, physical_batches
 from privfed.private_step.clipping import (
@@ -25,6 +27,7 @@ from privfed.private_step.clipping import (
     scaled_sums,
     squared_norms,
 )
+from privfed.private_step.correcting import Corrector
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import NoiseStream, RandomStream
 from privfed.private_step.ranks import Alone, Ranks, require_alike
@@ -77,6 +80,14 @@ class DPSGDConfig:
                 "it is a probability per step, not a batch size"
             )
         gradient_noise_multiplier(self.clipping, self.noise_multiplier)
+
+    def release(self) -> PoissonGaussian:
+        """What the steps of one round release."""
+        return PoissonGaussian(
+            noise_multiplier=self.noise_multiplier,
+            sample_rate=self.sample_rate,
+            steps=self.steps,
+        )
 
     def with_learning_rate(self, learning_rate: float) -> "DPSGDConfig":
         """The same step with another learning rate; epsilon does not depend on it."""
@@ -262,6 +273,7 @@ def train_round(
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
     ranks: Ranks | None = None,
+    correction: Correction | None = None,
 ) -> None:
     """Train the model in place for one round of private steps.
 
@@ -274,20 +286,33 @@ def train_round(
         bound: C of the client, where it follows a quantile; moved.
         ranks: processes that take the steps together. Each holds the model, all records and streams
             of its own under the same keys, and takes every size-th record of a batch.
+        correction: of every step, after its noise.
     """
     model.forget()
     ranks = ranks or Alone()
     held = [*encoded.values(), *(parameter.detach() for _, parameter in model.parameters())]
     require_alike(ranks, repr(config).encode(), held, model.device)
     optimizer = private_optimizer(model, config, noise, bound, ranks)
+    corrector = _corrector(optimizer, config, correction)
     try:
         for _ in range(config.steps):
             chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
             require_alike(ranks, chosen.tobytes(), [], model.device)
             mine = torch.from_numpy(chosen)[ranks.rank :: ranks.size]
+            before = [] if corrector is None else corrector.before_step()
             private_step(model, optimizer, encoded, mine, config.physical_batch_size)
+            if corrector is not None:
+                corrector.after_step(before)
     finally:
         model.forget()
+
+
+def _corrector(
+    optimizer: HiddenNoiseOptimizer, config: DPSGDConfig, correction: Correction | None
+) -> Corrector | None:
+    if correction is None:
+        return None
+    return Corrector(optimizer.params, [correction], [config.learning_rate])
 
 
 def private_step(

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privfed.methods.method import Correction
 from privfed.models.tasks import Batch
 from privfed.private_step.batches import num_rows, rows
 from privfed.private_step.clipping import AdaptiveBound, clip_factors, scaled_sums, squared_norms
+from privfed.private_step.correcting import Corrector
 from privfed.private_step.dpsgd import (
     DPSGDConfig,
     follow_quantile,
@@ -46,6 +48,7 @@ class LocalRound:
         sampling: secret stream that draws its batches.
         noise: secret stream of its noise, another one.
         bound: its C, where it follows a quantile; moved.
+        correction: of every step, after its noise.
     """
 
     encoded: Batch = field(repr=False)
@@ -53,6 +56,7 @@ class LocalRound:
     sampling: RandomStream
     noise: NoiseStream
     bound: AdaptiveBound
+    correction: Correction | None = None
 
 
 def train_stacked(
@@ -157,6 +161,11 @@ class _Stack:
         self._rows = max(client.config.physical_batch_size for client in clients)
         self.adapters = torch.from_numpy(state).to(model.device).repeat(len(clients), 1)
         self._movers = list(_movers(clients, self.adapters))
+        corrections = [client.correction for client in clients]
+        self._corrector = None
+        if any(correction is not None for correction in corrections):
+            rates = [client.config.learning_rate for client in clients]
+            self._corrector = Corrector([self.adapters], corrections, rates)
 
     def take_step(self, number: int) -> None:
         """One private step of every client that has steps left; `number` counts from 0."""
@@ -173,10 +182,13 @@ class _Stack:
         for client in compress(range(len(sums)), going_on):
             _make_private(self._clients[client], sums[client], float(votes[client]))
         gradients = sums.to(self.adapters.dtype)  # rounded once, after the noise
+        before = [] if self._corrector is None else self._corrector.before_step()
         for mover in self._movers:
             if number < mover.steps:
                 mover.adapters.grad = gradients[mover.members]
                 mover.optimizer.step()
+        if self._corrector is not None:
+            self._corrector.after_step(before, going_on)
 
     def _draw(self, index: int) -> Tensor:
         """A Poisson batch of a client's own records, as indices into the pool."""

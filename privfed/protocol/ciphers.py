@@ -1,6 +1,6 @@
 """The seams: what can be replaced by passing another object."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,27 +109,4 @@ class Adder(Protocol):
 
     def total(self) -> dict[str, bytes]:
         """Blobs of the sum."""
-        ...
-
-
-class Strategy(Protocol):
-    """From the weighted mean of updates to the next global state; runs after decryption."""
-
-    @property
-    def freeze_lora_a(self) -> bool:
-        """Whether LoRA's A factors are fixed and only B is trained."""
-        ...
-
-    def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
-        """Public weight of every client, the largest being 1; applied before encryption."""
-        ...
-
-    def next_state(
-        self, state: NDArray[np.float32], mean_update: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """The next global adapter, shape (params,)."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Public settings as JSON values."""
         ...

@@ -23,7 +23,7 @@ from privfed.canonical import canonical_json, require_plain_json
 from privfed.errors import MessageError
 from privfed.protocol.terms import Terms
 
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 SIGNATURE_BYTES: Final = 64
 
 

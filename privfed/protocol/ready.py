@@ -42,7 +42,8 @@ class Facts:
             none.
         base_model: SHA-256 (hex) of all frozen parameters.
         layout: SHA-256 (hex) of names and shapes of the trainable parameters.
-        num_params: length of an update.
+        num_params: length of an adapter.
+        num_values: of all that a client sends in a round.
         start: SHA-256 (hex) of the file with the initial adapter.
         tokenizer: SHA-256 (hex) of what the tokenizer makes of texts.
         noise_multiplier: calibrated by the client to its own budget.
@@ -54,6 +55,7 @@ class Facts:
     base_model: str
     layout: str
     num_params: int
+    num_values: int
     start: str
     tokenizer: str
     noise_multiplier: float
@@ -83,8 +85,9 @@ class Facts:
             raise MessageError("facts must name the client, and state digests as texts")
         if not isinstance(facts.base_weights, str | None):
             raise MessageError("the digest of the base model must be text or null")
-        if type(facts.num_params) is not int or not 0 < facts.num_params < _MOST_PARAMS:
-            raise MessageError("the length of an update must be a number above 0")
+        for length in (facts.num_params, facts.num_values):
+            if type(length) is not int or not 0 < length < _MOST_PARAMS:
+                raise MessageError("the length of an update must be a number above 0")
         size = facts.client.get("public_size")
         if type(size) is not int or not 1 <= size <= _MOST_RECORDS:
             raise MessageError("a client that is ready must state its public size as a number")

@@ -63,7 +63,7 @@ class BudgetReport:
         mechanism: settings of the private step.
         accounting: accountant, versions, bound, stop rule.
         encryption: scheme, custody and its consequence, parameters, rule, bytes.
-        training: model, adapter, strategy, rounds, held-out data.
+        training: model, adapter, method, rounds, held-out data.
         randomness: where coins came from.
         published: what left the clients without noise, and where it came from.
         not_covered: what the numbers do not say.

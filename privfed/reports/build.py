@@ -1,7 +1,7 @@
 """From a client's ledger to its row in a budget report, and how its epsilon was computed."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -10,7 +10,6 @@ from accountants import (
     Budget,
     Event,
     Neighbouring,
-    PoissonGaussian,
     ScheduleFilter,
     epsilon,
     event_to_json,
@@ -46,7 +45,7 @@ class Bounds:
 def bounds_of(
     events: tuple[Event, ...],
     *,
-    planned: PoissonGaussian,
+    planned: Sequence[Event],
     budget: Budget,
     relation: Neighbouring,
     status: str,
@@ -63,7 +62,7 @@ def bounds_of(
     spent = epsilon(events, budget.delta, relation)
     begun = spent.upper
     if status == RUNNING:
-        one_more = epsilon([*events, planned], budget.delta, relation).upper
+        one_more = epsilon([*events, *planned], budget.delta, relation).upper
         begun = max(spent.upper, min(one_more, budget.epsilon))
     return Bounds(
         epsilon_spent=spent.upper,
@@ -76,26 +75,29 @@ def bounds_of(
 def client_guarantee(
     export: Mapping[str, Any],
     *,
+    client: str,
     run: str,
     public_size: int,
     budget: Budget,
-    planned: PoissonGaussian,
+    planned: Sequence[Event],
     status: str,
 ) -> ClientGuarantee:
     """One client's guarantee, computed from its ledger's export.
 
     Args:
         export: of the ledger.
+        client: its name.
         run: whose rounds are "this run".
         public_size: as declared or released.
         budget: as agreed.
-        planned: a round as it was calibrated; stands in for sigma and q where none was begun.
+        planned: what a round releases, as it was calibrated; at least one event.
         status: of the report. While the run goes on, one more round counts as begun; the curve of
             what an attacker can reach takes seconds, and is computed once all rounds are over.
 
     Raises:
         accountants.LedgerError: if the export's chain of digests does not hold.
-        ReportError: if the rounds of the run differ in noise or sampling rate.
+        ReportError: if the ledger is another's, or rounds of the run released something else than
+            was planned.
     """
     book = book_of_export(export)
     whose, id_ = book.identity, book.id
@@ -104,11 +106,16 @@ def client_guarantee(
             "a report needs ledgers of this version, which state their unit; the export of client "
             f"{whose.client!r} is of the first version"
         )
+    if whose.client != client:
+        raise ReportError(
+            f"what is said of {client!r} must be from its ledger, this is of {whose.client!r}"
+        )
     everything, mine, relation = book.events(), book.events(run), whose.neighbouring
     others = list(everything)
     for event in mine:
         others.remove(event)
-    round_event = _one_kind(whose.client, mine, planned)
+    _require_planned(whose.client, mine, planned)
+    steps: Mapping[str, Any] = event_to_json(planned[0])
     bounds = bounds_of(everything, planned=planned, budget=budget, relation=relation, status=status)
     begun = {id_ for id_, reservation in book.reservations.items() if reservation.run == run}
     return ClientGuarantee(
@@ -126,8 +133,9 @@ def client_guarantee(
         rounds=len(begun),
         steps=sum(event.steps for event in mine),
         unresolved=len(begun - set(book.commits)),
-        noise_multiplier=round_event.noise_multiplier,
-        sample_rate=round_event.sample_rate,
+        noise_multiplier=steps["noise_multiplier"],
+        sample_rate=steps["sample_rate"],
+        planned=tuple(event_to_json(event) for event in planned),
         releases=tuple(event_to_json(event) for event in everything),
         attack=bounds.attack,
         ledger_id=id_,
@@ -152,22 +160,11 @@ def attack_bounds(events: tuple[Event, ...], relation: Neighbouring) -> Mapping[
     return {**bounds, "advantage": found.advantage}
 
 
-def _one_kind(client: str, mine: Iterable[Event], planned: PoissonGaussian) -> PoissonGaussian:
-    """A round of this run, all of which have the same noise and sampling rate."""
-    rounds = _of_dp_sgd(mine) or [planned]
-    kinds = {(event.noise_multiplier, event.sample_rate) for event in rounds}
-    if len(kinds) != 1:
-        raise ReportError(f"the rounds of client {client!r} differ: {sorted(kinds)}")
-    return rounds[0]
-
-
-def _of_dp_sgd(events: Iterable[Event]) -> list[PoissonGaussian]:
-    found = []
-    for event in events:
-        if not isinstance(event, PoissonGaussian):
-            raise ReportError(f"the rounds of a run must be DP-SGD steps, got {event!r}")
-        found.append(event)
-    return found
+def _require_planned(client: str, mine: Iterable[Event], planned: Iterable[Event]) -> None:
+    """Refuse rounds of a run that differ from what was calibrated, by anything but how many."""
+    kinds = {replace(event, steps=1) for event in planned}
+    if others := [event for event in mine if replace(event, steps=1) not in kinds]:
+        raise ReportError(f"a round of client {client!r} was to release {kinds}, got {others[0]!r}")
 
 
 def accounting_section(neighbouring: str) -> Accounting:

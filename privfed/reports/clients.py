@@ -31,7 +31,8 @@ class ClientGuarantee:
         unresolved: rounds of this run that a crash lost, counted and not sent.
         noise_multiplier: sigma in this run.
         sample_rate: q in this run.
-        releases: everything in the ledger, as (sigma, q, steps).
+        planned: what one round of this run releases; its private steps come first.
+        releases: everything in the ledger.
         attack: upper bounds from the certified trade-off of these releases: most true positives at
             a rate of false positives ("0.001", "0.01", "0.1"), and "advantage"; empty until the run
             has ended.
@@ -59,6 +60,7 @@ class ClientGuarantee:
     unresolved: int
     noise_multiplier: float
     sample_rate: float
+    planned: tuple[Mapping[str, Any], ...]
     releases: tuple[Mapping[str, Any], ...]
     attack: Mapping[str, float]
     ledger_id: str

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from accountants import PoissonGaussian
 from privfed.agreement import Declaration, budget_of, sample_rate_of
 from privfed.errors import ReportError
 from privfed.reports import headlines, sections_of_run
@@ -107,10 +106,6 @@ def client_report(
     if not declared:
         raise ReportError(f"a report must be that of a client of the run, {client!r} is none")
     row = _row(settings, record, declared[0], export, moment.status)
-    if row.id != client:
-        raise ReportError(
-            f"the report of {client!r} must be from its ledger, this is of {row.id!r}"
-        )
     line = headlines.client_headline(
         row,
         private=settings.secret_coins,
@@ -181,13 +176,14 @@ def _row(
 ) -> ClientGuarantee:
     return client_guarantee(
         export,
+        client=client.id,
         run=record.run,
         public_size=client.size,
         budget=budget_of(client, settings.privacy),
-        planned=PoissonGaussian(
-            noise_multiplier=record.noise_multipliers[client.id],
-            sample_rate=sample_rate_of(client, settings.privacy),
-            steps=settings.privacy.steps_per_round,
+        planned=settings.method.releases(
+            settings.privacy.private_steps(
+                record.noise_multipliers[client.id], sample_rate_of(client, settings.privacy)
+            )
         ),
         status=status,
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from accountants import Budget, Neighbouring, PoissonGaussian, event_from_json
+from accountants import Budget, Event, Neighbouring, event_from_json
 from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import ReportError
@@ -32,10 +32,11 @@ def require_of_ledger(
     """
     found = client_guarantee(
         export,
+        client=claimed.id,
         run=report.run,
         public_size=claimed.public_size,
         budget=_budget(claimed),
-        planned=_round(report, claimed),
+        planned=_planned(report, claimed),
         status=report.status,
     )
     bounds = ("epsilon_spent", "epsilon_lower", "epsilon_before", "epsilon_if_begun")
@@ -62,7 +63,7 @@ def require_of_itself(report: BudgetReport, claimed: ClientGuarantee) -> None:
     events = tuple(event_from_json(event) for event in claimed.releases)
     found = bounds_of(
         events,
-        planned=_round(report, claimed),
+        planned=_planned(report, claimed),
         budget=_budget(claimed),
         relation=Neighbouring(claimed.neighbouring),
         status=report.status,
@@ -71,13 +72,8 @@ def require_of_itself(report: BudgetReport, claimed: ClientGuarantee) -> None:
     numbers = {name: getattr(found, name) for name in bounds}
     _require_bounds(claimed, numbers, "the releases that it lists give")
     _require_attack(claimed, found.attack)
-    kind = claimed.noise_multiplier, claimed.sample_rate
-    listed = sum(
-        event.steps
-        for event in events
-        if isinstance(event, PoissonGaussian)
-        and (event.noise_multiplier, event.sample_rate) == kind
-    )
+    kinds = {replace(event, steps=1) for event in _planned(report, claimed)}
+    listed = sum(event.steps for event in events if replace(event, steps=1) in kinds)
     if listed < claimed.steps:
         raise ReportError(
             f"client {claimed.id!r}: its {claimed.steps} steps must be among its releases, which "
@@ -91,12 +87,21 @@ def _budget(claimed: ClientGuarantee) -> Budget:
     return Budget(epsilon=claimed.epsilon_budget, delta=claimed.delta)
 
 
-def _round(report: BudgetReport, claimed: ClientGuarantee) -> PoissonGaussian:
-    return PoissonGaussian(
-        noise_multiplier=claimed.noise_multiplier,
-        sample_rate=claimed.sample_rate,
-        steps=report.mechanism.steps_per_round,
-    )
+def _planned(report: BudgetReport, claimed: ClientGuarantee) -> list[Event]:
+    """What a round of the run releases, by the row; its private steps are those of the report."""
+    if not claimed.planned:
+        raise ReportError(f"client {claimed.id!r} must state what a round releases")
+    steps = {
+        "noise_multiplier": claimed.noise_multiplier,
+        "sample_rate": claimed.sample_rate,
+        "steps": report.mechanism.steps_per_round,
+    }
+    first = {name: claimed.planned[0].get(name) for name in steps}
+    if first != steps:
+        raise ReportError(
+            f"client {claimed.id!r}: the private steps of a round must be {steps}, got {first}"
+        )
+    return [event_from_json(event) for event in claimed.planned]
 
 
 def _require_rate(report: BudgetReport, claimed: ClientGuarantee) -> None:

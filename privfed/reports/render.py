@@ -88,11 +88,12 @@ _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
     Training: {
         "model": "model",
         "adapter": "adapter",
-        "strategy": "strategy",
+        "method": "method",
         "adapter_left": "adapter left and evaluated",
         "participants": "clients that the run began with",
         "optimizer": "local optimiser",
         "rounds": "rounds planned",
+        "participation": "who trains in a round",
         "weights": "weights in the mean",
         "held_out": "held-out text",
     },

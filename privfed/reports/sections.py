@@ -199,10 +199,11 @@ class Training:
     Attributes:
         model: the task, as it describes itself.
         adapter: the trainable part, as it describes itself.
-        strategy: from a mean to the next adapter, as it describes itself.
+        method: what was trained, sent and kept, as it describes itself.
         adapter_left: which adapter the run leaves, and takes the held-out figures of.
         optimizer: how the local optimiser moves.
         rounds: planned.
+        participation: who trained in which round, by plan.
         participants: clients that the run began with, whether or not they stayed.
         weights: of each client in the mean; the largest is 1.
         held_out: what the held-out text is.
@@ -210,10 +211,11 @@ class Training:
 
     model: Mapping[str, Any]
     adapter: Mapping[str, Any]
-    strategy: Mapping[str, Any]
+    method: Mapping[str, Any]
     adapter_left: str
     optimizer: Mapping[str, Any]
     rounds: int
+    participation: str
     participants: tuple[str, ...]
     weights: Mapping[str, float]
     held_out: str

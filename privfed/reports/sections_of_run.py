@@ -119,10 +119,11 @@ def training(settings: FederationSettings, facts: RunFacts) -> Training:
     return Training(
         model=settings.model.describe(),
         adapter=settings.adapter.describe(),
-        strategy=settings.strategy.describe(),
-        adapter_left=statements.adapter_left(settings.averaging),
+        method=settings.method.describe(),
+        adapter_left=settings.method.which_is_left(),
         optimizer={name: value for name, value in moves.items() if value is not None},
         rounds=settings.rounds,
+        participation=statements.participation(settings.clients_per_round),
         participants=facts.participants,
         weights=dict(facts.agreement.weights),
         held_out=settings.held_out_source,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from privfed.methods.tail_averaging import TailAveraging
 from privfed.reports.sections import Published, Randomness
 from privfed.settings.privacy import AutomaticClipping, Clipping, PerLayerClipping, QuantileClipping
 
@@ -105,14 +104,18 @@ def clipping(rule: Clipping) -> str:
     return "all parameters together to C"
 
 
-def adapter_left(averaging: TailAveraging | None) -> str:
-    """Which adapter the run leaves, and takes the held-out figures of."""
-    if averaging is None:
-        return "the newest"
-    weights = "evenly" if averaging.decay == 1 else f"each weighs {averaging.decay:g} of the next"
+def participation(clients_per_round: int | None) -> str:
+    """Who trains in a round.
+
+    Args:
+        clients_per_round: how many are drawn; None is all.
+    """
+    if clients_per_round is None:
+        return "every client, in every round"
     return (
-        f"the average of those after each round from round {averaging.first_round} on, {weights}: "
-        "post-processing of what is released anyway, so that it costs no epsilon"
+        f"{clients_per_round} clients in each, drawn in public from the agreed settings before the "
+        "run. Each client's noise is calibrated to the rounds in which it trains, and its ledger "
+        "counts these. Anybody can foresee who trains: no amplification by the draw is claimed"
     )
 
 

@@ -7,6 +7,7 @@ have no defaults.
 from dataclasses import dataclass, field
 
 from accountants import Budget as Budget
+from accountants import Event, PoissonGaussian
 from accountants import Neighbouring as Neighbouring
 from privfed.checks import (
     MOST,
@@ -150,3 +151,9 @@ class PrivacyConfig:
             )
         if not self.record.strip():
             raise ConfigError("record must say what one record is, e.g. 'one news article'")
+
+    def private_steps(self, noise_multiplier: float, sample_rate: float) -> Event:
+        """What the private steps of one round release."""
+        return PoissonGaussian(
+            noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=self.steps_per_round
+        )

@@ -1,16 +1,16 @@
 """Checkpoints of the federation: written whole or not at all; randomness is never in them.
 
-A checkpoint is one safetensors file with the global adapter and, as metadata, the round, the
+A checkpoint is one safetensors file with the global state and, as metadata, the round, the
 public settings and the anchor (length and head digest) of every client's ledger. It is written
 beside its final name, flushed to the disk and renamed, so a kill leaves the old or the new file.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -18,7 +18,9 @@ from safetensors.numpy import save_file
 from privfed.errors import RunFolderError
 from privfed.storage.durable import replace_durably, writing
 
-SCHEMA = 4
+SCHEMA = 5
+ADAPTER: Final = "adapter"
+"""Name of the one array that every checkpoint has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,20 +29,13 @@ class Checkpoint:
 
     Attributes:
         round: last complete round; 0 before the first.
-        state: the global adapter, shape (params,).
-        average: of the adapters of past rounds, shape (params,); None where none is kept.
+        tensors: of the global state, by name; `ADAPTER` has shape (params,).
         record: JSON values: settings, noise multipliers, figures of past rounds, ledger anchors.
     """
 
     round: int
-    state: NDArray[np.float32]
+    tensors: Mapping[str, NDArray[Any]]
     record: dict[str, Any]
-    average: NDArray[np.float32] | None = None
-
-    @property
-    def released(self) -> NDArray[np.float32]:
-        """What the run leaves if it ends here, shape (params,)."""
-        return self.state if self.average is None else self.average
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -56,12 +51,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "round": str(checkpoint.round),
         "record": json.dumps(checkpoint.record, allow_nan=False),
     }
-    tensors = {"state": checkpoint.state}
-    if checkpoint.average is not None:
-        tensors["average"] = checkpoint.average
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, half_made, metadata=metadata)
+        save_file(dict(checkpoint.tensors), half_made, metadata=metadata)
         replace_durably(half_made, final)
         kept = sorted(folder.glob("round-*.safetensors"))
         here = kept.index(final)
@@ -86,8 +78,8 @@ def load_latest(folder: Path, back: int = 0) -> Checkpoint | None:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
-            state = file.get_tensor("state")
-            average = file.get_tensor("average") if "average" in file.keys() else None  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _ = tensors[ADAPTER]
         record = json.loads(metadata["record"])
         schema, round_number = int(metadata["schema"]), int(metadata["round"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -100,4 +92,4 @@ def load_latest(folder: Path, back: int = 0) -> Checkpoint | None:
             f"checkpoint schema must be {SCHEMA}, got {schema}; resume the run with the privfed "
             "that began it"
         )
-    return Checkpoint(round=round_number, state=state, average=average, record=record)
+    return Checkpoint(round=round_number, tensors=tensors, record=record)

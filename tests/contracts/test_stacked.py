@@ -75,7 +75,7 @@ class TestAFederation:
         # Rounding differs in the last bits of a float32 only; where it meets the border between
         # two numbers of the grid, an update differs by a step of the grid, once in thousands.
         step = one.record["largest_range"] * STEP
-        apart = np.abs(one.state.astype(np.float64) - other.state)
+        apart = np.abs(one.tensors["adapter"].astype(np.float64) - other.tensors["adapter"])
         assert apart.max() <= 3 * step
         assert np.mean(apart > 1e-5) < 0.01
         assert [row.clients for row in alone.rounds] == [row.clients for row in together.rounds]

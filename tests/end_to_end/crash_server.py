@@ -176,7 +176,7 @@ def log_opened(folder):
             for client in found.contributors:
                 ledger = Ledger.inspect(ledger_path(folder / "state", client, "d"))
                 kept = outgoing(ledger, terms.run, terms.round)
-                numbers.append(np.frombuffer(kept, dtype="<i2", offset=32).astype(np.int64))
+                numbers.append(np.frombuffer(kept, dtype="<i2", offset=40).astype(np.int64))
             row = {
                 "round": terms.round,
                 "contributors": found.contributors,
@@ -226,9 +226,8 @@ def federation(folder, bert, custody, together):
         ),
         training=Training(learning_rate=0.1, physical_batch_size=12),
         computation=Computation(stacked_clients=together),
-        averaging=TailAveraging(first_round=3),
         encryption=BFV(custody=custody, follow_released=True),
-        strategy=FedAvg(),
+        method=TailAveraging(of=FedAvg(), first_round=3),
         rounds=14,
         held_out=records(5),
         state_folder=folder / "state",

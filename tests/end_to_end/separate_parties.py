@@ -124,9 +124,8 @@ def settings_of(folder, name=None):
             steps_per_round=STEPS,
         ),
         training=TrainingConfig(learning_rate=0.1, physical_batch_size=12),
-        averaging=TailAveraging(first_round=2),
         encryption=BFV(custody=Custody(plan["custody"]), follow_released=True),
-        strategy=FedAvg(),
+        method=TailAveraging(of=FedAvg(), first_round=2),
         rounds=plan["rounds"],
         min_clients=MIN_CLIENTS,
         held_out=_records(5, seed=3),
@@ -227,9 +226,9 @@ def play_client(folder, name):
     known.note_keys(SharedSecret, lambda *arguments: arguments[-1])
     real = ClientNode.update
 
-    def update(self, plan, state):
+    def update(self, plan, state, correction):
         deaths.at("train", plan.round, "within")
-        return real(self, plan, state)
+        return real(self, plan, state, correction)
 
     ClientNode.update = update
     path.unlink(missing_ok=True)
@@ -258,12 +257,13 @@ def note_progress(known, name, program, kind, number):
     if kind == TRAIN:
         outgoing = program.node.ledger.outgoing(program.membership.name, number)
         if outgoing is not None:
-            known.note(f"update of {name} in round {number}", outgoing[32:80])
+            known.note(f"update of {name} in round {number}", outgoing[40:88])
     if kind in (SUM, RESULT) and program.membership.progress.round == number:
         progress = program.membership.progress
-        known.note(f"adapter after round {number}", progress.state[:12].tobytes())
-        if progress.averaged > 1:  # the average of one adapter is that adapter
-            known.note(f"left after round {number}", progress.released[:12].tobytes())
+        known.note(f"adapter after round {number}", progress.state.adapter[:12].tobytes())
+        memory = progress.state.memory
+        if memory and memory["tail.counted"][0] > 1:  # the average of one adapter is that adapter
+            known.note(f"left after round {number}", memory["tail.average"][:12].tobytes())
 
 
 class Sockets:

@@ -51,7 +51,7 @@ def federation(request, make_federation, topic_records):
     made = make_federation(
         clients=clients,
         rounds=ROUNDS,
-        strategy=FedAvg(weighting="public_size"),
+        method=FedAvg(weighting="public_size"),
         encryption=BFV(custody=request.param),
     )
     return replace(made, privacy=replace(made.privacy, steps_per_round=STEPS))
@@ -123,14 +123,14 @@ class States(Callback):
         self.folder, self.states, self.abandoned = folder, {}, []
 
     def on_start(self, *arguments):
-        self.states[0] = load_latest(self.folder / "checkpoints").state
+        self.states[0] = load_latest(self.folder / "checkpoints").tensors["adapter"]
 
     def on_round(self, figures):
-        self.states[figures.round] = load_latest(self.folder / "checkpoints").state
+        self.states[figures.round] = load_latest(self.folder / "checkpoints").tensors["adapter"]
 
     def on_abandoned(self, abandoned):
         self.abandoned.append(abandoned)
-        self.states[abandoned.round] = load_latest(self.folder / "checkpoints").state
+        self.states[abandoned.round] = load_latest(self.folder / "checkpoints").tensors["adapter"]
 
 
 @pytest.fixture
@@ -139,10 +139,11 @@ def committed(monkeypatch):
     seen = {}
     real = node.ClientNode.commit
 
-    def commit(self, reservation, update, codec):
-        real(self, reservation, update, codec)
-        numbers = self.ledger.outgoing(reservation.run, reservation.round)[32:]
-        values = codec.encoding.decode(np.frombuffer(numbers, dtype="<i2").astype(np.int64))
+    def commit(self, reservation, vectors, kept, codec):
+        real(self, reservation, vectors, kept, codec)
+        numbers = self.ledger.outgoing(reservation.run, reservation.round)[40:]
+        decoded = codec.decode(np.frombuffer(numbers, dtype="<i2").astype(np.int64))
+        (values,) = decoded.values()
         seen.setdefault(reservation.round, {})[self.id] = values
 
     monkeypatch.setattr(node.ClientNode, "commit", commit)

@@ -22,7 +22,7 @@ from accountants import (
 from privfed import Callback, Plain
 from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
 from privfed.federation import _Running
-from privfed.models.vector import vector_digest
+from privfed.methods.method import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.reports.budget import BudgetReport
 from privfed.reports.headlines import headline
@@ -387,7 +387,9 @@ class TestTheFolderOfOneClient:
         federation.run(run)
         checkpoint = load_latest(run / "checkpoints")
         moment = Moment(
-            status="complete", rounds_over=1, adapter_sha256=vector_digest(checkpoint.released)
+            status="complete",
+            rounds_over=1,
+            adapter_sha256=vector_digest(checkpoint.tensors["adapter"]),
         )
         own = client_report(
             federation,

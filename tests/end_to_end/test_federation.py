@@ -149,15 +149,15 @@ def test_encrypted_and_plain_sums_give_the_same_run(make_federation, tmp_path, s
             encryption=encryption, coins=seeded_coins(3), state_folder=tmp_path / name
         )
         federation.run(tmp_path / f"run-{name}")
-        states[name] = load_latest(tmp_path / f"run-{name}/checkpoints").state
+        states[name] = load_latest(tmp_path / f"run-{name}/checkpoints").tensors["adapter"]
     assert np.array_equal(states["BFV"], states["Plain"])
 
 
 def test_ffa_lora_never_moves_a(make_federation, tmp_path):
     from safetensors.numpy import load_file
 
-    result = make_federation(strategy=FFALoRA()).run(tmp_path / "run")
-    again = make_federation(strategy=FFALoRA(), rounds=1, state_folder=tmp_path / "other").run(
+    result = make_federation(method=FFALoRA()).run(tmp_path / "run")
+    again = make_federation(method=FFALoRA(), rounds=1, state_folder=tmp_path / "other").run(
         tmp_path / "again"
     )
     first = load_file(result.adapter / "adapter_model.safetensors")
@@ -188,7 +188,7 @@ def test_a_public_seed_repeats_initial_weights_but_never_coins(make_federation, 
 def load_latest_state(path):
     from safetensors.numpy import load_file
 
-    return load_file(path)["state"]
+    return load_file(path)["adapter"]
 
 
 def test_seeded_coins_are_reported_as_not_private(make_federation, tmp_path, seeded_coins):
@@ -352,10 +352,10 @@ class TestAClientThatFails:
     def _fail(monkeypatch, failing):
         real = node.ClientNode.update
 
-        def update(self, plan, state):
+        def update(self, plan, state, correction):
             if self.id in failing:
                 raise RuntimeError("secret cause")
-            return real(self, plan, state)
+            return real(self, plan, state, correction)
 
         monkeypatch.setattr(node.ClientNode, "update", update)
 
@@ -399,8 +399,8 @@ class TestADivergedModel:
     def test_one_client(self, make_federation, tmp_path, monkeypatch, sent, custody, value):
         real = node.ClientNode.update
 
-        def update(self, plan, state):
-            vector = real(self, plan, state)
+        def update(self, plan, state, correction):
+            vector = real(self, plan, state, correction)
             if (self.id, plan.round) == ("client-1", 2):
                 vector[-1] = value
             return vector
@@ -417,7 +417,7 @@ class TestADivergedModel:
         assert "must be finite" in log
         for path in (tmp_path / "run").rglob("*.*"):
             assert "must be finite" not in path.read_text(errors="replace"), path
-        assert np.isfinite(load_latest(tmp_path / "run/checkpoints").state).all()
+        assert np.isfinite(load_latest(tmp_path / "run/checkpoints").tensors["adapter"]).all()
 
     def test_every_client(self, make_federation, tmp_path, sent, custody):
         """A learning rate that overflows: nobody sends anything, and the global state stays."""
@@ -428,7 +428,7 @@ class TestADivergedModel:
             federation.run(tmp_path / "run")
         assert sent == []
         assert all(not committed(tmp_path / "state", f"client-{n}") for n in range(4))
-        assert np.isfinite(load_latest(tmp_path / "run/checkpoints").state).all()
+        assert np.isfinite(load_latest(tmp_path / "run/checkpoints").tensors["adapter"]).all()
 
 
 class TestThePublicRange:
@@ -538,7 +538,7 @@ class TestThePublicRange:
             with pytest.warns(UserWarning, match="the public range"):  # as the mean shows
                 federation.run(tmp_path / name)
             numbers = np.frombuffer(
-                committed(tmp_path / f"state-{name}", "client-0")[0], dtype="<i2", offset=32
+                committed(tmp_path / f"state-{name}", "client-0")[0], dtype="<i2", offset=40
             )
             assert (np.mean(np.abs(numbers) == 2047) > 0.9) == (name == "all")
             run = json.loads((tmp_path / name / "run.json").read_text())
@@ -572,7 +572,7 @@ class TestThePublicRange:
 
 def read_state(folder):
     checkpoint = load_latest(folder / "checkpoints")
-    return None if checkpoint is None else checkpoint.state
+    return None if checkpoint is None else checkpoint.tensors["adapter"]
 
 
 def all_keys(value, path=""):
@@ -698,7 +698,7 @@ class Killed(BaseException):
 
 
 def committed(state, client):
-    """What a client's ledger keeps to be sent: salt and numbers of its last committed round."""
+    """What a ledger keeps of the last committed round: salt, length and numbers to be sent."""
     (path,) = state.glob(f"clients/{client}/*/ledger-2.sqlite3")
     connection = sqlite3.connect(path)
     try:
@@ -754,7 +754,7 @@ class TestResume:
 
         last = {name: committed(tmp_path / "state", name) for name in names}
         assert all(first[name] in ([], last[name]) for name in names), "numbers are kept to the bit"
-        numbers = [np.frombuffer(last[name][0], dtype="<i2", offset=32) for name in names]
+        numbers = [np.frombuffer(last[name][0], dtype="<i2", offset=40) for name in names]
         (opened_sum,) = sums
         assert opened_sum.contributors == tuple(names)
         assert np.array_equal(opened_sum.values, np.sum(numbers, axis=0, dtype=np.int64))
@@ -774,10 +774,10 @@ class TestResume:
     ):
         real = node.ClientNode.update
 
-        def update(self, plan, state):
+        def update(self, plan, state, correction):
             if self.id == "client-1" and plan.round == 2:
                 raise Killed
-            return real(self, plan, state)
+            return real(self, plan, state, correction)
 
         monkeypatch.setattr(node.ClientNode, "update", update)
         federation = make_federation()

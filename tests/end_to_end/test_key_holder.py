@@ -56,7 +56,7 @@ class States(Callback):
         self.states = []
 
     def on_round(self, figures):
-        self.states.append(load_latest(self.folder / "checkpoints").state)
+        self.states.append(load_latest(self.folder / "checkpoints").tensors["adapter"])
 
 
 @pytest.fixture
@@ -199,14 +199,14 @@ class TestResume:
             encryption=Plain(), coins=seeded_coins(5), state_folder=tmp_path / "other"
         )
         plain.run(folder)
-        return load_latest(folder / "checkpoints").state
+        return load_latest(folder / "checkpoints").tensors["adapter"]
 
     def finish(self, federation, folder, expected):
         result = federation.run(folder, resume=True)
         assert [row.round for row in result.rounds] == [1, 2, 3]
         assert all(len(row.clients) == 4 for row in result.rounds), "nothing may be lost"
         assert all((c.steps, c.unresolved) == (3 * 2, 0) for c in result.report.clients)
-        assert np.array_equal(load_latest(folder / "checkpoints").state, expected)
+        assert np.array_equal(load_latest(folder / "checkpoints").tensors["adapter"], expected)
         return result
 
     def test_between_the_key_holders_result_and_the_checkpoint(
@@ -307,7 +307,7 @@ class TestTheKeyHoldersProcess:
     def test_it_is_gone_after_too_few_clients(
         self, make_federation, tmp_path, monkeypatch, holders, asked
     ):
-        def fail(self, plan, state):
+        def fail(self, plan, state, correction):
             raise RuntimeError
 
         monkeypatch.setattr(node.ClientNode, "update", fail)

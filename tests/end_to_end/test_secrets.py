@@ -231,7 +231,7 @@ def test_updates_lie_in_clear_on_their_clients_own_disk_only(make_federation, tm
         connection = sqlite3.connect(path)
         ((payload,),) = connection.execute("select payload from outbox").fetchall()
         connection.close()
-        watched.learn(path, {payload[:32], *pieces(payload[32:])})
+        watched.learn(path, {payload[:32], *pieces(payload[40:])})
     assert len([name for name in watched.patterns if "ledger" in str(name)]) == 4
     watched.search()
 

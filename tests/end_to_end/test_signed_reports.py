@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from privfed.federation import _Running
-from privfed.models.vector import vector_digest
+from privfed.methods.method import vector_digest
 from privfed.parties.client.run import ClientRun
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import OPENED
@@ -46,7 +46,7 @@ class Seen:
         moment = Moment(
             status=self.result.report.status,
             rounds_over=checkpoint.round,
-            adapter_sha256=vector_digest(checkpoint.released),
+            adapter_sha256=vector_digest(checkpoint.tensors["adapter"]),
         )
         ledger = json.loads(json.dumps(self.result.ledgers[client]))
         own = client_report(self.federation, self.facts, record, ledger, moment, client=client)

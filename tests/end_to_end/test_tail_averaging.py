@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from peft import PeftModel
 
-from privfed import Callback, TailAveraging, load_task
+from privfed import Callback, FedAvg, TailAveraging, load_task
 from privfed.errors import ConfigError
 from privfed.models.vector import read_vector
 from privfed.storage.checkpoint import load_latest
@@ -21,7 +21,7 @@ class Collect(Callback):
         self.states = []
 
     def on_round(self, figures):
-        self.states.append(load_latest(self.folder / "checkpoints").state)
+        self.states.append(load_latest(self.folder / "checkpoints").tensors["adapter"])
         if figures.round == self.stop_after:
             raise KeyboardInterrupt
 
@@ -34,7 +34,7 @@ def left_by(folder):
 
 
 def test_the_adapter_is_the_average_also_after_a_resume(make_federation, tmp_path):
-    federation = make_federation(averaging=TailAveraging(first_round=2, decay=0.5))
+    federation = make_federation(method=TailAveraging(of=FedAvg(), first_round=2, decay=0.5))
     seen = Collect(tmp_path / "run", stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         federation.run(tmp_path / "run", callbacks=[seen])
@@ -51,10 +51,10 @@ def test_the_adapter_is_the_average_also_after_a_resume(make_federation, tmp_pat
 
 def test_it_changes_neither_training_nor_cost(make_federation, seeded_coins, tmp_path):
     states, spent = [], []
-    for name, averaging in (("newest", None), ("average", TailAveraging())):
+    for name, method in (("newest", FedAvg()), ("average", TailAveraging(of=FedAvg()))):
         seen = Collect(tmp_path / name)
         result = make_federation(
-            averaging=averaging, coins=seeded_coins(3), state_folder=tmp_path / f"{name}-state"
+            method=method, coins=seeded_coins(3), state_folder=tmp_path / f"{name}-state"
         ).run(tmp_path / name, callbacks=[seen])
         states.append(seen.states[-1])
         spent.append([client.epsilon_spent for client in result.report.clients])
@@ -64,4 +64,4 @@ def test_it_changes_neither_training_nor_cost(make_federation, seeded_coins, tmp
 
 def test_a_first_round_after_the_last_is_refused(make_federation):
     with pytest.raises(ConfigError, match="averaging begins in round 4, but rounds is 3"):
-        make_federation(averaging=TailAveraging(first_round=4))
+        make_federation(method=TailAveraging(of=FedAvg(), first_round=4))

@@ -287,24 +287,24 @@ def test_the_adapter_moves_by_the_mean_of_the_updates_with_public_weights(
     """Weights follow the public sizes, never the true numbers, and are each client's own."""
     real, updates = ClientNode.update, {}
 
-    def update(self, plan, state):
-        updates[self.id] = real(self, plan, state)
+    def update(self, plan, state, correction):
+        updates[self.id] = real(self, plan, state, correction)
         return updates[self.id].copy()
 
     class Start(Callback):
         def on_start(self, *arguments):
-            states.append(load_latest(tmp_path / "run/checkpoints").state)
+            states.append(load_latest(tmp_path / "run/checkpoints").tensors["adapter"])
 
     states = []
     monkeypatch.setattr(ClientNode, "update", update)
-    federation = make(strategy=FedAvg(weighting=weighting), rounds=1)
+    federation = make(method=FedAvg(weighting=weighting), rounds=1)
     federation.run(tmp_path / "run", callbacks=[Start()])
     checkpoint = load_latest(tmp_path / "run/checkpoints")
     sizes = [one.public_size for one in ORGANISATIONS[:4]]
     weights = np.array(sizes if weighting == "public_size" else [1] * 4, dtype=float)
     moves = np.stack([updates[name] for name in NAMES])
     expected = weights @ moves / weights.sum()
-    moved = checkpoint.state.astype(np.float64) - states[0]
+    moved = checkpoint.tensors["adapter"].astype(np.float64) - states[0]
     # Each update is rounded to a grid of 2^12 numbers over its range, at random and without bias.
     grid = 2 * checkpoint.record["largest_range"] / 2**12
     most = 4 * grid * weights.max() / weights.sum()

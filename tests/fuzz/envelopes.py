@@ -57,7 +57,7 @@ def well_formed(raw):
         return None
     if not exact or not isinstance(value, dict) or set(value) != STATEMENT_KEYS:
         return None
-    if type(value["schema"]) is not int or value["schema"] != 4:
+    if type(value["schema"]) is not int or value["schema"] != 5:
         return None
     if type(value["round"]) is not int or value["round"] < 0:
         return None
@@ -141,7 +141,7 @@ def signed(raw, sign):
 def to_sign(terms, sender, kind, own, blobs):
     """What a sender signs of a message that states `own` beside the terms of its round."""
     statement = {
-        "schema": 4, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
+        "schema": 5, "run": terms.run, "round": terms.round, "sender": sender, "kind": kind,
         "manifest": {**terms.manifest, **own}, "blobs": blobs,
     }  # fmt: skip
     return DOMAIN + hashlib.sha256(canonical(statement)).digest()

@@ -26,7 +26,7 @@ FIELDS = {
     ("kind",): ("update", "sum", "answers", "open-round", "result", "challenge", "round-key",
                 "answer", "shared-key", "refusal", "listing", "agreed", "nothing"),
     ("sender",): (*CLIENTS, ABSENT, "server", "holder", "stranger", "East", "e\u0430st"),
-    ("schema",): (1, 2, 4.0, "4", True),
+    ("schema",): (1, 2, 5.0, "5", True),
     ("manifest", "base"): ("11" * 32, "00" * 31, None), ("manifest", "roster"): ("11" * 32,),
     ("manifest", "key_id"): ("00" * 16, ""), ("manifest", "encryption", "num_clients"): (1000, 5),
     ("manifest", "encryption", "num_params"): (1, 10**30, 10**4299, 10**4300 - 1),

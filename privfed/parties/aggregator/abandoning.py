@@ -69,7 +69,11 @@ def sums_of(standings: Mapping[str, Standing]) -> set[tuple[str, ...]]:
 
 
 def lost_before(
-    standings: Mapping[str, Standing], round_number: int, *, here: int, min_clients: int
+    standings: Mapping[str, Standing],
+    round_number: int,
+    *,
+    here: Collection[str],
+    min_clients: int,
 ) -> Abandoned | None:
     """Why a round that is about to begin would cost budget for nothing; None if it would not.
 
@@ -79,11 +83,12 @@ def lost_before(
     Args:
         standings: of all who are in the epoch; empty in that of a new run.
         round_number: of the round.
-        here: how many clients are in the epoch.
+        here: clients that would train.
         min_clients: fewest contributors of a sum.
     """
-    lost = sorted(client for client, one in standings.items() if one.next_status == "reserved")
-    if not lost or here - len(lost) >= min_clients:
+    reserved = (client for client, one in standings.items() if one.next_status == "reserved")
+    lost = sorted(set(reserved).intersection(here))
+    if not lost or len(here) - len(lost) >= min_clients:
         return None
     return Abandoned(round=round_number, reason=Reason.LOST, missing=tuple(lost))
 

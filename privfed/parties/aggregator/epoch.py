@@ -181,9 +181,9 @@ class Beginning:
             AwayError: if one is lost without whom it cannot begin.
             EncryptionError, MessageError: what they refuse it for.
         """
-        num_params = _require_alike(asked.ready)
+        num_values = _require_alike(asked.ready)
         members = [name for name in self.proposal.names if name not in left_out]
-        scheme = Scheme(summation=self.summation, num_clients=len(members), num_params=num_params)
+        scheme = Scheme(summation=self.summation, num_clients=len(members), num_params=num_values)
         ready, shared = asked.ready, b""
         key: Mapping[str, Any] = {}
         if scheme.custody == Custody.SHARED_KEY:
@@ -338,7 +338,7 @@ def _error(name: str, reason: str) -> PrivfedError:
 
 
 def _require_alike(ready: Mapping[str, Ready]) -> int:
-    """Refuse clients that hold different things, naming who; returns the length of an update."""
+    """Refuse clients that hold different things, naming who; returns how much each sends."""
     facts = {name: one.facts.common for name, one in ready.items()}
     alike = most_alike(facts, sorted(next(iter(facts.values()))))
     expected = facts[alike[0]]
@@ -349,7 +349,7 @@ def _require_alike(ready: Mapping[str, Ready]) -> int:
                 f"all clients must hold the same base model, initial adapter and tokenizer, "
                 f"{name!r} has another {', '.join(differs)} than {alike[0]!r}"
             )
-    return int(expected["num_params"])
+    return int(expected["num_values"])
 
 
 def _figure(began: Collection[Mapping[str, object]]) -> float:

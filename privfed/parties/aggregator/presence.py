@@ -90,19 +90,26 @@ class Presence:
 
         self._patiently(begin)
 
-    def gather(self, reached: Reached, members: Sequence[str], left_out: Sequence[str]) -> None:
+    def gather(
+        self,
+        reached: Reached,
+        members: Sequence[str],
+        left_out: Sequence[str],
+        drawn: Collection[str],
+    ) -> None:
         """Have enough clients ready for the next round, with one key where they hold it.
 
         Args:
             reached: how far the run has come.
             members: who takes part.
             left_out: who takes no part (any more).
+            drawn: who trains in the next round.
 
         Raises:
             AwayError: if too few are ready, and nobody waits any longer.
             PrivfedError: if they cannot go on together.
         """
-        self._patiently(lambda: self._go_on(reached, members, left_out))
+        self._patiently(lambda: self._go_on(reached, members, left_out, drawn))
 
     def come_back(
         self,
@@ -111,6 +118,7 @@ class Presence:
         left_out: Sequence[str],
         *,
         needed: Collection[str],
+        drawn: Collection[str],
         deadline: float,
     ) -> bool:
         """Whether lost clients are there again in time, all that a round's sum needs.
@@ -120,12 +128,13 @@ class Presence:
             members: who takes part.
             left_out: who takes no part (any more).
             needed: who must be there.
+            drawn: who trains in the round.
             deadline: by `time.monotonic`.
         """
         lost = frozenset(self.lost)
         while lost and time.monotonic() < deadline:
             try:
-                self._go_on(reached, members, left_out)
+                self._go_on(reached, members, left_out, drawn)
             except AwayError:
                 pass  # they are asked again
             else:
@@ -134,19 +143,26 @@ class Presence:
             time.sleep(PAUSE_S)
         return False
 
-    def _go_on(self, reached: Reached, members: Sequence[str], left_out: Sequence[str]) -> None:
+    def _go_on(
+        self,
+        reached: Reached,
+        members: Sequence[str],
+        left_out: Sequence[str],
+        drawn: Collection[str],
+    ) -> None:
         """Begin a new epoch with those who are here, unless all of them hold its key already."""
         run, over = reached.record.run, reached.record.over
         asked = self.caught_up(reached, members, reached.is_at)
         unfit = {name: _why_not(one, reached) for name, one in asked.ready.items()}
         here = {name: one for name, one in asked.ready.items() if unfit[name] is None}
         least = self.beginning.proposal.min_clients
-        if len(here) < least:
+        train = set(here).intersection(drawn)
+        if len(train) < least:
             reasons = {name: why for name, why in unfit.items() if why is not None}
             raise AwayError(
-                f"at least {least} clients must be ready before round {over + 1}, {len(here)} "
+                f"at least {least} clients must be ready before round {over + 1}, {len(train)} "
                 f"are: {reason_in({**reasons, **asked.reasons})}",
-                sorted(set(members).difference(here)),
+                sorted(set(drawn).difference(here)),
             )
         if self._needs_key(here):
             ready = replace(asked, ready=here)

@@ -38,7 +38,6 @@ from privfed.protocol.kinds import (
     ABANDON,
     ABANDONED,
     ABSENT,
-    AVERAGED,
     CONTRIBUTORS,
     EPSILON,
     FIGURE,
@@ -62,7 +61,7 @@ from privfed.protocol.signing import (
 )
 from privfed.protocol.terms import RoundPlan
 
-_COMMON: Final = (NEXT_BASE, RELEASED, AVERAGED, NEXT_RANGE)
+_COMMON: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
 """What clients that opened the same sum state alike; a figure depends on how each computes."""
 _LONGEST_NOTE: Final = 1000
 _ERRORS: Final = {kind.__name__: kind for kind in (EncryptionError, MessageError, SpoiledSumError)}
@@ -130,6 +129,7 @@ class AggregatorRound:
         plan: of the round.
         public_range: to which updates are clipped.
         clients: who takes part in the run.
+        drawn: who of them trains in the round.
         anchors: the last known anchor of every client's ledger.
         before: contributors of sums of this round that clients agreed to before a crash.
         on_refused: told of an update that is not accepted, and why.
@@ -141,6 +141,7 @@ class AggregatorRound:
     plan: RoundPlan
     public_range: float
     clients: Sequence[str]
+    drawn: Sequence[str]
     anchors: Mapping[str, Anchor]
     before: Collection[tuple[str, ...]]
     on_refused: Callable[[str, MessageError], None]
@@ -179,7 +180,7 @@ class AggregatorRound:
             identity=self.summing.identity,
             roster=self.summing.roster,
             terms=opening.terms,
-            cohort=self.clients,
+            cohort=self.drawn,
             anchors=self.anchors,
             adder=self.summing.scheme.new_adder(),
             min_clients=self.summing.min_clients,
@@ -187,7 +188,7 @@ class AggregatorRound:
         blobs = {} if opening.key is None else {ROUND_KEY: opening.key}
         train = signed_message(self.summing.identity, opening.agreed, TRAIN, blobs=blobs)
         # Clients that agreed to a sum before a crash agree to no other: nobody else may join it.
-        asked = [name for name in self.clients if all(name in names for names in self.before)]
+        asked = [name for name in self.drawn if all(name in names for names in self.before)]
         replies = self.exchange(dict.fromkeys(asked, train))
         begun = time.perf_counter()
         for name in asked:
@@ -202,7 +203,7 @@ class AggregatorRound:
         begun = time.perf_counter()
         total = collecting.total()
         self.costs.bytes_up = collecting.bytes_up
-        self.costs.bytes_down = len(opening.key or b"") * len(self.clients)
+        self.costs.bytes_down = len(opening.key or b"") * len(self.drawn)
         self.costs.aggregator_seconds += time.perf_counter() - begun
         return total
 

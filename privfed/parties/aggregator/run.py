@@ -15,7 +15,13 @@ from typing import Any
 from accountants import Anchor
 from privfed.agreement import Proposal
 from privfed.encryption.ranges import RANGE
-from privfed.errors import MessageError, PrivfedError, SpoiledSumError, TooFewClientsError
+from privfed.errors import (
+    ConfigError,
+    MessageError,
+    PrivfedError,
+    SpoiledSumError,
+    TooFewClientsError,
+)
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator import abandoning, leaving
@@ -27,6 +33,7 @@ from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.round import AggregatorRound, Released, abandon
 from privfed.parties.aggregator.stated import Exchange
 from privfed.parties.aggregator.summing import Summing
+from privfed.protocol.participation import Participation
 from privfed.protocol.terms import RoundPlan
 from privfed.reports.figures import Abandoned, RoundFigures
 from privfed.reports.run_record import RunRecord
@@ -83,11 +90,13 @@ class AggregatorRun:
     declined: Collection[str] = ()
     notes: tuple[str, ...] = ()
     presence: Presence = field(init=False)
+    _participation: Participation = field(init=False)
     _openers: dict[str, Opener] = field(default_factory=dict)
     _agreed: dict[int, set[tuple[str, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Nobody is known to be here yet."""
+        self._participation = self.proposal.participation
         beginning = Beginning(
             identity=self.identity,
             roster=self.roster,
@@ -109,6 +118,11 @@ class AggregatorRun:
         if self.reached is not None:
             out |= set(self.record.left_out)
         return [name for name in self.proposal.names if name not in out]
+
+    def drawn(self, number: int) -> list[str]:
+        """Clients that train in a round, of those that take part."""
+        drawn = self._participation.of(number)
+        return [name for name in self.members if name in drawn]
 
     @property
     def summing(self) -> Summing:
@@ -143,6 +157,7 @@ class AggregatorRun:
             ConfigError: if clients hold different things.
         """
         if self.reached is None:
+            self._require_enough_drawn(1)
             self.presence.begin(self.members, list(self.declined))
             _ = self.summing  # a key holder that does not answer is found before anything is spent
             self.reached = self.following.keep(self._first(self.presence.epoch))
@@ -153,7 +168,10 @@ class AggregatorRun:
             self.reached = replace(self.reached, record=record)
         if self.record.over == self.proposal.rounds and not new:
             return  # nothing is left but to finish
-        self.presence.gather(self.reached, self.members, self._out)
+        self._require_enough_drawn(self.record.over + 1)
+        self.presence.gather(
+            self.reached, self.members, self._out, self.drawn(self.record.over + 1)
+        )
         _ = self.summing
         if new:
             self._go_on_without(new)
@@ -167,7 +185,8 @@ class AggregatorRun:
         """
         started, number = time.perf_counter(), self.record.over + 1
         if self.presence.lost:
-            self.presence.gather(self._require_reached(), self.members, self._out)
+            reached = self._require_reached()
+            self.presence.gather(reached, self.members, self._out, self.drawn(number))
         self._agreed.setdefault(number, abandoning.sums_of(self.presence.standings_of(number)))
         try:
             released = self._played(number)
@@ -195,6 +214,22 @@ class AggregatorRun:
     def _out(self) -> list[str]:
         """Clients of the proposal that take no part (any more)."""
         return [*self.declined, *self.record.left_out]
+
+    def _require_enough_drawn(self, first: int) -> None:
+        """Refuse rounds whose draw leaves too few of those who take part.
+
+        Raises:
+            ConfigError: naming the round.
+        """
+        least = self.proposal.min_clients
+        if self._participation.takes_all:
+            return
+        for number in range(first, self.proposal.rounds + 1):
+            if len(drawn := self.drawn(number)) < least:
+                raise ConfigError(
+                    f"round {number} draws {len(drawn)} of the clients that take part, min_clients "
+                    f"= {least} must train; begin a new run with those who are left, or draw more"
+                )
 
     def _first(self, epoch: Epoch) -> Reached:
         """How far a run has come that has just begun."""
@@ -246,7 +281,7 @@ class AggregatorRun:
             given_up = given_up or abandoning.lost_before(
                 self.presence.standings_of(number),
                 number,
-                here=len(self.presence.epoch.ready),
+                here=set(self.drawn(number)).intersection(self.presence.epoch.ready),
                 min_clients=self.proposal.min_clients,
             )
             if given_up is not None:
@@ -260,6 +295,7 @@ class AggregatorRun:
                     self.members,
                     self._out,
                     needed=needed,
+                    drawn=self.drawn(number),
                     deadline=deadline,
                 ):
                     raise error from None
@@ -274,6 +310,7 @@ class AggregatorRun:
             plan=plan,
             public_range=self.record.public_range,
             clients=self.members,
+            drawn=self.drawn(number),
             anchors=self.record.anchors,
             before=frozenset(self._agreed[number]),
             on_refused=self.following.on_refused,
@@ -306,7 +343,7 @@ class AggregatorRun:
         return RoundFigures(
             round=released.round,
             clients=released.contributors,
-            absent=tuple(sorted(set(self.members).difference(released.contributors))),
+            absent=tuple(sorted(set(self.drawn(released.round)).difference(released.contributors))),
             metric=self.proposal.metric,
             value=released.figure,
             bytes_up=released.bytes_up,

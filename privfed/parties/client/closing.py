@@ -15,7 +15,7 @@ from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed import run_settings
 from privfed.errors import MessageError
-from privfed.models.vector import vector_digest
+from privfed.methods.method import released_digest
 from privfed.parties.client.membership import Membership
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.program import Program
@@ -98,7 +98,7 @@ class OwnReport:
         moment = Moment(
             status=_status(terms.round, node.rounds),
             rounds_over=terms.round,
-            adapter_sha256=vector_digest(progress.released),
+            adapter_sha256=released_digest(membership.settings.method, progress.state),
         )
         report = client_report(
             self._settings(membership), facts, record, export, moment, client=node.id

@@ -15,7 +15,7 @@ from privfed.custody.keys import SharedSecret
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.errors import MessageError
 from privfed.identity.keys import Role
-from privfed.models.vector import vector_digest
+from privfed.methods.method import released_digest
 from privfed.parties.client.membership import Membership
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Progress, Rules
@@ -149,7 +149,7 @@ class Epochs:
             manifest={
                 EPOCH: starting.epoch,
                 NEXT_BASE: progress.base,
-                RELEASED: vector_digest(progress.released),
+                RELEASED: released_digest(self.membership.settings.method, progress.state),
                 NEXT_RANGE: progress.public_range,
                 FIGURE: begins.figure,
             },
@@ -211,12 +211,11 @@ class Epochs:
         if not self._goes_on(begins.starting.run):
             if (base, number) != ("", 0):
                 raise MessageError("a new run begins before its first round, with no adapter yet")
+            state = self.membership.settings.method.begin(self.initial)
             return Progress(
                 round=0,
-                state=self.initial,
-                base=vector_digest(self.initial),
-                average=None,
-                averaged=0,
+                state=state,
+                base=state.digest(),
                 public_range=begins.starting.largest_range,
             )
         if number <= self.node.rounds:
@@ -271,8 +270,10 @@ class Epochs:
     def _rules(self, starting: Starting) -> Rules:
         settings = self.membership.settings
         return Rules(
-            strategy=settings.strategy,
-            averaging=settings.averaging,
+            method=settings.method,
+            training=settings.training,
+            steps=settings.privacy.steps_per_round,
+            participation=starting.participation,
             summation=settings.encryption,
             weights=starting.agreement.weights,
             largest_range=starting.largest_range,

@@ -12,12 +12,12 @@ from accountants import (
     Anchor,
     AnchorFolder,
     BudgetExceededError,
+    Event,
     Ledger,
     NoisedCount,
-    PoissonGaussian,
     ScheduleFilter,
     epsilon,
-    noise_multiplier,
+    noise_multiplier_of,
 )
 from accountants.ledger.identity import NOT_PRIVATE
 from privfed.agreement import budget_of, sample_rate_of
@@ -25,6 +25,7 @@ from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
+from privfed.methods.method import Method, Trains
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.base_modes import switch_off_dropout
 from privfed.models.load import choose_device
@@ -40,7 +41,7 @@ from privfed.private_step.gate import check_per_example_gradients
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import Coins
 from privfed.private_step.trial import usable_records
-from privfed.protocol.ciphers import Strategy
+from privfed.protocol.participation import Participation
 from privfed.reports.figures import rounded_up
 from privfed.settings.computation import Computation, Precision
 from privfed.settings.privacy import PrivacyConfig
@@ -66,7 +67,7 @@ _SMALLEST_SHARE: Final = 0.01
 def build_private_model(
     task: Task,
     adapter: Adapter,
-    strategy: Strategy,
+    method: Method,
     computation: Computation,
     *,
     examples_per_record: int,
@@ -92,7 +93,7 @@ def build_private_model(
     switch_off_dropout(base)  # also where a task of somebody's own builds it
     digest, before = base_digest(base), {id(tensor) for _, tensor in saved_tensors(base)}
     model = adapter.attach(base, task.modules_to_save, seed)
-    if strategy.freeze_lora_a:
+    if method.trains is Trains.B:
         freeze_orthonormal_a(model, seed)
     added = names_added(model, before)
     if start is not None:
@@ -228,19 +229,34 @@ def _cost_of_size(ledger: Ledger) -> float:
     return math.fsum(e.epsilon * e.steps for e in ledger.events() if isinstance(e, NoisedCount))
 
 
+def releases_of_run(
+    client: Client, method: Method, privacy: PrivacyConfig, rounds: int, noise_multiplier: float
+) -> list[Event]:
+    """What a client releases in a whole run."""
+    steps = privacy.private_steps(noise_multiplier, sample_rate_of(client, privacy))
+    return [replace(event, steps=event.steps * rounds) for event in method.releases(steps)]
+
+
 def calibrate(
     clients: Sequence[Client],
     ledgers: Mapping[str, Ledger],
+    method: Method,
     privacy: PrivacyConfig,
-    rounds: int,
+    rounds: Mapping[str, int],
 ) -> dict[str, float]:
-    """Noise multiplier of every client, so that all planned rounds fit its budget.
+    """Noise multiplier of every client, so that all rounds in which it trains fit its budget.
+
+    Args:
+        clients: with their sizes as numbers.
+        ledgers: of these clients.
+        method: what a round releases.
+        privacy: of all.
+        rounds: in how many each client trains.
 
     Raises:
         ConfigError: if a public size is smaller than the expected batch.
         accountants.BudgetExceededError: if a budget is too small for the plan.
     """
-    steps = privacy.steps_per_round * rounds
     sigmas = {}
     for client in clients:
         budget, history = budget_of(client, privacy), ledgers[client.id].events()
@@ -253,11 +269,10 @@ def calibrate(
                 epsilon=spent,
                 allowed=budget.epsilon,
             )
-        rate, must_fit = sample_rate_of(client, privacy), _must_fit(client, privacy, rounds, spent)
+        must_fit = _must_fit(client, privacy, rounds[client.id], spent)
+        plan = partial(releases_of_run, client, method, privacy, rounds[client.id])
         try:
-            sigma = noise_multiplier(
-                budget, rate, steps, history, neighbouring=privacy.neighbouring
-            )
+            sigma = noise_multiplier_of(plan, budget, history, neighbouring=privacy.neighbouring)
         except BudgetExceededError as error:
             raise BudgetExceededError(
                 f"{must_fit}, and does not with any noise; {_LESS}",
@@ -320,9 +335,10 @@ def build_nodes(
     ledgers: Mapping[str, Ledger],
     sigmas: Mapping[str, float],
     model: PrivateModel,
+    method: Method,
     *,
     identities: Mapping[str, Identity],
-    rounds: int,
+    participation: Participation,
     privacy: PrivacyConfig,
     training: TrainingConfig,
     coins: Coins,
@@ -335,6 +351,7 @@ def build_nodes(
             identity=identities[client.id],
             model=model,
             encoded=encoded[client.id],
+            method=method,
             config=DPSGDConfig(
                 noise_multiplier=sigmas[client.id],
                 sample_rate=sample_rate_of(client, privacy),
@@ -348,17 +365,17 @@ def build_nodes(
             ),
             training=training,
             secure_noise=privacy.secure_noise,
-            rounds=rounds,
+            rounds=participation.rounds,
             ledger=ledgers[client.id],
             filter=ScheduleFilter(
                 budget=budget_of(client, privacy),
-                schedule=[
-                    PoissonGaussian(
-                        noise_multiplier=sigmas[client.id],
-                        sample_rate=sample_rate_of(client, privacy),
-                        steps=privacy.steps_per_round * rounds,
-                    )
-                ],
+                schedule=releases_of_run(
+                    client,
+                    method,
+                    privacy,
+                    participation.rounds_of(client.id),
+                    sigmas[client.id],
+                ),
                 neighbouring=privacy.neighbouring,
             ),
             coins=coins,

@@ -20,7 +20,7 @@ from typing import IO, Final, Protocol
 
 from privfed.errors import RunFolderError
 from privfed.identity.names import is_hex
-from privfed.models.vector import vector_digest
+from privfed.methods.method import GlobalState
 from privfed.parties.client.round import Progress
 from privfed.storage.checkpoint import Checkpoint, load_latest, save_checkpoint
 from privfed.storage.durable import write_durably, writing
@@ -187,20 +187,18 @@ class RunFiles:
 def _checkpoint_of(progress: Progress) -> Checkpoint:
     return Checkpoint(
         round=progress.round,
-        state=progress.state,
-        average=progress.average,
-        record={"averaged": progress.averaged, "public_range": progress.public_range},
+        tensors=progress.state.tensors(),
+        record={"public_range": progress.public_range},
     )
 
 
 def _progress_of(kept: Checkpoint) -> Progress:
     try:
+        state = GlobalState.of_tensors(kept.tensors)
         return Progress(
             round=kept.round,
-            state=kept.state,
-            base=vector_digest(kept.state),
-            average=kept.average,
-            averaged=int(kept.record["averaged"]),
+            state=state,
+            base=state.digest(),
             public_range=float(kept.record["public_range"]),
         )
     except (KeyError, TypeError, ValueError) as error:

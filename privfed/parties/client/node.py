@@ -8,25 +8,28 @@ that was reserved and not committed is lost, and counted.
 
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import Logger
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load, save
 
 from accountants import (
     BudgetExceededError,
+    Event,
     Ledger,
-    PoissonGaussian,
     Reservation,
     ScheduleFilter,
     epsilon,
 )
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
+from privfed.methods.method import Correction, GlobalState, Kept, Method, Vector
 from privfed.models.tasks import Batch
-from privfed.models.vector import read_vector, vector_digest, write_vector
+from privfed.models.vector import read_vector, write_vector
 from privfed.parties.client.upload import Codec
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig, train_round
@@ -41,6 +44,7 @@ from privfed.settings.training import TrainingConfig
 
 _SALT_BYTES: Final = 32
 """A committed update begins with a random salt, since a digest of it stands in the ledger."""
+_LENGTH_BYTES: Final = 8
 
 
 class RoundLostError(PrivfedError):
@@ -56,6 +60,7 @@ class ClientNode:
         identity: its secret keys.
         model: shared in one process; overwritten with the global state in every round.
         encoded: the records as tensors.
+        method: what is trained, sent and kept.
         config: of the private step, without the round's learning rate.
         training: from which the client takes that rate.
         secure_noise: whether noise comes from a cryptographic stream, number by number.
@@ -71,6 +76,7 @@ class ClientNode:
     identity: Identity = field(repr=False)
     model: PrivateModel
     encoded: Batch = field(repr=False)
+    method: Method
     config: DPSGDConfig
     training: TrainingConfig
     secure_noise: bool
@@ -97,16 +103,19 @@ class ClientNode:
             return None
         if status == "reserved":
             raise RoundLostError(f"round {plan.round} was begun before a crash; it is counted")
-        return self.ledger.reserve(plan.run, plan.round, [self.release()], self.filter.admit)
+        return self.ledger.reserve(plan.run, plan.round, self.releases(), self.filter.admit)
 
-    def local_round(self, plan: RoundPlan, state: NDArray[np.float32]) -> LocalRound:
+    def local_round(
+        self, plan: RoundPlan, state: GlobalState, correction: Correction | None
+    ) -> LocalRound:
         """What this client brings to the private steps of a round: fresh secret streams.
 
         Args:
             plan: of the round, which must be reserved.
-            state: global adapter, shape (params,).
+            state: from which it trains.
+            correction: of the steps, after their noise.
         """
-        if vector_digest(state) != plan.base_digest:
+        if state.digest() != plan.base_digest:
             raise PrivfedError("the global state is not the one that the round plan names")
         rate = self.training.learning_rate_of(plan.round, self.rounds)
         return LocalRound(
@@ -115,20 +124,32 @@ class ClientNode:
             sampling=self.coins.stream(self.id, "sampling"),
             noise=self._noise(),
             bound=self.bound,
+            correction=correction,
         )
 
-    def commit(self, reservation: Reservation, update: NDArray[np.float64], codec: Codec) -> None:
-        """Round an update to the numbers that will be summed, and commit them.
+    def commit(
+        self,
+        reservation: Reservation,
+        vectors: Mapping[str, Vector],
+        kept: Kept | None,
+        codec: Codec,
+    ) -> None:
+        """Round what is sent to the numbers that will be summed, and commit them.
 
         Args:
             reservation: of the round.
-            update: trained minus received parameters, shape (params,).
-            codec: how the update becomes numbers.
+            vectors: to be sent, by name.
+            kept: what this client keeps, and sends to nobody.
+            codec: how vectors become numbers.
         """
         rounding = self.coins.stream(self.id, "rounding")
-        numbers = codec.encoding.encode(codec.weight * update, rounding.uniform).tobytes()
-        outgoing = os.urandom(_SALT_BYTES) + numbers
-        self.ledger.commit(reservation.id, [self.release()], outgoing)
+        numbers = codec.encode(vectors, rounding.uniform)
+        self.ledger.commit(reservation.id, self.releases(), _committed(numbers, kept))
+
+    def kept(self, run: str) -> Kept | None:
+        """What this client kept at its last commit of a run; None before that."""
+        committed = self.ledger.last_outgoing(run)
+        return None if committed is None else _parts_of(committed)[1]
 
     def hide(self, terms: Terms, codec: Codec) -> bytes:
         """The message that may leave: the committed numbers of a round, encrypted and signed.
@@ -165,20 +186,16 @@ class ClientNode:
         budget, neighbouring = self.filter.budget, self.filter.neighbouring
         return epsilon(self.ledger.events(), budget.delta, neighbouring).upper
 
-    def release(self) -> PoissonGaussian:
+    def releases(self) -> tuple[Event, ...]:
         """What one round of this client releases."""
-        return PoissonGaussian(
-            noise_multiplier=self.config.noise_multiplier,
-            sample_rate=self.config.sample_rate,
-            steps=self.config.steps,
-        )
+        return self.method.releases(self.config.release())
 
     def has_no_budget_for(self, plan: RoundPlan) -> bool:
         """Whether the ledger, with all runs that it counts, leaves no room to reserve a round."""
         if self.ledger.status(plan.run, plan.round) is not None:
             return False
         try:
-            self.filter.admit(self.ledger.events(), [self.release()])
+            self.filter.admit(self.ledger.events(), self.releases())
         except BudgetExceededError:
             return True
         return False
@@ -187,12 +204,14 @@ class ClientNode:
         committed = self.ledger.outgoing(terms.run, terms.round)
         if committed is None:
             raise RoundLostError(f"round {terms.round} was sent and is closed")
-        return np.frombuffer(committed, dtype=codec.encoding.dtype, offset=_SALT_BYTES)
+        return np.frombuffer(_parts_of(committed)[0], dtype=codec.dtype)
 
-    def update(self, plan: RoundPlan, state: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Trained minus received parameters, shape (params,)."""
-        mine = self.local_round(plan, state)
-        write_vector(self.model.adapter, state)
+    def update(
+        self, plan: RoundPlan, state: GlobalState, correction: Correction | None
+    ) -> NDArray[np.float64]:
+        """Trained minus received parameters, shape (params,); arguments as of `local_round`."""
+        mine = self.local_round(plan, state, correction)
+        write_vector(self.model.adapter, state.adapter)
         train_round(
             self.model,
             mine.encoded,
@@ -200,9 +219,27 @@ class ClientNode:
             sampling=mine.sampling,
             noise=mine.noise,
             bound=mine.bound,
+            correction=mine.correction,
         )
-        return read_vector(self.model.adapter).astype(np.float64) - state.astype(np.float64)
+        trained = read_vector(self.model.adapter).astype(np.float64)
+        return trained - state.adapter.astype(np.float64)
 
     def _noise(self) -> NoiseStream:
         stream = self.coins.stream(self.id, "noise")
         return SecureNoise(stream) if self.secure_noise else FastNoise(stream)
+
+
+def _committed(numbers: NDArray[Any], kept: Kept | None) -> bytes:
+    """What is committed: salt, numbers, and what is kept beside them in the same transaction."""
+    content = numbers.tobytes()
+    length = len(content).to_bytes(_LENGTH_BYTES)
+    beside = b"" if kept is None else save(dict(kept))
+    return os.urandom(_SALT_BYTES) + length + content + beside
+
+
+def _parts_of(committed: bytes) -> tuple[bytes, Kept | None]:
+    """The numbers and what is kept."""
+    first = _SALT_BYTES + _LENGTH_BYTES
+    last = first + int.from_bytes(committed[_SALT_BYTES:first])
+    beside = committed[last:]
+    return committed[first:last], load(beside) if beside else None

@@ -17,6 +17,7 @@ from accountants import Anchor, AnchorFolder, Ledger, epsilon
 from privfed import run_settings
 from privfed.agreement import budget_of
 from privfed.identity.keys import Identity
+from privfed.methods.method import Round
 from privfed.models.start_file import start_bytes
 from privfed.models.tasks import Batch
 from privfed.models.tokenizer_digest import tokenizer_digest
@@ -132,8 +133,9 @@ def prepare(
         ledgers,
         {name: one.noise_multiplier for name, one in facts.items()},
         model,
+        settings.method,
         identities=identities,
-        rounds=settings.rounds,
+        participation=settings.proposal().participation,
         privacy=settings.privacy,
         training=settings.training,
         coins=settings.coins,
@@ -160,7 +162,7 @@ def _model_and_start(
     model = joining.build_private_model(
         settings.model,
         settings.adapter,
-        settings.strategy,
+        settings.method,
         settings.computation,
         examples_per_record=settings.privacy.examples_per_record,
         physical_batch_size=settings.training.physical_batch_size,
@@ -206,16 +208,26 @@ def _facts(
 ) -> dict[str, Facts]:
     """What each client brings; noise is calibrated once in a run."""
     if known is None:
-        sigmas = joining.calibrate(clients, ledgers, settings.privacy, settings.rounds)
+        draw = settings.proposal().participation
+        rounds = {client.id: draw.rounds_of(client.id) for client in clients}
+        sigmas = joining.calibrate(clients, ledgers, settings.method, settings.privacy, rounds)
         before = {client.id: _spent(settings, client, ledgers[client.id]) for client in clients}
     else:
         sigmas = {client.id: known.facts[client.id].noise_multiplier for client in clients}
         before = {client.id: known.facts[client.id].epsilon_before for client in clients}
+    params, sizes = num_trainable(model.adapter), {client.id: client.size for client in clients}
+    first = Round(
+        number=1,
+        steps=settings.privacy.steps_per_round,
+        learning_rate=settings.training.learning_rate,
+        weights=settings.method.weights(sizes),
+    )
     common = {
         "base_weights": model.base_sha256,
         "base_model": frozen_digest(model.adapter),
         "layout": layout_digest(model.adapter),
-        "num_params": num_trainable(model.adapter),
+        "num_params": params,
+        "num_values": sum(one.length for one in settings.method.uploads(params, first)),
         "start": hashlib.sha256(start).hexdigest(),
         "tokenizer": tokenizer_digest(settings.model.tokenizer()),
     }

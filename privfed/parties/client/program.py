@@ -17,7 +17,7 @@ from accountants import AccountingError
 from privfed.errors import MessageError, PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.models.vector import vector_digest
+from privfed.methods.method import released_digest
 from privfed.parties.client.epoch import Epochs, Memory
 from privfed.parties.client.kept_run import RunStore
 from privfed.parties.client.membership import RUN_IS_OVER, Membership
@@ -252,7 +252,9 @@ class Program:
         late = exact_values(envelope, terms, states={CLIENT})[CLIENT]
         if not isinstance(late, str) or late not in membership.taking_part:
             raise MessageError("only a client of the run is given its adapter")
-        return state_for(self.node.identity, membership.roster.party(late), terms, progress)
+        method = membership.settings.method
+        party = membership.roster.party(late)
+        return state_for(self.node.identity, party, terms, progress, method)
 
     def _take_state(self, message: bytes) -> bytes:
         """Take the global adapter that another client sent, if enough state that it is the one."""
@@ -272,6 +274,7 @@ class Program:
             membership.roster,
             members=membership.taking_part,
             least=membership.settings.min_clients,
+            method=membership.settings.method,
             num_params=len(self._initial),
         )
         membership.move_to(progress)
@@ -302,7 +305,8 @@ class Program:
                 another sum than it opened.
         """
         membership, progress = self.membership, self.membership.progress
-        here = (progress.base, vector_digest(progress.released))
+        left = released_digest(membership.settings.method, progress.state)
+        here = (progress.base, left)
         if not progress.round <= over <= self.node.rounds or (told.base, told.released) != here:
             raise MessageError(
                 f"this client has come to the end of round {progress.round} of "

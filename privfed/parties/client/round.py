@@ -1,4 +1,4 @@
-"""How a client follows a run: from an opened sum to the next adapter."""
+"""How a client follows a run: from an opened sum to the next global state."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from privfed.encryption.ranges import next_range, range_warning
 from privfed.methods.averaging import weighted_mean
-from privfed.methods.tail_averaging import TailAveraging
-from privfed.models.vector import vector_digest
-from privfed.protocol.ciphers import Strategy
+from privfed.methods.method import GlobalState, Method, Round, SentVector
+from privfed.protocol.participation import Participation
 from privfed.settings.encryption import FixedPoint, Summation
+from privfed.settings.training import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,24 +20,15 @@ class Progress:
 
     Attributes:
         round: the last round that is over, whether complete or given up; 0 before the first.
-        state: the global adapter, shape (params,).
+        state: the global state.
         base: its SHA-256 (hex).
-        average: of the adapters of past rounds, shape (params,); None where none is kept.
-        averaged: how many rounds are in the average.
         public_range: to which updates of the next round are clipped.
     """
 
     round: int
-    state: NDArray[np.float32]
+    state: GlobalState
     base: str
-    average: NDArray[np.float32] | None
-    averaged: int
     public_range: float
-
-    @property
-    def released(self) -> NDArray[np.float32]:
-        """What the run leaves if it ends here, shape (params,)."""
-        return self.state if self.average is None else self.average
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,49 +48,64 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How every client moves on after a round; all come to the same.
+    """What every client does alike in a round.
 
     Attributes:
-        strategy: from the mean update to the next adapter.
-        averaging: of past adapters into the one that the run leaves; None leaves the newest.
+        method: what is sent, and what comes of the sum.
+        training: from which the learning rate of a round is taken.
+        steps: private steps of a round.
+        participation: who trains in which round.
         summation: how updates are summed.
         weights: of every client in the mean.
         largest_range: the public range from the settings.
         evaluate: the figure of an adapter, shape (params,), on held-out text.
     """
 
-    strategy: Strategy
-    averaging: TailAveraging | None
+    method: Method
+    training: TrainingConfig
+    steps: int
+    participation: Participation
     summation: Summation
     weights: Mapping[str, float]
     largest_range: float
     evaluate: Callable[[NDArray[np.float32]], float]
 
+    def round(self, number: int) -> Round:
+        """What is public of a round before it is played."""
+        return Round(
+            number=number,
+            steps=self.steps,
+            learning_rate=self.training.learning_rate_of(number, self.participation.rounds),
+            weights=self.weights,
+        )
+
+    def uploads(self, number: int, num_params: int) -> tuple[SentVector, ...]:
+        """What a client sends in a round."""
+        return self.method.uploads(num_params, self.round(number))
+
     def after(
         self,
         progress: Progress,
         number: int,
-        total: NDArray[np.float64],
+        sums: Mapping[str, NDArray[np.float64]],
         contributors: Sequence[str],
     ) -> Moved:
-        """Move on by the sum of weighted updates, shape (params,), of a round."""
-        mean = weighted_mean(total, self.weights, contributors)
-        state = self.strategy.next_state(progress.state, mean)
-        average, averaged = progress.average, progress.averaged
-        if self.averaging is not None and self.averaging.counts(number):
-            before = state if average is None else average
-            average, averaged = self.averaging.with_next(before, averaged, state), averaged + 1
+        """Move on by the sums of weighted vectors of a round, by the names of `uploads`."""
+        state = self.method.next(progress.state, sums, contributors, self.round(number))
+        uploads = self.uploads(number, len(progress.state.adapter))
+        means = [
+            weighted_mean(sums[one.name] / one.scale, self.weights, contributors) for one in uploads
+        ]
+        mean = np.concatenate(means)  # in the units of the public range
         moved = Progress(
             round=number,
             state=state,
-            base=vector_digest(state),
-            average=average,
-            averaged=averaged,
+            base=state.digest(),
             public_range=self._range_after(mean, len(contributors)),
         )
         return Moved(
             progress=moved,
-            figure=self.evaluate(moved.released),
+            figure=self.evaluate(self.method.left(state)),
             note=self._note(mean, contributors, progress.public_range),
         )
 

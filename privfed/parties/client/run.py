@@ -27,16 +27,15 @@ from privfed.errors import (
 from privfed.identity.keys import Role
 from privfed.identity.names import check_name
 from privfed.identity.roster import Roster
-from privfed.models.vector import vector_digest
+from privfed.methods.method import Correction, Trained, released_digest
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Moved, Progress, Rules
-from privfed.parties.client.upload import Upload
+from privfed.parties.client.upload import Codec, Upload
 from privfed.protocol.envelopes import Statement, statement_of
 from privfed.protocol.kinds import (
     ABANDON,
     ABANDONED,
     ABSENT,
-    AVERAGED,
     CHALLENGE,
     CONTRIBUTORS,
     EPSILON,
@@ -221,10 +220,21 @@ class ClientRun:
         """
         reply = None
         with self._told(waiting.current.plan.round):
-            codec = self.upload.codec(self.progress.public_range)
-            self.node.commit(waiting.reservation, update, codec)
+            run, state = waiting.current.plan.run, self.progress.state
+            trained = Trained(received=state, delta=update, kept=self.node.kept(run))
+            number = waiting.current.plan.round
+            vectors, kept = self._rules.method.local(
+                trained, self.node.id, self._rules.round(number)
+            )
+            self.node.commit(waiting.reservation, vectors, kept, self._codec(number))
             reply = self._hidden(waiting.current)
         return reply or self.absent()
+
+    def correction(self, waiting: Waiting) -> Correction | None:
+        """What this client adds to the private steps of a round that is reserved."""
+        plan = waiting.current.plan
+        kept, round_ = self.node.kept(plan.run), self._rules.round(plan.round)
+        return self._rules.method.correction(self.progress.state, kept, self.node.id, round_)
 
     def absent(self) -> bytes:
         """The fixed words of a client that does not take part; they say nothing of why."""
@@ -236,7 +246,9 @@ class ClientRun:
             return waiting
         update = None
         with self._told(waiting.current.plan.round):
-            update = self.node.update(waiting.current.plan, self.progress.state)
+            update = self.node.update(
+                waiting.current.plan, self.progress.state, self.correction(waiting)
+            )
         return self.absent() if update is None else self.finish(waiting, update)
 
     def _of_train(self, message: bytes) -> Current:
@@ -247,6 +259,8 @@ class ClientRun:
                 f"this client has come to the end of round {self.progress.round} of "
                 f"{self.node.rounds}, and is asked for round {number}"
             )
+        if self.node.id not in self._rules.participation.of(number):
+            raise MessageError(f"this client does not train in round {number}")
         plan, agreed = self._plan(number)
         envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=TRAIN, terms=agreed)
         exact_values(envelope, agreed, states=(), blobs=list(envelope.blobs))
@@ -260,10 +274,13 @@ class ClientRun:
         return plan, self.upload.terms(plan, self.progress.public_range)
 
     def _hidden(self, current: Current) -> bytes:
-        codec = self.upload.codec(self.progress.public_range)
-        sent = self.node.hide(current.terms, codec)
+        sent = self.node.hide(current.terms, self._codec(current.plan.round))
         self._current = replace(current, sent=sent)
         return sent
+
+    def _codec(self, number: int) -> Codec:
+        uploads = self._rules.uploads(number, len(self.progress.state.adapter))
+        return self.upload.codec(self.progress.public_range, uploads)
 
     def _answer(self, message: bytes) -> bytes:
         number, reply = self.progress.round + 1, None
@@ -271,7 +288,7 @@ class ClientRun:
             current = self._followed()
             if current.sent is None:
                 raise MessageError("this client sent no update in this round")
-            codec = self.upload.codec(self.progress.public_range)
+            codec = self._codec(current.plan.round)
             reply = self.node.answer(current.terms, message, current.sent, codec)
         return reply or self.absent()
 
@@ -291,12 +308,12 @@ class ClientRun:
         terms, number = self._followed().terms, stated_in(message).round
         if number != terms.round:
             raise MessageError(f"what ends round {number} came when round {terms.round} was open")
-        codec = self.upload.codec(self.progress.public_range)
+        codec = self._codec(number)
 
         def read() -> tuple[tuple[str, ...], Moved]:
             opened = codec.cipher.open(terms, message)
-            total = codec.encoding.decode(opened.values)
-            moved = self._rules.after(self.progress, terms.round, total, opened.contributors)
+            sums = codec.decode(opened.values)
+            moved = self._rules.after(self.progress, terms.round, sums, opened.contributors)
             return opened.contributors, moved
 
         contributors, moved = self._once(message, read)
@@ -312,8 +329,7 @@ class ClientRun:
         return {
             CONTRIBUTORS: list(contributors),
             NEXT_BASE: moved.progress.base,
-            RELEASED: vector_digest(moved.progress.released),
-            AVERAGED: moved.progress.averaged,
+            RELEASED: released_digest(self._rules.method, moved.progress.state),
             NEXT_RANGE: moved.progress.public_range,
             FIGURE: moved.figure if math.isfinite(moved.figure) else None,
             NOTE: moved.note,

@@ -11,6 +11,7 @@ from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import ready_of
+from privfed.protocol.participation import Participation
 from privfed.protocol.ready import Facts, Ready, epoch_of, terms_before
 from privfed.protocol.terms import RunTerms
 from privfed.run_settings import FederationSettings
@@ -28,6 +29,7 @@ class Starting:
         agreement: what all hold the same.
         scheme: how updates are summed.
         terms: what every message of the run states.
+        participation: who trains in which round.
         largest_range: the public range from the settings.
         maker: the client that makes the key of the epoch: the first of `ready` by name.
     """
@@ -39,6 +41,7 @@ class Starting:
     agreement: Agreement
     scheme: Scheme
     terms: RunTerms
+    participation: Participation
     largest_range: float
     maker: str
 
@@ -81,9 +84,8 @@ def begun(
             f"{sorted(ready)!r:.200} are"
         )
     agreement = _agreement(settings, proposal, facts)
-    scheme = Scheme(
-        summation=settings.encryption, num_clients=len(facts), num_params=agreement.num_params
-    )
+    sent = next(iter(facts.values())).num_values
+    scheme = Scheme(summation=settings.encryption, num_clients=len(facts), num_params=sent)
     enrolled = [party.name for party in roster.of_role(Role.CLIENT)]
     terms = RunTerms(
         run=run,
@@ -104,6 +106,7 @@ def begun(
         agreement=agreement,
         scheme=scheme,
         terms=terms,
+        participation=proposal.participation,
         largest_range=settings.encryption.public_range or derived,
         maker=min(ready),
     )
@@ -198,7 +201,7 @@ def _agreement(
     return Agreement(
         settings=proposal.settings,
         clients=tuple(one.client for one in facts.values()),
-        weights=settings.strategy.weights(sizes),
+        weights=settings.method.weights(sizes),
         base_model=first.base_model,
         layout=first.layout,
         num_params=first.num_params,

@@ -1,4 +1,4 @@
-"""The global adapter, from one client to another that missed a round; who relays it reads nothing.
+"""The global state, from one client to another that missed a round; who relays it reads nothing.
 
 It is public to the clients and to nobody else: the aggregator keeps no adapter. What is taken is
 what at least `min_clients` clients stated, with their signatures, that a round came to.
@@ -8,18 +8,20 @@ from collections.abc import Collection
 from typing import Final
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from privfed.canonical import canonical_json
+from privfed.checks import is_number
 from privfed.custody.wrapping import unwrap, wrap
 from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
-from privfed.models.vector import vector_digest
+from privfed.methods.method import GlobalState, Method, released_digest
 from privfed.parties.client.round import Progress
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import (
     ADAPTER,
-    AVERAGED,
     NEXT_BASE,
     NEXT_RANGE,
     OPENED,
@@ -30,20 +32,22 @@ from privfed.protocol.kinds import (
 from privfed.protocol.signing import exact_values, require_signature, signed_message, verified
 from privfed.protocol.terms import Terms
 
-_STATES: Final = (NEXT_BASE, RELEASED, AVERAGED, NEXT_RANGE)
+_STATES: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
 
 
-def state_for(sender: Identity, late: Party, terms: Terms, progress: Progress) -> bytes:
-    """The message with the adapter of a client, wrapped to another.
+def state_for(
+    sender: Identity, late: Party, terms: Terms, progress: Progress, method: Method
+) -> bytes:
+    """The message with the global state of a client, wrapped to another.
 
     Args:
         sender: of the adapter.
         late: who missed a round.
         terms: of the message.
         progress: of the sender.
+        method: of the run.
     """
-    parts = [progress.state] if progress.average is None else [progress.state, progress.average]
-    content = b"".join(part.astype("<f4").tobytes() for part in parts)
+    content = save(progress.state.tensors())
     context = _context(terms.run, terms.round, sender.party, late)
     return signed_message(
         sender,
@@ -51,9 +55,8 @@ def state_for(sender: Identity, late: Party, terms: Terms, progress: Progress) -
         STATE,
         manifest={
             NEXT_BASE: progress.base,
-            RELEASED: vector_digest(progress.released),
+            RELEASED: released_digest(method, progress.state),
             NEXT_RANGE: progress.public_range,
-            AVERAGED: progress.averaged,
         },
         blobs={ADAPTER: wrap(content, late, context)},
     )
@@ -66,6 +69,7 @@ def state_from(
     *,
     members: Collection[str],
     least: int,
+    method: Method,
     num_params: int,
 ) -> Progress:
     """The progress of another client, from what the aggregator relays.
@@ -76,6 +80,7 @@ def state_from(
         roster: who is enrolled.
         members: clients of the run.
         least: how many must have stated alike.
+        method: of the run.
         num_params: length of an adapter.
 
     Raises:
@@ -95,24 +100,22 @@ def state_from(
         )
     context = _context(run, number, roster.party(sent.statement.sender), late.party)
     content = unwrap(bytes(sent.blobs[ADAPTER]), late, context)
-    values = np.frombuffer(content, dtype="<f4") if len(content) % 4 == 0 else np.empty(0)
-    if values.size not in (num_params, 2 * num_params):
+    try:
+        state = GlobalState.of_tensors(load(content))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise MessageError("an adapter must be as privfed wrote it") from error
+    if state.adapter.shape != (num_params,) or state.adapter.dtype != np.float32:
         raise MessageError("an adapter must have the length of this run's")
-    state = values[:num_params].astype(np.float32)
-    average = values[num_params:].astype(np.float32) if values.size > num_params else None
-    averaged, public_range = stated[AVERAGED], stated[NEXT_RANGE]
-    if type(averaged) is not int or averaged < 0 or not isinstance(public_range, int | float):
-        raise MessageError("an adapter must come with how many rounds are in its average")
+    public_range = stated[NEXT_RANGE]
+    if not is_number(public_range):
+        raise MessageError("an adapter must come with the public range of the next round")
     progress = Progress(
-        round=number,
-        state=state,
-        base=vector_digest(state),
-        average=average,
-        averaged=averaged,
-        public_range=float(public_range),
+        round=number, state=state, base=state.digest(), public_range=float(str(public_range))
     )
-    if (progress.base, vector_digest(progress.released)) != (stated[NEXT_BASE], stated[RELEASED]):
+    if progress.base != stated[NEXT_BASE]:
         raise MessageError("an adapter must be the one whose digest was stated")
+    if released_digest(method, state) != stated[RELEASED]:
+        raise MessageError("an adapter must come with what the run leaves")
     return progress
 
 

@@ -1,9 +1,12 @@
 """One client's side of the encrypted sum: its keys, its cipher, what it remembers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from privfed.agreement import Agreement
 from privfed.custody.ckks import CKKSCipher
@@ -22,7 +25,8 @@ from privfed.encryption.schemes import Scheme
 from privfed.errors import EncryptionError, MessageError
 from privfed.identity.keys import Identity
 from privfed.identity.roster import Roster
-from privfed.protocol.ciphers import Cipher, Encoding, KeyedCipher
+from privfed.methods.method import SentVector
+from privfed.protocol.ciphers import Cipher, Encoding, KeyedCipher, Numbers
 from privfed.protocol.envelopes import Blob
 from privfed.protocol.kinds import KEY_ID, ROUND_KEY, SOFTWARE
 from privfed.protocol.terms import RoundPlan, RunTerms, Terms
@@ -31,17 +35,56 @@ from privfed.settings.encryption import Custody
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """How an update becomes an upload.
+    """How what a client sends in a round becomes numbers that are summed, and back.
 
     Attributes:
-        encoding: from real values to the numbers that are summed.
+        encodings: of every vector, in the order of the numbers.
         weight: public weight of this client in the mean, in (0, 1].
         cipher: hides the numbers.
     """
 
-    encoding: Encoding
+    encodings: tuple[tuple[SentVector, Encoding], ...]
     weight: float
     cipher: Cipher
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type in which one client's numbers are kept, little-endian."""
+        return self.encodings[0][1].dtype
+
+    def encode(
+        self,
+        vectors: Mapping[str, NDArray[np.floating]],
+        uniform: Callable[[int], NDArray[np.float64]],
+    ) -> NDArray[Any]:
+        """The numbers of weighted vectors.
+
+        Args:
+            vectors: by the names of what is sent.
+            uniform: draws that many secret numbers in [0, 1), should rounding need them.
+
+        Raises:
+            EncryptionError: for other vectors than are sent in the round, or one that is not
+                finite.
+        """
+        lengths = {one.name: (one.length,) for one, _ in self.encodings}
+        if {name: vector.shape for name, vector in vectors.items()} != lengths:
+            shapes = {name: vector.shape for name, vector in vectors.items()}
+            raise EncryptionError(f"a client must send vectors of shapes {lengths}, got {shapes}")
+        return np.concatenate(
+            [
+                encoding.encode(self.weight * vectors[one.name], uniform)
+                for one, encoding in self.encodings
+            ]
+        )
+
+    def decode(self, total: Numbers) -> dict[str, NDArray[np.float64]]:
+        """The sums of weighted vectors, by name, from the sum of numbers."""
+        sums, first = {}, 0
+        for one, encoding in self.encodings:
+            sums[one.name] = encoding.decode(total[first : first + one.length])
+            first += one.length
+        return sums
 
 
 class Upload:
@@ -134,12 +177,19 @@ class Upload:
         """What every message of a round states, before it has a key of its own."""
         return self._terms.of_round(plan, public_range, self._key)
 
-    def codec(self, public_range: float) -> Codec:
-        """How an update is hidden in one round."""
+    def codec(self, public_range: float, uploads: Sequence[SentVector]) -> Codec:
+        """How what is sent in one round is hidden.
+
+        Args:
+            public_range: of the round.
+            uploads: the vectors that are sent.
+        """
         if self._cipher is None:
             raise EncryptionError("this client has no key of the run yet")
         return Codec(
-            encoding=self._scheme.encoding(public_range),
+            encodings=tuple(
+                (one, self._scheme.encoding(public_range * one.scale)) for one in uploads
+            ),
             weight=self._agreement.weights[self._identity.party.name],
             cipher=self._cipher,
         )

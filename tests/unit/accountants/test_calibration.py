@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from accountants import (
     Budget,
     BudgetExceededError,
+    Gaussian,
     InvalidValueError,
     Neighbouring,
     Plan,
     PoissonGaussian,
+    PureDP,
     ScheduleFilter,
     batch_size_within,
     certified,
     epsilon,
     noise_multiplier,
+    noise_multiplier_of,
     noise_multipliers,
     sample_rate_within,
     steps_within,
@@ -199,6 +202,38 @@ def test_every_client_gets_its_own_noise_and_equal_plans_share_it():
     spent = Plan(budget=BUDGET, sample_rate=0.5, steps=8, history=(event(1.0, 0.9, 80),))
     with pytest.raises(BudgetExceededError, match="^client 'late'"):
         noise_multipliers({"a": small, "late": spent}, ADD)
+
+
+class TestAnyPlan:
+    """Its noise is the smallest with which all of it, together, fits."""
+
+    def plan(self, sigma):
+        return [event(sigma, 0.05, 30), Gaussian(noise_multiplier=4 * sigma, steps=2)]
+
+    def test_of_several_mechanisms(self):
+        history = [event(3.0, 0.1, 20)]
+        sigma = noise_multiplier_of(self.plan, BUDGET, history, neighbouring=ADD)
+
+        def spent(noise):
+            return epsilon([*history, *self.plan(noise)], BUDGET.delta, ADD).upper
+
+        assert spent(sigma) <= BUDGET.epsilon < spent(sigma * (1 - 1e-3))
+        alone = noise_multiplier(BUDGET, 0.05, 30, history, neighbouring=ADD)
+        assert sigma > 1.01 * alone
+
+    def test_of_dp_sgd_it_is_the_same_to_the_digit(self):
+        for rate, steps in ((0.2, 50), (0.01, 1000), (1.0, 3)):
+            found = noise_multiplier_of(
+                lambda sigma, q=rate, t=steps: [event(sigma, q, t)], BUDGET, neighbouring=ADD
+            )
+            assert found == noise_multiplier(BUDGET, rate, steps, neighbouring=ADD)
+
+    def test_that_no_noise_makes_fit_is_refused(self):
+        def plan(sigma):
+            return [event(sigma, 0.05, 30), PureDP(epsilon=2.5, neighbouring=ADD)]
+
+        with pytest.raises(BudgetExceededError, match="no noise multiplier up to 10000"):
+            noise_multiplier_of(plan, BUDGET, neighbouring=ADD)
 
 
 def test_what_if_gives_every_combination():

@@ -50,7 +50,7 @@ def federation(tmp_path):
         adapter=LoRA(rank=2, target_modules=("query",)),
         privacy=PRIVACY,
         training=TrainingConfig(learning_rate=0.5, physical_batch_size=12),
-        strategy=FedAvg(),
+        method=FedAvg(),
         rounds=5,
         held_out=[Record("another", "bad")],
         state_folder=tmp_path,
@@ -92,12 +92,13 @@ class TestTheDigest:
         [
             {"rounds": 6},
             {"min_clients": 4},
+            {"clients_per_round": 3},
             {"title": "other letters"},
             {"privacy": replace(PRIVACY, clipping_norm=0.3)},
             {"training": TrainingConfig(learning_rate=0.25, physical_batch_size=12)},
             {"model": Classification(base="acme/tiny", labels=("good", "bad"), max_length=17)},
             {"adapter": LoRA(rank=3, target_modules=("query",))},
-            {"strategy": FedAvg(server_learning_rate=0.5)},
+            {"method": FedAvg(server_learning_rate=0.5)},
             {"held_out": [Record("another", "good")]},
         ],
     )

@@ -15,7 +15,7 @@ from privfed.errors import (
     TooFewClientsError,
 )
 from privfed.federation import _require_same_model
-from privfed.models.vector import vector_digest
+from privfed.methods.method import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import SUM
@@ -55,7 +55,7 @@ class TestKeeping:
     def test_before_the_first_round(self, running):
         kept = latest(running)
         assert (kept.round, kept.record) == (0, running.record.to_json())
-        assert vector_digest(kept.state) == vector_digest(running.brought.initial)
+        assert vector_digest(kept.tensors["adapter"]) == vector_digest(running.brought.initial)
         assert running.folder.start.read_bytes() == running.brought.start
         report = json.loads((running.folder.path / "report.json").read_text())
         assert report["status"] == "running", "what cannot be reported must not be begun"
@@ -64,7 +64,7 @@ class TestKeeping:
         running.aggregator.play_round()
         kept = latest(running)
         assert (kept.round, kept.record) == (1, running.record.to_json())
-        assert vector_digest(kept.state) == running.aggregator.reached.base
+        assert vector_digest(kept.tensors["adapter"]) == running.aggregator.reached.base
         for name, ledger in running.brought.ledgers.items():
             assert running.record.anchors[name] == ledger.anchor()
         report = json.loads((running.folder.path / "report.json").read_text())
@@ -106,9 +106,13 @@ class TestTheCheckpoint:
         running.aggregator.play_round()
         right = running.clients["client-1"].membership.progress
         mine = running.clients["client-0"].membership.run
-        mine.progress = replace(mine.progress, base="e" * 64, state=right.state + 1)
+        mine.progress = replace(
+            mine.progress,
+            base="e" * 64,
+            state=replace(right.state, adapter=right.state.adapter + 1),
+        )
         kept = running._checkpoint(running.aggregator.reached)
-        assert vector_digest(kept.state) == right.base != mine.progress.base
+        assert vector_digest(kept.tensors["adapter"]) == right.base != mine.progress.base
         assert kept.round == 1
 
     def test_the_released_adapter_must_be_theirs_too(self, running):
@@ -157,7 +161,7 @@ class TestAdvice:
         for name in NAMES[:2]:
             node = running.brought.nodes[name]
             for number in (1, 2, 3):
-                node.ledger.reserve("another run", number, [node.release()], node.filter.admit)
+                node.ledger.reserve("another run", number, node.releases(), node.filter.admit)
         with pytest.raises(TooFewClientsError, match=r"budget of \['client-0', 'client-1'\]"):
             running.aggregator.play_round()
         assert running.record.abandoned[0].missing == ("client-0", "client-1")

@@ -16,6 +16,8 @@ from privfed import (
     Plain,
     Record,
     RecordGroup,
+    Scaffold,
+    TailAveraging,
     TrainingConfig,
 )
 from privfed.errors import ConfigError, DataError
@@ -107,8 +109,8 @@ class TestTypes:
             ("model", None),
             ("adapter", "lora"),
             ("adapter", LoRA),
-            ("strategy", FedAvg),
-            ("strategy", "fedavg"),
+            ("method", FedAvg),
+            ("method", "fedavg"),
             ("coins", SystemCoins),
             ("coins", 7),
             ("clients", "client-1"),
@@ -122,7 +124,6 @@ class TestTypes:
             ("training", TrainingConfig),
             ("computation", "bf16"),
             ("encryption", "bfv"),
-            ("averaging", True),
             ("enrolment", "all.roster"),
             ("state_folder", "state"),
             ("device", 0),
@@ -143,24 +144,27 @@ class TestTypes:
         with pytest.raises(
             ConfigError, match=r"got the class FedAvg; make an object of it: FedAvg"
         ):
-            make_federation(strategy=FedAvg)
+            make_federation(method=FedAvg)
 
     def test_objects_of_another_making_are_taken(self, make_federation):
         class Doubling:
-            freeze_lora_a = False
+            """FedAvg, but that its moves are twice as long."""
 
-            def weights(self, public_sizes):
-                return dict.fromkeys(public_sizes, 1.0)
-
-            def next_state(self, state, mean_update):
-                return (state + 2 * mean_update).astype(np.float32)
+            def __getattr__(self, name):
+                return getattr(FedAvg(server_learning_rate=2.0), name)
 
             def describe(self):
-                return {"strategy": "doubling"}
+                return {"method": "doubling"}
 
-        assert make_federation(strategy=Doubling()).describe()["strategy"] == {
-            "strategy": "doubling"
-        }
+        assert make_federation(method=Doubling()).describe()["method"] == {"method": "doubling"}
+
+    def test_a_method_refuses_what_it_cannot_do(self, make_federation):
+        momentum = TrainingConfig(learning_rate=0.5, optimizer=SGD(momentum=0.5))
+        with pytest.raises(ConfigError, match="scaffold needs the optimiser SGD without momentum"):
+            make_federation(method=Scaffold(), training=momentum)
+        late = TailAveraging(of=FedAvg(), first_round=4)
+        with pytest.raises(ConfigError, match="averaging begins in round 4, but rounds is 3"):
+            make_federation(method=late)
 
     def test_nothing_held_out(self, make_federation):
         with pytest.raises(DataError, match="at least one record"):

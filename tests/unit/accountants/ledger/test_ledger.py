@@ -77,6 +77,31 @@ def test_bytes_of_the_last_round_of_each_run_are_kept(ledger):
     assert ledger.outgoing("b", 0) is None
 
 
+def test_the_last_commit_of_a_run_is_found_without_its_round(path, ledger):
+    assert ledger.last_outgoing("a") is None
+    reservation = ledger.reserve("a", 0, [STEP], always)
+    assert ledger.last_outgoing("a") is None, "it is reserved only"
+    ledger.commit(reservation.id, [LESS], b"first of a")
+    assert ledger.last_outgoing("a") == b"first of a"
+    assert ledger.last_outgoing("b") is None
+    ledger.commit(ledger.reserve("b", 7, [STEP], always).id, [STEP], b"of b")
+    later = ledger.reserve("a", 3, [STEP], always)
+    assert ledger.last_outgoing("a") == b"first of a", "until the next is committed"
+    ledger.commit(later.id, [STEP], b"second of a")
+    for found in (ledger, Ledger.open(path, **OWNER)):
+        assert found.last_outgoing("a") == b"second of a"
+        assert found.last_outgoing("b") == b"of b"
+        assert found.last_outgoing("c") is None
+
+
+def test_the_last_commit_is_the_last_in_time_not_by_round_or_reservation(ledger):
+    first, second = (ledger.reserve("a", number, [STEP], always) for number in (0, 1))
+    ledger.commit(second.id, [STEP], b"second")
+    ledger.commit(first.id, [STEP], b"first")
+    assert ledger.last_outgoing("a") == b"first"
+    assert ledger.outgoing("a", 1) is None, "only the last one's bytes are kept"
+
+
 def test_admission_sees_all_that_counts_and_can_refuse(ledger):
     ledger.reserve("a", 0, [STEP], always)
     play(ledger, "b", 1)

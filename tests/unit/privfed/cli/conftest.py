@@ -64,7 +64,7 @@ def settings(bert_folder):
         },
         "encryption": {"kind": "plain", "bits": 10, "public_range": 2, "follow_released": True},
         "parties": {"roster": "all.roster", "authority": "ab" * 32, "identities": "secret"},
-        "strategy": {
+        "method": {
             "kind": "ffa-lora",
             "weighting": "public_size",
             "server_learning_rate": 0.5,

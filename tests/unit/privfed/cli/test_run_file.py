@@ -4,7 +4,7 @@ import inspect
 import re
 import tomllib
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,12 @@ from privfed import (
     CausalLanguageModel,
     Classification,
     FedAvg,
+    FedProx,
     FFALoRA,
     LoRA,
     PeftAdapter,
     Plain,
+    Scaffold,
     TailAveraging,
     TrainingConfig,
 )
@@ -38,6 +40,10 @@ from tests.unit.privfed.cli.configurations import MISSING, TOPICS, changed
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "run.toml"
 SOURCE = inspect.getsource(run_config) + inspect.getsource(run_data)
+BUILT = {field.name for kind in (*run_config._METHODS, TailAveraging) for field in fields(kind)} - {
+    "of"
+}
+"""Keys that are the fields of a dataclass."""
 
 
 class TestAWholeConfiguration:
@@ -59,10 +65,11 @@ class TestAWholeConfiguration:
         )
         assert federation.encryption == Plain(bits=10, public_range=2.0, follow_released=True)
         assert type(federation.encryption) is Plain
-        assert federation.strategy == FFALoRA(weighting="public_size", server_learning_rate=0.5)
-        assert type(federation.strategy) is FFALoRA
-        assert federation.averaging == TailAveraging(first_round=2, decay=0.5)
+        method = FFALoRA(weighting="public_size", server_learning_rate=0.5)
+        assert federation.method == TailAveraging(of=method, first_round=2, decay=0.5)
+        assert type(federation.method.of) is FFALoRA
         assert (federation.rounds, federation.min_clients) == (2, 4)
+        assert federation.clients_per_round is None
         assert federation.device == "cpu"
         assert federation.state_folder == tmp_path / "ledgers"
         assert federation.enrolment == Enrolment(
@@ -119,7 +126,7 @@ OPTIONAL = [
     "training/physical_batch_size",
     "encryption",
     "parties",
-    "strategy",
+    "method",
     "averaging",
     "federation/min_clients",
     "federation/device",
@@ -165,9 +172,8 @@ def test_without_the_optional_keys_there_are_defaults(load, settings):
     assert type(federation.encryption) is BFV
     assert federation.encryption.custody is Custody.SHARED_KEY
     assert federation.enrolment is None
-    assert federation.strategy == FedAvg()
-    assert type(federation.strategy) is FedAvg
-    assert federation.averaging is None
+    assert federation.method == FedAvg()
+    assert type(federation.method) is FedAvg
     assert (federation.min_clients, federation.device) == (3, None)
     assert {client.public_size for client in federation.clients} == {21}
     assert {client.budget for client in federation.clients} == {None}
@@ -219,14 +225,41 @@ class TestOtherChoices:
     def test_a_language_model(self, load, settings, llama_folder):
         settings["model"] = {"task": "causal-lm", "base": llama_folder, "max_length": 12}
         settings["adapter"] = {"kind": "prefix-tuning", "num_virtual_tokens": 3}
-        settings["strategy"]["kind"] = "fedavg"
+        settings["method"]["kind"] = "fedavg"
         del settings["data"]["label"]
         federation = load(settings)
         assert federation.model == CausalLanguageModel(base=llama_folder, max_length=12)
         assert isinstance(federation.adapter, PeftAdapter)
         assert federation.adapter.config.num_virtual_tokens == 3
         assert federation.held_out[0].label is None
-        assert type(federation.strategy) is FedAvg
+        assert type(federation.method.of) is FedAvg
+
+    def test_each_method(self, load, settings):
+        settings["method"] = {"kind": "fedprox", "mu": 0.25}
+        assert load(settings).method.of == FedProx(mu=0.25)
+        del settings["averaging"]
+        assert load(settings).method == FedProx(mu=0.25)
+        settings["method"] = {"kind": "scaffold", "server_learning_rate": 0.5}
+        del settings["training"]["momentum"]
+        assert load(settings).method == Scaffold(server_learning_rate=0.5)
+
+    def test_how_many_train_in_a_round(self, load, settings):
+        settings["federation"] |= {"min_clients": 3, "clients_per_round": 3}
+        assert load(settings).clients_per_round == 3
+        settings["federation"]["clients_per_round"] = 5
+        with pytest.raises(ConfigError, match="clients_per_round must be a whole number from"):
+            load(settings)
+
+    def test_what_a_method_needs_and_what_it_does_not_know(self, load, settings):
+        settings["method"] = {"kind": "fedprox"}
+        with pytest.raises(ConfigError, match=r"\[method\] needs the key 'mu'"):
+            load(settings)
+        settings["method"] = {"kind": "fedavg", "mu": 0.25}
+        with pytest.raises(ConfigError, match=r"\[method\] has unknown key\(s\) \['mu'\]"):
+            load(settings)
+        settings["method"] = {"kind": "scaffold"}
+        with pytest.raises(ConfigError, match="scaffold needs the optimiser SGD without momentum"):
+            load(settings)
 
     def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
@@ -280,7 +313,7 @@ TABLES = [
     "training",
     "encryption",
     "parties",
-    "strategy",
+    "method",
     "federation",
 ]
 
@@ -345,11 +378,12 @@ WRONG_TYPE = [
     ("parties/roster", ["all.roster"]),
     ("parties/authority", 12),
     ("parties/identities", True),
-    ("strategy/kind", 1),
-    ("strategy/weighting", 1),
-    ("strategy/server_learning_rate", "1"),
+    ("method/kind", 1),
+    ("method/weighting", 1),
+    ("method/server_learning_rate", "1"),
     ("federation/rounds", 2.0),
     ("federation/min_clients", "4"),
+    ("federation/clients_per_round", 3.0),
     ("federation/device", 0),
 ]
 
@@ -432,9 +466,9 @@ WRONG_VALUE = [
     ("encryption/bits", 7, "bits"),
     ("encryption/public_range", 0, "public_range"),
     ("encryption/public_range", INF, "public_range"),
-    ("strategy/kind", "scaffold", "'fedavg' or 'ffa-lora'"),
-    ("strategy/weighting", "true_size", "weighting"),
-    ("strategy/server_learning_rate", 0, "server_learning_rate"),
+    ("method/kind", "fedsgd", "['fedavg', 'fedprox', 'ffa-lora', 'scaffold']"),
+    ("method/weighting", "true_size", "weighting"),
+    ("method/server_learning_rate", 0, "server_learning_rate"),
     ("federation/rounds", 0, "rounds"),
     ("title", "", "title"),
 ]
@@ -557,7 +591,7 @@ def test_a_language_model_trains_from_its_configuration(load, settings, llama_fo
     """From the file to the report, with prefix tuning and an own budget."""
     settings["model"] = {"task": "causal-lm", "base": llama_folder, "max_length": 10}
     settings["adapter"] = {"kind": "prefix-tuning", "num_virtual_tokens": 2}
-    settings["strategy"]["kind"] = "fedavg"
+    settings["method"]["kind"] = "fedavg"
     settings["federation"]["rounds"] = 1
     settings["averaging"]["first_round"] = 1
     settings["data"]["public_sizes"] = dict.fromkeys(["east", "north", "south", "west"], 25)
@@ -623,12 +657,14 @@ class TestTheExample:
                 return ()
 
         (south,) = [client for client in federation.clients if client.id == "south"]
-        sigmas = joining.calibrate([south], {"south": Fresh()}, federation.privacy, 8)
+        sigmas = joining.calibrate(
+            [south], {"south": Fresh()}, federation.method, federation.privacy, {"south": 8}
+        )
         assert sigmas["south"] < 0.1 * federation.privacy.expected_batch_size
 
     def test_every_key_that_the_loader_knows_is_in_it(self):
         keys = r'\b(?:take|take_all|section|optional)\(\s*"(\w+)"'
-        known = re.findall(keys, SOURCE)
+        known = [*re.findall(keys, SOURCE), *BUILT]
         assert len(known) > 40
         assert {"custody", "key_holder", "follow_released", "parties", "authority"} <= set(known)
         assert {"labels", "layers", "feedforward_modules"} <= set(known)
@@ -645,12 +681,12 @@ class TestTheExample:
         free = {"north", "south", "east", "west"}
         named = set(re.findall(r"^(?:# )?(\w+) = ", text, re.M)) - free
         assert len(named) > 40
-        assert not [key for key in named if f'"{key}"' not in SOURCE]
+        assert not [key for key in named - BUILT if f'"{key}"' not in SOURCE]
 
     def test_its_other_choices_can_be_made(self):
         """The comments on encryption and parties, with their hashes taken off."""
         text = EXAMPLE.read_text(encoding="utf-8")
-        part = text[text.index("[encryption]") : text.index("[strategy]")]
+        part = text[text.index("[encryption]") : text.index("[method]")]
         chosen = tomllib.loads(re.sub(r"(?m)^# (?=\[?\w+\]?( = |$))", "", part))
         root = Section("", chosen)
         encryption = run_config._encryption(root.section("encryption"))

@@ -182,9 +182,9 @@ def test_each_commits_what_was_trained_on_its_own_records(prepared, monkeypatch)
     def train(model, rounds, state):
         return [state + np.float32(numbers[id(one.encoded)]) for one in rounds]
 
-    def commit(self, reservation, update, codec, genuine=ClientNode.commit):
-        committed[self.id] = update
-        genuine(self, reservation, update, codec)
+    def commit(self, reservation, vectors, kept, codec, genuine=ClientNode.commit):
+        committed[self.id] = vectors["delta"]
+        genuine(self, reservation, vectors, kept, codec)
 
     monkeypatch.setattr(stacked, "train_stacked", train)
     monkeypatch.setattr(ClientNode, "commit", commit)

@@ -7,90 +7,110 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from accountants import PoissonGaussian
 from privfed.errors import ConfigError
-from privfed.methods.averaging import FedAvg, FFALoRA, weighted_mean
+from privfed.methods.averaging import FedAvg, FFALoRA
+from privfed.methods.method import DELTA, Round, SentVector, Trained, Trains
 from privfed.run_settings import weight_notes
 
 SIZES = {"a": 100, "b": 50, "c": 25}
-STRATEGIES = pytest.mark.parametrize("strategy", [FedAvg, FFALoRA])
+METHODS = pytest.mark.parametrize("method", [FedAvg, FFALoRA])
 
 
-def next_state(strategy, state, updates, sizes=SIZES):
+def next_adapter(method, adapter, updates, sizes=SIZES):
     """A round as the federation plays it: weighted updates are summed, then divided."""
-    weights = strategy.weights(sizes)
+    weights = method.weights(sizes)
+    round_ = Round(number=4, steps=3, learning_rate=0.125, weights=weights)
     total = sum(weights[client] * update for client, update in updates.items())
-    mean = weighted_mean(total, weights, sorted(updates))
-    return strategy.next_state(state, mean)
+    moved = method.next(method.begin(adapter), {DELTA: total}, sorted(updates), round_)
+    assert method.left(moved) is moved.adapter
+    assert not moved.memory
+    return moved.adapter
 
 
-@STRATEGIES
+@METHODS
 class TestTheMean:
-    def test_uniform(self, strategy):
+    def test_uniform(self, method):
         state = np.array([1.0, -1.0], dtype=np.float32)
         updates = {"a": np.array([3.0, 0.0]), "b": np.array([0.0, 6.0]), "c": np.array([0.0, 3.0])}
-        moved = next_state(strategy(), state, updates)
+        moved = next_adapter(method(), state, updates)
         assert moved.tolist() == [2.0, 2.0]
         assert moved.dtype == np.float32
 
-    def test_in_proportion_to_public_sizes(self, strategy):
+    def test_in_proportion_to_public_sizes(self, method):
         """Weights 4/7, 2/7, 1/7: the mean of 7, 14 and -7 is (28 + 28 - 7) / 7 = 7."""
-        chosen = strategy(weighting="public_size")
+        chosen = method(weighting="public_size")
         assert chosen.weights(SIZES) == {"a": 1.0, "b": 0.5, "c": 0.25}
         updates = {"a": np.array([7.0]), "b": np.array([14.0]), "c": np.array([-7.0])}
-        moved = next_state(chosen, np.array([1.0], dtype=np.float32), updates)
+        moved = next_adapter(chosen, np.array([1.0], dtype=np.float32), updates)
         assert moved.tolist() == [8.0]
 
-    def test_the_server_learning_rate_scales_the_move(self, strategy):
+    def test_the_server_learning_rate_scales_the_move(self, method):
         updates = {"a": np.array([3.0]), "b": np.array([6.0]), "c": np.array([9.0])}
         state = np.array([10.0], dtype=np.float32)
-        assert next_state(strategy(server_learning_rate=0.5), state, updates).tolist() == [13.0]
+        assert next_adapter(method(server_learning_rate=0.5), state, updates).tolist() == [13.0]
 
-    def test_the_mean_is_over_those_who_took_part(self, strategy):
+    def test_the_mean_is_over_those_who_took_part(self, method):
         """Weights 1 and 1/4 of a and c: (5 * 1 + 10 / 4) / (5 / 4) = 6."""
         updates = {"a": np.array([5.0]), "c": np.array([10.0])}
         state = np.zeros(1, dtype=np.float32)
-        assert next_state(strategy(weighting="public_size"), state, updates).tolist() == [6.0]
+        assert next_adapter(method(weighting="public_size"), state, updates).tolist() == [6.0]
 
     @pytest.mark.parametrize("weighting", ["uniform", "public_size"])
-    def test_each_client_moves_the_result(self, strategy, weighting):
-        chosen = strategy(weighting=weighting)
+    def test_each_client_moves_the_result(self, method, weighting):
+        chosen = method(weighting=weighting)
         state = np.zeros(2, dtype=np.float32)
         updates = {client: np.array([1.0, 2.0]) for client in SIZES}
-        base = next_state(chosen, state, updates)
+        base = next_adapter(chosen, state, updates)
         shares = chosen.weights(SIZES)
         for client in SIZES:
             changed = {**updates, client: updates[client] + [0.0, 7.0]}
-            moved = next_state(chosen, state, changed) - base
+            moved = next_adapter(chosen, state, changed) - base
             share = shares[client] / sum(shares.values())
             assert moved.tolist() == pytest.approx([0.0, 7.0 * share], rel=1e-6)
             assert moved[1] > 0.9
 
-    def test_the_old_state_is_left_alone(self, strategy):
+    def test_the_old_state_is_left_alone(self, method):
         state = np.ones(2, dtype=np.float32)
-        strategy().next_state(state, np.ones(2))
+        next_adapter(method(), state, {client: np.ones(2) for client in SIZES})
         assert state.tolist() == [1.0, 1.0]
 
-    def test_settings_are_json_and_told_apart(self, strategy):
-        described = strategy(weighting="public_size", server_learning_rate=0.5).describe()
+    def test_settings_are_json_and_told_apart(self, method):
+        described = method(weighting="public_size", server_learning_rate=0.5).describe()
         assert json.loads(json.dumps(described)) == {
-            "strategy": {"FedAvg": "fedavg", "FFALoRA": "ffa-lora"}[strategy.__name__],
+            "method": {"FedAvg": "fedavg", "FFALoRA": "ffa-lora"}[method.__name__],
             "weighting": "public_size",
             "server_learning_rate": 0.5,
         }
 
     @pytest.mark.parametrize("weighting", ["true_size", "", None])
-    def test_an_unknown_weighting_is_refused(self, strategy, weighting):
+    def test_an_unknown_weighting_is_refused(self, method, weighting):
         with pytest.raises(ConfigError, match="'uniform' or 'public_size'"):
-            strategy(weighting=weighting)
+            method(weighting=weighting)
 
     @pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
-    def test_a_learning_rate_out_of_range_is_refused(self, strategy, rate):
+    def test_a_learning_rate_out_of_range_is_refused(self, method, rate):
         with pytest.raises(ConfigError, match="server_learning_rate"):
-            strategy(server_learning_rate=rate)
+            method(server_learning_rate=rate)
 
 
 def test_only_ffa_lora_freezes_a():
-    assert (FedAvg().freeze_lora_a, FFALoRA().freeze_lora_a) == (False, True)
+    assert (FedAvg().trains, FFALoRA().trains) == (Trains.BOTH, Trains.B)
+
+
+@METHODS
+def test_it_sends_the_update_and_nothing_else(method):
+    round_ = Round(number=2, steps=3, learning_rate=0.125, weights={"a": 1.0, "b": 0.5})
+    chosen, received = method(), method().begin(np.zeros(2, np.float32))
+    assert chosen.uploads(7, round_) == (SentVector(name=DELTA, length=7, scale=1.0),)
+    assert chosen.correction(received, None, "a", round_) is None
+    trained = Trained(received=received, delta=np.array([3.0, -4.0]), kept=None)
+    vectors, kept = chosen.local(trained, "a", round_)
+    assert {name: vector.tolist() for name, vector in vectors.items()} == {DELTA: [3.0, -4.0]}
+    assert kept is None
+    steps = PoissonGaussian(noise_multiplier=1.5, sample_rate=0.25, steps=3)
+    assert chosen.releases(steps) == (steps,)
+    assert chosen.which_is_left() == "the newest"
 
 
 @given(
@@ -112,7 +132,7 @@ def test_weights_are_in_the_unit_interval_and_the_largest_is_one(sizes, weightin
 def test_the_mean_of_equal_weights_lies_between_the_updates(values, sizes):
     updates = {str(index): np.array([value]) for index, value in enumerate(values)}
     named = {client: sizes[int(client)] for client in updates}
-    moved = next_state(FedAvg(weighting="public_size"), np.zeros(1, np.float32), updates, named)
+    moved = next_adapter(FedAvg(weighting="public_size"), np.zeros(1, np.float32), updates, named)
     slack = 1e-6 * max(1.0, *map(abs, values))
     assert min(values) - slack <= moved[0] <= max(values) + slack
 
@@ -126,41 +146,41 @@ class TestProducts:
     def random(self):
         return np.random.default_rng(8)
 
-    def rounds(self, strategy, start, trained):
+    def rounds(self, method, start, trained):
         """The flat state after one round and the clients' flat states."""
         updates = {client: value - start for client, value in trained.items()}
-        return next_state(strategy, start.astype(np.float32), updates, self.SIZES)
+        return next_adapter(method, start.astype(np.float32), updates, self.SIZES)
 
-    def mean_of_products(self, strategy, products):
-        weights = strategy.weights(self.SIZES)
+    def mean_of_products(self, method, products):
+        weights = method.weights(self.SIZES)
         return sum(weights[c] * p for c, p in products.items()) / sum(weights.values())
 
     @pytest.mark.parametrize("weighting", ["uniform", "public_size"])
     def test_with_a_frozen_the_product_of_the_means_is_the_mean_of_the_products(
         self, random, weighting
     ):
-        strategy = FFALoRA(weighting=weighting)
+        method = FFALoRA(weighting=weighting)
         a = np.linalg.qr(random.standard_normal((5, 3)))[0].T
         start = np.zeros(21)
         trained = {client: 0.1 * random.standard_normal(21) for client in self.SIZES}
-        state = self.rounds(strategy, start, trained).astype(np.float64)
+        state = self.rounds(method, start, trained).astype(np.float64)
         products = {client: b.reshape(7, 3) @ a for client, b in trained.items()}
-        expected = self.mean_of_products(strategy, products)
+        expected = self.mean_of_products(method, products)
         assert np.abs(state.reshape(7, 3) @ a - expected).max() <= 1e-7
         assert np.abs(expected).max() > 1e-2
 
     @pytest.mark.parametrize("weighting", ["uniform", "public_size"])
     def test_with_both_factors_trained_it_is_not(self, random, weighting):
-        strategy = FedAvg(weighting=weighting)
+        method = FedAvg(weighting=weighting)
         start = np.concatenate([random.standard_normal(15), np.zeros(21)])
         trained = {c: start + 0.3 * random.standard_normal(36) for c in self.SIZES}
 
         def product(flat):
             return flat[15:].reshape(7, 3) @ flat[:15].reshape(3, 5)
 
-        state = self.rounds(strategy, start, trained).astype(np.float64)
+        state = self.rounds(method, start, trained).astype(np.float64)
         products = {client: product(flat) for client, flat in trained.items()}
-        expected = self.mean_of_products(strategy, products)
+        expected = self.mean_of_products(method, products)
         assert np.abs(product(state) - expected).max() > 1e-2
 
     def test_in_peft_modules_too(self, random):

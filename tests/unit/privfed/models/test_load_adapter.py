@@ -48,11 +48,11 @@ def trained(base, tmp_path):
 
     def make(name):
         task = Classification(base=base, labels=("a", "b", "c"), max_length=12, logit_scale=2.0)
-        adapter, strategy = ADAPTERS[name]
+        adapter, method = ADAPTERS[name]
         private = joining.build_private_model(
             task,
             adapter,
-            strategy,
+            method,
             Computation(),
             examples_per_record=1,
             physical_batch_size=4,

@@ -13,7 +13,6 @@ from privfed.models.vector import (
     num_trainable,
     read_vector,
     trainable,
-    vector_digest,
     write_vector,
 )
 
@@ -75,14 +74,6 @@ def test_a_vector_of_another_adapter_is_refused_and_nothing_is_written(shape):
     with pytest.raises(ModelError, match=r"shape \(9,\)"):
         write_vector(made, np.full(shape, 3.0, dtype=np.float32))
     assert read_vector(made).tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
-
-
-def test_the_digest_is_that_of_the_little_endian_bytes():
-    vector = np.array([1.0, -2.5], dtype=np.float32)
-    expected = hashlib.sha256(bytes.fromhex("0000803f000020c0")).hexdigest()
-    assert vector_digest(vector) == expected
-    assert vector_digest(vector.astype(">f4")) == expected
-    assert vector_digest(np.nextafter(vector, np.float32(3))) != expected
 
 
 def test_the_layout_digest_is_that_of_names_and_shapes_not_of_values():

@@ -129,6 +129,7 @@ class Apart:
             identity=self.identities[client.id],
             model=None,
             encoded=None,
+            method=settings.method,
             config=DPSGDConfig(
                 noise_multiplier=sigma,
                 sample_rate=rate,
@@ -276,6 +277,7 @@ def facts_of(client, privacy, node):
         base_model="bf" * 32,
         layout="1a" * 32,
         num_params=len(INITIAL),
+        num_values=len(INITIAL),
         start="57" * 32,
         tokenizer="70" * 32,
         noise_multiplier=node.config.noise_multiplier,

@@ -31,7 +31,7 @@ BLOBS = {"c0": b"\x01\x02", "seeds": b""}
 ALICE = Identity.generate("alice", Role.CLIENT)
 EMPTY = hashlib.sha256(b"").hexdigest()
 PLAIN = {
-    "schema": 4,
+    "schema": 5,
     "run": "r1",
     "round": 3,
     "sender": "alice",
@@ -70,7 +70,7 @@ def test_by_hand():
     statement = (
         b'{"blobs":[["c0",2,"a12871fee210fb8619291eaea194581cbd2531e4b23759d225f6806923f63222"],'
         b'["seeds",0,"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]],'
-        b'"kind":"update","manifest":{"base":"00"},"round":3,"run":"r1","schema":4,'
+        b'"kind":"update","manifest":{"base":"00"},"round":3,"run":"r1","schema":5,'
         b'"sender":"alice"}'
     )
     signature = ALICE.sign(b"privfed message 4\n" + hashlib.sha256(statement).digest())
@@ -189,9 +189,9 @@ def test_a_statement_that_is_too_long_is_refused_before_it_is_read():
         Envelope.from_bytes(framed(raw))
 
 
-@pytest.mark.parametrize("schema", [1, 3, 5])
+@pytest.mark.parametrize("schema", [1, 4, 6])
 def test_another_schema_is_named(schema):
-    with pytest.raises(MessageError, match=f"must be 4, got {schema}; all parties must run the"):
+    with pytest.raises(MessageError, match=f"must be 5, got {schema}; all parties must run the"):
         Statement.from_bytes(canonical_json({**PLAIN, "schema": schema}))
 
 
@@ -217,7 +217,7 @@ def test_bytes_that_no_blob_claims_are_refused(blobs, body):
         RAW.replace(b'"round":3', b'"round":3.0'),
         RAW.replace(b'"round":3', b'"round":3e0'),
         RAW.replace(b'"round":3', b'"round":-0'),
-        RAW.replace(b'"schema":4', b'"schema":4.0'),
+        RAW.replace(b'"schema":5', b'"schema":5.0'),
         RAW.replace(b'"00"', b"0.10"),
         RAW.replace(b'"00"', b"1E5"),
         RAW.replace(b'"schema"', b'"run":"r1","schema"'),
@@ -237,10 +237,10 @@ def test_only_the_canonical_form_is_read(text):
     "change",
     [
         {"schema": 1},
-        {"schema": 3},
-        {"schema": 5},
+        {"schema": 4},
+        {"schema": 6},
         {"schema": True},
-        {"schema": "4"},
+        {"schema": "5"},
         {"round": -1},
         {"round": True},
         {"round": 3.0},

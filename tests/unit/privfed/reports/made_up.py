@@ -61,6 +61,14 @@ def guarantee(number=1, **changes):
         unresolved=0,
         noise_multiplier=1.5,
         sample_rate=0.2,
+        planned=(
+            {
+                "type": "PoissonGaussian",
+                "noise_multiplier": 1.5,
+                "sample_rate": 0.2,
+                "steps": 2,
+            },
+        ),
         releases=({"type": "poisson", "steps": 2},),
         attack={"0.001": 0.01, "0.01": 0.03 * number, "0.1": 0.25, "advantage": 0.2 * number},
         ledger_id=f"{number:032x}",
@@ -153,11 +161,12 @@ RANDOMNESS = Randomness(
 TRAINING = Training(
     model={"base": "bert", "labels": ["a", "b"]},
     adapter={"rank": 6},
-    strategy={"server_learning_rate": 1.25},
+    method={"server_learning_rate": 1.25},
     adapter_left="the newest",
     participants=("client-1", "client-2", "client-3"),
     optimizer={"learning_rate": 0.5, "momentum": 0.0},
     rounds=4,
+    participation="every client, in every round",
     weights={"client-1": 1.0, "client-2": 0.5, "client-3": 0.875},
     held_out="31 articles",
 )

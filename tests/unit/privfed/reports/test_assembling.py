@@ -159,7 +159,7 @@ class TestWhatMustBeAlike:
         [
             ({"title": "something else"}, "title"),
             ({"mechanism.clipping_norm": 0.5}, "mechanism"),
-            ({"training.strategy": {"strategy": "none"}}, "training"),
+            ({"training.method": {"method": "none"}}, "training"),
             ({"training.optimizer.learning_rate": 0.25}, "training"),
             ({"encryption.parameters": {"ring": 1024}}, "encryption"),
             ({"encryption.base_model": "00" * 32}, "encryption"),

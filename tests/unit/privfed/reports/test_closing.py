@@ -177,7 +177,7 @@ class TestAContradiction:
 
     def test_the_ledger_of_another_is_refused(self, signed):
         forged = signed.forged(ME, export=signed.run.exports["client-0"])
-        self.refused(signed, forged, "its ledger gives")
+        self.refused(signed, forged, "must be from its ledger")
 
     @pytest.mark.parametrize("export", [[], {}, "x", 3, {"schema": "x", "entries": []}])
     def test_what_is_no_export_is_refused(self, signed, export):

@@ -156,7 +156,9 @@ class TestOneClient:
 
     def test_the_ledger_of_another_is_refused(self, run):
         swapped = replace(run, exports={"client-1": run.exports["client-0"]})
-        with pytest.raises(ReportError, match="from its ledger, this is of 'client-0'"):
+        with pytest.raises(
+            ReportError, match="'client-1' must be from its ledger, this is of 'client-0'"
+        ):
             own_report(swapped)
 
     def test_somebody_who_takes_no_part_is_refused(self, run):

@@ -135,8 +135,17 @@ class TestAgainstTheLedger:
     )
     def test_anything_else_that_it_says_otherwise_is_refused(self, signed, own, changes):
         row = replace(own.clients[0], **changes)
-        with pytest.raises(ReportError, match="does not agree with its ledger"):
+        wrong = "does not agree with its ledger|must be from its ledger"
+        with pytest.raises(ReportError, match=wrong):
             require_of_ledger(own, row, signed.run.exports["client-2"])
+
+    @pytest.mark.parametrize("name", ["noise_multiplier", "sample_rate", "steps"])
+    def test_what_a_round_was_to_release_is_what_the_report_says(self, signed, own, name):
+        (planned,) = own.clients[0].planned
+        for changed in ((), ({**planned, name: planned[name] / 2},)):
+            row = replace(own.clients[0], planned=changed)
+            with pytest.raises(ReportError, match="of a round must be|what a round releases"):
+                require_of_ledger(own, row, signed.run.exports["client-2"])
 
     def test_what_was_spent_before_is_the_ledgers(self, signed, own):
         row = replace(own.clients[0], epsilon_before=0.125)

@@ -1,6 +1,5 @@
 """The sentences of the report say what happened, in every combination, and nothing that did not."""
 
-from privfed import TailAveraging
 from privfed.reports import statements
 from privfed.settings.privacy import (
     AutomaticClipping,
@@ -69,17 +68,6 @@ class TestClipping:
         assert "C / (norm + 0.125)" in automatic
         assert "follows the 0.25 quantile" in follows
         assert "noise of 5 records" in follows
-
-
-class TestAdapter:
-    def test_the_newest(self):
-        assert statements.adapter_left(None) == "the newest"
-
-    def test_an_average_and_its_weights(self):
-        even = statements.adapter_left(TailAveraging(first_round=3, decay=1.0))
-        fading = statements.adapter_left(TailAveraging(first_round=2, decay=0.75))
-        assert "from round 3 on, evenly:" in even
-        assert "from round 2 on, each weighs 0.75 of the next:" in fading
 
 
 class TestRandomness:

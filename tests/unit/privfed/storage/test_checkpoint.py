@@ -17,13 +17,15 @@ from privfed.storage.checkpoint import Checkpoint, load_latest, save_checkpoint
 
 def after(number, **record):
     state = np.arange(5, dtype=np.float32) + number
-    return Checkpoint(round=number, state=state, record={"rounds": [number], **record})
+    return Checkpoint(
+        round=number, tensors={"adapter": state}, record={"rounds": [number], **record}
+    )
 
 
 def assert_same(found, expected):
     assert (found.round, found.record) == (expected.round, expected.record)
-    assert found.state.dtype == np.float32
-    assert np.array_equal(found.state, expected.state)
+    assert found.tensors["adapter"].dtype == np.float32
+    assert np.array_equal(found.tensors["adapter"], expected.tensors["adapter"])
 
 
 def names(folder):
@@ -111,13 +113,17 @@ def test_the_last_that_was_saved_is_the_newest_with_at_most_one_before(tmp_path_
     assert load_latest(folder, back=2) is None
 
 
-def test_the_average_comes_back_with_it(tmp_path):
-    average = np.arange(5, dtype=np.float32) / 2
-    save_checkpoint(tmp_path, replace(after(1), average=average))
-    found = load_latest(tmp_path)
-    assert np.array_equal(found.average, average)
-    assert np.array_equal(found.released, average)
-    assert np.array_equal(found.state, after(1).state)
+def test_all_arrays_come_back_as_they_were(tmp_path):
+    arrays = {
+        "adapter": np.arange(5, dtype=np.float32),
+        "average": np.arange(3, dtype=np.float32) / 2,
+        "counted": np.array([7], dtype=np.int32),
+    }
+    save_checkpoint(tmp_path, replace(after(1), tensors=arrays))
+    found = load_latest(tmp_path).tensors
+    assert {name: (a.dtype, a.tolist()) for name, a in found.items()} == {
+        name: (a.dtype, a.tolist()) for name, a in arrays.items()
+    }
 
 
 def test_saving_again_replaces(tmp_path):
@@ -221,10 +227,10 @@ class TestADamagedFileIsRefused:
         "metadata",
         [
             None,
-            {"schema": "4", "round": "2"},
-            {"schema": "4", "round": "two", "record": "{}"},
+            {"schema": "5", "round": "2"},
+            {"schema": "5", "round": "two", "record": "{}"},
             {"round": "2", "record": "{}"},
-            {"schema": "4", "round": "2", "record": "{"},
+            {"schema": "5", "round": "2", "record": "{"},
         ],
     )
     def test_without_its_metadata(self, path, metadata):
@@ -232,14 +238,14 @@ class TestADamagedFileIsRefused:
         self.refused(path)
 
     def test_without_its_state(self, path):
-        metadata = {"schema": "4", "round": "2", "record": "{}"}
+        metadata = {"schema": "5", "round": "2", "record": "{}"}
         save_file({"other": np.zeros(1, np.float32)}, path, metadata=metadata)
         self.refused(path)
 
     def test_of_another_schema(self, path):
         metadata = {"schema": "1", "round": "2", "record": json.dumps({})}
         save_file(load_file(path), path, metadata=metadata)
-        self.refused(path, match="schema must be 4, got 1; resume the run with the privfed that")
+        self.refused(path, match="schema must be 5, got 1; resume the run with the privfed that")
 
     def test_removing_it_goes_back_to_the_one_before(self, path):
         path.write_bytes(b"")

@@ -9,7 +9,7 @@ SETTINGS = {
     "privacy": {"clipping_norm": 1.0, "clipping": {"rule": "FlatClipping"}},
     "clients": [{"id": "north", "delta": 1e-5}, {"id": "west", "delta": 1e-4}],
     "rounds": 3,
-    "averaging": None,
+    "title": None,
 }
 
 
@@ -44,7 +44,7 @@ class TestAResumeWithOtherSettings:
         folder = RunFolder(tmp_path / "run")
         folder.claim()
         state = np.zeros(2, np.float32)
-        folder.save(Checkpoint(round=1, state=state, record={"settings": SETTINGS}))
+        folder.save(Checkpoint(round=1, tensors={"adapter": state}, record={"settings": SETTINGS}))
         folder.release()
 
         def refused(**changes):
@@ -73,9 +73,7 @@ class TestAResumeWithOtherSettings:
         assert len(text) < 400
 
     def test_what_was_not_there(self, message):
-        assert 'averaging was null and is {"first_round": 3}' in message(
-            averaging={"first_round": 3}
-        )
+        assert 'title was null and is {"first_round": 3}' in message(title={"first_round": 3})
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):

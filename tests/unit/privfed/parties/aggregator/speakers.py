@@ -96,6 +96,7 @@ class Speakers:
         self.proposal = Proposal(
             settings={
                 "rounds": ROUNDS,
+                "clients_per_round": None,
                 "min_clients": min_clients,
                 "metric": "accuracy",
                 "encryption": summation_to_json(self.summation),
@@ -241,7 +242,7 @@ class Speakers:
         )
 
     def scheme(self, num_clients):
-        return Scheme(summation=self.summation, num_clients=num_clients, num_params=9)
+        return Scheme(summation=self.summation, num_clients=num_clients, num_params=11)
 
     def before(self, statement):
         """Terms of messages that belong to no epoch."""
@@ -264,6 +265,7 @@ def facts_of(name):
         base_model="d2" * 32,
         layout="d3" * 32,
         num_params=9,
+        num_values=11,
         start="d4" * 32,
         tokenizer="d5" * 32,
         noise_multiplier=1.5 + index / 8,

@@ -132,17 +132,22 @@ class TestLostBefore:
     @pytest.mark.parametrize(("here", "given_up"), [(5, False), (4, True)])
     def test_the_others_must_be_enough(self, here, given_up):
         found = standings(c4={"next_status": "reserved"}, c2={"next_status": "reserved"})
-        why = lost_before(found, 3, here=here, min_clients=3)
+        train = ["c1", "c2", "c3", "c4", "c5"][-here:]
+        why = lost_before(found, 3, here=train, min_clients=3)
         lost = Abandoned(round=3, reason=Reason.LOST, missing=("c2", "c4"))
         assert why == (lost if given_up else None)
 
     @pytest.mark.parametrize("status", [None, "committed"])
     def test_what_was_committed_is_sent_again(self, status):
         found = standings(c4={"next_status": status})
-        assert lost_before(found, 3, here=3, min_clients=3) is None
+        assert lost_before(found, 3, here=["c1", "c3", "c4"], min_clients=3) is None
 
     def test_a_new_run_has_lost_nothing(self):
-        assert lost_before({}, 1, here=2, min_clients=3) is None
+        assert lost_before({}, 1, here=["c1", "c2"], min_clients=3) is None
+
+    def test_who_would_not_train_has_lost_nothing_that_counts(self):
+        found = standings(c4={"next_status": "reserved"})
+        assert lost_before(found, 3, here=["c1", "c2", "c3"], min_clients=3) is None
 
 
 class TestMustStop:

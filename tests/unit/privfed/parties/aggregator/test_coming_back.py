@@ -39,7 +39,7 @@ def gathered(speakers):
     """Five clients of a run whose second round is over, all in one epoch."""
     speakers.go_on(2)
     here = speakers.presence()
-    here.gather(speakers.reached(), speakers.names, [])
+    here.gather(speakers.reached(), speakers.names, [], speakers.names)
     return here
 
 
@@ -53,7 +53,7 @@ class TestOneThatMissedARound:
 
     def gather(self, speakers):
         here = speakers.presence()
-        here.gather(speakers.reached(), speakers.names, [])
+        here.gather(speakers.reached(), speakers.names, [], speakers.names)
         return here
 
     def test_another_gives_it_the_adapter(self, late):
@@ -143,7 +143,7 @@ class TestOneThatMissedARound:
 
     def test_before_anything_was_opened_there_is_nothing_to_give(self, late):
         here, reached = late.presence(), replace(late.reached(), opened={})
-        here.gather(reached, late.names, [])
+        here.gather(reached, late.names, [], late.names)
         assert late.kinds == BEGUN
         assert here.lost == {"c4"}
 
@@ -180,6 +180,7 @@ class TestComingBack:
             speakers.names,
             [],
             needed=set(needed),
+            drawn=speakers.names,
             deadline=clock.now + within_s,
         )
 

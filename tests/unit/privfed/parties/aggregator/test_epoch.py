@@ -122,7 +122,9 @@ class TestHello:
         assert why in asked.reasons["c3"]
         assert sorted(asked.ready) == ["c1", "c2", "c4", "c5"]
 
-    @pytest.mark.parametrize("field", ["noise_multiplier", "epsilon_before", "num_params"])
+    @pytest.mark.parametrize(
+        "field", ["noise_multiplier", "epsilon_before", "num_params", "num_values"]
+    )
     @pytest.mark.parametrize("number", [10**400, -1, True, None], ids=lambda one: f"{one!r:.9}")
     def test_numbers_of_facts_that_are_none(self, speakers, field, number):
         facts = {**speakers.facts["c3"].to_json(), field: number}

@@ -56,7 +56,7 @@ def gather(speakers, *, patience_s=0.0, presence=None, left_out=(), number=2):
         speakers.go_on(number)
         presence = speakers.presence(patience_s)
     members = [name for name in speakers.names if name not in left_out]
-    presence.gather(speakers.reached(number), members, list(left_out))
+    presence.gather(speakers.reached(number), members, list(left_out), members)
     return presence
 
 
@@ -176,6 +176,16 @@ class TestARunThatGoesOn:
         assert set(speakers.kinds) == {HELLO}
         assert 1.0 <= clock.passed < 1.0 + PAUSE_S
 
+    def test_too_few_of_those_who_would_train(self, speakers, clock):
+        """The others are here, and train in other rounds."""
+        speakers.go_on(2)
+        speakers.gone = {"c2"}
+        presence = speakers.presence()
+        with pytest.raises(AwayError, match="at least 3 clients must be ready .* 2 are") as caught:
+            presence.gather(speakers.reached(2), speakers.names, [], ["c1", "c2", "c5"])
+        assert caught.value.missing == ("c2",)
+        presence.gather(speakers.reached(2), speakers.names, [], ["c1", "c3", "c5"])
+
     def test_until_enough_are(self, speakers, clock):
         speakers.gone = {"c1", "c2", "c5"}
         clock.after(0.9, lambda: speakers.gone.discard("c2"))
@@ -233,10 +243,10 @@ class TestARunThatGoesOn:
     def test_a_ledger_that_was_put_back_is_not_let_in(self, speakers, gathered):
         reached = speakers.reached()
         speakers.lengths["c2"] -= 1
-        gathered.gather(reached, speakers.names, [])
+        gathered.gather(reached, speakers.names, [], speakers.names)
         assert gathered.lost == {"c2"}
         speakers.lengths["c2"] += 1
-        gathered.gather(reached, speakers.names, [])
+        gathered.gather(reached, speakers.names, [], speakers.names)
         assert gathered.lost == set(), "just as long is long enough"
 
     def test_and_it_is_said_why(self, speakers, gathered):
@@ -244,7 +254,7 @@ class TestARunThatGoesOn:
         for name in ("c1", "c2", "c5"):
             speakers.lengths[name] -= 3
         with pytest.raises(AwayError, match="c1: .*7 entries.* 10.*; c2: .*17 entries.* 20"):
-            gathered.gather(reached, speakers.names, [])
+            gathered.gather(reached, speakers.names, [], speakers.names)
 
     def test_who_left_is_neither_asked_nor_waited_for(self, speakers):
         here = gather(speakers, left_out=("c1",))
@@ -263,7 +273,7 @@ class TestARunThatGoesOn:
         speakers.go_on(2)
         speakers.standings["c3"] = standing(3, "ee" * 32, "", before=BASE)
         here = speakers.presence()
-        here.gather(speakers.reached(), speakers.names, [])
+        here.gather(speakers.reached(), speakers.names, [], speakers.names)
         assert speakers.kinds == BEGUN
         assert here.lost == set()
         assert sorted(here.epoch.ready) == speakers.names
@@ -273,7 +283,7 @@ class TestARunThatGoesOn:
         speakers.go_on(2)
         speakers.standings["c3"] = standing(3, "ee" * 32, "")
         here = speakers.presence()
-        here.gather(speakers.reached(), speakers.names, [])
+        here.gather(speakers.reached(), speakers.names, [], speakers.names)
         assert speakers.asked[1:3] == [(FETCH_STATE, ["c1"]), (STATE, ["c3"])]
         assert here.lost == set()
 
@@ -287,6 +297,7 @@ class TestWhatEachBrought:
             {"client": {"id": "c3", "public_size": 999}},
             {"base_model": "ee" * 32},
             {"num_params": 8},
+            {"num_values": 9},
         ],
         ids=lambda one: next(iter(one)),
     )

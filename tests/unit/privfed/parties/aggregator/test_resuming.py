@@ -128,7 +128,7 @@ class TestWhoOpens:
         asked.begin()
         opener = asked.summing.opener
         speakers.standings["c3"] = standing(2, BASE, "")
-        asked.presence.gather(asked.reached, asked.members, [])
+        asked.presence.gather(asked.reached, asked.members, [], asked.members)
         assert speakers.kinds == BEGUN * 2
         assert asked.summing.opener is opener, "it counts its bytes over the whole run"
 

@@ -13,17 +13,18 @@ from privfed.errors import (
     SpoiledSumError,
     TooFewClientsError,
 )
+from privfed.methods.method import vector_digest
 from privfed.parties.aggregator.round import abandon
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import (
     ABANDON,
     ABSENT,
-    AVERAGED,
     LISTING,
     NEXT_BASE,
     NO_RUN,
     NOTE,
     OPENED,
+    RELEASED,
     SUM,
     TRAIN,
     UPDATE,
@@ -170,14 +171,16 @@ class TestWhatWasOpened:
         assert (released.opened, released.figure) == (tuple(NAMES), 0.5)
 
     def test_nor_with_another_average(self, plain):
-        """Who is given the adapter takes its average too, so that a quorum must state it."""
+        """What the run leaves need not be the adapter, so that a quorum must state it too."""
 
         def lie(_, replies):
-            averaged = statement_of(replies["client-0"]).manifest[AVERAGED] + 1
-            mine = opened_as(replies["client-0"], plain, "client-0", **{AVERAGED: averaged})
+            mine = opened_as(replies["client-0"], plain, "client-0", **{RELEASED: "0" * 64})
             return {**replies, "client-0": mine}
 
-        assert played(plain, sum=lie)[0].opened == ("client-1", "client-2", "client-3")
+        released, _ = played(plain, sum=lie)
+        assert released.opened == ("client-1", "client-2", "client-3")
+        held = plain.runs["client-1"].progress.state
+        assert released.released == vector_digest(held.adapter)
 
     @pytest.mark.parametrize("count", [2, 3, 4])
     def test_one_that_diverged_stops_the_run(self, plain, count):
@@ -188,7 +191,7 @@ class TestWhatWasOpened:
     def test_one_client_without_a_figure_does_not(self, plain):
         released, _ = played(plain, sum=no_figure(plain, NAMES[1:2]))
         assert released.opened == tuple(NAMES)
-        assert released.figure == plain.one._rules.evaluate(plain.one.progress.state)
+        assert released.figure == plain.one._rules.evaluate(plain.one.progress.state.adapter)
 
     @pytest.mark.parametrize(
         ("notes", "shown"),

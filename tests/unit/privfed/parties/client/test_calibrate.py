@@ -11,6 +11,7 @@ from accountants import (
     PoissonGaussian,
     epsilon,
 )
+from privfed import FedAvg
 from privfed.data.records import Record
 from privfed.parties.client.client import Client
 from privfed.parties.client.joining import calibrate
@@ -47,7 +48,8 @@ def client(id_, budget=None):
 def calibrated(own, *before):
     """The noise of a client of its own budget and history, after one of the federation's."""
     ledgers = {"north": Counted(), "ward": Counted(*before)}
-    return calibrate([client("north"), client("ward", own)], ledgers, PRIVACY, ROUNDS)
+    rounds = {"north": ROUNDS + 2, "ward": ROUNDS}
+    return calibrate([client("north"), client("ward", own)], ledgers, FedAvg(), PRIVACY, rounds)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from accountants import PoissonGaussian, epsilon
 from accountants.ledger.export import book_of_export
 from privfed import Plain
-from privfed.models.vector import vector_digest
+from privfed.methods.method import vector_digest
 from privfed.parties.client import closing
 from privfed.parties.client.closing import events_until
 from privfed.protocol.envelopes import Envelope
@@ -106,7 +106,7 @@ class TestTheReport:
         def weights(self, sizes):
             return {**dict.fromkeys(sizes, 0.125), "client-1": 1.0}
 
-        monkeypatch.setattr(type(apart.settings.strategy), "weights", weights)
+        monkeypatch.setattr(type(apart.settings.method), "weights", weights)
         run = apart.aggregator()
         run.begin()
         with pytest.warns(UserWarning, match="weighs more than all others"):
@@ -127,7 +127,7 @@ class TestTheReport:
 
     def test_the_adapter_is_the_one_that_it_holds(self, played):
         apart, run = played
-        held = vector_digest(apart.programs[ME].membership.progress.released)
+        held = vector_digest(apart.programs[ME].membership.progress.state.adapter)
         _, found = closed(apart, run.record)
         assert found.report.adapter_sha256 == held == run.reached.released
         assert held != vector_digest(INITIAL)
@@ -179,8 +179,8 @@ class TestWhatIsNotSaid:
         progress = apart.programs[ME].membership.progress
         message, _ = closed(apart, run.record, "client-0")
         assert str(apart.settings.state).encode() not in message
-        assert progress.state.tobytes() not in message
-        assert json.dumps(progress.state.tolist()[0]).encode() not in message
+        assert progress.state.adapter.tobytes() not in message
+        assert json.dumps(progress.state.adapter.tolist()[0]).encode() not in message
 
     @pytest.mark.parametrize("name", [ME, "client-0"])
     def test_its_ledger_leaves_only_if_its_operator_lets_it(self, played, name):

@@ -9,7 +9,7 @@ from privfed import Plain
 from privfed.canonical import canonical_json
 from privfed.errors import FileError
 from privfed.identity.keys import Identity, Role
-from privfed.models.vector import vector_digest
+from privfed.methods.method import vector_digest
 from privfed.parties.client.kept_run import RunFiles
 from privfed.parties.client.starting import begun
 from privfed.parties.client.upload import new_key

@@ -7,7 +7,7 @@ import pytest
 
 from accountants import PoissonGaussian
 from privfed.errors import MessageError, RunFolderError
-from privfed.models.vector import vector_digest
+from privfed.methods.method import GlobalState
 from privfed.parties.client.kept_run import RunFiles
 from privfed.parties.client.round import Progress
 from privfed.protocol.kinds import HELLO, NO_RUN
@@ -26,13 +26,11 @@ def reserve(apart, run, number=1, name=ME):
 
 
 def at(number):
-    state = INITIAL + number
+    state = GlobalState(adapter=INITIAL + number)
     return Progress(
         round=number,
         state=state,
-        base=vector_digest(state),
-        average=None,
-        averaged=0,
+        base=state.digest(),
         public_range=0.5 / (number + 1),
     )
 
@@ -113,7 +111,7 @@ class TestARestart:
         assert after.name == run
         assert after.starting == before.starting
         assert after.known == before.known == apart.facts
-        assert np.array_equal(after.progress.state, INITIAL)
+        assert np.array_equal(after.progress.state.adapter, INITIAL)
         assert (after.epoch, before.epoch) == ("", before.starting.epoch)
         with pytest.raises(MessageError, match=NO_RUN):
             _ = after.run

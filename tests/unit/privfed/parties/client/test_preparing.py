@@ -77,7 +77,7 @@ class TestClients:
         facts = found.facts["client-2"]
         assert facts.client == federation.clients[2].describe(federation.privacy)
         assert facts.client["public_size"] == ORGANISATIONS[2].public_size
-        assert facts.num_params == len(found.initial)
+        assert facts.num_params == facts.num_values == len(found.initial)
         assert facts.start == hashlib.sha256(start.read_bytes()).hexdigest()
         assert facts.tokenizer == tokenizer_digest(federation.model.tokenizer())
         assert facts.base_weights == found.model.base_sha256
@@ -131,7 +131,7 @@ class TestARunThatGoesOn:
         client = federation.clients[0]
         found = prepared(federation, [client], start=start)
         before, ledger = found.facts["client-0"], found.ledgers["client-0"]
-        ledger.reserve("0a1b", 1, [found.nodes["client-0"].release()], lambda *_: None)
+        ledger.reserve("0a1b", 1, found.nodes["client-0"].releases(), lambda *_: None)
         again = prepared(federation, [client], start=start, known=self.known(found))
         assert again.facts["client-0"] == before
         assert again.nodes["client-0"].config.noise_multiplier == before.noise_multiplier
@@ -172,9 +172,9 @@ class TestTheOrder:
     ):
         seen, real = [], joining.calibrate
 
-        def calibrate(clients, ledgers, privacy, rounds):
+        def calibrate(clients, ledgers, method, privacy, rounds):
             seen.append((clients[0].size, len(ledgers["client-0"].events())))
-            return real(clients, ledgers, privacy, rounds)
+            return real(clients, ledgers, method, privacy, rounds)
 
         monkeypatch.setattr(joining, "calibrate", calibrate)
         found = prepared(federation, [self.noisy(federation)], start=start)

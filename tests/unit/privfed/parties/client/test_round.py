@@ -3,22 +3,21 @@
 import numpy as np
 import pytest
 
-from privfed import BFV, CKKS, FedAvg, TailAveraging
-from privfed.models.vector import vector_digest
+from privfed import BFV, CKKS, FedAvg, TailAveraging, TrainingConfig
+from privfed.methods.method import GlobalState, vector_digest
 from privfed.parties.client.round import Progress, Rules
+from privfed.protocol.participation import Participation
 
 STATE = np.array([1.0, -2.0], dtype=np.float32)
-TOTAL = np.array([3.0, 0.75])
+TOTAL = {"delta": np.array([3.0, 0.75])}
 WEIGHTS = {"a": 1.0, "b": 0.25, "c": 0.5}
 
 
 def progress(**changes):
     values = {
         "round": 4,
-        "state": STATE,
+        "state": GlobalState(adapter=STATE),
         "base": vector_digest(STATE),
-        "average": None,
-        "averaged": 0,
         "public_range": 100.0,
     }
     return Progress(**{**values, **changes})
@@ -26,8 +25,10 @@ def progress(**changes):
 
 def rules(**changes):
     values = {
-        "strategy": FedAvg(server_learning_rate=0.5),
-        "averaging": None,
+        "method": FedAvg(server_learning_rate=0.5),
+        "training": TrainingConfig(learning_rate=0.25),
+        "steps": 2,
+        "participation": Participation(names=("a", "b", "c"), per_round=None, rounds=9, seed="5e"),
         "summation": BFV(),
         "weights": WEIGHTS,
         "largest_range": 64.0,
@@ -39,35 +40,39 @@ def rules(**changes):
 def test_it_moves_by_the_weighted_mean_of_the_contributors():
     """(3, 0.75) / (1 + 0.5) = (2, 0.5), and half of that."""
     moved = rules().after(progress(), 5, TOTAL, ("a", "c"))
-    assert moved.progress.state.tolist() == [2.0, -1.75]
-    assert moved.progress.state.dtype == np.float32
-    assert moved.progress.base == vector_digest(moved.progress.state)
+    assert moved.progress.state.adapter.tolist() == [2.0, -1.75]
+    assert moved.progress.state.adapter.dtype == np.float32
+    assert moved.progress.state.memory == {}
+    assert moved.progress.base == vector_digest(moved.progress.state.adapter)
     assert moved.progress.round == 5
     assert moved.figure == 2.0
-    assert moved.progress.released is moved.progress.state
+    assert rules().method.left(moved.progress.state) is moved.progress.state.adapter
 
 
 def test_nothing_that_it_was_given_is_changed():
     before = progress()
     rules().after(before, 5, TOTAL, ("a", "c"))
-    assert before.state.tolist() == [1.0, -2.0]
+    assert before.state.adapter.tolist() == [1.0, -2.0]
 
 
 class TestTheAverage:
     """The figure is that of the adapter which the run would leave."""
 
     def test_it_begins_with_its_first_round(self):
-        averaging = TailAveraging(first_round=6)
-        early = rules(averaging=averaging).after(progress(), 5, TOTAL, ("a", "c"))
-        assert (early.progress.average, early.progress.averaged) == (None, 0)
-        first = rules(averaging=averaging).after(early.progress, 6, TOTAL, ("a", "c"))
-        assert first.progress.average.tolist() == [3.0, -1.5]
-        second = rules(averaging=averaging).after(first.progress, 7, TOTAL, ("a", "c"))
-        assert second.progress.state.tolist() == [4.0, -1.25]
-        assert second.progress.average.tolist() == [3.5, -1.375]
-        assert second.progress.averaged == 2
+        method = TailAveraging(of=FedAvg(server_learning_rate=0.5), first_round=6)
+        early = rules(method=method).after(progress(), 5, TOTAL, ("a", "c"))
+        assert early.progress.state.memory == {}
+        assert early.figure == 2.0
+        first = rules(method=method).after(early.progress, 6, TOTAL, ("a", "c"))
+        assert first.progress.state.memory["tail.average"].tolist() == [3.0, -1.5]
+        second = rules(method=method).after(first.progress, 7, TOTAL, ("a", "c"))
+        state = second.progress.state
+        assert state.adapter.tolist() == [4.0, -1.25]
+        assert state.memory["tail.average"].tolist() == [3.5, -1.375]
+        assert state.memory["tail.counted"].tolist() == [2]
         assert second.figure == 3.5
-        assert second.progress.released is second.progress.average
+        assert method.left(state) is state.memory["tail.average"]
+        assert second.progress.base == state.digest() != vector_digest(state.adapter)
 
 
 class TestTheRange:

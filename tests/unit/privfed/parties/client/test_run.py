@@ -19,7 +19,7 @@ from privfed.errors import (
     SpoiledSumError,
 )
 from privfed.identity.keys import Identity, Role
-from privfed.models.vector import vector_digest
+from privfed.methods.method import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.run import shown
 from privfed.protocol.envelopes import statement_of
@@ -60,8 +60,9 @@ class TestARound:
         assert kind(reply) == OPENED
         after = encrypted.one.progress
         assert (before.round, after.round) == (0, 1)
-        assert not np.array_equal(before.state, after.state)
-        assert statement_of(reply).manifest[NEXT_BASE] == vector_digest(after.state) == after.base
+        assert not np.array_equal(before.state.adapter, after.state.adapter)
+        stated = statement_of(reply).manifest[NEXT_BASE]
+        assert stated == vector_digest(after.state.adapter) == after.base
 
     def test_all_clients_come_to_the_same(self, encrypted):
         ending, _ = encrypted.ending()
@@ -102,7 +103,7 @@ class TestTrain:
         assert reserved(plain.one) == 0
 
     def test_nor_one_from_another_adapter(self, plain):
-        other = vector_digest(plain.one.progress.state + 1)
+        other = vector_digest(plain.one.progress.state.adapter + 1)
         assert kind(plain.one.handle(plain.train(base=other))) == ABSENT
         assert reserved(plain.one) == 0
 
@@ -130,7 +131,7 @@ class TestTrain:
         assert kind(plain.one.handle(plain.train(1))) == ABSENT, "there is no way back"
 
     def test_who_fails_says_nothing_of_why(self, plain, monkeypatch, tmp_path, capfd):
-        def fail(self, plan, state):
+        def fail(self, plan, state, correction):
             raise ValueError(SECRET)
 
         monkeypatch.setattr(ClientNode, "update", fail)

@@ -63,7 +63,7 @@ class TestANewRun:
         agreement = starting(plain, plain.ready()).agreement
         sizes = {"client-0": 41, "client-1": 38, "client-2": 33, "client-3": 52}
         assert [client["public_size"] for client in agreement.clients] == list(sizes.values())
-        assert agreement.weights == plain.settings.strategy.weights(sizes)
+        assert agreement.weights == plain.settings.method.weights(sizes)
         assert (agreement.base_model, agreement.layout) == ("bf" * 32, "1a" * 32)
         assert (agreement.start, agreement.tokenizer) == ("57" * 32, "70" * 32)
         assert (agreement.num_params, agreement.min_clients) == (len(INITIAL), 3)
@@ -192,6 +192,7 @@ class TestRefusals:
             ("base_model", "00" * 32),
             ("layout", "00" * 32),
             ("num_params", 6),
+            ("num_values", 6),
             ("start", "00" * 32),
             ("tokenizer", "00" * 32),
         ],
@@ -217,7 +218,7 @@ class TestRefusals:
         def weights(self, sizes):
             return {**dict.fromkeys(sizes, 1.0), "client-2": weight}
 
-        monkeypatch.setattr(type(plain.settings.strategy), "weights", weights)
+        monkeypatch.setattr(type(plain.settings.method), "weights", weights)
         refused(plain, plain.ready(), "the weight of 'client-2' must be above 0")
 
     def test_what_is_no_ready_is_no_part_of_it(self, plain):

@@ -1,0 +1,230 @@
+"""The seam of methods: what a federated method decides, and nothing else in the house knows.
+
+A round of a method: every client trains from the global state (`steps`), makes named vectors of
+what it trained (`uploads`) and may keep state of its own; these vectors are summed, and whoever
+holds the sums computes the next global state (`next`). All of it is numpy and deterministic.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accountants import Event
+from privfed.canonical import canonical_json
+from privfed.settings.training import TrainingConfig
+from privfed.storage.checkpoint import ADAPTER
+
+DELTA: Final = "delta"
+"""The upload of most methods: trained minus received parameters."""
+
+Vector = NDArray[np.floating]
+Kept = Mapping[str, NDArray[Any]]
+
+
+class Trains(Enum):
+    """Which factors of LoRA move; the others are frozen, public and the same everywhere."""
+
+    BOTH = "both"
+    B = "b"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalState:
+    """What all clients hold after a round; public to them.
+
+    Attributes:
+        adapter: from which the next round trains, shape (params,).
+        memory: named arrays that the method carries from round to round.
+    """
+
+    adapter: NDArray[np.float32]
+    memory: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All of it by names, for a file."""
+        return {ADAPTER: self.adapter, **self.memory}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> "GlobalState":
+        """The inverse of `tensors`.
+
+        Raises:
+            KeyError: if there is no adapter.
+        """
+        memory = {name: values for name, values in tensors.items() if name != ADAPTER}
+        return cls(adapter=tensors[ADAPTER], memory=memory)
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of adapter and memory; without memory that of the adapter."""
+        if not self.memory:
+            return vector_digest(self.adapter)
+        digest = hashlib.sha256(vector_digest(self.adapter).encode())
+        for name, values in sorted(self.memory.items()):
+            little = values.astype(values.dtype.newbyteorder("<"))
+            digest.update(canonical_json([name, little.dtype.str, list(little.shape)]))
+            digest.update(little.tobytes())
+        return digest.hexdigest()
+
+
+def vector_digest(vector: NDArray[np.float32]) -> str:
+    """SHA-256 (hex) of a vector's little-endian bytes."""
+    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
+
+
+def released_digest(method: "Method", state: GlobalState) -> str:
+    """SHA-256 (hex) of the adapter that a run leaves if it ends here."""
+    return vector_digest(method.left(state))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What is public of a round before it is played.
+
+    Attributes:
+        number: from 1.
+        steps: private steps of every client.
+        learning_rate: of these steps.
+        weights: public weight of every client, the largest being 1.
+    """
+
+    number: int
+    steps: int
+    learning_rate: float
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentVector:
+    """One of the vectors that a client sends in a round.
+
+    Attributes:
+        name: by which `next` finds its sum.
+        length: of the vector.
+        scale: its public range relative to that of the round.
+    """
+
+    name: str
+    length: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """What moves the parameters in a private step beyond the noised gradient; see `after_step`.
+
+    It is computed from released vectors alone and added after the noise, so it costs no epsilon. In
+    the loss it would be clipped with the records' gradients, or overwritten by them.
+
+    Attributes:
+        shift: shape (params,), in the units of a gradient; None is zero.
+        pull: strength of the pull towards where the round began (mu of FedProx).
+    """
+
+    shift: NDArray[np.float32] | None = None
+    pull: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a client's private steps came to.
+
+    Attributes:
+        received: global state from which they began.
+        delta: trained minus received parameters, shape (params,); noised.
+        kept: state of the client before the round; None before its first.
+    """
+
+    received: GlobalState
+    delta: NDArray[np.float64]
+    kept: Kept | None
+
+
+class Method(Protocol):
+    """A federated method."""
+
+    @property
+    def trains(self) -> Trains:
+        """What is trained of a LoRA adapter."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Public settings as JSON values."""
+        ...
+
+    def check(self, training: TrainingConfig, rounds: int) -> None:
+        """Refuse what the method cannot do, when a federation is built.
+
+        Raises:
+            ConfigError: saying what to change.
+        """
+        ...
+
+    def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
+        """Public weight of every client, the largest being 1; applied before encryption."""
+        ...
+
+    def begin(self, adapter: NDArray[np.float32]) -> GlobalState:
+        """The global state before the first round.
+
+        Args:
+            adapter: the initial one, shape (params,).
+        """
+        ...
+
+    def uploads(self, num_params: int, round_: Round) -> tuple[SentVector, ...]:
+        """What a client sends in a round; the lengths are the same in every round."""
+        ...
+
+    def correction(
+        self, received: GlobalState, kept: Kept | None, client: str, round_: Round
+    ) -> Correction | None:
+        """What a client adds to its private steps; None for plain ones."""
+        ...
+
+    def local(
+        self, trained: Trained, client: str, round_: Round
+    ) -> tuple[Mapping[str, Vector], Kept | None]:
+        """What a client sends, by the names of `uploads`, and the state that it keeps.
+
+        What it keeps is computed from noised parameters and stays with the client: it is written
+        in the transaction of the commit and never sent.
+        """
+        ...
+
+    def releases(self, private_steps: Event) -> tuple[Event, ...]:
+        """What one round of a client releases.
+
+        Args:
+            private_steps: DP-SGD of the round, as configured and calibrated.
+        """
+        ...
+
+    def next(
+        self,
+        state: GlobalState,
+        sums: Mapping[str, NDArray[np.float64]],
+        contributors: Sequence[str],
+        round_: Round,
+    ) -> GlobalState:
+        """The next global state.
+
+        Args:
+            state: before the round.
+            sums: of the contributors' weighted vectors, by the names of `uploads`.
+            contributors: whose vectors are in the sums, sorted.
+            round_: that was played.
+        """
+        ...
+
+    def left(self, state: GlobalState) -> NDArray[np.float32]:
+        """The adapter that the run evaluates, and leaves if it ends here, shape (params,)."""
+        ...
+
+    def which_is_left(self) -> str:
+        """Which adapter that is, for the report."""
+        ...

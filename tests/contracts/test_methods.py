@@ -1,0 +1,218 @@
+"""Every method, under every cipher: stopped after each round and within one, it ends the same."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from privfed import (
+    BFV,
+    CKKS,
+    Callback,
+    Computation,
+    FedAvg,
+    FedProx,
+    FFALoRA,
+    Plain,
+    Scaffold,
+    TailAveraging,
+)
+from privfed.methods.method import DELTA
+from privfed.parties.client.node import ClientNode
+from privfed.parties.client.upload import Codec
+from privfed.settings.encryption import Custody
+from privfed.storage.checkpoint import load_latest
+from tests.contracts.test_stacked import KeyedCoins
+from tests.contracts.two_sums import CHANGE, TwoSums
+
+METHODS = {
+    "fedavg": FedAvg(weighting="public_size"),
+    "ffa-lora": FFALoRA(server_learning_rate=0.5),
+    "fedprox": FedProx(mu=0.5),
+    "scaffold": Scaffold(weighting="public_size"),
+    "average of scaffold": TailAveraging(of=Scaffold(), first_round=2),
+    "two sums": TwoSums(),
+}
+CIPHERS = {
+    "plain": Plain(),
+    "shared key": BFV(),
+    "key holder": BFV(custody=Custody.KEY_HOLDER),
+    "ckks": CKKS(),
+}
+PAIRS = [
+    pytest.param(METHODS[method], CIPHERS[cipher], (1, 2)[number % 2], id=f"{method}-{cipher}")
+    for number, (method, cipher) in enumerate(product(METHODS, CIPHERS))
+]
+"""Each method under each cipher; with one client after the other, or two in a stack, in turn."""
+
+
+class StopAfter(Callback):
+    def __init__(self, number):
+        self.number = number
+
+    def on_round(self, figures):
+        if figures.round == self.number:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def start(make_federation, tmp_path):
+    """A function that makes a federation with coins that repeat, and its folder."""
+
+    def make(name, method, cipher=None, stacked=1, **changes):
+        federation = make_federation(
+            num_clients=3,
+            coins=KeyedCoins(),
+            method=method,
+            encryption=cipher or Plain(),
+            computation=Computation(stacked_clients=stacked),
+            state_folder=tmp_path / name / "state",
+            anchor_folder=tmp_path / name / "anchors",
+            **changes,
+        )
+        return federation, tmp_path / name / "run"
+
+    return make
+
+
+def arrays(folder):
+    return load_latest(folder / "checkpoints").tensors
+
+
+def require_same(one, other, *, exactly=True):
+    assert one.keys() == other.keys()
+    for name, values in one.items():
+        if exactly:
+            assert np.array_equal(values, other[name]), name
+        else:
+            np.testing.assert_allclose(values, other[name], atol=1e-4)
+
+
+@pytest.mark.parametrize(("method", "cipher", "stacked"), PAIRS)
+def test_a_run_that_is_stopped_ends_where_one_does_that_is_not(
+    start, monkeypatch, method, cipher, stacked
+):
+    """It stops after the first round, and in the second once a client committed its update."""
+    federation, whole = start("whole", method, cipher, stacked)
+    federation.run(whole)
+    federation, stopped = start("stopped", method, cipher, stacked)
+    with pytest.raises(KeyboardInterrupt):
+        federation.run(stopped, callbacks=[StopAfter(1)])
+    hide = ClientNode.hide
+    # In a stack all reserve before one commits: a crash between would lose the others' round.
+    last = "client-1" if stacked == 1 else "client-2"
+
+    def killed(self, terms, codec):
+        if (terms.round, self.id) == (2, last):
+            raise KeyboardInterrupt
+        return hide(self, terms, codec)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClientNode, "hide", killed)
+        with pytest.raises(KeyboardInterrupt):
+            federation.run(stopped, resume=True)
+    result = federation.run(stopped, resume=True)
+    assert [len(figures.clients) for figures in result.rounds] == [3, 3, 3]
+    require_same(arrays(whole), arrays(stopped), exactly=not isinstance(cipher, CKKS))
+
+
+def after(start, name, method, **changes):
+    federation, folder = start(name, method, **changes)
+    federation.run(folder)
+    return arrays(folder)
+
+
+class TestWhatMethodsComeTo:
+    def test_a_pull_matters_under_noise(self, start):
+        plain = after(start, "fedavg", FedAvg())["adapter"]
+        pulled = after(start, "fedprox", FedProx(mu=1.5))["adapter"]
+        assert np.abs(plain - pulled).max() > 1e-3
+
+    def test_one_sum_of_scaffold_gives_what_two_do(self, start):
+        """The second sum is rounded for itself, so that they agree to its steps."""
+        fine = {"cipher": Plain(bits=16), "rounds": 4}
+        one = after(start, "one", Scaffold(), **fine)
+        two = after(start, "two", TwoSums(), **fine)
+        apart = {name: np.abs(one[name] - two[name]).max() for name in two}
+        assert apart["control"] < 0.01 * np.abs(one["control"]).max()
+        assert apart["adapter"] < 0.01 * np.abs(one["adapter"]).max()
+
+    def test_in_a_stack_each_client_has_its_own_variate(self, start):
+        alone = after(start, "alone", Scaffold(), rounds=4)
+        together = after(start, "together", Scaffold(), stacked=3, rounds=4)
+        for name in ("adapter", "control"):
+            np.testing.assert_allclose(alone[name], together[name], atol=2e-3)
+
+
+class TestPlantedFaults:
+    """What the tests here would show if it went wrong."""
+
+    def test_a_second_vector_under_the_range_of_the_first(self, start, monkeypatch):
+        right = after(start, "right", TwoSums())
+        real = Codec.encode
+
+        def same_range(self, vectors, uniform):
+            first = self.encodings[0][1]
+            wrong = tuple((one, first) for one, _ in self.encodings)
+            values = {"encodings": wrong, "weight": self.weight, "cipher": self.cipher}
+            return real(Codec(**values), vectors, uniform)
+
+        monkeypatch.setattr(Codec, "encode", same_range)
+        wrong = after(start, "wrong", TwoSums())
+        assert np.abs(right["control"] - wrong["control"]).max() > 0.05
+
+    def test_what_is_kept_is_written_twice(self, start, monkeypatch):
+        """A variate that is moved again by a round that it has counted already."""
+        right = after(start, "right", TwoSums())
+        local = TwoSums.local
+
+        def twice(self, trained, client, round_):
+            vectors, kept = local(self, trained, client, round_)
+            return vectors, {"own": kept["own"] + vectors[CHANGE].astype(np.float32)}
+
+        monkeypatch.setattr(TwoSums, "local", twice)
+        wrong = after(start, "wrong", TwoSums())
+        assert not np.allclose(right["adapter"], wrong["adapter"], atol=1e-3)
+
+    def test_a_vector_that_is_weighted_otherwise(self, start, monkeypatch):
+        right = after(start, "right", FedAvg(weighting="public_size"))
+        real = Codec.encode
+        monkeypatch.setattr(
+            Codec,
+            "encode",
+            lambda self, vectors, uniform: real(
+                self, {DELTA: vectors[DELTA] / self.weight}, uniform
+            ),
+        )
+        wrong = after(start, "wrong", FedAvg(weighting="public_size"))
+        assert not np.allclose(right["adapter"], wrong["adapter"], atol=1e-3)
+
+
+def test_what_a_client_keeps_is_in_no_file_of_the_run_and_in_no_message(start, monkeypatch):
+    from privfed.engines.play import Play
+
+    sent, exchange = [], Play.exchange
+
+    def heard(self, messages):
+        replies = exchange(self, messages)
+        sent.extend([*messages.values(), *replies.values()])
+        return replies
+
+    monkeypatch.setattr(Play, "exchange", heard)
+    federation, folder = start("run", Scaffold())
+    kept = {}
+    local = Scaffold.local
+
+    def noted(self, trained, client, round_):
+        vectors, mine = local(self, trained, client, round_)
+        kept[client, round_.number] = mine["control"].tobytes()[:32]
+        return vectors, mine
+
+    monkeypatch.setattr(Scaffold, "local", noted)
+    federation.run(folder)
+    assert len(kept) == 9
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    for mine in kept.values():
+        assert not [content for content in (*files, *sent) if mine in content]
+    ledgers = [path.read_bytes() for path in federation.state.rglob("ledger-2.sqlite3")]
+    assert all(any(kept[name, 3] in one for one in ledgers) for name, _ in kept)

@@ -1,0 +1,57 @@
+"""Two clients whose losses are quadratics, trained by the very code that corrects private steps.
+
+Client i has h_i / 2 (x - b_i)^2 with h = (1, 10) and b = (0, 1), weights are equal, 20 steps at
+learning rate 0.02 make a round. The optimum of their mean is 10 / 11.
+"""
+
+import numpy as np
+import torch
+
+from privfed.methods.method import Round, Trained
+from privfed.private_step.correcting import Corrector
+
+CLIENTS = {"flat": (1.0, 0.0), "steep": (10.0, 1.0)}
+OPTIMUM = 10 / 11
+RATE = 0.02
+
+
+def round_of(number, steps=20):
+    return Round(
+        number=number, steps=steps, learning_rate=RATE, weights=dict.fromkeys(CLIENTS, 1.0)
+    )
+
+
+def fixed_point(method, *, steps=20, rounds=600, away=lambda number: ()):
+    """Where the rounds of a method come to rest.
+
+    Args:
+        method: without noise.
+        steps: of a client in a round.
+        rounds: to play.
+        away: whose update is not in the sum of a round, by its number; they train all the same.
+    """
+    state, kept = method.begin(np.zeros(1, np.float32)), {}
+    for number in range(1, rounds + 1):
+        sums, there = {}, [name for name in CLIENTS if name not in away(number)]
+        for name in CLIENTS:
+            vectors = _trained(method, state, kept, name, round_of(number, steps))
+            if name in there:
+                for what, vector in vectors.items():
+                    sums[what] = sums.get(what, 0.0) + vector
+        state = method.next(state, sums, sorted(there), round_of(number, steps))
+    return float(state.adapter[0])
+
+
+def _trained(method, state, kept, name, round_):
+    steepness, lowest = CLIENTS[name]
+    value = torch.from_numpy(state.adapter.copy())
+    correction = method.correction(state, kept.get(name), name, round_)
+    corrector = Corrector([value], [correction], [round_.learning_rate])
+    for _ in range(round_.steps):
+        before = corrector.before_step()
+        value -= round_.learning_rate * steepness * (value - lowest)
+        corrector.after_step(before)
+    delta = value.numpy().astype(np.float64) - state.adapter
+    trained = Trained(received=state, delta=delta, kept=kept.get(name))
+    vectors, kept[name] = method.local(trained, name, round_)
+    return vectors
