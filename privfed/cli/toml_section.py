@@ -1,14 +1,15 @@
 """One table of a TOML file: keys are taken one by one, by their type, and none is left over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from enum import StrEnum
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from privfed.errors import ConfigError
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Chosen = TypeVar("Chosen")
 Made = TypeVar("Made")
 
 
@@ -68,26 +69,51 @@ class Section:
         """A table inside this one, if it is there."""
         return self.section(key) if key in self._left else None
 
-    def build(self, kind: type[Made], **given: object) -> Made:
-        """A dataclass from the keys of its fields, with its own defaults; nothing may be left over.
+    def build(self, kind: type[Made], *, renamed: Mapping[str, str] = {}, **given: object) -> Made:
+        """A dataclass from the keys of its fields; what a key does not say is its own default.
 
         Args:
-            kind: of the dataclass; its other fields are numbers, texts and truth values.
+            kind: of the dataclass; its fields are numbers, texts, truth values, enumerations of
+                texts, and tuples of one type.
+            renamed: fields whose key has another name.
             given: fields that no key stands for, by name.
 
         Raises:
-            ConfigError: if a field without a default is missing, of another type, or unknown.
+            ConfigError: if a field without a default is missing, or one is of another type.
         """
-        types, values = get_type_hints(kind), dict(given)
-        for field in fields(kind):  # type: ignore[arg-type]
-            if field.name in given or (field.name not in self._left and has_default(field)):
-                continue
-            members = [one for one in _members(types[field.name]) if one is not NoneType]
-            values[field.name] = self.take(
-                field.name, members[0] if len(members) == 1 else tuple(members)
-            )
-        self.end()
-        return kind(**values)
+        names = [field.name for field in fields(kind) if field.name not in given]  # type: ignore[arg-type]
+        return kind(**given, **self.values(kind, names, renamed))
+
+    def values(
+        self, kind: type, names: Sequence[str], renamed: Mapping[str, str] = {}
+    ) -> dict[str, Any]:
+        """What the keys say of some fields of a dataclass; see `build`."""
+        types, found = get_type_hints(kind), {}
+        for field in fields(kind):
+            key = renamed.get(field.name, field.name)
+            if field.name in names and (key in self._left or not _has_default(field)):
+                wanted = [one for one in _members(types[field.name]) if one is not NoneType]
+                found[field.name] = self._of_type(key, wanted)
+        return found
+
+    def _of_type(self, key: str, wanted: Sequence[Any]) -> Any:
+        (first, *others) = wanted
+        if get_origin(first) is tuple:
+            return self.take_all(key, get_args(first)[0])
+        if isinstance(first, type) and issubclass(first, StrEnum):
+            return choose(self, key, first)
+        return self.take(key, tuple(wanted) if others else first)
+
+    def choose(self, key: str, kinds: Mapping[str, Chosen], *default: str) -> Chosen:
+        """What a key names, of some that are known.
+
+        Raises:
+            ConfigError: if it names none of them.
+        """
+        name = self.take(key, str, *default)
+        if name not in kinds:
+            raise ConfigError(f"{self._place} {key} must be one of {list(kinds)}, got {name!r}")
+        return kinds[name]
 
     def end(self) -> None:
         """Refuse what was not taken."""
@@ -95,26 +121,24 @@ class Section:
             raise ConfigError(f"{self._place} has unknown key(s) {sorted(self._left)}")
 
 
-def has_default(field: Field[Any]) -> bool:
+def _has_default(field: Field[Any]) -> bool:
     """Whether a dataclass says what a field is where it is not given."""
     return field.default is not MISSING or field.default_factory is not MISSING
 
 
-def _members(kind: Any) -> tuple[type, ...]:
+def _members(kind: Any) -> tuple[Any, ...]:
     """The types of a field: of a union its members, of a literal those of its values."""
     if get_origin(kind) is Literal:
         return tuple({type(value) for value in get_args(kind)})
-    return get_args(kind) or (kind,)
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def choose(section: Section, key: str, kind: type[Choice], default: Choice) -> Choice:
+def choose(section: Section, key: str, kind: type[Choice], *default: Choice) -> Choice:
     """The member of an enumeration that a key names.
 
     Raises:
         ConfigError: if it names none.
     """
-    name = section.take(key, str, default.value)
-    known = [member.value for member in kind]
-    if name not in known:
-        raise ConfigError(f"[{section.name}] {key} must be one of {known}, got {name!r}")
-    return kind(name)
+    return section.choose(
+        key, {member.value: member for member in kind}, *(member.value for member in default)
+    )

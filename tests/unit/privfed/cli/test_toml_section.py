@@ -1,6 +1,8 @@
 """One table of a file: every key is taken once and by its type, and none is left over."""
 
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import pytest
 
@@ -146,3 +148,69 @@ class TestChoices:
             ConfigError, match=rf"^\[outer\] k must be one of \['red', 'deep blue'\], got '{value}'"
         ):
             choose(Section("outer", {"k": value}), "k", Colour, Colour.RED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One field of every type that a table can say."""
+
+    rate: float
+    names: tuple[str, ...]
+    layers: tuple[int, ...] | None = None
+    limit: float | None = None
+    word: Literal["one", "two"] = "one"
+    colour: Colour = Colour.RED
+    exact: bool = False
+    extra: dict = field(default_factory=dict)
+
+
+class TestADataclass:
+    def test_every_field_is_a_key(self):
+        table = {"rate": 2, "names": ["a", "b"], "layers": [3], "limit": 0.5, "word": "two"}
+        section = Section("outer", {**table, "colour": "deep blue", "exact": True})
+        assert section.build(Made) == Made(
+            rate=2.0,
+            names=("a", "b"),
+            layers=(3,),
+            limit=0.5,
+            word="two",
+            colour=Colour.BLUE,
+            exact=True,
+        )
+        section.end()
+
+    def test_what_is_not_said_is_its_own_default(self):
+        section = Section("outer", {"rate": 0.25, "names": []})
+        assert section.build(Made) == Made(rate=0.25, names=())
+
+    def test_a_field_may_be_given_or_have_another_key(self):
+        section = Section("outer", {"speed": 0.25, "rate": 3.0})
+        found = section.build(Made, renamed={"rate": "speed"}, names=("x",))
+        assert found == Made(rate=0.25, names=("x",))
+        with pytest.raises(ConfigError, match=r"unknown key\(s\) \['rate'\]"):
+            section.end()
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"rate": "fast"}, r"\[outer\] rate must be of type float"),
+            ({"rate": True}, r"\[outer\] rate must be of type float"),
+            ({"names": "a"}, r"\[outer\] names must be of type list"),
+            ({"names": ["a", 1]}, r"\[outer\] names must be a list of items of type str"),
+            ({"layers": [True]}, r"\[outer\] layers must be a list of items of type int"),
+            ({"exact": 1}, r"\[outer\] exact must be of type bool"),
+            ({"colour": "RED"}, r"\[outer\] colour must be one of \['red', 'deep blue'\]"),
+            ({"word": 1}, r"\[outer\] word must be of type str"),
+        ],
+    )
+    def test_another_type_is_named(self, changes, named):
+        section = Section("outer", {"rate": 0.25, "names": [], **changes})
+        with pytest.raises(ConfigError, match=named):
+            section.build(Made)
+
+    @pytest.mark.parametrize("missing", ["rate", "names"])
+    def test_so_is_one_that_is_missing(self, missing):
+        table = {"rate": 0.25, "names": []}
+        del table[missing]
+        with pytest.raises(ConfigError, match=rf"\[outer\] needs the key '{missing}'"):
+            Section("outer", table).build(Made)
