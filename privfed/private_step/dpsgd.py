@@ -30,10 +30,9 @@ from privfed.private_step.clipping import (
 from privfed.private_step.correcting import Corrector
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import NoiseStream, RandomStream
-from privfed.private_step.ranks import Alone, Ranks, require_alike
 from privfed.private_step.sampling import poisson_sample
 from privfed.settings.privacy import Clipping, FlatClipping, QuantileClipping
-from privfed.settings.training import SGD, AdamW, Optimizer
+from privfed.settings.training import PHYSICAL_BATCH_SIZE, SGD, AdamW, Optimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class DPSGDConfig:
     learning_rate: float
     clipping: Clipping = field(default_factory=FlatClipping)
     optimizer: Optimizer = field(default_factory=SGD)
-    physical_batch_size: int = 32
+    physical_batch_size: int = PHYSICAL_BATCH_SIZE
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -103,7 +102,6 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         noise: secret stream.
         layers: number of the layer of each parameter, from 0; None: each is a layer.
         bound: C of the client, where it follows a quantile; None starts at the configured one.
-        ranks: processes that hold parts of the batch.
     """
 
     def __init__(
@@ -113,7 +111,6 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         noise: NoiseStream,
         layers: Sequence[int] | None = None,
         bound: AdaptiveBound | None = None,
-        ranks: Ranks | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -125,7 +122,6 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         self._noise = noise
         self._layers = range(len(self.params)) if layers is None else layers
         self._bound = bound or AdaptiveBound.starting(config.clipping_norm)
-        self._ranks = ranks or Alone()
         self._present: Tensor | None = None
         self._count = 0.0
         self._used: list[weakref.ref[Tensor]] = []
@@ -162,14 +158,11 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         traces of each other in the last bits.
         """
         sizes = [parameter.summed_grad.numel() for parameter in self.params]
-        parts = [parameter.summed_grad.flatten() for parameter in self.params]
-        sums = torch.cat([*parts, parts[0].new_tensor([self._count])])
-        self._ranks.add_up(sums)
-        total, count = sums[:-1], float(sums[-1])
+        total = torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
         total += noise_of_sum(self._config, self._bound, self._noise, len(total), total.device)
         for parameter, part in zip(self.params, torch.split(total, sizes), strict=True):
             parameter.grad = part.to(parameter.dtype).view_as(parameter)
-        follow_quantile(self._config, self._bound, self._noise, count)
+        follow_quantile(self._config, self._bound, self._noise, self._count)
         self._count = 0.0
 
     def _require_rows(self, samples: Sequence[Any]) -> None:
@@ -234,7 +227,6 @@ def private_optimizer(
     config: DPSGDConfig,
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
-    ranks: Ranks | None = None,
 ) -> HiddenNoiseOptimizer:
     """The optimiser of a private model, fresh: its state does not outlive a round."""
     named = model.parameters()
@@ -244,7 +236,6 @@ def private_optimizer(
         noise,
         layers=layer_numbers([name for name, _ in named]),
         bound=bound,
-        ranks=ranks,
     )
 
 
@@ -272,7 +263,6 @@ def train_round(
     sampling: RandomStream,
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
-    ranks: Ranks | None = None,
     correction: Correction | None = None,
 ) -> None:
     """Train the model in place for one round of private steps.
@@ -284,23 +274,17 @@ def train_round(
         sampling: secret stream that draws the batches.
         noise: secret stream of the noise, another one.
         bound: C of the client, where it follows a quantile; moved.
-        ranks: processes that take the steps together. Each holds the model, all records and streams
-            of its own under the same keys, and takes every size-th record of a batch.
         correction: of every step, after its noise.
     """
     model.forget()
-    ranks = ranks or Alone()
-    held = [*encoded.values(), *(parameter.detach() for _, parameter in model.parameters())]
-    require_alike(ranks, repr(config).encode(), held, model.device)
-    optimizer = private_optimizer(model, config, noise, bound, ranks)
+    optimizer = private_optimizer(model, config, noise, bound)
     corrector = _corrector(optimizer, config, correction)
     try:
         for _ in range(config.steps):
             chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
-            require_alike(ranks, chosen.tobytes(), [], model.device)
-            mine = torch.from_numpy(chosen)[ranks.rank :: ranks.size]
+            drawn = torch.from_numpy(chosen)
             before = [] if corrector is None else corrector.before_step()
-            private_step(model, optimizer, encoded, mine, config.physical_batch_size)
+            private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
             if corrector is not None:
                 corrector.after_step(before)
     finally:

@@ -1,6 +1,7 @@
 """How the adapter is trained; none of it can change a guarantee."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from privfed.checks import (
     MOST,
@@ -9,6 +10,9 @@ from privfed.checks import (
     require_type,
     require_within,
 )
+
+PHYSICAL_BATCH_SIZE: Final = 16
+"""Records that pass through a model at once, unless somebody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +83,7 @@ class TrainingConfig:
     learning_rate: float
     final_learning_rate: float | None = None
     optimizer: Optimizer = field(default_factory=SGD)
-    physical_batch_size: int = 16
+    physical_batch_size: int = PHYSICAL_BATCH_SIZE
 
     def __post_init__(self) -> None:
         """Check every field."""

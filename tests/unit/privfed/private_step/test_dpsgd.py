@@ -247,32 +247,6 @@ def test_a_round_takes_its_steps_and_leaves_nothing_behind():
         assert parameter.summed_grad is None
 
 
-class Half:
-    """One of two processes that hold the same; the other's sums are taken to be its own."""
-
-    size = 2
-
-    def __init__(self, rank):
-        self.rank = rank
-
-    def add_up(self, sums):
-        sums.mul_(2)
-
-
-def test_processes_take_every_other_record_of_a_batch():
-    """Without clipping, what they move is the move of one process, on average."""
-    model, encoded = vectors()
-    before = read_vector(model.adapter)
-    settings = config(sample_rate=1.0, clipping_norm=1e3)
-    moves = []
-    for ranks in (None, Half(0), Half(1)):
-        train_round(model, encoded, settings, sampling=stream(1), noise=Silence(), ranks=ranks)
-        moves.append(read_vector(model.adapter) - before)
-        write_vector(model.adapter, before)
-    assert not np.allclose(moves[1], moves[2], rtol=1e-2)
-    np.testing.assert_allclose((moves[1] + moves[2]) / 2, moves[0], rtol=1e-4, atol=1e-6)
-
-
 # --- What is not one row for each record is refused.
 
 
