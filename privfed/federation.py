@@ -379,7 +379,9 @@ class _Running:
         number = abandoned.round + 1
         plan = RoundPlan(run=self.record.run, round=number, base_digest="")
         used_up = [
-            name for name, client in self.clients.items() if client.node.has_no_budget_for(plan)
+            name
+            for name in self.aggregator.drawn(number)
+            if name in self.clients and self.clients[name].node.has_no_budget_for(plan)
         ]
         if not used_up or number > self.settings.rounds:  # the last round uses all of it
             return None

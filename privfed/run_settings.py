@@ -14,7 +14,7 @@ from privfed.data.records import Record
 from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
-from privfed.methods.method import Method
+from privfed.methods.method import FUNCTIONS, Method
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
 from privfed.private_step.randomness import Coins, SystemCoins
@@ -90,7 +90,7 @@ class FederationSettings:
         """Check what can be checked without loading anything."""
         self._check_types()
         require_count(MOST, rounds=self.rounds)
-        self.method.check(self.training, self.rounds)
+        self._check_method()
         self._check_participation()
         if not self.title.strip():
             raise ConfigError("title must say what is trained on what, for the report")
@@ -106,6 +106,15 @@ class FederationSettings:
             )
         if not self.held_out_source.strip() or not self.public_size_source.strip():
             raise ConfigError("held_out_source and public_size_source must say what they are")
+
+    def _check_method(self) -> None:
+        steps = self.privacy.private_steps(1.0, 0.5)
+        released = tuple(self.method.releases(steps))
+        if released[:1] != (steps,):
+            raise ConfigError(
+                f"what a method releases must begin with the private steps {steps}, got {released}"
+            )
+        self.method.check(self.training, self.privacy.steps_per_round, self.rounds)
 
     def _check_participation(self) -> None:
         per_round, most = self.clients_per_round, len(self.clients)
@@ -125,7 +134,7 @@ class FederationSettings:
     def _check_types(self) -> None:
         require_methods("build", "tokenizer", "collate", "losses", "describe", model=self.model)
         require_methods("attach", "describe", adapter=self.adapter)
-        require_methods("weights", "uploads", "local", "next", "describe", method=self.method)
+        require_methods(*FUNCTIONS, method=self.method)
         require_methods("stream", coins=self.coins)
         require_items(Declaration, clients=self.clients)
         require_items(Record, held_out=self.held_out)

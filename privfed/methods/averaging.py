@@ -74,8 +74,8 @@ class FedAvg:
         """Public settings as JSON values."""
         return {"method": self.kind, **asdict(self)}
 
-    def check(self, training: TrainingConfig, rounds: int) -> None:
-        """Averaging goes with any optimiser and any number of rounds."""
+    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+        """Averaging goes with any optimiser, and any number of steps and rounds."""
 
     def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
         """Public weight of every client, the largest being 1."""
@@ -100,12 +100,17 @@ class FedAvg:
         del received, kept, client, round_
         return None
 
-    def local(
-        self, trained: Trained, client: str, round_: Round
-    ) -> tuple[Mapping[str, Vector], Kept | None]:
-        """The update; nothing is kept."""
+    def local(self, trained: Trained, client: str, round_: Round) -> Mapping[str, Vector]:
+        """The update."""
         del client, round_
-        return {DELTA: trained.delta}, None
+        return {DELTA: trained.delta}
+
+    def keeps(
+        self, trained: Trained, sent: Mapping[str, Vector], client: str, round_: Round
+    ) -> Kept | None:
+        """Nothing."""
+        del trained, sent, client, round_
+        return None
 
     def releases(self, private_steps: Event) -> tuple[Event, ...]:
         """The private steps; all else is computed from what they release."""

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from privfed.checks import require_positive
+from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg
 from privfed.methods.method import Correction, GlobalState, Kept, Round
+from privfed.settings.training import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,25 @@ class FedProx(FedAvg):
         """Check every field."""
         FedAvg.__post_init__(self)
         require_positive(mu=self.mu)
+
+    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+        """Refuse a pull that does nothing, or overshoots.
+
+        Raises:
+            ConfigError: with one step in a round, at whose start y is x; or eta mu >= 1.
+        """
+        del rounds
+        if steps == 1:
+            raise ConfigError(
+                "fedprox needs steps_per_round of at least 2: the first step begins at the global "
+                "adapter, where its pull is zero"
+            )
+        largest = max(training.learning_rate, training.final_learning_rate or 0.0)
+        if largest * self.mu >= 1:
+            raise ConfigError(
+                f"the learning rate times mu must be below 1, got {largest:g} x {self.mu:g}: each "
+                "step would move beyond the global adapter"
+            )
 
     def correction(
         self, received: GlobalState, kept: Kept | None, client: str, round_: Round

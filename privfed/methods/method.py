@@ -6,7 +6,8 @@ holds the sums computes the next global state (`next`). All of it is numpy and d
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Protocol
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from accountants import Event
 from privfed.canonical import canonical_json
+from privfed.errors import ConfigError
 from privfed.settings.training import TrainingConfig
 from privfed.storage.checkpoint import ADAPTER
 
@@ -45,6 +47,11 @@ class GlobalState:
     adapter: NDArray[np.float32]
     memory: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse a memory that would be taken for the adapter."""
+        if ADAPTER in self.memory:
+            raise ConfigError(f"no array of a method's memory may be called {ADAPTER!r}")
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """All of it by names, for a file."""
         return {ADAPTER: self.adapter, **self.memory}
@@ -63,7 +70,7 @@ class GlobalState:
         """SHA-256 (hex) of adapter and memory; without memory that of the adapter."""
         if not self.memory:
             return vector_digest(self.adapter)
-        digest = hashlib.sha256(vector_digest(self.adapter).encode())
+        digest = hashlib.sha256(b"privfed state 1\n" + vector_digest(self.adapter).encode())
         for name, values in sorted(self.memory.items()):
             little = values.astype(values.dtype.newbyteorder("<"))
             digest.update(canonical_json([name, little.dtype.str, list(little.shape)]))
@@ -144,6 +151,37 @@ class Trained:
     kept: Kept | None
 
 
+FUNCTIONS: Final = (
+    *("describe", "check", "weights", "begin", "uploads", "correction", "local", "keeps"),
+    *("releases", "next", "left", "which_is_left"),
+)
+"""What every method has."""
+
+
+def total_length(method: "Method", num_params: int, rounds: Iterable[Round]) -> int:
+    """How many numbers a client sends in a round, the same in all of them.
+
+    Raises:
+        ConfigError: if a method sends nothing, something else in another round, two vectors of one
+            name, or one in a range that is none.
+    """
+    first: list[tuple[str, int]] | None = None
+    for round_ in rounds:
+        sent = method.uploads(num_params, round_)
+        named = [(one.name, one.length) for one in sent]
+        first = named if first is None else first
+        scales = all(math.isfinite(one.scale) and one.scale > 0 for one in sent)
+        lengths = all(type(length) is int and length > 0 for _, length in named)
+        if not sent or named != first or len(dict(named)) != len(named):
+            raise ConfigError(
+                f"a method must send the same named vectors in every round, got {first} and, in "
+                f"round {round_.number}, {named}"
+            )
+        if not scales or not lengths:
+            raise ConfigError(f"vectors must have lengths and scales above 0, got {sent}")
+    return sum(length for _, length in first or ())
+
+
 class Method(Protocol):
     """A federated method."""
 
@@ -156,8 +194,13 @@ class Method(Protocol):
         """Public settings as JSON values."""
         ...
 
-    def check(self, training: TrainingConfig, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
         """Refuse what the method cannot do, when a federation is built.
+
+        Args:
+            training: how clients move.
+            steps: private steps of a round.
+            rounds: planned.
 
         Raises:
             ConfigError: saying what to change.
@@ -186,13 +229,23 @@ class Method(Protocol):
         """What a client adds to its private steps; None for plain ones."""
         ...
 
-    def local(
-        self, trained: Trained, client: str, round_: Round
-    ) -> tuple[Mapping[str, Vector], Kept | None]:
-        """What a client sends, by the names of `uploads`, and the state that it keeps.
+    def local(self, trained: Trained, client: str, round_: Round) -> Mapping[str, Vector]:
+        """What a client sends, by the names of `uploads`."""
+        ...
 
-        What it keeps is computed from noised parameters and stays with the client: it is written
-        in the transaction of the commit and never sent.
+    def keeps(
+        self, trained: Trained, sent: Mapping[str, Vector], client: str, round_: Round
+    ) -> Kept | None:
+        """The state that a client keeps for itself; None if it keeps none.
+
+        It is computed from noised parameters, written in the transaction of the commit, and never
+        sent.
+
+        Args:
+            trained: what the private steps came to.
+            sent: the vectors as they are in the sum: clipped to their ranges and rounded.
+            client: name.
+            round_: that is played.
         """
         ...
 

@@ -50,13 +50,13 @@ class Scaffold(FedAvg):
 
     kind: ClassVar[str] = "scaffold"
 
-    def check(self, training: TrainingConfig, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
         """Refuse steps of which (x - y_i) / (K eta) is not the mean gradient.
 
         Raises:
             ConfigError: for another optimiser than SGD without momentum.
         """
-        del rounds
+        del steps, rounds
         if training.optimizer != SGD(momentum=0.0):
             raise ConfigError(
                 f"scaffold needs the optimiser SGD without momentum, got {training.optimizer!r}; "
@@ -70,13 +70,17 @@ class Scaffold(FedAvg):
         control, mine = self._variates(received, kept, client, round_)
         return Correction(shift=(control - mine).astype(np.float32))
 
-    def local(
-        self, trained: Trained, client: str, round_: Round
-    ) -> tuple[Mapping[str, Vector], Kept]:
-        """The update; the client keeps c_i, and what it was before in case this is not summed."""
+    def keeps(
+        self, trained: Trained, sent: Mapping[str, Vector], client: str, round_: Round
+    ) -> Kept:
+        """c_i, from the update as it is in the sum, and what it was before if that is not opened.
+
+        From the update before it was clipped, the c_i would no longer add up to c, and training
+        would come to rest elsewhere.
+        """
         control, mine = self._variates(trained.received, trained.kept, client, round_)
-        moved = mine - control - trained.delta / (round_.steps * round_.learning_rate)
-        return {DELTA: trained.delta}, {
+        moved = mine - control - sent[DELTA] / (round_.steps * round_.learning_rate)
+        return {
             _CONTROL: moved.astype(np.float32),
             _BEFORE: mine.astype(np.float32),
             _ROUND: np.array([round_.number], dtype=np.int32),

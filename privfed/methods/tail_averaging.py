@@ -53,6 +53,8 @@ class TailAveraging:
     def __post_init__(self) -> None:
         """Check every field."""
         require_methods("next", "left", "describe", of=self.of)
+        if isinstance(self.of, TailAveraging):
+            raise ConfigError("an average of averages leaves that of the outer one; take one")
         require_count(first_round=self.first_round)
         if not is_number(self.decay) or not 0 < self.decay <= 1:
             raise ConfigError(f"decay must be in (0, 1], got {self.decay!r}")
@@ -67,13 +69,13 @@ class TailAveraging:
         own = {"method": self.kind, "first_round": self.first_round, "decay": self.decay}
         return {**own, "of": self.of.describe()}
 
-    def check(self, training: TrainingConfig, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
         """Refuse an average that would begin after the last round."""
         if self.first_round > rounds:
             raise ConfigError(
                 f"averaging begins in round {self.first_round}, but rounds is {rounds}"
             )
-        self.of.check(training, rounds)
+        self.of.check(training, steps, rounds)
 
     def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
         """Public weight of every client, the largest being 1."""
@@ -93,12 +95,17 @@ class TailAveraging:
         """What a client adds to its private steps."""
         return self.of.correction(_without_average(received), kept, client, round_)
 
-    def local(
-        self, trained: Trained, client: str, round_: Round
-    ) -> tuple[Mapping[str, Vector], Kept | None]:
-        """What a client sends, and the state that it keeps."""
+    def local(self, trained: Trained, client: str, round_: Round) -> Mapping[str, Vector]:
+        """What a client sends."""
         received = _without_average(trained.received)
         return self.of.local(replace(trained, received=received), client, round_)
+
+    def keeps(
+        self, trained: Trained, sent: Mapping[str, Vector], client: str, round_: Round
+    ) -> Kept | None:
+        """The state that a client keeps."""
+        received = _without_average(trained.received)
+        return self.of.keeps(replace(trained, received=received), sent, client, round_)
 
     def releases(self, private_steps: Event) -> tuple[Event, ...]:
         """What one round of a client releases."""

@@ -30,9 +30,9 @@ SIGNATURE_BYTES: Final = 64
 Blob = bytes | bytearray | memoryview
 Blobs = Mapping[str, Blob]
 
-_MAGIC: Final = b"PRIVFED\x04"
+_MAGIC: Final = b"PRIVFED\x05"
 _LENGTH: Final = struct.Struct("<I")
-_DOMAIN: Final = b"privfed message 4\n"
+_DOMAIN: Final = b"privfed message 5\n"
 _MAX_STATEMENT_BYTES: Final = 1 << 22
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _KEYS: Final = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}

@@ -11,6 +11,7 @@ from accountants import (
     Event,
     Neighbouring,
     ScheduleFilter,
+    canonical,
     epsilon,
     event_to_json,
 )
@@ -114,10 +115,10 @@ def client_guarantee(
     others = list(everything)
     for event in mine:
         others.remove(event)
-    _require_planned(whose.client, mine, planned)
+    begun = {id_ for id_, reservation in book.reservations.items() if reservation.run == run}
+    _require_planned(client, mine, planned, len(begun))
     steps: Mapping[str, Any] = event_to_json(planned[0])
     bounds = bounds_of(everything, planned=planned, budget=budget, relation=relation, status=status)
-    begun = {id_ for id_, reservation in book.reservations.items() if reservation.run == run}
     return ClientGuarantee(
         id=whose.client,
         dataset=whose.dataset,
@@ -160,11 +161,20 @@ def attack_bounds(events: tuple[Event, ...], relation: Neighbouring) -> Mapping[
     return {**bounds, "advantage": found.advantage}
 
 
-def _require_planned(client: str, mine: Iterable[Event], planned: Iterable[Event]) -> None:
-    """Refuse rounds of a run that differ from what was calibrated, by anything but how many."""
-    kinds = {replace(event, steps=1) for event in planned}
-    if others := [event for event in mine if replace(event, steps=1) not in kinds]:
-        raise ReportError(f"a round of client {client!r} was to release {kinds}, got {others[0]!r}")
+def times(planned: Iterable[Event], rounds: int) -> tuple[Event, ...]:
+    """What so many rounds release, in normal form."""
+    return canonical(replace(event, steps=event.steps * rounds) for event in planned if rounds)
+
+
+def _require_planned(
+    client: str, mine: Iterable[Event], planned: Sequence[Event], rounds: int
+) -> None:
+    """Refuse rounds of a run that released something else than was calibrated."""
+    if canonical(mine) != times(planned, rounds):
+        raise ReportError(
+            f"each of {rounds} rounds of client {client!r} was to release {list(planned)}, they "
+            f"released {list(mine)}"
+        )
 
 
 def accounting_section(neighbouring: str) -> Accounting:

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 from accountants import Budget, Event, Neighbouring, event_from_json
+from accountants.events import is_within
 from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import ReportError
 from privfed.reports.budget import BudgetReport
-from privfed.reports.build import bounds_of, client_guarantee
+from privfed.reports.build import bounds_of, client_guarantee, times
 from privfed.reports.clients import ClientGuarantee
 
 TOLERANCE: Final = 1e-6
@@ -46,7 +47,7 @@ def require_of_ledger(
     if replace(found, **same) != claimed:
         raise ReportError(f"client {claimed.id!r}: the report does not agree with its ledger")
     _require_rate(report, claimed)
-    _require_rounds(report, claimed, alone=_alone(book_of_export(export), report.run))
+    _require_rounds(report, claimed, alone_in=_alone_in(book_of_export(export), report.run))
 
 
 def require_of_itself(report: BudgetReport, claimed: ClientGuarantee) -> None:
@@ -72,15 +73,14 @@ def require_of_itself(report: BudgetReport, claimed: ClientGuarantee) -> None:
     numbers = {name: getattr(found, name) for name in bounds}
     _require_bounds(claimed, numbers, "the releases that it lists give")
     _require_attack(claimed, found.attack)
-    kinds = {replace(event, steps=1) for event in _planned(report, claimed)}
-    listed = sum(event.steps for event in events if replace(event, steps=1) in kinds)
-    if listed < claimed.steps:
+    mine = times(_planned(report, claimed), claimed.rounds)
+    if not is_within(mine, events) or sum(event.steps for event in mine) != claimed.steps:
         raise ReportError(
-            f"client {claimed.id!r}: its {claimed.steps} steps must be among its releases, which "
-            f"hold {listed} of that noise and sampling rate"
+            f"client {claimed.id!r}: {claimed.rounds} rounds of what it planned must be its "
+            f"{claimed.steps} steps, and among its releases"
         )
     _require_rate(report, claimed)
-    _require_rounds(report, claimed, alone=False)
+    _require_rounds(report, claimed, alone_in=None)
 
 
 def _budget(claimed: ClientGuarantee) -> Budget:
@@ -114,15 +114,22 @@ def _require_rate(report: BudgetReport, claimed: ClientGuarantee) -> None:
         )
 
 
-def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, *, alone: bool) -> None:
+def _require_rounds(
+    report: BudgetReport, claimed: ClientGuarantee, *, alone_in: frozenset[int] | None
+) -> None:
     """Epsilon grows from round to round; rounds that were begun and not closed come on top.
 
     So does what other runs released meanwhile, which is in `epsilon_before` too.
+
+    Args:
+        report: with the rounds.
+        claimed: the row.
+        alone_in: rounds that the client reserved; None if something else was counted meanwhile.
     """
-    before = claimed.epsilon_before if alone else 0.0
+    before = 0.0 if alone_in is None else claimed.epsilon_before
     spent = [before, *(row.epsilon[claimed.id] for row in report.rounds)]
     more = claimed.epsilon_spent - spent[-1]
-    all_closed = alone and claimed.rounds == len(report.rounds)
+    all_closed = alone_in is not None and alone_in <= {row.round for row in report.rounds}
     if spent != sorted(spent) or more < -TOLERANCE or (all_closed and more > TOLERANCE):
         raise ReportError(
             f"client {claimed.id!r}: epsilon per round must grow to {claimed.epsilon_spent!r}, "
@@ -130,13 +137,14 @@ def _require_rounds(report: BudgetReport, claimed: ClientGuarantee, *, alone: bo
         )
 
 
-def _alone(book: Book, run: str) -> bool:
-    """Whether nothing else was counted since this run first reserved."""
-    own = [id_ for id_, reservation in book.reservations.items() if reservation.run == run]
+def _alone_in(book: Book, run: str) -> frozenset[int] | None:
+    """Rounds of this run, if nothing else was counted since it first reserved one; or None."""
+    own = {id_: one.round for id_, one in book.reservations.items() if one.run == run}
     if not own:
-        return False
-    later = [entry.seq for entry in book.entries if entry.seq > own[0] and entry.kind != "commit"]
-    return set(later) <= set(own)
+        return None
+    first = min(own)
+    later = [entry.seq for entry in book.entries if entry.seq > first and entry.kind != "commit"]
+    return frozenset(own.values()) if set(later) <= set(own) else None
 
 
 def _require_bounds(claimed: ClientGuarantee, found: Mapping[str, float], source: str) -> None:

@@ -79,9 +79,10 @@ def load_latest(folder: Path, back: int = 0) -> Checkpoint | None:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        _ = tensors[ADAPTER]
-        record = json.loads(metadata["record"])
         schema, round_number = int(metadata["schema"]), int(metadata["round"])
+        record = json.loads(metadata["record"])
+        if schema == SCHEMA:
+            _ = tensors[ADAPTER]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}); remove it to "

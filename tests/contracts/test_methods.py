@@ -164,13 +164,13 @@ class TestPlantedFaults:
     def test_what_is_kept_is_written_twice(self, start, monkeypatch):
         """A variate that is moved again by a round that it has counted already."""
         right = after(start, "right", TwoSums())
-        local = TwoSums.local
+        keeps = TwoSums.keeps
 
-        def twice(self, trained, client, round_):
-            vectors, kept = local(self, trained, client, round_)
-            return vectors, {"own": kept["own"] + vectors[CHANGE].astype(np.float32)}
+        def twice(self, trained, sent, client, round_):
+            kept = keeps(self, trained, sent, client, round_)
+            return {"own": kept["own"] + sent[CHANGE].astype(np.float32)}
 
-        monkeypatch.setattr(TwoSums, "local", twice)
+        monkeypatch.setattr(TwoSums, "keeps", twice)
         wrong = after(start, "wrong", TwoSums())
         assert not np.allclose(right["adapter"], wrong["adapter"], atol=1e-3)
 
@@ -201,14 +201,14 @@ def test_what_a_client_keeps_is_in_no_file_of_the_run_and_in_no_message(start, m
     monkeypatch.setattr(Play, "exchange", heard)
     federation, folder = start("run", Scaffold())
     kept = {}
-    local = Scaffold.local
+    keeps = Scaffold.keeps
 
-    def noted(self, trained, client, round_):
-        vectors, mine = local(self, trained, client, round_)
+    def noted(self, trained, sent_vectors, client, round_):
+        mine = keeps(self, trained, sent_vectors, client, round_)
         kept[client, round_.number] = mine["control"].tobytes()[:32]
-        return vectors, mine
+        return mine
 
-    monkeypatch.setattr(Scaffold, "local", noted)
+    monkeypatch.setattr(Scaffold, "keeps", noted)
     federation.run(folder)
     assert len(kept) == 9
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]

@@ -33,10 +33,12 @@ class TwoSums(FedAvg):
         return Correction(shift=(control - _own(kept, control)).astype(np.float32))
 
     def local(self, trained, client, round_):
-        control = _control(trained.received)
-        change = -control - trained.delta / (round_.steps * round_.learning_rate)
-        own = _own(trained.kept, control) + change
-        return {DELTA: trained.delta, CHANGE: change}, {"own": own.astype(np.float32)}
+        change = -_control(trained.received) - trained.delta / (round_.steps * round_.learning_rate)
+        return {DELTA: trained.delta, CHANGE: change}
+
+    def keeps(self, trained, sent, client, round_):
+        own = _own(trained.kept, _control(trained.received)) + sent[CHANGE]
+        return {"own": own.astype(np.float32)}
 
     def next(self, state, sums: Mapping, contributors, round_):
         moved = FedAvg.next(self, state, sums, contributors, round_)

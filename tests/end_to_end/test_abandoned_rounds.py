@@ -136,16 +136,21 @@ class States(Callback):
 @pytest.fixture
 def committed(monkeypatch):
     """The numbers that each client committed, by round, decoded and weighted as they are sent."""
-    seen = {}
-    real = node.ClientNode.commit
+    seen, codecs = {}, {}
+    real, encoded = node.ClientNode.commit, node.ClientNode.numbers
 
-    def commit(self, reservation, vectors, kept, codec):
-        real(self, reservation, vectors, kept, codec)
-        numbers = self.ledger.outgoing(reservation.run, reservation.round)[40:]
-        decoded = codec.decode(np.frombuffer(numbers, dtype="<i2").astype(np.int64))
+    def numbers(self, vectors, codec):
+        codecs[self.id] = codec
+        return encoded(self, vectors, codec)
+
+    def commit(self, reservation, numbers, kept):
+        real(self, reservation, numbers, kept)
+        written = self.ledger.outgoing(reservation.run, reservation.round)[40:]
+        decoded = codecs[self.id].decode(np.frombuffer(written, dtype="<i2").astype(np.int64))
         (values,) = decoded.values()
         seen.setdefault(reservation.round, {})[self.id] = values
 
+    monkeypatch.setattr(node.ClientNode, "numbers", numbers)
     monkeypatch.setattr(node.ClientNode, "commit", commit)
     return seen
 

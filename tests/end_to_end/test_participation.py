@@ -6,14 +6,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from accountants import epsilon, noise_multiplier
+from accountants import AnchorFolder, epsilon, noise_multiplier
 from privfed import BFV, Scaffold
 from privfed.engines.play import Play
-from privfed.errors import ConfigError
+from privfed.errors import ConfigError, ReportError, TooFewClientsError
+from privfed.parties.client.node import ClientNode
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import REFUSAL, TRAIN
 from privfed.settings.encryption import Custody
 from privfed.storage.checkpoint import load_latest
+from privfed.storage.state_folder import default_anchor_folder
+from privfed.verification import verify_and_render
 from tests.organisations import ORGANISATIONS
 
 NAMES = [f"client-{number}" for number in range(5)]
@@ -27,6 +30,11 @@ def partly(make_federation):
         return make_federation(**{"num_clients": 5, "rounds": 4, "clients_per_round": 3, **changes})
 
     return make
+
+
+def verify(folder):
+    """What `privfed report` does on the machine where the ledgers lie."""
+    return verify_and_render(folder, AnchorFolder(default_anchor_folder()))
 
 
 def draw(federation):
@@ -107,6 +115,56 @@ def test_a_run_that_is_stopped_draws_the_same(partly, tmp_path):
     assert one.tensors.keys() == other.tensors.keys()
     for name, values in one.tensors.items():
         assert np.array_equal(values, other.tensors[name])
+
+
+class TestAReport:
+    """Of runs in which clients sat out: also the first round, also one that was given up."""
+
+    def test_it_is_confirmed_where_a_round_was_given_up(self, partly, tmp_path, monkeypatch):
+        federation = partly()
+        last = sorted(draw(federation)[4])[0]
+        real = ClientNode.update
+
+        def update(self, plan, *arguments):
+            if (plan.round, self.id) == (4, last):
+                raise RuntimeError("as any failure")
+            return real(self, plan, *arguments)
+
+        monkeypatch.setattr(ClientNode, "update", update)
+        with pytest.raises(TooFewClientsError):
+            federation.run(tmp_path / "run")
+        report, _ = verify(tmp_path / "run")
+        assert {row.id: row.unresolved for row in report.clients}[last] == 1
+
+    def test_its_last_row_is_what_was_spent(self, partly, tmp_path):
+        partly().run(tmp_path / "run")
+        report, _ = verify(tmp_path / "run")
+        path = tmp_path / "run/report.json"
+        values = json.loads(path.read_text())
+        for row in report.clients:
+            spent = [figures["epsilon"][row.id] for figures in values["rounds"]]
+            assert spent[-1] == row.epsilon_spent
+            assert spent[0] >= row.epsilon_before
+        values["rounds"][-1]["epsilon"]["client-0"] *= 0.9
+        path.write_text(json.dumps(values))
+        with pytest.raises(ReportError):
+            verify(tmp_path / "run")
+
+    def test_advice_names_no_client_that_has_played_all_its_rounds(
+        self, partly, tmp_path, monkeypatch
+    ):
+        federation, real = partly(), ClientNode.update
+
+        def update(self, plan, *arguments):
+            if plan.round == 3:
+                raise RuntimeError("as any failure")
+            return real(self, plan, *arguments)
+
+        monkeypatch.setattr(ClientNode, "update", update)
+        with pytest.raises(TooFewClientsError) as caught:
+            federation.run(tmp_path / "run")
+        assert "is used up" not in str(caught.value)
+        assert "--without" not in str(caught.value), "then round 4 would have too few"
 
 
 class TestWhatIsRefused:

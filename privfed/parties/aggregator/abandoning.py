@@ -122,7 +122,7 @@ def advice(
     abandoned: Abandoned,
     earlier: Sequence[Abandoned],
     *,
-    clients: Collection[str],
+    left: int,
     min_clients: int,
     rounds: int,
 ) -> str:
@@ -131,7 +131,7 @@ def advice(
     Args:
         abandoned: the round after which it stopped.
         earlier: rounds abandoned before it.
-        clients: who takes part.
+        left: how many would train without those who are missing, in the round with the fewest.
         min_clients: fewest contributors of a sum.
         rounds: planned.
     """
@@ -147,7 +147,7 @@ def advice(
             "costs each client its share of the budget"
         )
     names = ", ".join(abandoned.missing)
-    if len(clients) - len(abandoned.missing) >= min_clients:
+    if left >= min_clients:
         options = " ".join(f"--without {shlex.quote(name)}" for name in abandoned.missing)
         return (
             f"`--resume {options}` goes on without {names}; `--resume` alone once they are back, "

@@ -169,6 +169,13 @@ class Presence:
             epoch = self.beginning.start(ready, left_out, run=run, over=over, base=reached.base)
             self._take(epoch, ready, over + 1)
         self.lost = set(members).difference(set(here).intersection(self.epoch.ready))
+        began = set(drawn).difference(self.lost)
+        if len(began) < least:
+            raise AwayError(
+                f"at least {least} clients must begin before round {over + 1}, of those that train "
+                f"in it {sorted(began)} did",
+                sorted(set(drawn).difference(began)),
+            )
 
     def _needs_key(self, here: Mapping[str, Ready]) -> bool:
         """Whether somebody is here that is not in the epoch, or does not hold its key (any more).

@@ -397,13 +397,19 @@ class AggregatorRun:
         advice = abandoning.advice(
             abandoned,
             earlier,
-            clients=self.members,
+            left=self._fewest_without(abandoned.missing, abandoned.round + 1),
             min_clients=self.proposal.min_clients,
             rounds=self.proposal.rounds,
         )
         return abandoning.stop(
             abandoned, f"{error}. The cause is in each client's own log. {advice}"
         )
+
+    def _fewest_without(self, missing: Collection[str], first: int) -> int:
+        """How many would train without some, in the round from `first` on with the fewest."""
+        last = first if self._participation.takes_all else self.proposal.rounds
+        left = (len(set(self.drawn(n)).difference(missing)) for n in range(first, last + 1))
+        return min(left, default=0)
 
     def _new_opener(self, epoch: Epoch) -> Opener:
         if self.connect is not None:

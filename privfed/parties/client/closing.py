@@ -141,7 +141,8 @@ def events_until(book: Book, run: str, round_number: int) -> tuple[Event, ...]:
         round_number: of the round, whether or not the client took part in it.
     """
     own = [one for one in book.reservations.values() if one.run == run]
-    until = max((one.id for one in own if one.round <= round_number), default=0)
+    first = min((one.id for one in own), default=len(book.entries))
+    until = max((one.id for one in own if one.round <= round_number), default=first - 1)
     later = {one.id for one in book.reservations.values() if one.id > until}
     kept = {id_: one for id_, one in book.reservations.items() if id_ not in later}
     return replace(book, reservations=kept).events()

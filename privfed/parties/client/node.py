@@ -127,23 +127,23 @@ class ClientNode:
             correction=correction,
         )
 
-    def commit(
-        self,
-        reservation: Reservation,
-        vectors: Mapping[str, Vector],
-        kept: Kept | None,
-        codec: Codec,
-    ) -> None:
-        """Round what is sent to the numbers that will be summed, and commit them.
+    def numbers(self, vectors: Mapping[str, Vector], codec: Codec) -> NDArray[Any]:
+        """What is sent as the numbers that will be summed, rounded by fresh coins.
+
+        Args:
+            vectors: to be sent, by name.
+            codec: how vectors become numbers.
+        """
+        return codec.encode(vectors, self.coins.stream(self.id, "rounding").uniform)
+
+    def commit(self, reservation: Reservation, numbers: NDArray[Any], kept: Kept | None) -> None:
+        """Commit the numbers of a round.
 
         Args:
             reservation: of the round.
-            vectors: to be sent, by name.
+            numbers: that will be summed.
             kept: what this client keeps, and sends to nobody.
-            codec: how vectors become numbers.
         """
-        rounding = self.coins.stream(self.id, "rounding")
-        numbers = codec.encode(vectors, rounding.uniform)
         self.ledger.commit(reservation.id, self.releases(), _committed(numbers, kept))
 
     def kept(self, run: str) -> Kept | None:

@@ -17,7 +17,7 @@ from accountants import Anchor, AnchorFolder, Ledger, epsilon
 from privfed import run_settings
 from privfed.agreement import budget_of
 from privfed.identity.keys import Identity
-from privfed.methods.method import Round
+from privfed.methods.method import Round, total_length
 from privfed.models.start_file import start_bytes
 from privfed.models.tasks import Batch
 from privfed.models.tokenizer_digest import tokenizer_digest
@@ -216,18 +216,22 @@ def _facts(
         sigmas = {client.id: known.facts[client.id].noise_multiplier for client in clients}
         before = {client.id: known.facts[client.id].epsilon_before for client in clients}
     params, sizes = num_trainable(model.adapter), {client.id: client.size for client in clients}
-    first = Round(
-        number=1,
-        steps=settings.privacy.steps_per_round,
-        learning_rate=settings.training.learning_rate,
-        weights=settings.method.weights(sizes),
+    weights = settings.method.weights(sizes)
+    played = (
+        Round(
+            number=number,
+            steps=settings.privacy.steps_per_round,
+            learning_rate=settings.training.learning_rate_of(number, settings.rounds),
+            weights=weights,
+        )
+        for number in range(1, settings.rounds + 1)
     )
     common = {
         "base_weights": model.base_sha256,
         "base_model": frozen_digest(model.adapter),
         "layout": layout_digest(model.adapter),
         "num_params": params,
-        "num_values": sum(one.length for one in settings.method.uploads(params, first)),
+        "num_values": total_length(settings.method, params, played),
         "start": hashlib.sha256(start).hexdigest(),
         "tokenizer": tokenizer_digest(settings.model.tokenizer()),
     }

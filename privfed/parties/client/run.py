@@ -223,10 +223,12 @@ class ClientRun:
             run, state = waiting.current.plan.run, self.progress.state
             trained = Trained(received=state, delta=update, kept=self.node.kept(run))
             number = waiting.current.plan.round
-            vectors, kept = self._rules.method.local(
-                trained, self.node.id, self._rules.round(number)
-            )
-            self.node.commit(waiting.reservation, vectors, kept, self._codec(number))
+            method, round_ = self._rules.method, self._rules.round(number)
+            codec = self._codec(number)
+            vectors = method.local(trained, self.node.id, round_)
+            numbers = self.node.numbers(vectors, codec)
+            kept = method.keeps(trained, codec.sent(numbers), self.node.id, round_)
+            self.node.commit(waiting.reservation, numbers, kept)
             reply = self._hidden(waiting.current)
         return reply or self.absent()
 

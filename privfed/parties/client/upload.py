@@ -78,6 +78,10 @@ class Codec:
             ]
         )
 
+    def sent(self, numbers: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        """The vectors of one client as they are in a sum: clipped and rounded, without weight."""
+        return {name: vector / self.weight for name, vector in self.decode(numbers).items()}
+
     def decode(self, total: Numbers) -> dict[str, NDArray[np.float64]]:
         """The sums of weighted vectors, by name, from the sum of numbers."""
         sums, first = {}, 0

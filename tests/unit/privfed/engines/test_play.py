@@ -182,12 +182,12 @@ def test_each_commits_what_was_trained_on_its_own_records(prepared, monkeypatch)
     def train(model, rounds, state):
         return [state + np.float32(numbers[id(one.encoded)]) for one in rounds]
 
-    def commit(self, reservation, vectors, kept, codec, genuine=ClientNode.commit):
+    def encoded(self, vectors, codec, genuine=ClientNode.numbers):
         committed[self.id] = vectors["delta"]
-        genuine(self, reservation, vectors, kept, codec)
+        return genuine(self, vectors, codec)
 
     monkeypatch.setattr(stacked, "train_stacked", train)
-    monkeypatch.setattr(ClientNode, "commit", commit)
+    monkeypatch.setattr(ClientNode, "numbers", encoded)
     running.aggregator.play_round()
     found = {name: np.median(update) for name, update in committed.items()}
     expected = {name: 2.0 ** -(n + 5) for n, name in enumerate(NAMES)}

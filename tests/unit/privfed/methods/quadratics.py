@@ -21,7 +21,7 @@ def round_of(number, steps=20):
     )
 
 
-def fixed_point(method, *, steps=20, rounds=600, away=lambda number: ()):
+def fixed_point(method, *, steps=20, rounds=600, away=lambda number: (), largest=np.inf):
     """Where the rounds of a method come to rest.
 
     Args:
@@ -29,12 +29,13 @@ def fixed_point(method, *, steps=20, rounds=600, away=lambda number: ()):
         steps: of a client in a round.
         rounds: to play.
         away: whose update is not in the sum of a round, by its number; they train all the same.
+        largest: to which updates are clipped before they are summed.
     """
     state, kept = method.begin(np.zeros(1, np.float32)), {}
     for number in range(1, rounds + 1):
         sums, there = {}, [name for name in CLIENTS if name not in away(number)]
         for name in CLIENTS:
-            vectors = _trained(method, state, kept, name, round_of(number, steps))
+            vectors = _trained(method, state, kept, name, round_of(number, steps), largest)
             if name in there:
                 for what, vector in vectors.items():
                     sums[what] = sums.get(what, 0.0) + vector
@@ -42,7 +43,7 @@ def fixed_point(method, *, steps=20, rounds=600, away=lambda number: ()):
     return float(state.adapter[0])
 
 
-def _trained(method, state, kept, name, round_):
+def _trained(method, state, kept, name, round_, largest):
     steepness, lowest = CLIENTS[name]
     value = torch.from_numpy(state.adapter.copy())
     correction = method.correction(state, kept.get(name), name, round_)
@@ -53,5 +54,7 @@ def _trained(method, state, kept, name, round_):
         corrector.after_step(before)
     delta = value.numpy().astype(np.float64) - state.adapter
     trained = Trained(received=state, delta=delta, kept=kept.get(name))
-    vectors, kept[name] = method.local(trained, name, round_)
-    return vectors
+    vectors = method.local(trained, name, round_)
+    sent = {what: np.clip(vector, -largest, largest) for what, vector in vectors.items()}
+    kept[name] = method.keeps(trained, sent, name, round_)
+    return sent

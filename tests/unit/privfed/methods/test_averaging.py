@@ -105,9 +105,9 @@ def test_it_sends_the_update_and_nothing_else(method):
     assert chosen.uploads(7, round_) == (SentVector(name=DELTA, length=7, scale=1.0),)
     assert chosen.correction(received, None, "a", round_) is None
     trained = Trained(received=received, delta=np.array([3.0, -4.0]), kept=None)
-    vectors, kept = chosen.local(trained, "a", round_)
+    vectors = chosen.local(trained, "a", round_)
     assert {name: vector.tolist() for name, vector in vectors.items()} == {DELTA: [3.0, -4.0]}
-    assert kept is None
+    assert chosen.keeps(trained, vectors, "a", round_) is None
     steps = PoissonGaussian(noise_multiplier=1.5, sample_rate=0.25, steps=3)
     assert chosen.releases(steps) == (steps,)
     assert chosen.which_is_left() == "the newest"

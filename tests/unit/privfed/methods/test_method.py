@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from privfed import FedAvg, TailAveraging
-from privfed.methods.method import GlobalState, released_digest, vector_digest
+from privfed.errors import ConfigError
+from privfed.methods.method import (
+    GlobalState,
+    Round,
+    SentVector,
+    released_digest,
+    total_length,
+    vector_digest,
+)
 
 ADAPTER = np.array([1.0, -2.5], dtype=np.float32)
 MEMORY = {"control": np.array([0.5, 0.25], np.float32), "counted": np.array([7], np.int32)}
@@ -65,3 +73,54 @@ def test_what_is_released_is_what_the_method_leaves():
     state = GlobalState(adapter=ADAPTER, memory=memory)
     assert released_digest(TailAveraging(of=FedAvg()), state) == vector_digest(average)
     assert released_digest(FedAvg(), state) == vector_digest(ADAPTER)
+
+
+def test_a_memory_must_not_hide_the_adapter():
+    with pytest.raises(ConfigError, match="may be called 'adapter'"):
+        GlobalState(adapter=ADAPTER, memory={"adapter": ADAPTER + 1})
+
+
+class TestWhatIsSent:
+    def rounds(self, number=3):
+        return [
+            Round(number=n, steps=2, learning_rate=0.5, weights={"a": 1.0})
+            for n in range(1, number + 1)
+        ]
+
+    def method(self, *each):
+        """A method that sends these vectors, one list a round."""
+
+        class Sends(FedAvg):
+            def uploads(self, num_params, round_):
+                return tuple(each[min(round_.number, len(each)) - 1])
+
+        return Sends()
+
+    def test_its_length_is_that_of_all_vectors(self):
+        two = [SentVector(name="delta", length=7), SentVector(name="more", length=4, scale=0.5)]
+        assert total_length(self.method(two), 7, self.rounds()) == 11
+        assert total_length(FedAvg(), 7, self.rounds()) == 7
+
+    def test_a_scale_may_follow_the_round(self):
+        one, other = (SentVector(name="delta", length=7, scale=scale) for scale in (1.0, 0.25))
+        assert total_length(self.method([one], [other]), 7, self.rounds()) == 7
+
+    @pytest.mark.parametrize(
+        "each",
+        [
+            [[]],
+            [[SentVector(name="a", length=7)], [SentVector(name="b", length=7)]],
+            [[SentVector(name="a", length=7)], [SentVector(name="a", length=8)]],
+            [[SentVector(name="a", length=7)], []],
+            [[SentVector(name="a", length=7)] * 2],
+            [[SentVector(name="a", length=0)]],
+            [[SentVector(name="a", length=7.0)]],
+            [[SentVector(name="a", length=7, scale=0.0)]],
+            [[SentVector(name="a", length=7, scale=-1.0)]],
+            [[SentVector(name="a", length=7, scale=float("inf"))]],
+            [[SentVector(name="a", length=7, scale=float("nan"))]],
+        ],
+    )
+    def test_what_cannot_be_summed_is_refused_before_anything_is_spent(self, each):
+        with pytest.raises(ConfigError, match="vectors"):
+            total_length(self.method(*each), 7, self.rounds())

@@ -31,7 +31,8 @@ class Client:
         self.shifts.append(correction.shift.astype(np.float64))
         delta = self.updates[round_.number] - STEPS * RATE * self.shifts[-1]
         trained = Trained(received=state, delta=delta, kept=self.kept)
-        vectors, self.kept = self.method.local(trained, self.name, round_)
+        vectors = self.method.local(trained, self.name, round_)
+        self.kept = self.method.keeps(trained, vectors, self.name, round_)
         return vectors[DELTA]
 
 
@@ -107,12 +108,19 @@ class TestTwoQuadratics:
 
         assert fixed_point(Scaffold(), away=away) == pytest.approx(OPTIMUM, abs=1e-6)
 
+    @pytest.mark.parametrize("largest", [0.5, 0.2, 0.1])
+    def test_also_where_updates_are_clipped_at_first(self, largest):
+        """What a client keeps is of what it sent: else the c_i no longer add up to c, for good."""
+        found = fixed_point(Scaffold(), largest=largest)
+        assert found == pytest.approx(OPTIMUM, abs=1e-6)
+
 
 class TestWhatAClientKeeps:
     def test_it_is_its_variate_and_the_one_before(self):
         method, state = Scaffold(), Scaffold().begin(np.zeros(4, np.float32))
         delta = np.array([0.375, -0.75, 0.0, 1.5])
-        _, kept = method.local(Trained(received=state, delta=delta, kept=None), "b", round_(3))
+        trained = Trained(received=state, delta=2 * delta, kept=None)
+        kept = method.keeps(trained, {DELTA: delta}, "b", round_(3))
         assert kept["control"].tolist() == [-1.0, 2.0, 0.0, -4.0]
         assert kept["before"].tolist() == [0.0] * 4
         assert kept["round"].tolist() == [3]
@@ -157,8 +165,8 @@ class TestWhatIsRefused:
     def test_steps_whose_sum_is_no_mean_gradient(self, optimizer):
         training = TrainingConfig(learning_rate=RATE, optimizer=optimizer)
         with pytest.raises(ConfigError, match="scaffold needs the optimiser SGD without momentum"):
-            Scaffold().check(training, 3)
-        Scaffold().check(replace(training, optimizer=SGD()), 3)
+            Scaffold().check(training, 2, 3)
+        Scaffold().check(replace(training, optimizer=SGD()), 2, 3)
 
 
 def test_it_describes_itself():

@@ -60,9 +60,11 @@ def test_all_else_is_as_of_the_method_itself(of):
     method, received = TailAveraging(of=of), play(of, [[1.75, 3.5]])[-1]
     averaged = play(TailAveraging(of=of), [[1.75, 3.5]])[-1]
     trained = Trained(received=received, delta=np.array([0.5, -0.25]), kept=None)
-    mine, kept = of.local(trained, "b", round_(2))
+    mine = of.local(trained, "b", round_(2))
+    kept = of.keeps(trained, mine, "b", round_(2))
     other = Trained(received=averaged, delta=trained.delta, kept=None)
-    vectors, also_kept = method.local(other, "b", round_(2))
+    vectors = method.local(other, "b", round_(2))
+    also_kept = method.keeps(other, vectors, "b", round_(2))
     assert vectors[DELTA].tolist() == mine[DELTA].tolist()
     for name in kept or {}:
         assert also_kept[name].tolist() == kept[name].tolist()
@@ -98,15 +100,20 @@ class TestWhatIsRefused:
         with pytest.raises(ConfigError, match="of"):
             TailAveraging(of="fedavg")
 
+    def test_an_average_of_averages(self):
+        """The inner one would do nothing."""
+        with pytest.raises(ConfigError, match="an average of averages"):
+            TailAveraging(of=TailAveraging(of=FedAvg()))
+
     def test_an_average_that_would_begin_after_the_last_round(self):
         with pytest.raises(ConfigError, match="averaging begins in round 4, but rounds is 3"):
-            TailAveraging(of=FedAvg(), first_round=4).check(TRAINING, 3)
-        TailAveraging(of=FedAvg(), first_round=3).check(TRAINING, 3)
+            TailAveraging(of=FedAvg(), first_round=4).check(TRAINING, 2, 3)
+        TailAveraging(of=FedAvg(), first_round=3).check(TRAINING, 2, 3)
 
     def test_what_the_method_refuses(self):
         momentum = TrainingConfig(learning_rate=0.125, optimizer=SGD(momentum=0.5))
         with pytest.raises(ConfigError, match="without momentum"):
-            TailAveraging(of=Scaffold()).check(momentum, 3)
+            TailAveraging(of=Scaffold()).check(momentum, 2, 3)
 
 
 def test_it_says_which_adapter_is_left():

@@ -54,7 +54,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 def framed(raw, body=b"\x01\x02", signature=bytes(64)):
     """An envelope around any statement."""
-    return b"PRIVFED\x04" + body + raw + struct.pack("<I", len(raw)) + signature
+    return b"PRIVFED\x05" + body + raw + struct.pack("<I", len(raw)) + signature
 
 
 def message(blobs=BLOBS, **changes):
@@ -73,9 +73,9 @@ def test_by_hand():
         b'"kind":"update","manifest":{"base":"00"},"round":3,"run":"r1","schema":5,'
         b'"sender":"alice"}'
     )
-    signature = ALICE.sign(b"privfed message 4\n" + hashlib.sha256(statement).digest())
+    signature = ALICE.sign(b"privfed message 5\n" + hashlib.sha256(statement).digest())
     length = len(statement).to_bytes(4, "little")
-    assert b"PRIVFED\x04\x01\x02" + statement + length + signature == MESSAGE
+    assert b"PRIVFED\x05\x01\x02" + statement + length + signature == MESSAGE
 
 
 def test_an_envelope_survives_the_wire():
@@ -163,7 +163,7 @@ def test_a_cut_or_extended_message_is_refused(data):
             Envelope.from_bytes(damaged)
 
 
-@pytest.mark.parametrize("magic", [b"PRIVFED\x01", b"PRIVFED\x03", b"PRIVFED\x05", b"privfed\x04"])
+@pytest.mark.parametrize("magic", [b"PRIVFED\x01", b"PRIVFED\x04", b"PRIVFED\x06", b"privfed\x05"])
 def test_another_magic_is_refused(magic):
     with pytest.raises(MessageError, match="must be a privfed envelope"):
         Envelope.from_bytes(magic + MESSAGE[8:])
@@ -171,14 +171,14 @@ def test_another_magic_is_refused(magic):
 
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(data):
-    for raw in (data, b"PRIVFED\x04" + data, framed(data)):
+    for raw in (data, b"PRIVFED\x05" + data, framed(data)):
         with pytest.raises(MessageError):
             Envelope.from_bytes(raw)
 
 
 @pytest.mark.parametrize("length", [len(RAW) + 1, len(RAW) + 11, 2**32 - 1, 1 << 23])
 def test_a_statement_longer_than_its_message_is_refused(length):
-    raw = b"PRIVFED\x04\x01\x02" + RAW + struct.pack("<I", length) + bytes(64)
+    raw = b"PRIVFED\x05\x01\x02" + RAW + struct.pack("<I", length) + bytes(64)
     with pytest.raises(MessageError):
         Envelope.from_bytes(raw)
 
@@ -375,7 +375,7 @@ def test_pieces_are_written_before_the_next_is_computed():
 
     def pieces():
         for index in range(3):
-            assert sink.getvalue() == b"PRIVFED\x04" + bytes(range(index))
+            assert sink.getvalue() == b"PRIVFED\x05" + bytes(range(index))
             yield bytes([index])
 
     write_envelope(
@@ -429,7 +429,7 @@ def test_a_statement_binds_name_length_and_content():
 def test_what_is_signed_has_a_label_of_its_own():
     """A roster's or any other signature cannot pass for that of a message."""
     signed = Statement.from_bytes(RAW).signed_bytes()
-    assert signed == b"privfed message 4\n" + hashlib.sha256(RAW).digest()
+    assert signed == b"privfed message 5\n" + hashlib.sha256(RAW).digest()
 
 
 def test_blob_entries_come_back_as_tuples():

@@ -1,12 +1,19 @@
 """A row is what its ledger gives, or what its own releases come to; anything less is refused."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from accountants import LedgerError, UnsupportedAnalysisError
+from accountants import (
+    Budget,
+    LedgerError,
+    Neighbouring,
+    UnsupportedAnalysisError,
+    event_from_json,
+)
 from privfed.errors import ReportError
 from privfed.reports.budget import RUNNING, BudgetReport, largest_epsilon
+from privfed.reports.build import bounds_of
 from privfed.reports.recomputing import require_of_itself, require_of_ledger
 from tests.unit.privfed.made_up_run import MOMENT
 
@@ -138,6 +145,27 @@ class TestAgainstTheLedger:
         wrong = "does not agree with its ledger|must be from its ledger"
         with pytest.raises(ReportError, match=wrong):
             require_of_ledger(own, row, signed.run.exports["client-2"])
+
+    def test_nothing_cheap_is_planned_beside_it(self, signed, own):
+        """Else steps of little noise could be stated as if they were of much."""
+        row = own.clients[0]
+        (planned,) = row.planned
+        quiet = {**planned, "noise_multiplier": 1000.0}
+        forged = replace(row, planned=(planned, quiet))
+        with pytest.raises(ReportError, match="was to release"):
+            require_of_ledger(own, forged, signed.run.exports["client-2"])
+        releases = (planned, {**quiet, "steps": row.steps - planned["steps"]})
+        found = bounds_of(
+            tuple(map(event_from_json, releases)),
+            planned=tuple(map(event_from_json, forged.planned)),
+            budget=Budget(epsilon=row.epsilon_budget, delta=row.delta),
+            relation=Neighbouring(row.neighbouring),
+            status=own.status,
+        )
+        assert found.epsilon_spent < 0.6 * row.epsilon_spent
+        forged = replace(forged, releases=releases, **asdict(found))
+        with pytest.raises(ReportError, match="must be its .* steps, and among its releases"):
+            require_of_itself(own, forged)
 
     @pytest.mark.parametrize("name", ["noise_multiplier", "sample_rate", "steps"])
     def test_what_a_round_was_to_release_is_what_the_report_says(self, signed, own, name):

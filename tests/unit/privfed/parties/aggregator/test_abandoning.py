@@ -177,7 +177,8 @@ class TestMustStop:
 
 class TestAdvice:
     def advice(self, one, earlier=(), *, clients=NAMES, min_clients=3, rounds=7):
-        return advice(one, earlier, clients=clients, min_clients=min_clients, rounds=rounds)
+        left = len(set(clients).difference(one.missing))
+        return advice(one, earlier, left=left, min_clients=min_clients, rounds=rounds)
 
     def test_go_on_without(self):
         text = self.advice(abandoned(3, missing=("c2", "c4")))

@@ -186,6 +186,17 @@ class TestARunThatGoesOn:
         assert caught.value.missing == ("c2",)
         presence.gather(speakers.reached(2), speakers.names, [], ["c1", "c3", "c5"])
 
+    def test_nor_with_those_who_said_they_were_ready_and_did_not_begin(self, speakers):
+        """Enough clients begin, and too few of those who would train: nobody is asked to."""
+        speakers.go_on(2)
+        speakers.instead = {(START, "c2"): lambda *_: None}
+        presence = speakers.presence()
+        with pytest.raises(AwayError, match=r"3 clients must begin before round 3, .*'c1', 'c5'"):
+            presence.gather(speakers.reached(2), speakers.names, [], ["c1", "c2", "c5"])
+        speakers.instead = {}
+        presence.gather(speakers.reached(2), speakers.names, [], ["c1", "c2", "c5"])
+        assert presence.lost == set()
+
     def test_until_enough_are(self, speakers, clock):
         speakers.gone = {"c1", "c2", "c5"}
         clock.after(0.9, lambda: speakers.gone.discard("c2"))

@@ -385,7 +385,7 @@ def test_the_updates_are_the_only_thing_that_a_round_brings(plain):
     assert seen == [UPDATE] * 4
 
 
-@pytest.mark.parametrize("reply", [b"", b"garbage", b"PRIVFED\x04", bytes(500)])
+@pytest.mark.parametrize("reply", [b"", b"garbage", b"PRIVFED\x05", bytes(500)])
 @pytest.mark.parametrize("kind", [TRAIN, LISTING, SUM])
 def test_a_client_that_answers_with_anything_at_all_drops_out_alone(encrypted, kind, reply):
     """Of four, three are enough; but who sent an update must answer about the list."""

@@ -235,7 +235,12 @@ class TestEventsUntil:
 
     @pytest.mark.parametrize(
         ("number", "steps"),
-        [(0, []), (1, [4, 6]), (2, [4, 6]), (3, [4, 6, 7, 8]), (9, [4, 6, 7, 8])],
+        [(0, [4]), (1, [4, 6]), (2, [4, 6]), (3, [4, 6, 7, 8]), (9, [4, 6, 7, 8])],
     )
     def test_are_all_that_had_been_counted_by_then(self, book, number, steps):
         assert [event.steps for event in events_until(book, "0a", number)] == steps
+
+    def test_before_its_first_round_all_that_came_before_the_run_counts(self, book):
+        """One that is drawn later, or was away, has spent what it had spent."""
+        assert [event.steps for event in events_until(book, "0b", 0)] == [4, 6]
+        assert [event.steps for event in events_until(book, "none", 1)] == [4, 6, 7, 8, 9]

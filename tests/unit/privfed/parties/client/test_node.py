@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from accountants import BudgetExceededError, Ledger, PoissonGaussian, epsilon
+from accountants import BudgetExceededError, Ledger, LedgerStateError, PoissonGaussian, epsilon
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.methods.method import DELTA, vector_digest
 from privfed.models.vector import read_vector
@@ -50,7 +50,7 @@ class TestReserving:
 
     def test_one_that_was_committed_needs_no_second_budget(self, plain, node, codec):
         update = np.zeros(len(plain.one.progress.state.adapter))
-        node.commit(node.reserve(plain.plan()), {DELTA: update}, None, codec)
+        node.commit(node.reserve(plain.plan()), node.numbers({DELTA: update}, codec), None)
         assert node.reserve(plain.plan()) is None
         assert counted(node) == 2
 
@@ -109,7 +109,7 @@ class TestTraining:
 class TestCommitting:
     def test_the_numbers_are_those_of_the_weighted_update(self, plain, node, codec):
         update = np.linspace(-plain.range, plain.range, len(plain.one.progress.state.adapter))
-        node.commit(node.reserve(plain.plan()), {DELTA: update}, None, codec)
+        node.commit(node.reserve(plain.plan()), node.numbers({DELTA: update}, codec), None)
         message = Envelope.from_bytes(
             node.hide(plain.summing.terms(plain.plan(), plain.range), codec)
         )
@@ -120,7 +120,7 @@ class TestCommitting:
     def test_what_is_not_finite_is_not_committed(self, plain, node, codec):
         update = np.full(len(plain.one.progress.state.adapter), np.nan)
         with pytest.raises(EncryptionError, match="must be finite"):
-            node.commit(node.reserve(plain.plan()), {DELTA: update}, None, codec)
+            node.commit(node.reserve(plain.plan()), node.numbers({DELTA: update}, codec), None)
         assert node.ledger.status(plain.plan().run, 1) == "reserved", "and it is counted"
 
     def test_before_it_nothing_can_leave(self, plain, node, codec):
@@ -154,7 +154,7 @@ class TestKeeping:
         def made(kept, number=1, run=None):
             update = np.linspace(-plain.range, plain.range, len(plain.one.progress.state.adapter))
             plan = plain.plan(number) if run is None else replace(plain.plan(number), run=run)
-            node.commit(node.reserve(plan), {DELTA: update}, kept, codec)
+            node.commit(node.reserve(plan), node.numbers({DELTA: update}, codec), kept)
             return plan.run
 
         return made
@@ -192,10 +192,10 @@ class TestKeeping:
     def test_a_commit_that_fails_keeps_what_was_before(self, plain, node, codec, commit):
         """Both are written or neither is."""
         run = commit(KEPT)
-        update = np.full(len(plain.one.progress.state.adapter), np.nan)
-        reservation = node.reserve(plain.plan(2))
-        with pytest.raises(EncryptionError, match="must be finite"):
-            node.commit(reservation, {DELTA: update}, {"control": KEPT["control"] + 1}, codec)
+        numbers = node.numbers({DELTA: np.zeros(len(plain.one.progress.state.adapter))}, codec)
+        reservation = replace(node.reserve(plain.plan(2)), id=77)
+        with pytest.raises(LedgerStateError):
+            node.commit(reservation, numbers, {"control": KEPT["control"] + 1})
         assert bits(node.kept(run)) == bits(KEPT)
 
     def test_it_stands_beside_the_numbers_in_one_commit(self, plain, node, commit):

@@ -280,7 +280,7 @@ class TestGivingUp:
         assert str(tmp_path).encode() not in reply
 
 
-@pytest.mark.parametrize("message", [b"", b"PRIVFED\x04", bytes(200)])
+@pytest.mark.parametrize("message", [b"", b"PRIVFED\x05", bytes(200)])
 def test_what_is_no_envelope_is_refused(plain, message):
     assert kind(plain.one.handle(message)) == REFUSAL
 

@@ -52,7 +52,7 @@ def with_manifest(text):
     """An unsigned message whose statement holds this JSON as a value."""
     raw = Statement(run="run", round=1, sender="c1", kind="k", manifest={"x": 1}).to_bytes()
     raw = raw.replace(b'"x":1', b'"x":' + text)
-    return b"PRIVFED\x04" + raw + struct.pack("<I", len(raw)) + bytes(64)
+    return b"PRIVFED\x05" + raw + struct.pack("<I", len(raw)) + bytes(64)
 
 
 def test_the_loop_goes_on_after_a_bad_message(federation):
