@@ -38,7 +38,7 @@ from privfed.custody.keys import SharedSecret, shared_context
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption import frames
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.fixedpoint import FixedPointEncoding
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.identity.keys import Identity, Role
@@ -173,7 +173,7 @@ class Federation:
             terms=terms,
             cohort=names,
             anchors=dict.fromkeys(names, NO_LEDGER),
-            adder=BFVAdder(self.parameters),
+            adder=CiphertextAdder(self.parameters),
             min_clients=3,
         )
 

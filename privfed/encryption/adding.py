@@ -44,7 +44,7 @@ class SummedParameters(Protocol):
         ...
 
 
-class BFVAdder:
+class CiphertextAdder:
     """Sums the polynomials of uploads; with `shared_key`, seeds are kept and stand for c1.
 
     Memory is that of one sum, whatever the number of clients; an upload is read in pieces.

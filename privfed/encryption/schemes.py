@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.ckks import CKKSParameters, FloatEncoding, derive_ckks
 from privfed.encryption.fixedpoint import FixedPointEncoding, max_magnitude
 from privfed.encryption.noise import Rule
@@ -81,7 +81,7 @@ class Scheme:
     def new_adder(self) -> Adder:
         """The aggregator's side, for one round."""
         if self.parameters is not None:
-            return BFVAdder(self.parameters)
+            return CiphertextAdder(self.parameters)
         return PlainAdder(self.num_params, max_magnitude(self._bits))
 
     @property

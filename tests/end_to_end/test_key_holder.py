@@ -350,9 +350,9 @@ class TestTheKeyHoldersProcess:
 
 def test_a_changed_sum_is_not_decrypted(make_federation, tmp_path, monkeypatch, holders):
     """An aggregator that adds something of its own is told so, and gets no result."""
-    from privfed.encryption.adding import BFVAdder
+    from privfed.encryption.adding import CiphertextAdder
 
-    real = BFVAdder.total
+    real = CiphertextAdder.total
 
     def total(self):
         blobs = real(self)
@@ -360,7 +360,7 @@ def test_a_changed_sum_is_not_decrypted(make_federation, tmp_path, monkeypatch, 
         changed[0] ^= 1
         return {**blobs, CIPHERTEXTS: bytes(changed)}
 
-    monkeypatch.setattr(BFVAdder, "total", total)
+    monkeypatch.setattr(CiphertextAdder, "total", total)
     with pytest.raises(EncryptionError, match="the sum is not that of the contributions"):
         make_federation(encryption=HELD, rounds=1).run(tmp_path / "run")
     assert not list(results_folder(tmp_path / "state").rglob("*.result"))

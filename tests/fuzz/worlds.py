@@ -20,7 +20,7 @@ from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.custody.wrapping import wrap
 from privfed.encryption import frames
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.ckks import ckks_shape, derive_ckks
 from privfed.encryption.parameters import derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
@@ -101,7 +101,7 @@ class World:
 
     def aggregator(self, kind, terms):
         plain = kind == "plain"
-        adder = PlainAdder(PARAMS, 127) if plain else BFVAdder(self.parameters[kind])
+        adder = PlainAdder(PARAMS, 127) if plain else CiphertextAdder(self.parameters[kind])
         self.adder = adder
         return Aggregator(
             identity=self.identities["server"],

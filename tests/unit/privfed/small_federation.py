@@ -18,7 +18,7 @@ from privfed.custody.native import software
 from privfed.custody.round_key import RoundKeyCipher
 from privfed.custody.shared_key import SharedKeyCipher
 from privfed.encryption import frames
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.identity.keys import Identity, Role
@@ -189,7 +189,7 @@ class SmallFederation:
     def new_adder(self) -> Any:
         if self.custody is None:
             return PlainAdder(self.parameters.num_params, self.parameters.max_magnitude)
-        return BFVAdder(self.parameters)
+        return CiphertextAdder(self.parameters)
 
     def total(
         self, terms: Terms, uploads: Mapping[str, bytes], min_clients: int | None = None

@@ -11,7 +11,7 @@ import pytest
 from privfed.custody import bfv, native
 from privfed.custody.keys import PublicKey, RoundKey, SharedSecret, native_context, shared_context
 from privfed.encryption import frames, noise, residues
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
 from privfed.encryption.packing import pack, unpack
 from privfed.encryption.parameters import BFVParameters, derive
@@ -208,7 +208,7 @@ def test_the_most_clients_that_the_rule_allows(
     with pytest.raises(ConfigError, match=f"noise of {num_clients + 1} clients"):
         build(parameters.plain_modulus, num_clients + 1)
     slots = pack(np.full(4_000, value), parameters)
-    adder, seal_side = BFVAdder(parameters), Side(parameters)
+    adder, seal_side = CiphertextAdder(parameters), Side(parameters)
     for number in range(num_clients):
         adder.add(f"c{number}", seal_side.blobs(slots))
     with pytest.raises(MessageError, match="one too many"):
@@ -297,7 +297,7 @@ def test_slots_add_modulo_t(secret, pair):
         side = Side(parameters)
         first, second = ZEROS.copy(), ZEROS.copy()
         first[0, :3], second[0, :3] = (parameters.plain_modulus - 1, 7, 0), (5, 8, 0)
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         adder.add("c1", side.blobs(first))
         adder.add("c2", side.blobs(second))
         assert side.decrypted(adder.total())[0, :4].tolist() == [4, 15, 0, 0]

@@ -22,7 +22,7 @@ from privfed.custody.key_exchange import receive_secret, share_secret
 from privfed.custody.keys import SharedSecret
 from privfed.custody.native import ScratchFile, ckks_context, seal_version, sealapi, uncompressed
 from privfed.encryption import frames, residues
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.ckks import CKKSParameters, FloatEncoding, ckks_shape, derive_ckks
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.primes import largest_coeff_modulus
@@ -105,7 +105,7 @@ def summed(uploads, terms, parameters=TEN, min_clients=3):
         terms=terms,
         cohort=list(CLIENTS),
         anchors=dict.fromkeys(CLIENTS, START),
-        adder=BFVAdder(parameters),
+        adder=CiphertextAdder(parameters),
         min_clients=min_clients,
     )
     for message in uploads:

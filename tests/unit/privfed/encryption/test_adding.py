@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from privfed.encryption import residues
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.bitpacking import pack_rows, row_bytes
 from privfed.encryption.noise import COEFF_MODULUS
 from privfed.encryption.parameters import derive
@@ -72,11 +72,11 @@ def test_uploads_are_of_several_pieces():
     assert 0 < HOLDER.upload_dropped_bits < 14
 
 
-class TestBFVAdder:
+class TestCiphertextAdder:
     @BOTH
     @pytest.mark.parametrize("clients", [1, 2, 5])
     def test_polynomials_are_summed_modulo_q_and_seeds_kept_by_client(self, parameters, clients):
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         uploads = {
             name: upload(number, parameters) for number, name in enumerate("abcde"[:clients])
         }
@@ -91,7 +91,7 @@ class TestBFVAdder:
 
     @BOTH
     def test_the_sum_has_the_length_that_the_parameters_say(self, parameters):
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         for number, name in enumerate("abcde"):
             blobs = upload(number, parameters)
             assert sum(map(len, blobs.values())) == parameters.upload_bytes()
@@ -101,7 +101,7 @@ class TestBFVAdder:
     @BOTH
     def test_the_largest_residues_do_not_overflow(self, parameters):
         """Five times the largest c0 that can be sent, and five times q - 1 for c1."""
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         bits = parameters.upload_bits
         shape = (parameters.num_ciphertexts, 4096)
         rows = residues.to_rows([np.full(shape, Q - 1, dtype=np.uint64) for _ in bits], bits)
@@ -115,10 +115,10 @@ class TestBFVAdder:
     @BOTH
     def test_nothing_added_is_zero(self, parameters):
         size = parameters.num_ciphertexts * residues.ciphertext_bytes(parameters.sum_bits)
-        assert BFVAdder(parameters).total() == {CIPHERTEXTS: bytes(size)}
+        assert CiphertextAdder(parameters).total() == {CIPHERTEXTS: bytes(size)}
 
     def test_blobs_may_be_views(self):
-        adder = BFVAdder(SHARED)
+        adder = CiphertextAdder(SHARED)
         blobs = upload(1, SHARED)
         adder.add("a", {name: memoryview(bytearray(blob)) for name, blob in blobs.items()})
         assert adder.total() == {CIPHERTEXTS: summed([1], SHARED), seeds_of("a"): blobs[SEEDS]}
@@ -142,7 +142,7 @@ class TestBFVAdder:
     @staticmethod
     def leaves_the_sum_alone(parameters, bad, message="."):
         """A refused upload changes nothing, and its sender may still send a good one."""
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         adder.add("a", upload(1, parameters))
         before = adder.total()
         with pytest.raises(MessageError, match=message):
@@ -172,7 +172,7 @@ class TestBFVAdder:
             self.leaves_the_sum_alone(parameters, bad, "below the coefficient modulus")
 
     def test_a_seed_of_another_client_is_refused(self):
-        adder = BFVAdder(SHARED)
+        adder = CiphertextAdder(SHARED)
         first, second = upload(1, SHARED), upload(2, SHARED)
         adder.add("a", first)
         before = adder.total()
@@ -197,7 +197,7 @@ class TestBFVAdder:
 
     @BOTH
     def test_one_client_too_many_is_refused(self, parameters):
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         for number, name in enumerate("abcde"):
             adder.add(name, upload(number, parameters))
         before = adder.total()
@@ -207,7 +207,7 @@ class TestBFVAdder:
 
     @BOTH
     def test_refused_uploads_do_not_count(self, parameters):
-        adder = BFVAdder(parameters)
+        adder = CiphertextAdder(parameters)
         for _ in range(4):
             with pytest.raises(MessageError, match="below"):
                 adder.add("f", with_bad_residue(upload(9, parameters), parameters, -1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from privfed import BFV, CKKS, Custody, Plain
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.ckks import FloatEncoding
 from privfed.encryption.fixedpoint import FixedPointEncoding
 from privfed.encryption.noise import Rule
@@ -21,9 +21,14 @@ def scheme(summation, **changes):
 @pytest.mark.parametrize(
     ("summation", "custody", "adder", "encoding"),
     [
-        (BFV(bits=10), "shared_key", BFVAdder, FixedPointEncoding),
-        (BFV(bits=10, custody=Custody.KEY_HOLDER), "key_holder", BFVAdder, FixedPointEncoding),
-        (CKKS(), "shared_key", BFVAdder, FloatEncoding),
+        (BFV(bits=10), "shared_key", CiphertextAdder, FixedPointEncoding),
+        (
+            BFV(bits=10, custody=Custody.KEY_HOLDER),
+            "key_holder",
+            CiphertextAdder,
+            FixedPointEncoding,
+        ),
+        (CKKS(), "shared_key", CiphertextAdder, FloatEncoding),
         (Plain(bits=10), "none", PlainAdder, FixedPointEncoding),
     ],
 )

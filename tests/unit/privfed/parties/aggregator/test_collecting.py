@@ -8,7 +8,7 @@ import pytest
 
 from accountants import Anchor
 from privfed.encryption import residues
-from privfed.encryption.adding import BFVAdder
+from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.parameters import derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.errors import MessageError, TooFewClientsError
@@ -61,7 +61,7 @@ def custody(request):
 def new_adder(custody):
     if custody is None:
         return lambda: PlainAdder(NUM_PARAMS, 127)
-    return lambda: BFVAdder(PARAMETERS[custody])
+    return lambda: CiphertextAdder(PARAMETERS[custody])
 
 
 @pytest.fixture
