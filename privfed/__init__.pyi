@@ -3,9 +3,9 @@
 from .data.public_size import NoisySize as NoisySize
 from .data.records import Record as Record
 from .data.records import RecordGroup as RecordGroup
-from .federation import Callback as Callback
+from .engines.simulation import Callback as Callback
+from .engines.simulation import FederationResult as FederationResult
 from .federation import Federation as Federation
-from .federation import FederationResult as FederationResult
 from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA

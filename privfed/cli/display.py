@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from privfed.federation import Callback
+from privfed.engines.simulation import Callback
 from privfed.reports.figures import Abandoned, RoundFigures, rounded_up
 
 _LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"

@@ -20,8 +20,8 @@ from accountants import (
     epsilon,
 )
 from privfed import Callback, Plain
+from privfed.engines.simulation import Simulation
 from privfed.errors import ModelError, ReportError, RunFolderError, TooFewClientsError
-from privfed.federation import _Running
 from privfed.methods.method import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.reports.budget import BudgetReport
@@ -346,7 +346,7 @@ def test_a_run_record_from_before_an_abandoned_round_is_refused(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(ClientNode, "answer", stay_away)
-    monkeypatch.setattr(_Running, "stop", lambda self, error: None)  # as kill -9 does
+    monkeypatch.setattr(Simulation, "stop", lambda self, error: None)  # as kill -9 does
     federation = make_federation()
     with pytest.raises(KeyboardInterrupt):
         federation.run(tmp_path / "run", callbacks=[Keep()])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from privfed.federation import _Running
+from privfed.engines.simulation import Simulation
 from privfed.methods.method import vector_digest
 from privfed.parties.client.run import ClientRun
 from privfed.protocol.envelopes import statement_of
@@ -65,7 +65,7 @@ class Seen:
 @pytest.fixture
 def seen(make_federation, tmp_path, monkeypatch):
     found = Seen()
-    handle, begin = ClientRun.handle, _Running.begin
+    handle, begin = ClientRun.handle, Simulation.begin
 
     def handled(self, message):
         reply = handle(self, message)
@@ -78,7 +78,7 @@ def seen(make_federation, tmp_path, monkeypatch):
         begin(self, callbacks)
 
     monkeypatch.setattr(ClientRun, "handle", handled)
-    monkeypatch.setattr(_Running, "begin", begun)
+    monkeypatch.setattr(Simulation, "begin", begun)
     found.federation = make_federation(rounds=2)
     found.result = found.federation.run(tmp_path / "run")
     assert sorted(found.opened) == CLIENTS

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from privfed import BFV, Custody, Plain
-from privfed.federation import _Running
+from privfed.engines.simulation import Simulation
 from privfed.protocol.envelopes import Envelope, envelope_bytes, statement_of
 from privfed.protocol.kinds import ABSENT, REFUSAL, SUM
 from privfed.protocol.terms import Terms
@@ -102,7 +102,7 @@ def test_nothing_that_an_aggregator_signs_breaks_a_client(make_federation, tmp_p
     folder = RunFolder(tmp_path / "run")
     folder.claim()
     federation = make_federation(encryption=encryption)
-    running = _Running.prepared(federation, folder, None, ())
+    running = Simulation.prepared(federation, federation.clients, folder, None, ())
     try:
         running.aggregator = running.new_aggregator()
         hostile = Hostile(running, seed=encryption.bits)

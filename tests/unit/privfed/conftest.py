@@ -93,14 +93,15 @@ def prepared(make_federation, tmp_path):
 
     Keyword arguments replace its settings.
     """
-    from privfed.federation import _Running
+    from privfed.engines.simulation import Simulation
     from privfed.storage.run_folder import RunFolder
 
     folder = RunFolder(tmp_path / "run")
     folder.claim()
 
     def prepare(**settings):
-        return _Running.prepared(make_federation(**settings), folder, None, ())
+        federation = make_federation(**settings)
+        return Simulation.prepared(federation, federation.clients, folder, None, ())
 
     yield prepare
     folder.release()

@@ -3,7 +3,7 @@
 import pytest
 
 from privfed import BFV, Plain
-from privfed.federation import _Running
+from privfed.engines.simulation import Simulation
 from privfed.storage.run_folder import RunFolder
 from tests.unit.privfed.parties.small_run import Clients
 
@@ -14,7 +14,8 @@ def clients(make_federation, tmp_path):
     folder.claim()
 
     def start(encryption):
-        running = _Running.prepared(make_federation(encryption=encryption), folder, None, ())
+        federation = make_federation(encryption=encryption)
+        running = Simulation.prepared(federation, federation.clients, folder, None, ())
         return Clients(running)
 
     yield start

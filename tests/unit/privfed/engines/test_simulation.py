@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from privfed import Callback, Plain, results
+from privfed.engines.simulation import _require_same_model
 from privfed.errors import (
     ConfigError,
     EncryptionError,
@@ -14,7 +15,6 @@ from privfed.errors import (
     RunFolderError,
     TooFewClientsError,
 )
-from privfed.federation import _require_same_model
 from privfed.methods.method import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.protocol.envelopes import statement_of
