@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from privfed import Callback, Plain, results
+from privfed import Callback, Plain
+from privfed.engines import simulation
 from privfed.engines.simulation import _require_same_model
 from privfed.errors import (
     ConfigError,
@@ -76,7 +77,7 @@ class TestKeeping:
         def fail(*_, **__):
             raise OSError("no room")
 
-        monkeypatch.setattr(results, "write_results", fail)
+        monkeypatch.setattr(simulation, "write_results", fail)
         with pytest.raises(OSError, match="no room"):
             running.aggregator.play_round()
         assert running.record.over == 0
@@ -198,7 +199,7 @@ class TestStopping:
         def fail(*_, **__):
             raise OSError("no room")
 
-        monkeypatch.setattr(results, "write_results", fail)
+        monkeypatch.setattr(simulation, "write_results", fail)
         error = EncryptionError("no")
         running.stop(error)
         assert error.__notes__ == ["The report could not be brought up to date: no room"]
