@@ -27,7 +27,7 @@ from privfed.errors import (
 from privfed.identity.keys import Role
 from privfed.identity.names import check_name
 from privfed.identity.roster import Roster
-from privfed.methods.method import Correction, Trained, released_digest
+from privfed.methods.method import Correction, Kept, Trained, released_digest
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Moved, Progress, Rules
 from privfed.parties.client.upload import Codec, Upload
@@ -129,10 +129,17 @@ class Current:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A round that is reserved and not trained yet."""
+    """A round that is reserved and not trained yet.
+
+    Attributes:
+        current: the round.
+        reservation: of its budget.
+        kept: state of the client before it; None if it keeps none.
+    """
 
     current: Current
     reservation: Reservation
+    kept: Kept | None
 
 
 class ClientRun:
@@ -208,7 +215,8 @@ class ClientRun:
             if reservation is None:
                 begun = self._hidden(current)
             else:
-                begun = Waiting(current=current, reservation=reservation)
+                kept = self.node.kept(current.plan.run)
+                begun = Waiting(current=current, reservation=reservation, kept=kept)
         return begun or self.absent()
 
     def finish(self, waiting: Waiting, update: NDArray[np.float64]) -> bytes:
@@ -220,8 +228,8 @@ class ClientRun:
         """
         reply = None
         with self._told(waiting.current.plan.round):
-            run, state = waiting.current.plan.run, self.progress.state
-            trained = Trained(received=state, delta=update, kept=self.node.kept(run))
+            state = self.progress.state
+            trained = Trained(received=state, delta=update, kept=waiting.kept)
             number = waiting.current.plan.round
             method, round_ = self._rules.method, self._rules.round(number)
             codec = self._codec(number)
@@ -234,9 +242,8 @@ class ClientRun:
 
     def correction(self, waiting: Waiting) -> Correction | None:
         """What this client adds to the private steps of a round that is reserved."""
-        plan = waiting.current.plan
-        kept, round_ = self.node.kept(plan.run), self._rules.round(plan.round)
-        return self._rules.method.correction(self.progress.state, kept, self.node.id, round_)
+        method, round_ = self._rules.method, self._rules.round(waiting.current.plan.round)
+        return method.correction(self.progress.state, waiting.kept, self.node.id, round_)
 
     def absent(self) -> bytes:
         """The fixed words of a client that does not take part; they say nothing of why."""
