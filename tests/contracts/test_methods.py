@@ -98,17 +98,17 @@ def test_a_run_that_is_stopped_ends_where_one_does_that_is_not(
     federation, stopped = start("stopped", method, cipher, stacked)
     with pytest.raises(KeyboardInterrupt):
         federation.run(stopped, callbacks=[StopAfter(1)])
-    hide = ClientNode.hide
+    encrypt = ClientNode.encrypt
     # In a stack all reserve before one commits: a crash between would lose the others' round.
     last = "client-1" if stacked == 1 else "client-2"
 
     def killed(self, terms, codec):
         if (terms.round, self.id) == (2, last):
             raise KeyboardInterrupt
-        return hide(self, terms, codec)
+        return encrypt(self, terms, codec)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClientNode, "hide", killed)
+        patch.setattr(ClientNode, "encrypt", killed)
         with pytest.raises(KeyboardInterrupt):
             federation.run(stopped, resume=True)
     result = federation.run(stopped, resume=True)

@@ -57,7 +57,7 @@ POINTS = [
     (RunFolder, "save"),
     (RunFolder, "write_text"),
     (Ledger, "outgoing"),
-    (ClientNode, "hide"),
+    (ClientNode, "encrypt"),
 ]
 STACKED_POINTS = [
     (stacked, "train_stacked") if name == "private_step" else (owner, name)
@@ -150,16 +150,16 @@ def arm(place, count, *, before):
 def log_sent(folder):
     """Write every message that a client hands out to `sent/`, and what its ledger committed to."""
     (folder / "sent").mkdir(exist_ok=True)
-    real, outgoing = ClientNode.hide, Ledger.outgoing
+    real, outgoing = ClientNode.encrypt, Ledger.outgoing
 
-    def hide(self, terms, codec):
+    def encrypt(self, terms, codec):
         message = real(self, terms, codec)
         committed = hashlib.sha256(outgoing(self.ledger, terms.run, terms.round)).hexdigest()
         name = f"{hashlib.sha256(message).hexdigest()}.{committed}"
         (folder / "sent" / name).write_bytes(message)
         return message
 
-    ClientNode.hide = hide
+    ClientNode.encrypt = encrypt
 
 
 def log_opened(folder):

@@ -92,10 +92,10 @@ def stays_away(monkeypatch, client, rounds, when="answer"):
 
 def spoils(monkeypatch, client, rounds):
     """The client's update has wrong tags in these rounds."""
-    real, write = node.ClientNode.hide, Tags.write
+    real, write = node.ClientNode.encrypt, Tags.write
     spoiling = []
 
-    def hide(self, terms, *arguments):
+    def encrypt(self, terms, *arguments):
         spoiling[:] = [self.id == client and terms.round in rounds]
         return real(self, terms, *arguments)
 
@@ -104,7 +104,7 @@ def spoils(monkeypatch, client, rounds):
         if spoiling[-1]:
             slots[:, -1] ^= np.uint64(1)
 
-    monkeypatch.setattr(node.ClientNode, "hide", hide)
+    monkeypatch.setattr(node.ClientNode, "encrypt", encrypt)
     monkeypatch.setattr(Tags, "write", tags)
 
 
@@ -367,7 +367,7 @@ class TestPutBack:
                     raise Killed
 
         with monkeypatch.context() as patched:
-            stays_away(patched, "client-3", {2}, when="hide")
+            stays_away(patched, "client-3", {2}, when="encrypt")
             with pytest.raises(Killed):
                 federation.run(tmp_path / "run", callbacks=[Keep()])
         shutil.rmtree(tmp_path / "run")
@@ -460,7 +460,7 @@ class TestKilled:
     def test_whoever_agreed_is_waited_for(self, federation, tmp_path, monkeypatch, opened):
         """The others' second sum would lack what the missing one sent: it is not even listed."""
         self.kill_after_agreeing(federation, tmp_path, monkeypatch)
-        stays_away(monkeypatch, "client-1", {2}, when="hide")
+        stays_away(monkeypatch, "client-1", {2}, when="encrypt")
         result = federation.run(tmp_path / "run", resume=True)
         rounds = [row.round for row in result.rounds]
         if federation.has_key_holder:

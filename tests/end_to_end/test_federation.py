@@ -728,9 +728,9 @@ class TestResume:
         from privfed.protocol.envelopes import Envelope
 
         sent, sums = [], []
-        real, real_open = node.ClientNode.hide, SharedKeyCipher.open
+        real, real_open = node.ClientNode.encrypt, SharedKeyCipher.open
 
-        def hide(self, *arguments):
+        def encrypt(self, *arguments):
             sent.append(real(self, *arguments))
             if len(sent) == 3:
                 raise Killed
@@ -740,7 +740,7 @@ class TestResume:
             sums.append(real_open(self, terms, message))
             return sums[-1]
 
-        monkeypatch.setattr(node.ClientNode, "hide", hide)
+        monkeypatch.setattr(node.ClientNode, "encrypt", encrypt)
         monkeypatch.setattr(SharedKeyCipher, "open", opened)
         federation = make_federation(rounds=1)
         with pytest.raises(Killed):

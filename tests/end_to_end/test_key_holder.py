@@ -642,14 +642,14 @@ class TestAKeyHolderAtAnAddress:
         monkeypatch.setattr(
             "privfed.parties.aggregator.collecting.Aggregator._check_ledger", lambda *a: None
         )
-        real = node.ClientNode.hide
+        real = node.ClientNode.encrypt
 
-        def hide(self, *arguments):
+        def encrypt(self, *arguments):
             if self.id == "east":
                 raise RuntimeError
             return real(self, *arguments)
 
-        monkeypatch.setattr(node.ClientNode, "hide", hide)
+        monkeypatch.setattr(node.ClientNode, "encrypt", encrypt)
         monkeypatch.setattr("privfed.run_settings.check_clients", lambda *a: [])
         federation = enrolled.load(more=f'key_holder = "{listening}"')
         with pytest.raises(EncryptionError, match="3 to 3 contributors, got 2"):

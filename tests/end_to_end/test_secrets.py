@@ -179,14 +179,14 @@ def test_a_secret_is_nowhere_at_any_time(
             if figures.round == 2 and killing:
                 raise Killed
 
-    real = ClientNode.hide
+    real = ClientNode.encrypt
 
-    def hide(self, terms, codec):
+    def encrypt(self, terms, codec):
         if self.id == "client-3":
             raise RuntimeError(f"{self!r} {self.identity!r} {codec!r} {terms!r}")
         return real(self, terms, codec)
 
-    monkeypatch.setattr(ClientNode, "hide", hide)
+    monkeypatch.setattr(ClientNode, "encrypt", encrypt)
     federation = make_federation(encryption=BFV(custody=custody))
     killing = True
     with pytest.raises(Killed):

@@ -151,7 +151,7 @@ class ClientNode:
         committed = self.ledger.last_outgoing(run)
         return None if committed is None else _parts_of(committed)[1]
 
-    def hide(self, terms: Terms, codec: Codec) -> bytes:
+    def encrypt(self, terms: Terms, codec: Codec) -> bytes:
         """The message that may leave: the committed numbers of a round, encrypted and signed.
 
         Args:

@@ -213,7 +213,7 @@ class ClientRun:
             self._current = current
             reservation = self.node.reserve(current.plan)
             if reservation is None:
-                begun = self._hidden(current)
+                begun = self._encrypted(current)
             else:
                 kept = self.node.kept(current.plan.run)
                 begun = Waiting(current=current, reservation=reservation, kept=kept)
@@ -237,7 +237,7 @@ class ClientRun:
             numbers = self.node.numbers(vectors, codec)
             kept = method.keeps(trained, codec.sent(numbers), self.node.id, round_)
             self.node.commit(waiting.reservation, numbers, kept)
-            reply = self._hidden(waiting.current)
+            reply = self._encrypted(waiting.current)
         return reply or self.absent()
 
     def correction(self, waiting: Waiting) -> Correction | None:
@@ -282,8 +282,8 @@ class ClientRun:
         plan = RoundPlan(run=self.upload.run, round=number, base_digest=self.progress.base)
         return plan, self.upload.terms(plan, self.progress.public_range)
 
-    def _hidden(self, current: Current) -> bytes:
-        sent = self.node.hide(current.terms, self._codec(current.plan.round))
+    def _encrypted(self, current: Current) -> bytes:
+        sent = self.node.encrypt(current.terms, self._codec(current.plan.round))
         self._current = replace(current, sent=sent)
         return sent
 

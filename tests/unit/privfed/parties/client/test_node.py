@@ -111,7 +111,7 @@ class TestCommitting:
         update = np.linspace(-plain.range, plain.range, len(plain.one.progress.state.adapter))
         node.commit(node.reserve(plain.plan()), node.numbers({DELTA: update}, codec), None)
         message = Envelope.from_bytes(
-            node.hide(plain.summing.terms(plain.plan(), plain.range), codec)
+            node.encrypt(plain.summing.terms(plain.plan(), plain.range), codec)
         )
         numbers = np.frombuffer(message.blobs["values"], dtype="<i4")
         step = 2 * plain.range / (2**12 - 2)
@@ -126,10 +126,10 @@ class TestCommitting:
     def test_before_it_nothing_can_leave(self, plain, node, codec):
         terms = plain.summing.terms(plain.plan(), plain.range)
         with pytest.raises(RoundLostError):
-            node.hide(terms, codec)
+            node.encrypt(terms, codec)
         node.reserve(plain.plan())
         with pytest.raises(RoundLostError):
-            node.hide(terms, codec)
+            node.encrypt(terms, codec)
 
 
 KEPT = {
@@ -207,7 +207,7 @@ class TestKeeping:
 
     def test_it_is_not_sent(self, plain, node, codec, commit):
         commit(KEPT)
-        message = node.hide(plain.summing.terms(plain.plan(), plain.range), codec)
+        message = node.encrypt(plain.summing.terms(plain.plan(), plain.range), codec)
         params = len(plain.one.progress.state.adapter)
         values = bytes(Envelope.from_bytes(message).blobs["values"])
         assert len(values) == params * np.dtype("<i4").itemsize
@@ -224,7 +224,7 @@ class TestKeeping:
         for number, kept in ((1, None), (2, KEPT)):
             commit(kept, number)
             terms = plain.summing.terms(plain.plan(number), plain.range)
-            sent.append(Envelope.from_bytes(node.hide(terms, codec)))
+            sent.append(Envelope.from_bytes(node.encrypt(terms, codec)))
         without, beside = sent
         assert without.statement.manifest.keys() == beside.statement.manifest.keys()
         assert without.blobs.keys() == beside.blobs.keys()
