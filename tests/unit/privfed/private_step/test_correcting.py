@@ -38,7 +38,11 @@ def coins(client):
 
 @pytest.fixture
 def model(built):
-    return built("bert lora q,v")
+    """One that other tests have too: it is left as it was."""
+    shared = built("bert lora q,v")
+    before = read_vector(shared.adapter)
+    yield shared
+    write_vector(shared.adapter, before)
 
 
 def trained(model, start, config, correction, client="a"):
