@@ -14,9 +14,9 @@ from pathlib import Path
 from crash_server import arm, federation
 
 from accountants import Ledger
-from privfed import Custody, results
+from privfed import Custody
 from privfed.private_step import dpsgd
-from privfed.reports import adapter_folder
+from privfed.reports import adapter_folder, run_results
 from privfed.storage import checkpoint
 from privfed.storage.run_folder import RunFolder
 
@@ -24,7 +24,7 @@ POINTS = [
     (Ledger, "reserve", 9),
     (dpsgd, "private_step", 18),
     (Ledger, "commit", 9),
-    (results, "save_adapter", 4),
+    (run_results, "save_adapter", 4),
     (adapter_folder, "file_digest", 12),
     (RunFolder, "write_json", 20),
     (RunFolder, "write_text", 8),
