@@ -143,6 +143,27 @@ class TestWhatMethodsComeTo:
         for name in ("adapter", "control"):
             np.testing.assert_allclose(alone[name], together[name], atol=2e-3)
 
+    def test_variates_add_up_to_what_all_hold_though_updates_are_clipped(self, start, monkeypatch):
+        """From an update as it was before it was clipped, or with its weight, they would not."""
+        kept, cut, keeps = {}, [], Scaffold.keeps
+
+        def noted(self, trained, sent, client, round_):
+            kept[client] = keeps(self, trained, sent, client, round_)
+            cut.append(np.mean(np.abs(trained.delta) > 2 * np.abs(sent[DELTA]).max()))
+            return kept[client]
+
+        monkeypatch.setattr(Scaffold, "keeps", noted)
+        method = Scaffold(weighting="public_size")
+        federation, folder = start("narrow", method, Plain(public_range=0.01, bits=16))
+        with pytest.warns(UserWarning, match="cuts off"):
+            federation.run(folder)
+        assert np.mean(cut) > 0.2, "much is clipped"
+        weights = method.weights({client.id: client.size for client in federation.clients})
+        mean = sum(weights[name] * one["control"].astype(float) for name, one in kept.items())
+        control = arrays(folder)["control"]
+        np.testing.assert_allclose(mean / sum(weights.values()), control, atol=1e-6)
+        assert np.abs(control).max() > 1e-3
+
 
 class TestPlantedFaults:
     """What the tests here would show if it went wrong."""
