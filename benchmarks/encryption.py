@@ -240,7 +240,7 @@ def play(
         "server_total_s_per_million": total_s * MILLION / num_params,
         "open_s_per_million": open_s * MILLION / num_params,
         "exact": bool(np.array_equal(opened.values, expected)),
-        "rule": federation.parameters.rule.value,
+        "exactness": federation.parameters.exactness.value,
         "ciphertexts": federation.parameters.num_ciphertexts,
     }
     if federation.link is not None:

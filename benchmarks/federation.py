@@ -71,7 +71,7 @@ def round_seconds(run: str, folder: Path) -> float:
     """Mean seconds of two rounds."""
     with without_privacy() if run == "neither" else nullcontext():
         result = bbc_topics(folder, encrypted=run == "both", rounds=2).run(folder)
-    return statistics.mean(figures.seconds for figures in result.rounds)
+    return statistics.mean(record.seconds for record in result.rounds)
 
 
 @contextmanager

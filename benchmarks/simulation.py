@@ -7,8 +7,9 @@
 Both ways train the same clients for the same private steps: per-example gradients, clipping, noise
 from the cryptographic stream, AdamW. They take turns in this process; a speedup is the median over
 repetitions of one time over the other. Before they are timed, both must give the same adapters at
-the same coins. Time is the CPU time of the process (one thread) or, with CUDA, wall time between
-synchronisations. "small" models, 64 wide with 4 layers and 500 tokens, stand for steps that wait
+the same randomness. Time is the CPU time of the process (one thread) or, with CUDA, wall time
+between synchronisations. "small" models, 64 wide with 4 layers and 500 tokens, stand for steps that
+wait
 for Python and the launch of kernels; the others are 512 wide with 2 layers and 2000 tokens. LoRA of
 rank 8 on queries and values.
 """
@@ -124,7 +125,7 @@ def measure(cell: Cell, repetitions: int, device: torch.device) -> dict[str, Any
 def agree(
     model: PrivateModel, data: list[dict[str, Tensor]], cell: Cell, state: NDArray[np.float32]
 ) -> float:
-    """The largest difference between adapters trained either way at the same coins.
+    """The largest difference between adapters trained either way at the same randomness.
 
     Raises:
         SystemExit: if it is not rounding.

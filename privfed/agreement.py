@@ -111,7 +111,7 @@ class Proposal:
 
     @property
     def metric(self) -> str:
-        """Name of the figure on held-out text."""
+        """Name of the metric on held-out text."""
         return str(self.settings["metric"])
 
     @property
@@ -193,7 +193,7 @@ def sample_rate_of(client: Declaration, privacy: PrivacyConfig) -> float:
 
 
 def range_from_public_settings(
-    privacy: PrivacyConfig, training: TrainingConfig, sigmas: Mapping[str, float]
+    privacy: PrivacyConfig, training: TrainingConfig, noise_multipliers: Mapping[str, float]
 ) -> float:
     """A bound on one coordinate of an update, from public numbers only.
 
@@ -201,7 +201,7 @@ def range_from_public_settings(
     expected batch, every gradient along this coordinate, and noise at six standard deviations
     are allowed for; what lies beyond is clipped, which is post-processing.
     """
-    largest = max(sigmas.values())
+    largest = max(noise_multipliers.values())
     gradient = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
     rate = max(training.learning_rate, training.final_learning_rate or 0.0)
     return rate * training.optimizer.largest_move(privacy.steps_per_round, gradient)

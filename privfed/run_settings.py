@@ -17,9 +17,9 @@ from privfed.identity.enrolment import Enrolment
 from privfed.methods.method import FUNCTIONS, Method
 from privfed.models.adapters import Adapter
 from privfed.models.tasks import Task
-from privfed.private_step.randomness import Coins, SystemCoins
+from privfed.private_step.randomness import Randomness, SystemRandomness
 from privfed.settings.computation import Computation
-from privfed.settings.encryption import BFV, CKKS, Custody, Summation, summation_to_json
+from privfed.settings.encryption import BFV, Custody, Summation, summation_to_json
 from privfed.settings.privacy import Clipping, PrivacyConfig
 from privfed.settings.training import Optimizer, TrainingConfig
 from privfed.storage.state_folder import default_anchor_folder, default_state_folder
@@ -41,7 +41,7 @@ class FederationSettings:
         rounds: how many.
         clients_per_round: how many train in a round, drawn in public before the run; None is all.
             All follow every round; a client's noise is that of the rounds in which it trains.
-        held_out: public text for the figure of each round.
+        held_out: public text for the metric of each round.
         seed: public; fixes initial weights and frozen factors, never noise or batches.
         start: public file with the initial adapter and its frozen factors, `start.safetensors` of
             a run folder; None draws them from the seed, which gives other bits on other processors.
@@ -52,7 +52,7 @@ class FederationSettings:
         anchor_folder: the second place, which must not be restored together with the state folder
             or a run folder: clients remember there how far ledgers had come and whose sums they
             opened. None takes the user's.
-        coins: where clients' randomness comes from; anything but SystemCoins is reported as not
+        randomness: where clients draw from; anything but SystemRandomness is reported as not
             private.
         enrolment: files with the parties' keys and the signed roster; None makes keys for a
             simulation, in the state folder.
@@ -79,7 +79,7 @@ class FederationSettings:
     device: str | None = None
     state_folder: Path | None = None
     anchor_folder: Path | None = None
-    coins: Coins = field(default_factory=SystemCoins)
+    randomness: Randomness = field(default_factory=SystemRandomness)
     enrolment: Enrolment | None = None
     computation: Computation = field(default_factory=Computation)
     fresh_ledgers: bool = False
@@ -135,7 +135,7 @@ class FederationSettings:
         require_methods("build", "tokenizer", "collate", "losses", "describe", model=self.model)
         require_methods("attach", "describe", adapter=self.adapter)
         require_methods(*FUNCTIONS, method=self.method)
-        require_methods("stream", coins=self.coins)
+        require_methods("stream", randomness=self.randomness)
         require_items(Declaration, clients=self.clients)
         require_items(Record, held_out=self.held_out)
         require_type(PrivacyConfig, privacy=self.privacy)
@@ -171,17 +171,17 @@ class FederationSettings:
             "min_clients": self.min_clients,
             "clients_per_round": self.clients_per_round,
             "seed": self.seed,
-            "secret_coins": self.secret_coins,
+            "secret_randomness": self.secret_randomness,
             "fresh_ledgers": self.fresh_ledgers,
             "title": self.title,
             "held_out_sha256": _digest(self.held_out),
             "clients": [client.describe(self.privacy) for client in self.clients],
         }
 
-    def agreed(self) -> dict[str, Any]:
+    def proposed(self) -> dict[str, Any]:
         """What all parties must have chosen alike; nothing of it is a path, a device or a speed."""
         values = self.describe()
-        for own in ("computation", "fresh_ledgers", "secret_coins", "seed", "clients"):
+        for own in ("computation", "fresh_ledgers", "secret_randomness", "seed", "clients"):
             del values[own]
         values["model"].pop("base", None)  # a path, perhaps; its parameters' digest names the model
         del values["training"]["physical_batch_size"]
@@ -190,26 +190,22 @@ class FederationSettings:
     def proposal(self) -> Proposal:
         """What all parties are given before a run."""
         described = tuple(client.describe(self.privacy) for client in self.clients)
-        return Proposal(settings=self.agreed(), clients=described)
+        return Proposal(settings=self.proposed(), clients=described)
 
     @property
-    def secret_coins(self) -> bool:
+    def secret_randomness(self) -> bool:
         """Whether nobody can repeat the clients' randomness; no other class is believed."""
-        return type(self.coins) is SystemCoins
+        return type(self.randomness) is SystemRandomness
 
     @property
     def has_key_holder(self) -> bool:
         """Whether a party of its own makes the keys and decrypts."""
-        encryption = self.encryption
-        return isinstance(encryption, BFV) and encryption.custody is Custody.KEY_HOLDER
+        return self.encryption.custody is Custody.KEY_HOLDER
 
     @property
     def shares_key(self) -> bool:
         """Whether the clients hold one key together."""
-        encryption = self.encryption
-        return isinstance(encryption, CKKS) or (
-            isinstance(encryption, BFV) and encryption.custody is Custody.SHARED_KEY
-        )
+        return self.encryption.custody is Custody.SHARED_KEY
 
     @property
     def state(self) -> Path:
@@ -224,7 +220,7 @@ class FederationSettings:
 
 def training_settings(training: TrainingConfig) -> dict[str, Any]:
     """How the local optimiser moves, as JSON values."""
-    return {**asdict(training), "optimizer": _with_rule(training.optimizer)}
+    return {**asdict(training), "optimizer": _with_kind(training.optimizer)}
 
 
 def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
@@ -234,13 +230,13 @@ def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
     return {
         **values,
         "neighbouring": privacy.neighbouring.value,
-        "clipping": _with_rule(privacy.clipping),
+        "clipping": _with_kind(privacy.clipping),
     }
 
 
-def _with_rule(choice: Clipping | Optimizer) -> dict[str, Any]:
-    """Its fields, and its class: two rules may have the same fields, or none."""
-    return {"rule": type(choice).__name__, **asdict(choice)}
+def _with_kind(choice: Clipping | Optimizer) -> dict[str, Any]:
+    """Its fields, and its class: two kinds may have the same fields, or none."""
+    return {"kind": type(choice).__name__, **asdict(choice)}
 
 
 def _digest(records: Sequence[Record]) -> str:

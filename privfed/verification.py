@@ -26,10 +26,10 @@ from privfed.parties.client.public_size import is_released_size
 from privfed.reports.adapter_folder import require_adapter_of
 from privfed.reports.budget import BudgetReport, Scope
 from privfed.reports.clients import ClientGuarantee
-from privfed.reports.figures import rounded_up
 from privfed.reports.headlines import headline_of
 from privfed.reports.recomputing import require_of_ledger
 from privfed.reports.render import render_html
+from privfed.reports.round_record import rounded_up
 from privfed.reports.run_record import RunRecord
 from privfed.reports.statement_folder import verify_statements
 from privfed.storage.checkpoint import load_latest
@@ -49,7 +49,7 @@ def verify_and_render(
     `run.json`, released sizes against the ledger; epsilon of the last round; the headline; that
     exports, adapter, `run.json` and checkpoint are of the same moment as the report; and, for every
     client whose ledger lies on this machine, that the report counts all of this run. Not checked:
-    other figures and text.
+    other numbers and text.
 
     Args:
         path: run folder.
@@ -140,7 +140,7 @@ def _require_size(claimed: ClientGuarantee, asked: int | dict[str, Any], book: B
 
 def _require_headline(report: BudgetReport, record: Mapping[str, Any]) -> None:
     """Refuse a headline that does not follow from ledgers and settings."""
-    private = record["settings"]["secret_coins"]
+    private = record["settings"]["secret_randomness"]
     if (report.headline, report.randomness.secret) != (
         headline_of(report, private=private),
         private,

@@ -206,13 +206,13 @@ def topic_records():
 
 
 @pytest.fixture
-def seeded_coins():
+def seeded_randomness():
     """Coins that repeat, for tests that compare two runs; reported as not private."""
     import hashlib
 
     from privfed.private_step.randomness import RandomStream
 
-    class SeededCoins:
+    class SeededRandomness:
         secret = False
 
         def __init__(self, seed=0):
@@ -224,7 +224,7 @@ def seeded_coins():
             text = f"{self.seed}/{client}/{purpose}/{self.drawn}"
             return RandomStream(hashlib.sha256(text.encode()).digest(), bytes(16))
 
-    return SeededCoins
+    return SeededRandomness
 
 
 @pytest.fixture

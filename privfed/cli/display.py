@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from privfed.engines.simulation import Callback
-from privfed.reports.figures import Abandoned, RoundFigures, rounded_up
+from privfed.reports.round_record import Abandoned, RoundRecord, rounded_up
 
 _LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"
 
@@ -52,7 +52,7 @@ class RoundTable(Callback):
         rounds: int,
         clients: Sequence[str],
         baseline: float,
-        past: Sequence[RoundFigures],
+        past: Sequence[RoundRecord],
     ) -> None:
         """Print the head of the table, and the rounds before a resume."""
         self._clients = clients
@@ -74,8 +74,8 @@ class RoundTable(Callback):
             ),
             style="bold",
         )
-        for figures in past:
-            self.on_round(figures)
+        for record in past:
+            self.on_round(record)
 
     def on_client(self, round_number: int, client: str) -> None:  # noqa: ARG002 - a bar counts
         """Move the bar."""
@@ -89,24 +89,24 @@ class RoundTable(Callback):
             refresh=True,
         )
 
-    def on_round(self, figures: RoundFigures) -> None:
+    def on_round(self, record: RoundRecord) -> None:
         """Print the line of a round."""
-        self._round = figures.round + 1
-        self._progress.reset(self._task, round=figures.round + 1, total=len(self._clients))
-        spent = " ".join(rounded_up(figures.epsilon[client], 2) for client in self._clients)
+        self._round = record.round + 1
+        self._progress.reset(self._task, round=record.round + 1, total=len(self._clients))
+        spent = " ".join(rounded_up(record.epsilon[client], 2) for client in self._clients)
         self._print(
             _LINE.format(
-                figures.round,
-                f"{len(figures.clients)}/{len(self._clients)}",
-                rounded_up(max(figures.epsilon.values())),
-                f"{figures.value:.4g}",
-                f"{figures.bytes_up:,}",
-                f"{figures.bytes_down:,}",
-                f"{figures.seconds:.1f}",
+                record.round,
+                f"{len(record.clients)}/{len(self._clients)}",
+                rounded_up(max(record.epsilon.values())),
+                f"{record.value:.4g}",
+                f"{record.bytes_up:,}",
+                f"{record.bytes_down:,}",
+                f"{record.seconds:.1f}",
                 spent,
             )
         )
-        for client in figures.absent:
+        for client in record.absent:
             told = f": the cause is in {self._logs[client]}" if client in self._logs else ""
             self._print(f"       {client} did not take part{told}", style="yellow")
 

@@ -234,7 +234,7 @@ def report(
     """
     from accountants import AnchorFolder
     from privfed.reports.budget import COMPLETE, RUNNING, Scope
-    from privfed.reports.figures import rounded_up
+    from privfed.reports.round_record import rounded_up
     from privfed.storage.state_folder import default_anchor_folder
     from privfed.verification import verify_and_render
 
@@ -262,13 +262,13 @@ _CHECKED_LEDGERS = (
     "Checked against the ledger exports: epsilon, sigma, q, steps and attack bounds of every "
     "client, and the headline; budgets, sizes and what was planned, against run.json; that all "
     "files are of one moment; the ledgers themselves, but for those named above. Not checked: "
-    "other text and figures."
+    "other text and numbers."
 )
 _CHECKED_STATEMENTS = (
     "Checked: the signature of every statement against the roster; that the report is what they "
     "come to; epsilon and attack bounds of every client against the releases that it states, and "
     "where it gave the export of its ledger, all its numbers against that. Not checked: other text "
-    "and figures that all clients state alike."
+    "and numbers that all clients state alike."
 )
 
 

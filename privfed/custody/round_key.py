@@ -84,11 +84,11 @@ class RoundKeyCipher:
         self._key: tuple[Terms, PublicKey] | None = None
         self._answered: set[str] = set()
 
-    def accept_key(self, agreed: Terms, message: Blob) -> Terms:
+    def accept_key(self, unkeyed: Terms, message: Blob) -> Terms:
         """Take this round's public key.
 
         Args:
-            agreed: what the round-key message must state.
+            unkeyed: what the round-key message must state.
             message: as the aggregator relayed it.
 
         Returns:
@@ -99,12 +99,12 @@ class RoundKeyCipher:
             EncryptionError: if the key holder runs another TenSEAL.
         """
         envelope = verified(
-            message, self._roster, role=Role.KEY_HOLDER, kind=ROUND_KEY, terms=agreed
+            message, self._roster, role=Role.KEY_HOLDER, kind=ROUND_KEY, terms=unkeyed
         )
-        stated = exact_values(envelope, agreed, states={KEY_ID, SOFTWARE}, blobs={PUBLIC_KEY})
+        stated = exact_values(envelope, unkeyed, states={KEY_ID, SOFTWARE}, blobs={PUBLIC_KEY})
         require_same_software(stated[SOFTWARE], envelope.statement.sender)
         key = PublicKey.from_bytes(bytes(envelope.blobs[PUBLIC_KEY]), self._parameters)
-        terms = Terms(run=agreed.run, round=agreed.round, manifest=envelope.statement.manifest)
+        terms = Terms(run=unkeyed.run, round=unkeyed.round, manifest=envelope.statement.manifest)
         if self._key is None or self._key[0] != terms:
             self._answered = set()
         self._key = (terms, key)

@@ -17,7 +17,7 @@ _LARGEST: Final = 2**53
 
 
 class SecretBytes(Protocol):
-    """Secret coins, never replayed: `privfed.private_step.randomness.RandomStream`."""
+    """Secret randomness, never replayed: `privfed.private_step.randomness.RandomStream`."""
 
     def raw(self, count: int) -> bytes:
         """Uniform bytes, as many."""
@@ -64,7 +64,7 @@ def released_size(count: int, noise_epsilon: float, stream: SecretBytes) -> int:
     Args:
         count: true number of records.
         noise_epsilon: its exact binary value is the law's parameter.
-        stream: secret coins.
+        stream: secret randomness.
 
     Returns:
         In [1, 2^53]; these bounds are post-processing.
@@ -78,7 +78,7 @@ def discrete_laplace(epsilon: Fraction, stream: SecretBytes) -> int:
 
     Args:
         epsilon: > 0.
-        stream: secret coins.
+        stream: secret randomness.
 
     Reference:
         Canonne, Kamath, Steinke 2020, arXiv:2004.00010, Algorithm 2.

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from privfed.checks import require_count, require_positive
 from privfed.encryption import frames
-from privfed.encryption.noise import COEFF_MODULUS, Rule, fresh_noise
+from privfed.encryption.noise import COEFF_MODULUS, Exactness, fresh_noise
 from privfed.encryption.parameters import COEFF_BITS, MAX_CLIENTS, SEED_BYTES, differing_fields
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
 from privfed.encryption.residues import ciphertext_bytes
@@ -47,7 +47,7 @@ FLOODING: Final = math.sqrt(12 * 2.0**20) * 2.0**15
 """Standard deviation of the flooding noise over that of the error it hides; see `custody.ckks`."""
 
 _LARGEST_LOG2_SCALE: Final = COEFF_BITS - 3
-_FRESH: Final = fresh_noise(Custody.SHARED_KEY, Rule.CERTAIN)
+_FRESH: Final = fresh_noise(Custody.SHARED_KEY, Exactness.CERTAIN)
 _FRESH_VARIANCE: Final = 21 / 2 + 1 / 12
 _LARGEST_ARITHMETIC: Final = 2.0**-40
 _TYPICAL_ARITHMETIC: Final = 2.0**-51
@@ -212,9 +212,9 @@ def ckks_shape(parameters: CKKSParameters) -> frames.Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatEncoding:
-    """Updates as floats in [-1, 1], units of a public range; meets `interfaces.Encoding`.
+    """Updates as floats in [-1, 1], units of a public range; meets `protocol.ciphers.Encoding`.
 
-    Clipping is what the rule against wrapping rests on. Nothing is rounded, so no coins are drawn.
+    That nothing wraps rests on the clipping. Nothing is rounded, so no randomness is drawn.
 
     Attributes:
         public_range: values are clipped to +-public_range, in the units of the update.

@@ -3,7 +3,7 @@
 A value in [-public_range, public_range] becomes an integer in [-M, M] with M = 2^(bits-1) - 1, in
 units of `public_range / M`. It is rounded up with a probability equal to its fraction, so the
 expected decoded value is the value itself and rounding errors of many clients average out. The
-coins come in as an argument: this module draws nothing.
+randomness comes in as an argument: this module draws nothing.
 
 Reference:
     Suresh et al. 2017, arXiv:1611.00429: unbiased stochastic k-level quantisation.
@@ -26,7 +26,7 @@ _AT_ONCE = 1 << 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedPointEncoding:
-    """Updates as integers of a public range; meets `interfaces.Encoding`.
+    """Updates as integers of a public range; meets `protocol.ciphers.Encoding`.
 
     Attributes:
         public_range: values are clipped to +-public_range, in the units of the update.

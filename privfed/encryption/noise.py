@@ -43,20 +43,20 @@ _LOG2_COEFFICIENTS: Final = 40
 _HALF: Final = Fraction(1, 2)
 
 
-class Rule(StrEnum):
+class Exactness(StrEnum):
     """How sure it is that a sum decrypts exactly."""
 
     CERTAIN = "certain"
     OVERWHELMING = "overwhelming"
 
 
-def fresh_noise(custody: Custody, rule: Rule) -> Fraction:
+def fresh_noise(custody: Custody, exactness: Exactness) -> Fraction:
     """Noise of one client's part in a sum, per coefficient, before bits are dropped."""
     if custody is Custody.SHARED_KEY:
         return _LARGEST_FRESH + _HALF
     divided = Fraction(_LARGEST_FRESH * (2 * POLY_MODULUS_DEGREE + 1), SPECIAL_MODULUS)
     through_key = Fraction(POLY_MODULUS_DEGREE, 2)
-    if rule is Rule.OVERWHELMING:
+    if exactness is Exactness.OVERWHELMING:
         exponent = 1 + _LOG2_COEFFICIENTS - LOG2_FAILURE
         deviation = math.sqrt(4 / 3 * math.log(2) * exponent)
         through_key = Fraction(math.ceil(math.isqrt(POLY_MODULUS_DEGREE) / 2 * deviation))
@@ -64,14 +64,19 @@ def fresh_noise(custody: Custody, rule: Rule) -> Fraction:
 
 
 def slack(
-    custody: Custody, rule: Rule, *, num_clients: int, plain_modulus: int, upload_dropped_bits: int
+    custody: Custody,
+    exactness: Exactness,
+    *,
+    num_clients: int,
+    plain_modulus: int,
+    upload_dropped_bits: int,
 ) -> Fraction:
     """What is left of q / (2t) for the bits of the sum that are not sent; <= 0 if nothing.
 
     One more than the noise is kept free (q - 1 for q): SEAL divides by q with an error of 1/gamma
     for a 61-bit gamma, which in these units is below 2.
     """
-    noise = fresh_noise(custody, rule) + dropping_error(upload_dropped_bits)
+    noise = fresh_noise(custody, exactness) + dropping_error(upload_dropped_bits)
     return Fraction(COEFF_MODULUS - 1, 2 * plain_modulus) - num_clients * noise
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from privfed.encryption import noise
 from privfed.encryption.fixedpoint import max_magnitude
-from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
+from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Exactness
 from privfed.encryption.primes import POLY_MODULUS_DEGREE, batching_prime_above, is_batching_prime
 from privfed.errors import ConfigError, EncryptionError, MessageError
 from privfed.settings.encryption import Custody
@@ -84,20 +84,20 @@ class BFVParameters:
                 f"plain_modulus must be a prime that is 1 mod {2 * POLY_MODULUS_DEGREE} and above "
                 f"radix**digits = {self.radix**self.digits}, got {prime}"
             )
-        if not self._fits(Rule.OVERWHELMING):
+        if not self._fits(Exactness.OVERWHELMING):
             raise ConfigError(
                 f"the noise of {self.num_clients} clients must stay below q / (2t), which fails "
                 f"for t = {prime} with {self.upload_dropped_bits} and {self.sum_dropped_bits} "
                 "dropped bits; build parameters with `derive`"
             )
 
-    def _fits(self, rule: Rule) -> bool:
+    def _fits(self, exactness: Exactness) -> bool:
         dropped = (self.upload_dropped_bits, self.sum_dropped_bits)
         if not 0 <= min(dropped) <= max(dropped) < COEFF_BITS:
             return False
         left = noise.slack(
             self.custody,
-            rule,
+            exactness,
             num_clients=self.num_clients,
             plain_modulus=self.plain_modulus,
             upload_dropped_bits=self.upload_dropped_bits,
@@ -106,9 +106,9 @@ class BFVParameters:
         return exact and noise.dropping_error(self.sum_dropped_bits) < left
 
     @property
-    def rule(self) -> Rule:
+    def exactness(self) -> Exactness:
         """Whether sums are exact for certain, or but for a chance of 2^-128 per run."""
-        return Rule.CERTAIN if self._fits(Rule.CERTAIN) else Rule.OVERWHELMING
+        return Exactness.CERTAIN if self._fits(Exactness.CERTAIN) else Exactness.OVERWHELMING
 
     @property
     def max_magnitude(self) -> int:
@@ -269,11 +269,11 @@ def _packings(num_clients: int, bits: int) -> Iterator[tuple[int, int]]:
 
 
 def _droppings(custody: Custody, num_clients: int, plain_modulus: int) -> Iterator[tuple[int, int]]:
-    """(upload, sum) low bits that need not be sent, as many as the noise rule allows."""
+    """(upload, sum) low bits that need not be sent, as many as the noise allows."""
     for upload in range(COEFF_BITS - 1):
         left = noise.slack(
             custody,
-            Rule.OVERWHELMING,
+            Exactness.OVERWHELMING,
             num_clients=num_clients,
             plain_modulus=plain_modulus,
             upload_dropped_bits=upload,

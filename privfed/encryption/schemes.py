@@ -7,7 +7,7 @@ from typing import Any
 from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.ckks import CKKSParameters, FloatEncoding, derive_ckks
 from privfed.encryption.fixedpoint import FixedPointEncoding, max_magnitude
-from privfed.encryption.noise import Rule
+from privfed.encryption.noise import Exactness
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.plain import PlainAdder
 from privfed.errors import ConfigError
@@ -66,11 +66,11 @@ class Scheme:
         return "none" if self.parameters is None else self.parameters.custody.value
 
     @property
-    def rule(self) -> Rule | None:
+    def exactness(self) -> Exactness | None:
         """How sure it is that sums are exact; None where they are approximate."""
         if isinstance(self.parameters, CKKSParameters):
             return None
-        return Rule.CERTAIN if self.parameters is None else self.parameters.rule
+        return Exactness.CERTAIN if self.parameters is None else self.parameters.exactness
 
     def encoding(self, public_range: float) -> Encoding:
         """From real updates to the numbers that are summed."""

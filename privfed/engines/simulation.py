@@ -24,14 +24,14 @@ from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.run import AggregatorRun, Following
 from privfed.parties.client.client import Client
 from privfed.parties.client.kept_run import KeptRun
-from privfed.parties.client.preparing import Known, Prepared, prepare
 from privfed.parties.client.program import Program
 from privfed.parties.client.round import Progress
+from privfed.parties.client.setup import Known, Prepared, prepare
 from privfed.parties.client.starting import facts_in
 from privfed.protocol.links import AddressLink, ProcessLink
 from privfed.protocol.terms import RoundPlan
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
-from privfed.reports.figures import Abandoned, RoundFigures, rounded_up
+from privfed.reports.round_record import Abandoned, RoundRecord, rounded_up
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.reports.run_results import write_results
@@ -50,14 +50,14 @@ class Callback:
         rounds: int,
         clients: Sequence[str],
         baseline: float,
-        past: Sequence[RoundFigures],
+        past: Sequence[RoundRecord],
     ) -> None:
         """Everything is prepared; training begins, after the `past` rounds of a resumed run."""
 
     def on_client(self, round_number: int, client: str) -> None:
         """A client is done with the round, whether or not it took part."""
 
-    def on_round(self, figures: RoundFigures) -> None:
+    def on_round(self, record: RoundRecord) -> None:
         """A round is complete and durable."""
 
     def on_abandoned(self, abandoned: Abandoned) -> None:
@@ -72,14 +72,14 @@ class FederationResult:
         folder: the run folder.
         adapter: folder with the adapter in PEFT format.
         report: the budget report; `report.html` and `report.json` in the folder show it.
-        rounds: figures of every round.
+        rounds: numbers of every round.
         ledgers: per client, the export of its ledger.
     """
 
     folder: Path
     adapter: Path
     report: BudgetReport
-    rounds: tuple[RoundFigures, ...]
+    rounds: tuple[RoundRecord, ...]
     ledgers: dict[str, dict[str, Any]]
 
 
@@ -294,9 +294,9 @@ class Simulation:
         log = self.clients[client].node.log
         log.error(f"round {self.record.over + 1}: did not take part", exc_info=error)
 
-    def _on_round(self, figures: RoundFigures) -> None:
+    def _on_round(self, record: RoundRecord) -> None:
         for callback in self.callbacks:
-            callback.on_round(figures)
+            callback.on_round(record)
 
     def _on_abandoned(self, abandoned: Abandoned) -> None:
         for callback in self.callbacks:
@@ -337,7 +337,7 @@ class Simulation:
         self.folder.save(checkpoint)
         return kept
 
-    def _with_ledgers(self, record: RunRecord) -> tuple[RoundFigures, ...]:
+    def _with_ledgers(self, record: RunRecord) -> tuple[RoundRecord, ...]:
         """The rounds; epsilon of the one that is just over by all ledgers, also where one is away.
 
         In one process they are at hand; between machines it is what each client stated last.

@@ -8,12 +8,12 @@ from privfed.errors import IdentityError
 from privfed.identity.enrolment import Parties
 from privfed.parties.client.kept_run import KeptRun
 from privfed.parties.client.memories import Memories
-from privfed.parties.client.preparing import Prepared
 from privfed.parties.client.program import Outside, Program
 from privfed.parties.client.round import Progress
+from privfed.parties.client.setup import Prepared
 from privfed.protocol.links import AddressLink, ProcessLink
 from privfed.run_settings import FederationSettings
-from privfed.settings.encryption import BFV, Plain
+from privfed.settings.encryption import BFV
 from privfed.storage.run_folder import RunFolder
 from privfed.storage.state_folder import results_folder
 
@@ -73,7 +73,7 @@ def programs(
     Raises:
         EncryptionError: if what a client remembers of a run that goes on is missing or damaged.
     """
-    once, encrypted = Shared(), not isinstance(settings.encryption, Plain)
+    once, encrypted = Shared(), settings.encryption.custody is not None
     proposal = settings.proposal().digest()
     made = {}
     for name, node in prepared.nodes.items():

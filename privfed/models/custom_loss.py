@@ -13,7 +13,7 @@ from privfed.models.tasks import Batch, Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomLoss:
-    """A task that trains on another loss; its model, tokens and held-out figure stay.
+    """A task that trains on another loss; its model, tokens and held-out metric stay.
 
     The gate before training refuses a loss that couples the records of a batch, as contrastive
     losses with in-batch negatives and batch statistics do.
@@ -39,7 +39,7 @@ class CustomLoss:
 
     @property
     def metric(self) -> str:
-        """Name of the held-out figure."""
+        """Name of the held-out metric."""
         return self.task.metric
 
     @property
@@ -63,13 +63,13 @@ class CustomLoss:
         """The given loss, shape (batch,)."""
         return self.loss(model, batch)
 
-    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
-        """Numerator and denominator of the held-out figure."""
-        return self.task.figure_parts(model, batch)
+    def metric_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+        """Numerator and denominator of the held-out metric."""
+        return self.task.metric_parts(model, batch)
 
-    def figure(self, numerator: float, denominator: float) -> float:
-        """The held-out figure from summed parts."""
-        return self.task.figure(numerator, denominator)
+    def metric_value(self, numerator: float, denominator: float) -> float:
+        """The held-out metric from summed parts."""
+        return self.task.metric_value(numerator, denominator)
 
     def synthetic(self, count: int, seed: int) -> list[Record]:
         """Made-up records."""

@@ -1,4 +1,4 @@
-"""What the model is trained for: one loss per record, and one public figure on held-out text.
+"""What the model is trained for: one loss per record, and one public metric on held-out text.
 
 A task knows how to build the base model, how to turn records into tensors, and how to compute
 **one loss per record, shape (batch,)**. It never returns a mean over a batch: clipping bounds a
@@ -48,7 +48,7 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """Name of the held-out figure, "accuracy" or "perplexity"."""
+        """Name of the held-out metric, "accuracy" or "perplexity"."""
         ...
 
     @property
@@ -76,12 +76,12 @@ class Task(Protocol):
         """One loss per record, shape (batch,)."""
         ...
 
-    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
-        """Numerator and denominator that add up over batches to the held-out figure."""
+    def metric_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+        """Numerator and denominator that add up over batches to the held-out metric."""
         ...
 
-    def figure(self, numerator: float, denominator: float) -> float:
-        """The held-out figure from summed parts."""
+    def metric_value(self, numerator: float, denominator: float) -> float:
+        """The held-out metric from summed parts."""
         ...
 
     def synthetic(self, count: int, seed: int) -> list[Record]:
@@ -224,13 +224,13 @@ class Classification:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         return F.cross_entropy(logits.float(), batch["labels"], reduction="none")
 
-    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+    def metric_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
         """Right answers and records."""
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         right = (logits.argmax(dim=-1) == batch["labels"]).sum()
         return float(right), float(len(batch["labels"]))
 
-    def figure(self, numerator: float, denominator: float) -> float:
+    def metric_value(self, numerator: float, denominator: float) -> float:
         """Accuracy."""
         return numerator / denominator
 
@@ -298,12 +298,12 @@ class CausalLanguageModel:
         total, count = self._token_losses(model, batch)
         return total / count.clamp(min=1)
 
-    def figure_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
+    def metric_parts(self, model: nn.Module, batch: Batch) -> tuple[float, float]:
         """Summed negative log-likelihood and number of tokens."""
         total, count = self._token_losses(model, batch)
         return float(total.sum()), float(count.sum())
 
-    def figure(self, numerator: float, denominator: float) -> float:
+    def metric_value(self, numerator: float, denominator: float) -> float:
         """Perplexity per token."""
         return math.exp(min(numerator / denominator, 700.0))
 
@@ -346,7 +346,7 @@ def load_task(adapter: str | Path) -> Task:
     path = description_path(adapter)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        values.pop("loss", None)  # of training; the model and its figures do not need it
+        values.pop("loss", None)  # of training; the model and its numbers do not need it
         for name in (BASE_DIGEST, *OF_THE_RUN):
             values.pop(name, None)
         kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[

@@ -1,6 +1,6 @@
 """Clipping: how much one record may contribute to the sum of a step.
 
-Every rule scales the gradients of a record so that their norm over all parameters together is at
+Every kind scales the gradients of a record so that their norm over all parameters together is at
 most C, whatever the record is. Norms are taken in float64 from the very tensors that are summed,
 and the sums are float64 too: over millions of entries a float32 norm falls short by more than any
 margin, and over thousands of records a float32 sum moves by more than the record that is removed.
@@ -33,11 +33,13 @@ def squared_norms(samples: Sequence[Tensor]) -> Tensor:
     return torch.stack(norms).square()
 
 
-def clip_factors(rule: Clipping, squared: Tensor, layers: Sequence[int], bound: float) -> Tensor:
+def clip_factors(
+    clipping: Clipping, squared: Tensor, layers: Sequence[int], bound: float
+) -> Tensor:
     """What every record's gradients are multiplied by.
 
     Args:
-        rule: how norms become factors.
+        clipping: how norms become factors.
         squared: squared norms, float64, shape (parameters, records).
         layers: number of the layer that each parameter belongs to, from 0.
         bound: C.
@@ -47,9 +49,9 @@ def clip_factors(rule: Clipping, squared: Tensor, layers: Sequence[int], bound: 
     """
     norms = squared.sum(dim=0, keepdim=True).sqrt()
     limit = bound * (1 - MARGIN)
-    if isinstance(rule, AutomaticClipping):
-        return (limit / (norms + rule.stability)).expand_as(squared)
-    if isinstance(rule, PerLayerClipping):
+    if isinstance(clipping, AutomaticClipping):
+        return (limit / (norms + clipping.stability)).expand_as(squared)
+    if isinstance(clipping, PerLayerClipping):
         index = torch.tensor(layers, device=squared.device)
         totals = squared.new_zeros(max(layers) + 1, squared.shape[1])
         totals.index_add_(0, index, squared)
@@ -91,24 +93,24 @@ class AdaptiveBound:
         """At the configured bound."""
         return cls(initial=bound, current=bound)
 
-    def follow(self, rule: QuantileClipping, noised_count: float, expected: int) -> None:
+    def follow(self, clipping: QuantileClipping, noised_count: float, expected: int) -> None:
         """Move C towards the quantile.
 
         Args:
-            rule: which quantile, and how fast.
+            clipping: which quantile, and how fast.
             noised_count: sum over the records of +1/2 for a norm within C and -1/2 beyond it, with
-                noise of standard deviation `rule.count_noise`.
+                noise of standard deviation `clipping.count_noise`.
             expected: batch size.
 
         Reference:
             Andrew et al. 2021, arXiv:1905.03871, Algorithm 1.
         """
         share = min(1.0, max(0.0, noised_count / expected + 0.5))
-        moved = self.current * math.exp(-rule.learning_rate * (share - rule.quantile))
+        moved = self.current * math.exp(-clipping.learning_rate * (share - clipping.quantile))
         self.current = min(self.initial * _LIMIT, max(self.initial / _LIMIT, moved))
 
 
-def gradient_noise_multiplier(rule: Clipping, noise_multiplier: float) -> float:
+def gradient_noise_multiplier(clipping: Clipping, noise_multiplier: float) -> float:
     """Noise multiplier of the gradients, where a noised count is released beside them.
 
     Both come from one draw of records and are one Gaussian release of the stated multiplier:
@@ -117,9 +119,9 @@ def gradient_noise_multiplier(rule: Clipping, noise_multiplier: float) -> float:
     Raises:
         ConfigError: if the count alone would cost as much as the whole step.
     """
-    if not isinstance(rule, QuantileClipping):
+    if not isinstance(clipping, QuantileClipping):
         return noise_multiplier
-    return rule.gradient_noise_multiplier(noise_multiplier)
+    return clipping.gradient_noise_multiplier(noise_multiplier)
 
 
 def _capped(norms: Tensor, limit: float) -> Tensor:

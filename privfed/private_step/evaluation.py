@@ -1,4 +1,4 @@
-"""The public figure on held-out text, which is nobody's private record."""
+"""The public metric on held-out text, which is nobody's private record."""
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def require_readable(model: PrivateModel, held_out: Batch) -> None:
         )
 
 
-def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> float:
+def held_out_metric(model: PrivateModel, encoded: Batch, batch_size: int) -> float:
     """Accuracy or perplexity of the model as it stands.
 
     Args:
@@ -42,9 +42,9 @@ def held_out_figure(model: PrivateModel, encoded: Batch, batch_size: int) -> flo
     with model.evaluation():
         for part in torch.split(torch.arange(num_rows(encoded)), batch_size):
             batch = model.begin(_without_padding(rows(encoded, part)))
-            parts = model.task.figure_parts(model.adapter, batch)
+            parts = model.task.metric_parts(model.adapter, batch)
             numerator, denominator = numerator + parts[0], denominator + parts[1]
-    return model.task.figure(numerator, denominator)
+    return model.task.metric_value(numerator, denominator)
 
 
 def _without_padding(batch: Batch) -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def check_per_example_gradients(
             write_vector(model.adapter, vector + shift)
             batch, changed = _made_up(model, seed, examples_per_record)
             _require_finite_losses(model, batch)
-            _require_no_coins(model, batch)
+            _require_no_randomness(model, batch)
             buffers = _buffers(model)
             _require_own_losses(model, batch, changed)
             _compare(model, batch, changed)
@@ -119,7 +119,7 @@ def _require_finite_losses(model: PrivateModel, batch: Batch) -> None:
         )
 
 
-def _require_no_coins(model: PrivateModel, batch: Batch) -> None:
+def _require_no_randomness(model: PrivateModel, batch: Batch) -> None:
     """Refuse a model that draws from a generator of the process, whose seed anyone may know."""
     before = _generators(model.device)
     _gradients(model, batch)

@@ -103,7 +103,7 @@ class PrivateModel:
         Args:
             encoded: tensors with leading dimension (records,), or (records, examples).
             rows_at_once: records in one pass; all passes are filled up to it.
-            held_out: whether they are for the held-out figure, not for the loss.
+            held_out: whether they are for the held-out metric, not for the loss.
 
         Returns:
             The same with one more tensor, shape (records, [examples,] length, width), in the memory
@@ -112,7 +112,7 @@ class PrivateModel:
         frozen = self._frozen
         if frozen is None:
             return encoded
-        run = self.task.figure_parts if held_out else self.task.losses
+        run = self.task.metric_parts if held_out else self.task.losses
         states = []
         with torch.no_grad(), self.autocast():
             for part in physical_batches(encoded, torch.arange(num_rows(encoded)), rows_at_once):

@@ -1,6 +1,6 @@
-"""Hidden coins: noise and batch sampling from secret streams keyed by the operating system.
+"""Hidden randomness: noise and batch sampling from secret streams keyed by the operating system.
 
-Privacy amplification by sampling needs the sampling coins to be as unknown as the noise. Each
+Privacy amplification by sampling needs the sampling randomness to be as unknown as the noise. Each
 purpose has a stream of its own: ChaCha20 (RFC 8439) under a fresh 256-bit key from the operating
 system, never saved, never derived from a public seed, never replayed. torch's CPU generator is
 not used, because only 32 bits of its seed count.
@@ -109,7 +109,7 @@ class SecureNoise:
     logarithms, sines and cosines.
 
     Args:
-        stream: secret coins.
+        stream: secret randomness.
 
     Reference:
         Holohan & Braghin 2021, arXiv:2107.10138.
@@ -171,7 +171,7 @@ class FastNoise:
     of cryptography needs `SecureNoise`.
 
     Args:
-        stream: secret coins, of which the generator's key is drawn once.
+        stream: secret randomness, of which the generator's key is drawn once.
     """
 
     def __init__(self, stream: RandomStream) -> None:
@@ -191,7 +191,7 @@ class FastNoise:
         )
 
 
-class Coins(Protocol):
+class Randomness(Protocol):
     """Where a client's random streams come from."""
 
     @property
@@ -204,7 +204,7 @@ class Coins(Protocol):
         ...
 
 
-class SystemCoins:
+class SystemRandomness:
     """Fresh streams keyed by the operating system; the default and the only private choice."""
 
     secret = True

@@ -17,7 +17,7 @@ def poisson_sample(stream: RandomStream, num_records: int, sample_rate: float) -
     about one per record: a million records take a millisecond. An empty draw is a valid draw.
 
     Args:
-        stream: secret coins.
+        stream: secret randomness.
         num_records: the true number of records, >= 0.
         sample_rate: q, in (0, 1].
 

@@ -216,7 +216,7 @@ class _Stack:
         return torch.cat(sums, dim=1), self._votes(squared, present)
 
     def _factors(self, squared: Tensor) -> Tensor:
-        """What every gradient is multiplied by: each client's own rule and bound.
+        """What every gradient is multiplied by: each client's own clipping and bound.
 
         Args:
             squared: squared norms, shape (parameters, clients, rows).
@@ -225,14 +225,14 @@ class _Stack:
             The same shape.
         """
         factors = torch.empty_like(squared)
-        for (rule, bound), members in self._by_clipping().items():
+        for (clipping, bound), members in self._by_clipping().items():
             part = squared[:, members]
-            found = clip_factors(rule, part.flatten(1), self._layers, bound)
+            found = clip_factors(clipping, part.flatten(1), self._layers, bound)
             factors[:, members] = found.view_as(part)
         return factors
 
     def _by_clipping(self) -> dict[tuple[Clipping, float], list[int]]:
-        """Clients by rule and bound; a factor depends on these and on its own record alone."""
+        """Clients by clipping and bound; a factor depends on these and on its own record alone."""
         found: dict[tuple[Clipping, float], list[int]] = {}
         for index, client in enumerate(self._clients):
             key = (client.config.clipping, client.bound.current)

@@ -57,7 +57,7 @@ class Cipher(Protocol):
     """One client's side of the encrypted sum."""
 
     def encrypt(self, terms: Terms, numbers: NDArray[Any]) -> Iterator[tuple[str, Iterable[Blob]]]:
-        """Named blobs of an upload that hides `numbers`, shape (params,), computed as read."""
+        """Named blobs of an upload that encrypts `numbers`, shape (params,), computed as read."""
         ...
 
     def open(self, terms: Terms, message: Blob) -> OpenedSum:
@@ -87,7 +87,7 @@ class AnsweringCipher(Cipher, Protocol):
 class KeyedCipher(AnsweringCipher, Protocol):
     """A client's side where every round has a public key of its own."""
 
-    def accept_key(self, agreed: Terms, message: Blob) -> Terms:
+    def accept_key(self, unkeyed: Terms, message: Blob) -> Terms:
         """Take a round's public key; returns the terms that name it.
 
         Raises:

@@ -20,7 +20,7 @@ from privfed.identity.roster import Roster
 from privfed.reports import merging
 from privfed.reports.budget import SCHEMA, BudgetReport, Scope, largest_epsilon
 from privfed.reports.clients import ClientGuarantee, NotClosed
-from privfed.reports.closing import Closed, read_closed, read_opened, require_continues
+from privfed.reports.closed import Closed, read_closed, read_opened, require_continues
 from privfed.reports.headlines import federation_headline, how_no_bound_reads, how_to_read
 from privfed.reports.sections import Guarantee
 
@@ -70,7 +70,7 @@ def assemble(
 
 
 def _put_together(parts: Sequence[Closed], not_closed: Sequence[NotClosed]) -> BudgetReport:
-    # Where words may differ, those of a client whose coins can be repeated: the worst case.
+    # Where words may differ, those of a client whose randomness can be repeated: the worst case.
     shown = min(parts, key=lambda part: part.report.randomness.secret).report
     rows = [replace(part.row, signed=True, recomputed=part.export is not None) for part in parts]
     status = merging.status_of(parts)

@@ -8,8 +8,8 @@ from typing import Final
 
 from privfed.errors import ReportError
 from privfed.reports.clients import ClientGuarantee, NotClosed
-from privfed.reports.figures import RoundFigures
 from privfed.reports.records import record_of_json, require_whole
+from privfed.reports.round_record import RoundRecord
 from privfed.reports.sections import (
     Accounting,
     Difference,
@@ -64,13 +64,13 @@ class BudgetReport:
         accounting: accountant, versions, bound, stop rule.
         encryption: scheme, custody and its consequence, parameters, rule, bytes.
         training: model, adapter, method, rounds, held-out data.
-        randomness: where coins came from.
+        randomness: where randomness came from.
         published: what left the clients without noise, and where it came from.
         not_covered: what the numbers do not say.
         warnings: what the reader should question.
         differences: what clients state differently, where they need not agree.
-        rounds: figures per round; those that were abandoned have none.
-        baseline: held-out figure before training, under the name of what is measured.
+        rounds: numbers per round; those that were abandoned have none.
+        baseline: held-out metric before training, under the name of what is measured.
         base_sha256: digest of the base model's frozen parameters.
         adapter_sha256: digest of the adapter that the run leaves, as a flat vector.
         versions: of the software.
@@ -101,7 +101,7 @@ class BudgetReport:
     not_covered: tuple[str, ...]
     warnings: tuple[str, ...]
     differences: tuple[Difference, ...]
-    rounds: tuple[RoundFigures, ...]
+    rounds: tuple[RoundRecord, ...]
     baseline: Mapping[str, float]
     base_sha256: str
     adapter_sha256: str
@@ -114,7 +114,7 @@ class BudgetReport:
         for client in self.clients:
             client.require_consistent()
         if {row.metric for row in self.rounds} - {self.metric}:
-            raise ReportError(f"every round must have the figure of the baseline, {self.metric!r}")
+            raise ReportError(f"every round must have the metric of the baseline, {self.metric!r}")
         self._require_rows()
         claimed = None if self.not_closed else self.largest_epsilon
         if self.guarantee.epsilon != claimed:
@@ -146,10 +146,10 @@ class BudgetReport:
         """Name of what is measured on held-out text.
 
         Raises:
-            ReportError: if the baseline holds more than that one figure.
+            ReportError: if the baseline holds more than that one metric.
         """
         if len(self.baseline) != 1:
-            raise ReportError(f"the baseline must be one figure, got {sorted(self.baseline)}")
+            raise ReportError(f"the baseline must be one metric, got {sorted(self.baseline)}")
         return next(iter(self.baseline))
 
     @property
@@ -159,7 +159,7 @@ class BudgetReport:
 
     def to_json(self) -> str:
         """The report as JSON text."""
-        values = {**asdict(self), "rounds": [figures.to_json() for figures in self.rounds]}
+        values = {**asdict(self), "rounds": [row.to_json() for row in self.rounds]}
         return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -173,7 +173,7 @@ class BudgetReport:
             values = json.loads(text)
             if "schema" in values:
                 _require_schema(values["schema"])
-            rounds = [RoundFigures.from_json(row) for row in values.pop("rounds")]
+            rounds = [RoundRecord.from_json(row) for row in values.pop("rounds")]
             return record_of_json(cls, {**values, "rounds": rounds}, "report")
         except (
             ValueError,

@@ -44,7 +44,7 @@ def epsilon_chart(report: BudgetReport) -> str:
 
 
 def metric_chart(report: BudgetReport) -> str:
-    """The held-out figure before training and after every round."""
+    """The held-out metric before training and after every round."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
     metric = report.metric

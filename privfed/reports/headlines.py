@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport, Scope, largest_epsilon
 from privfed.reports.clients import ClientGuarantee, NotClosed
-from privfed.reports.figures import rounded_up
+from privfed.reports.round_record import rounded_up
 
 
 def headline(
@@ -20,7 +20,7 @@ def headline(
     Args:
         epsilon: of the federation; while the run goes on, with one more round.
         delta: the largest of the clients.
-        private: whether coins were secret.
+        private: whether randomness was secret.
         status: of the report.
         over: rounds that were played or abandoned.
         planned: rounds.
@@ -38,7 +38,7 @@ def client_headline(
 
     Args:
         client: its row.
-        private: whether its coins were secret.
+        private: whether its randomness was secret.
         status: of the report.
         over: rounds that were played or abandoned.
         planned: rounds.
@@ -64,7 +64,7 @@ def federation_headline(
     Args:
         clients: rows of those that closed their part.
         not_closed: the others.
-        repeatable: clients whose coins were not secret.
+        repeatable: clients whose randomness was not secret.
         status: of the report.
         over: rounds that were played or abandoned.
         planned: rounds.
@@ -88,7 +88,7 @@ def headline_of(report: BudgetReport, *, private: bool) -> str:
 
     Args:
         report: of one of these two scopes.
-        private: whether coins were secret.
+        private: whether randomness was secret.
     """
     if report.scope is Scope.CLIENT:
         return client_headline(
@@ -120,7 +120,7 @@ def _claim(epsilon: float, delta: float, whom: str) -> str:
 def _not_private(whose: str) -> str:
     return (
         f"NOT PRIVATE: the random numbers of {whose} were seeded and can be repeated. The "
-        "figures below describe what the same run would have guaranteed with secret coins."
+        "numbers below describe what the same run would have guaranteed with secret randomness."
     )
 
 

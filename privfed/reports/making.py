@@ -15,7 +15,7 @@ from privfed.reports import headlines, sections_of_run
 from privfed.reports.budget import SCHEMA, BudgetReport, Scope, largest_epsilon
 from privfed.reports.build import accounting_section, client_guarantee
 from privfed.reports.clients import ClientGuarantee
-from privfed.reports.figures import RoundFigures
+from privfed.reports.round_record import RoundRecord
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.reports.sections import Guarantee
@@ -67,7 +67,7 @@ def federation_report(
     line = headlines.headline(
         epsilon=largest,
         delta=delta,
-        private=settings.secret_coins,
+        private=settings.secret_randomness,
         status=moment.status,
         over=moment.rounds_over,
         planned=settings.rounds,
@@ -108,7 +108,7 @@ def client_report(
     row = _row(settings, record, declared[0], export, moment.status)
     line = headlines.client_headline(
         row,
-        private=settings.secret_coins,
+        private=settings.secret_randomness,
         status=moment.status,
         over=moment.rounds_over,
         planned=settings.rounds,
@@ -116,14 +116,14 @@ def client_report(
     epsilon = largest_epsilon([row], moment.status)
     reading = headlines.how_a_client_reads(epsilon=epsilon, delta=row.delta, client=client)
     guarantee = sections_of_run.guarantee(settings.privacy, epsilon, row.delta, reading)
-    own = replace(record, rounds=tuple(_of_one(figures, client) for figures in record.rounds))
+    own = replace(record, rounds=tuple(_of_one(row, client) for row in record.rounds))
     return _report(settings, facts, own, moment, Scope.CLIENT, [row], line, guarantee)
 
 
-def _of_one(figures: RoundFigures, client: str) -> RoundFigures:
+def _of_one(row: RoundRecord, client: str) -> RoundRecord:
     """A round, with what this client spent and no other."""
-    own = {name: epsilon for name, epsilon in figures.epsilon.items() if name == client}
-    return replace(figures, epsilon=own)
+    own = {name: epsilon for name, epsilon in row.epsilon.items() if name == client}
+    return replace(row, epsilon=own)
 
 
 def _report(

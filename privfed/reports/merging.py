@@ -6,8 +6,8 @@ from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 from privfed.reports.budget import COMPLETE, RUNNING, BudgetReport
-from privfed.reports.closing import Closed
-from privfed.reports.figures import RoundFigures
+from privfed.reports.closed import Closed
+from privfed.reports.round_record import RoundRecord
 from privfed.reports.sections import Difference, Measured, Published
 
 OWN: Final[Mapping[str, frozenset[str]]] = {
@@ -95,8 +95,8 @@ def measured(parts: Sequence[Closed]) -> Measured | None:
     return Measured(**most)
 
 
-def rounds(parts: Sequence[Closed]) -> tuple[RoundFigures, ...]:
-    """Rounds with what each client spent, the worst figure and the most bytes and seconds."""
+def rounds(parts: Sequence[Closed]) -> tuple[RoundRecord, ...]:
+    """Rounds with what each client spent, the worst metric and the most bytes and seconds."""
     merged = []
     for same in zip(*(part.report.rounds for part in parts), strict=True):
         worst = min if same[0].metric == "accuracy" else max
@@ -118,7 +118,7 @@ def rounds(parts: Sequence[Closed]) -> tuple[RoundFigures, ...]:
 
 
 def baseline(parts: Sequence[Closed]) -> dict[str, float]:
-    """The best figure of the initial adapter: training then made the least of a difference."""
+    """The best metric of the initial adapter: training then made the least of a difference."""
     metric = parts[0].report.metric
     best = max if metric == "accuracy" else min
     return {metric: best(part.report.baseline[metric] for part in parts)}
@@ -151,9 +151,9 @@ def _own_values(report: BudgetReport) -> dict[str, str]:
     for section in _LISTED:
         values |= flat(everything[section], section)
     texts = {name: _text(value) for name, value in sorted(values.items())}
-    figures = {f"rounds.{row.round}.{row.metric}": f"{row.value:.4g}" for row in report.rounds}
+    metrics = {f"rounds.{row.round}.{row.metric}": f"{row.value:.4g}" for row in report.rounds}
     before = {f"baseline.{report.metric}": f"{report.baseline[report.metric]:.4g}"}
-    return {**texts, **before, **figures}
+    return {**texts, **before, **metrics}
 
 
 def _text(value: object) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from privfed.reports.budget import RUNNING, BudgetReport
 from privfed.reports.charts import epsilon_chart, metric_chart
-from privfed.reports.figures import rounded_down, rounded_up
+from privfed.reports.round_record import rounded_down, rounded_up
 from privfed.reports.sections import (
     Accounting,
     Encryption,

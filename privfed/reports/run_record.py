@@ -6,7 +6,7 @@ from typing import Any
 
 from accountants import Anchor, anchor_from_json
 from privfed.reports import statements
-from privfed.reports.figures import Abandoned, RoundFigures
+from privfed.reports.round_record import Abandoned, RoundRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class RunRecord:
         largest_range: the public range from the settings.
         public_range: of the next round.
         anchors: of each client's ledger, after the last round that is over.
-        baseline: figure of the initial adapter on held-out text.
+        baseline: metric of the initial adapter on held-out text.
         rounds: the complete ones.
         abandoned: the rounds that were given up.
         left_out: clients that take no further part, and from which round on.
@@ -39,7 +39,7 @@ class RunRecord:
     public_range: float
     anchors: Mapping[str, Anchor]
     baseline: float
-    rounds: tuple[RoundFigures, ...]
+    rounds: tuple[RoundRecord, ...]
     abandoned: tuple[Abandoned, ...]
     left_out: Mapping[str, int]
 
@@ -57,7 +57,7 @@ class RunRecord:
                 **{field.name: values[field.name] for field in fields(cls)},
                 "notes": tuple(values["notes"]),
                 "anchors": anchors,
-                "rounds": tuple(RoundFigures.from_json(row) for row in values["rounds"]),
+                "rounds": tuple(RoundRecord.from_json(row) for row in values["rounds"]),
                 "abandoned": tuple(Abandoned.from_json(row) for row in values["abandoned"]),
             }
         )

@@ -175,12 +175,12 @@ class Encryption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Randomness:
-    """Where coins came from.
+    """Where randomness came from.
 
     Attributes:
         secret: whether nobody can repeat them.
         noise: source of the noise.
-        rounding: source of the coins that round updates to integers.
+        rounding: source of the randomness that round updates to integers.
         batch_sampling: source of the batches.
         public_seed: fixes what is public: the split of the data, initial weights, frozen factors.
     """
@@ -200,7 +200,7 @@ class Training:
         model: the task, as it describes itself.
         adapter: the trainable part, as it describes itself.
         method: what was trained, sent and kept, as it describes itself.
-        adapter_left: which adapter the run leaves, and takes the held-out figures of.
+        adapter_left: which adapter the run leaves, and takes the held-out numbers of.
         optimizer: how the local optimiser moves.
         rounds: planned.
         participation: who trained in which round, by plan.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from privfed.reports import encryption_statements, statements
-from privfed.reports.figures import RoundFigures
+from privfed.reports.round_record import RoundRecord
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.reports.sections import (
@@ -75,7 +75,7 @@ def mechanism(settings: FederationSettings, facts: RunFacts) -> Mechanism:
 def encryption(facts: RunFacts, record: RunRecord) -> Encryption:
     """How updates were summed, and what that cost."""
     scheme, custody = facts.scheme, facts.scheme.custody
-    summation, approximate = scheme.summation, scheme.rule is None
+    summation, approximate = scheme.summation, scheme.exactness is None
     return Encryption(
         scheme=encryption_statements.scheme(custody=custody, approximate=approximate),
         custody=encryption_statements.who_holds_the_key(custody),
@@ -84,7 +84,7 @@ def encryption(facts: RunFacts, record: RunRecord) -> Encryption:
         identities=encryption_statements.identities(simulated_keys=facts.simulated_keys),
         correctness=encryption_statements.correctness(
             custody=custody,
-            exactness="approximate" if scheme.rule is None else scheme.rule.value,
+            exactness="approximate" if scheme.exactness is None else scheme.exactness.value,
             num_clients=len(facts.agreement.weights),
         ),
         setting=encryption_statements.setting(in_one_process=facts.in_one_process),
@@ -98,9 +98,9 @@ def encryption(facts: RunFacts, record: RunRecord) -> Encryption:
     )
 
 
-def _measured(facts: RunFacts, rounds: Sequence[RoundFigures]) -> Measured:
+def _measured(facts: RunFacts, rounds: Sequence[RoundRecord]) -> Measured:
     """Bytes per parameter and seconds of the last whole round, whole messages counted."""
-    last = next((figures for figures in reversed(rounds) if figures.bytes_up), rounds[-1])
+    last = next((row for row in reversed(rounds) if row.bytes_up), rounds[-1])
     contributors, clients = len(last.clients), len(last.clients) + len(last.absent)
     params = facts.agreement.num_params
     return Measured(
@@ -134,15 +134,15 @@ def views(settings: FederationSettings, facts: RunFacts) -> tuple[View, ...]:
     """Who could see what, and what protects a record."""
     return encryption_statements.views(
         custody=facts.scheme.custody,
-        approximate=facts.scheme.rule is None,
+        approximate=facts.scheme.exactness is None,
         min_clients=settings.min_clients,
     )
 
 
 def randomness(settings: FederationSettings) -> Randomness:
-    """Where coins came from."""
+    """Where randomness came from."""
     return statements.randomness(
-        secret=settings.secret_coins,
+        secret=settings.secret_randomness,
         seed=settings.seed,
         secure_noise=settings.privacy.secure_noise,
     )

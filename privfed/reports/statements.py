@@ -64,7 +64,7 @@ def published(*, sizes: str, held_out_source: str, encrypted: bool) -> tuple[Pub
             "declared; the same for all clients",
         ),
         (
-            "held-out figure before training and after every round, and the SHA-256 of the "
+            "held-out metric before training and after every round, and the SHA-256 of the "
             "held-out text",
             f"computed in clear from the held-out text ({held_out_source})",
         ),
@@ -88,16 +88,16 @@ def published(*, sizes: str, held_out_source: str, encrypted: bool) -> tuple[Pub
     return tuple(Published(what=what, source=source) for what, source in rows)
 
 
-def clipping(rule: Clipping) -> str:
+def clipping(chosen: Clipping) -> str:
     """How one record's gradients are bounded."""
-    if isinstance(rule, PerLayerClipping):
+    if isinstance(chosen, PerLayerClipping):
         return "each layer to C / sqrt(layers), so that all together stay within C"
-    if isinstance(rule, AutomaticClipping):
-        return f"all parameters together to just below C: C / (norm + {rule.stability:g})"
-    if isinstance(rule, QuantileClipping):
+    if isinstance(chosen, AutomaticClipping):
+        return f"all parameters together to just below C: C / (norm + {chosen.stability:g})"
+    if isinstance(chosen, QuantileClipping):
         return (
-            f"all parameters together to a C that follows the {rule.quantile:g} quantile of the "
-            f"norms, by counts with noise of {rule.count_noise:g} records; count and gradients "
+            f"all parameters together to a C that follows the {chosen.quantile:g} quantile of the "
+            f"norms, by counts with noise of {chosen.count_noise:g} records; count and gradients "
             "together are one Gaussian release of the stated noise multiplier, so that the "
             "gradients get a little more noise"
         )
@@ -120,7 +120,7 @@ def participation(clients_per_round: int | None) -> str:
 
 
 def randomness(*, secret: bool, seed: int, secure_noise: bool) -> Randomness:
-    """Where coins came from.
+    """Where randomness came from.
 
     Args:
         secret: whether nobody can repeat them.

@@ -36,6 +36,11 @@ class Summation:
             require_within(1e-12, 1e12, public_range=self.public_range)
         require_type(bool, follow_released=self.follow_released)
 
+    @property
+    def custody(self) -> Custody | None:
+        """Who holds the secret key; None where nothing is encrypted."""
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedPoint(Summation):
@@ -86,6 +91,11 @@ class CKKS(Summation):
     For updates that need more than 16 bits. Decryptions must not be shown to anyone without the
     key; see `docs/encryption.md`.
     """
+
+    @property
+    def custody(self) -> Custody:
+        """Every client: CKKS has no other custody."""
+        return Custody.SHARED_KEY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

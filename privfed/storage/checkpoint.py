@@ -30,7 +30,7 @@ class Checkpoint:
     Attributes:
         round: last complete round; 0 before the first.
         tensors: of the global state, by name; `ADAPTER` has shape (params,).
-        record: JSON values: settings, noise multipliers, figures of past rounds, ledger anchors.
+        record: JSON values: settings, noise multipliers, numbers of past rounds, ledger anchors.
     """
 
     round: int

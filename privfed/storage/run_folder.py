@@ -1,6 +1,6 @@
 """The files of one run. A run folder is meant to be handed on: no key and no ledger is in it.
 
-run.json             settings, versions, figures of every round
+run.json             settings, versions, numbers of every round
 start.safetensors    the initial adapter with its frozen factors
 beginning.message    what all clients stated before the first round, with their signatures
 checkpoints/         the last two, for a resume

@@ -128,4 +128,4 @@ def test_fast_noise_is_standard_normal_and_never_the_same():
 
 def test_a_federation_runs_and_resumes(make_federation, tmp_path):
     result = make_federation(device="cuda", rounds=2).run(tmp_path / "run")
-    assert [figures.round for figures in result.rounds] == [1, 2]
+    assert [record.round for record in result.rounds] == [1, 2]

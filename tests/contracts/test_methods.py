@@ -22,7 +22,7 @@ from privfed.parties.client.node import ClientNode
 from privfed.parties.client.upload import Codec
 from privfed.settings.encryption import Custody
 from privfed.storage.checkpoint import load_latest
-from tests.contracts.test_stacked import KeyedCoins
+from tests.contracts.test_stacked import KeyedRandomness
 from tests.contracts.two_sums import CHANGE, TwoSums
 
 METHODS = {
@@ -50,19 +50,19 @@ class StopAfter(Callback):
     def __init__(self, number):
         self.number = number
 
-    def on_round(self, figures):
-        if figures.round == self.number:
+    def on_round(self, record):
+        if record.round == self.number:
             raise KeyboardInterrupt
 
 
 @pytest.fixture
 def start(make_federation, tmp_path):
-    """A function that makes a federation with coins that repeat, and its folder."""
+    """A function that makes a federation with randomness that repeat, and its folder."""
 
     def make(name, method, cipher=None, stacked=1, **changes):
         federation = make_federation(
             num_clients=3,
-            coins=KeyedCoins(),
+            randomness=KeyedRandomness(),
             method=method,
             encryption=cipher or Plain(),
             computation=Computation(stacked_clients=stacked),
@@ -112,7 +112,7 @@ def test_a_run_that_is_stopped_ends_where_one_does_that_is_not(
         with pytest.raises(KeyboardInterrupt):
             federation.run(stopped, resume=True)
     result = federation.run(stopped, resume=True)
-    assert [len(figures.clients) for figures in result.rounds] == [3, 3, 3]
+    assert [len(record.clients) for record in result.rounds] == [3, 3, 3]
     require_same(arrays(whole), arrays(stopped), exactly=not isinstance(cipher, CKKS))
 
 

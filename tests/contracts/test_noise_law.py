@@ -9,7 +9,7 @@ from scipy import stats
 
 from privfed.models.vector import read_vector, write_vector
 from privfed.private_step.dpsgd import train_round
-from privfed.private_step.randomness import FastNoise, SecureNoise, SystemCoins
+from privfed.private_step.randomness import FastNoise, SecureNoise, SystemRandomness
 from privfed.settings.training import SGD
 from tests.contracts.private_steps import (
     CPU,
@@ -72,14 +72,14 @@ def test_the_sum_is_divided_by_the_public_batch_size(accepted):
     assert torch.allclose(moved, -0.1 * total / 7, atol=1e-6)
 
 
-def moves_of_noise(private, coins, rounds, steps=1, source=SecureNoise):
+def moves_of_noise(private, randomness, rounds, steps=1, source=SecureNoise):
     """How the model moves in each round of empty draws, from fresh streams every round."""
     encoded = made_up(private)
     before = read_vector(private.adapter)
     settings = config(sample_rate=1e-12, steps=steps, learning_rate=1.0)
     moves = []
     for _ in range(rounds):
-        noise = source(coins.stream("a", "noise"))
+        noise = source(randomness.stream("a", "noise"))
         train_round(private, encoded, settings, sampling=stream(1), noise=noise)
         moves.append(read_vector(private.adapter) - before)
         write_vector(private.adapter, before)
@@ -88,11 +88,11 @@ def moves_of_noise(private, coins, rounds, steps=1, source=SecureNoise):
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_no_noise_comes_back_in_another_round_or_at_another_client(source, built):
-    check_unrelated(moves_of_noise(built("bert lora q,v"), SystemCoins(), 8, source=source))
+    check_unrelated(moves_of_noise(built("bert lora q,v"), SystemRandomness(), 8, source=source))
 
 
 def test_noise_of_several_steps_adds_up_as_independent(built):
-    moves = moves_of_noise(built("bert lora q,v"), SystemCoins(), 4, steps=9)
+    moves = moves_of_noise(built("bert lora q,v"), SystemRandomness(), 4, steps=9)
     assert abs(np.concatenate(moves).std() / 3 - 1) <= 5 / math.sqrt(2 * 4 * len(moves[0]))
 
 

@@ -19,7 +19,7 @@ from privfed.settings.training import SGD
 from privfed.storage.checkpoint import load_latest
 
 
-class KeyedCoins:
+class KeyedRandomness:
     """Repeatable streams that depend on the client and its own earlier draws, not on the order."""
 
     secret = False
@@ -50,7 +50,7 @@ class TestAFederation:
             name = name or f"stack-{stacked_clients}"
             federation = make_federation(
                 **{
-                    "coins": KeyedCoins(),
+                    "randomness": KeyedRandomness(),
                     "encryption": Plain(),
                     "computation": Computation(stacked_clients=stacked_clients),
                     "state_folder": tmp_path / "state" / name,
@@ -68,8 +68,8 @@ class TestAFederation:
         self, run, tmp_path, stacked_clients
     ):
         (first, alone), (second, together) = run(1), run(stacked_clients)
-        assert second.coins.order == first.coins.order
-        assert first.coins.order["client-0"] == 3 * ["sampling", "noise", "rounding"]
+        assert second.randomness.order == first.randomness.order
+        assert first.randomness.order["client-0"] == 3 * ["sampling", "noise", "rounding"]
         folders = [tmp_path / "stack-1", tmp_path / f"stack-{stacked_clients}"]
         one, other = (load_latest(folder / "checkpoints") for folder in folders)
         # Rounding differs in the last bits of a float32 only; where it meets the border between
@@ -93,7 +93,7 @@ class TestAFederation:
         monkeypatch.setattr(ClientNode, "reserve", reserve)
         federation, result = run(2)
         assert [row.absent for row in result.rounds] == [(), ("client-1",), ()]
-        assert federation.coins.drawn["client-1", "noise"] == 2
+        assert federation.randomness.drawn["client-1", "noise"] == 2
         assert "BudgetExceededError" in log_in(tmp_path / "state/stack-2/clients/client-1")
         assert "BudgetExceededError" not in log_in(tmp_path / "state/stack-2/clients/client-0")
 
@@ -165,13 +165,13 @@ class TestAFederation:
                 raise KeyboardInterrupt
             real(self, *arguments)
 
-        coins = KeyedCoins()
+        randomness = KeyedRandomness()
         with monkeypatch.context() as patch:
             patch.setattr(ClientNode, "commit", commit)
             with pytest.raises(KeyboardInterrupt):
-                run(4, name="crash", coins=coins)
+                run(4, name="crash", randomness=randomness)
         federation = make_federation(
-            coins=coins,
+            randomness=randomness,
             encryption=Plain(),
             computation=Computation(stacked_clients=4),
             state_folder=tmp_path / "state/crash",

@@ -13,7 +13,7 @@ from pathlib import Path
 from accountants import Ledger
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
-from privfed.parties.client.preparing import prepare
+from privfed.parties.client.setup import prepare
 from privfed.storage.state_folder import client_folder, ledger_path, opened_path
 from tests.end_to_end.separate_parties import settings_of
 

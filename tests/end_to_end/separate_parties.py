@@ -159,10 +159,10 @@ def marker(name):
 def program_of(folder, name, settings, files):
     """A client, prepared: from its own text, ledger, keys and folders."""
     from privfed import Client
-    from privfed.parties.client.closing import OwnReport
     from privfed.parties.client.memories import Memories
-    from privfed.parties.client.preparing import Known, prepare
+    from privfed.parties.client.own_report import OwnReport
     from privfed.parties.client.program import Outside, Program
+    from privfed.parties.client.setup import Known, prepare
     from privfed.parties.client.starting import facts_in
 
     roster = roster_of(folder)
@@ -387,7 +387,7 @@ def nursery(folder):
     """Fork a client for every name that is read, with all imported; it ends when its input does."""
     import privfed.parties.client.program
     import privfed.parties.key_holder.serving  # noqa: F401
-    from privfed.parties.client.preparing import prepare
+    from privfed.parties.client.setup import prepare
 
     prepare(settings_of(folder), [], {}, start=None)  # nobody's text; imports what is imported late
     children = set()

@@ -125,8 +125,8 @@ class States(Callback):
     def on_start(self, *arguments):
         self.states[0] = load_latest(self.folder / "checkpoints").tensors["adapter"]
 
-    def on_round(self, figures):
-        self.states[figures.round] = load_latest(self.folder / "checkpoints").tensors["adapter"]
+    def on_round(self, record):
+        self.states[record.round] = load_latest(self.folder / "checkpoints").tensors["adapter"]
 
     def on_abandoned(self, abandoned):
         self.abandoned.append(abandoned)
@@ -235,8 +235,8 @@ class TestAClientThatStaysAway:
         messages = self._messages(monkeypatch)
 
         class StopAfterFour(Callback):
-            def on_round(self, figures):
-                if figures.round == 4:
+            def on_round(self, record):
+                if record.round == 4:
                     raise Killed
 
         with pytest.raises(Killed):
@@ -357,13 +357,13 @@ class TestPutBack:
         """Play with client-3 away in round 2 (its update is committed, and never comes)."""
 
         class Keep(Callback):
-            def on_round(self, figures):
-                if figures.round == 1:
+            def on_round(self, record):
+                if record.round == 1:
                     shutil.copytree(tmp_path / "run", tmp_path / "old-run")
                     for name in ("key-holder", "opened"):
                         if (tmp_path / "state" / name).exists():
                             shutil.copytree(tmp_path / "state" / name, tmp_path / "old" / name)
-                if figures.round == until:
+                if record.round == until:
                     raise Killed
 
         with monkeypatch.context() as patched:
@@ -449,8 +449,8 @@ class TestKilled:
             raise Killed
 
         class Arm(Callback):
-            def on_round(self, figures):
-                if figures.round == 1:
+            def on_round(self, record):
+                if record.round == 1:
                     for cipher in (SharedKeyCipher, RoundKeyCipher):
                         patched.setattr(cipher, "open", die)
 
@@ -558,7 +558,7 @@ class TestRefusedBeforeAnyBudgetIsSpent:
 
 def test_who_can_be_left_out(make_federation, tmp_path):
     class StopAfterOne(Callback):
-        def on_round(self, figures):
+        def on_round(self, record):
             raise Killed
 
     federation = make_federation(encryption=Plain())

@@ -23,7 +23,7 @@ LANGUAGE_MODELS = {
 
 
 class StopAfterOne(Callback):
-    def on_round(self, figures):
+    def on_round(self, record):
         raise KeyboardInterrupt
 
 
@@ -40,7 +40,7 @@ def test_a_classifier_is_trained_and_resumed(kind, make_federation, tmp_path):
         return make_federation(adapter=CLASSIFIERS[kind](), rounds=2)
 
     result = stopped_and_resumed(make, tmp_path / "run")
-    assert [figures.round for figures in result.rounds] == [1, 2]
+    assert [record.round for record in result.rounds] == [1, 2]
 
 
 @pytest.mark.parametrize("kind", LANGUAGE_MODELS)
@@ -62,7 +62,7 @@ def test_a_language_model_is_trained_and_resumed(
         )
 
     result = stopped_and_resumed(make, tmp_path / "run")
-    assert [figures.round for figures in result.rounds] == [1, 2]
+    assert [record.round for record in result.rounds] == [1, 2]
 
 
 def test_a_configuration_stays_as_it_was_given(make_federation):

@@ -97,8 +97,8 @@ class Stop(Callback):
     def __init__(self, round_number):
         self.round_number = round_number
 
-    def on_round(self, figures):
-        if figures.round == self.round_number:
+    def on_round(self, record):
+        if record.round == self.round_number:
             raise KeyboardInterrupt
 
 
@@ -146,7 +146,7 @@ def test_between_two_rounds_the_next_one_counts_as_begun(make_federation, tmp_pa
         def on_start(self, *arguments):
             seen.append(BudgetReport.from_json((tmp_path / "run/report.json").read_text()))
 
-        def on_round(self, figures):
+        def on_round(self, record):
             seen.append(BudgetReport.from_json((tmp_path / "run/report.json").read_text()))
 
     result = make_federation().run(tmp_path / "run", callbacks=[Look()])
@@ -170,8 +170,8 @@ class TestOneMoment:
         federation = federation if federation.rounds == 3 else make_federation(rounds=3)
 
         class Keep(Callback):
-            def on_round(self, figures):
-                if figures.round == 1:
+            def on_round(self, record):
+                if record.round == 1:
                     shutil.copytree(tmp_path / "run", tmp_path / "old")
 
         federation.run(tmp_path / "run", callbacks=[Keep()])
@@ -338,8 +338,8 @@ def test_a_run_record_from_before_an_abandoned_round_is_refused(
         return answer(self, terms, *arguments)
 
     class Keep(Callback):
-        def on_round(self, figures):
-            if figures.round == 1:
+        def on_round(self, record):
+            if record.round == 1:
                 shutil.copy(tmp_path / "run/run.json", tmp_path / "old.json")
 
         def on_abandoned(self, abandoned):

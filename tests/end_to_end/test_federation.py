@@ -41,8 +41,8 @@ from privfed.errors import (
     TooFewClientsError,
 )
 from privfed.parties.client import node
-from privfed.reports.figures import RoundFigures
 from privfed.reports.headlines import headline
+from privfed.reports.round_record import RoundRecord
 from privfed.settings.encryption import Custody
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.state_folder import default_anchor_folder
@@ -136,17 +136,17 @@ def test_the_adapter_loads_with_peft_and_predicts_as_reported(make_federation, t
     model = PeftModel.from_pretrained(task.build(), result.adapter).eval()
     batch = task.collate(task.tokenizer(), federation.held_out)
     with torch.inference_mode():
-        right, count = task.figure_parts(model, batch)
+        right, count = task.metric_parts(model, batch)
     assert right / count == pytest.approx(result.rounds[-1].value)
 
 
-def test_encrypted_and_plain_sums_give_the_same_run(make_federation, tmp_path, seeded_coins):
-    """With the same coins, decryption returns exactly the plain sum of fixed-point integers."""
+def test_encrypted_and_plain_sums_give_the_same_run(make_federation, tmp_path, seeded_randomness):
+    """At the same randomness, decryption returns exactly the plain sum of fixed-point integers."""
     states = {}
     for encryption in (BFV(), Plain()):
         name = type(encryption).__name__
         federation = make_federation(
-            encryption=encryption, coins=seeded_coins(3), state_folder=tmp_path / name
+            encryption=encryption, randomness=seeded_randomness(3), state_folder=tmp_path / name
         )
         federation.run(tmp_path / f"run-{name}")
         states[name] = load_latest(tmp_path / f"run-{name}/checkpoints").tensors["adapter"]
@@ -171,7 +171,7 @@ def test_ffa_lora_never_moves_a(make_federation, tmp_path):
     assert any(not np.array_equal(first[n], second[n]) for n in first if "lora_B" in n)
 
 
-def test_a_public_seed_repeats_initial_weights_but_never_coins(make_federation, tmp_path):
+def test_a_public_seed_repeats_initial_weights_but_never_randomness(make_federation, tmp_path):
     runs = []
     for name in ("a", "b"):
         federation = make_federation(rounds=1, seed=7, state_folder=tmp_path / f"state-{name}")
@@ -191,30 +191,30 @@ def load_latest_state(path):
     return load_file(path)["adapter"]
 
 
-def test_seeded_coins_are_reported_as_not_private(make_federation, tmp_path, seeded_coins):
-    result = make_federation(coins=seeded_coins(1), rounds=1).run(tmp_path / "run")
+def test_seeded_randomness_is_reported_as_not_private(make_federation, tmp_path, seeded_randomness):
+    result = make_federation(randomness=seeded_randomness(1), rounds=1).run(tmp_path / "run")
     assert result.report.headline.startswith("NOT PRIVATE")
 
 
-def test_seeded_and_secret_runs_do_not_share_a_ledger(make_federation, tmp_path, seeded_coins):
+def test_seeded_and_secret_runs_do_not_share_a_ledger(make_federation, tmp_path, seeded_randomness):
     class Stop(Callback):
-        def on_round(self, figures):
+        def on_round(self, record):
             raise Killed
 
     with pytest.raises(Killed):
-        make_federation(coins=seeded_coins(1)).run(tmp_path / "run", callbacks=[Stop()])
-    with pytest.raises(RunFolderError, match="secret_coins"):
+        make_federation(randomness=seeded_randomness(1)).run(tmp_path / "run", callbacks=[Stop()])
+    with pytest.raises(RunFolderError, match="secret_randomness"):
         make_federation().run(tmp_path / "run", resume=True)
     with pytest.raises(LedgerForeignError, match="seeded coins"):
         make_federation().run(tmp_path / "other")
 
 
 def test_coins_that_only_claim_to_be_secret_are_not_believed(
-    make_federation, tmp_path, seeded_coins
+    make_federation, tmp_path, seeded_randomness
 ):
-    coins = seeded_coins(1)
-    coins.secret = True
-    result = make_federation(coins=coins, rounds=1).run(tmp_path / "run")
+    randomness = seeded_randomness(1)
+    randomness.secret = True
+    result = make_federation(randomness=randomness, rounds=1).run(tmp_path / "run")
     assert result.report.headline.startswith("NOT PRIVATE")
 
 
@@ -456,7 +456,7 @@ class TestThePublicRange:
         return [values.pop() for values in found.values()]
 
     def test_it_follows_what_was_released_and_never_grows_beyond_the_first(
-        self, make_federation, tmp_path, messages, seeded_coins
+        self, make_federation, tmp_path, messages, seeded_randomness
     ):
         states = [read_state(tmp_path / "run")]
 
@@ -464,10 +464,12 @@ class TestThePublicRange:
             def on_start(self, *arguments):
                 states[0] = read_state(tmp_path / "run")
 
-            def on_round(self, figures):
+            def on_round(self, record):
                 states.append(read_state(tmp_path / "run"))
 
-        federation = make_federation(encryption=BFV(follow_released=True), coins=seeded_coins(1))
+        federation = make_federation(
+            encryption=BFV(follow_released=True), randomness=seeded_randomness(1)
+        )
         result = federation.run(tmp_path / "run", callbacks=[Follow()])
         ranges = self.ranges(messages)
         record = load_latest(tmp_path / "run/checkpoints").record
@@ -523,7 +525,7 @@ class TestThePublicRange:
 
     @pytest.mark.parametrize("custody", list(Custody))
     def test_how_much_was_clipped_is_nowhere(
-        self, make_federation, tmp_path, messages, seeded_coins, custody
+        self, make_federation, tmp_path, messages, seeded_randomness, custody
     ):
         """One run in which every value saturates, and one in which none does, say the same."""
         keys = {}
@@ -532,7 +534,7 @@ class TestThePublicRange:
             federation = make_federation(
                 encryption=BFV(public_range=public_range, custody=custody),
                 rounds=2,
-                coins=seeded_coins(1),
+                randomness=seeded_randomness(1),
                 state_folder=tmp_path / f"state-{name}",
             )
             with pytest.warns(UserWarning, match="the public range"):  # as the mean shows
@@ -550,8 +552,8 @@ class TestThePublicRange:
             )
             manifests = [dict(statement.manifest) for statement in messages]
             keys[name] = (all_keys(run), all_keys(report), all_keys(manifests), files)
-            row = {field.name for field in fields(RoundFigures)} - {"metric", "value"}
-            assert all(set(figures) == row | {"accuracy"} for figures in run["rounds"])
+            row = {field.name for field in fields(RoundRecord)} - {"metric", "value"}
+            assert all(set(record) == row | {"accuracy"} for record in run["rounds"])
             for path in (tmp_path / name).rglob("*"):
                 if path.is_file():
                     assert b"saturat" not in path.read_bytes().lower(), path
@@ -710,7 +712,7 @@ def committed(state, client):
 class TestResume:
     def test_it_goes_on_after_the_last_complete_round(self, make_federation, tmp_path):
         class StopAfterOne(Callback):
-            def on_round(self, figures):
+            def on_round(self, record):
                 raise Killed
 
         federation = make_federation()
@@ -796,10 +798,10 @@ class TestResume:
         from accountants import LedgerRolledBackError
 
         class StopAfter(Callback):
-            def on_round(self, figures):
-                if figures.round == 1:
+            def on_round(self, record):
+                if record.round == 1:
                     shutil.copytree(tmp_path / "state", tmp_path / "old")
-                if figures.round == 2:
+                if record.round == 2:
                     raise Killed
 
         federation = make_federation()
@@ -820,7 +822,7 @@ class TestResume:
 
     def test_a_second_process_is_refused(self, make_federation, tmp_path):
         class Second(Callback):
-            def on_round(self, figures):
+            def on_round(self, record):
                 with pytest.raises(RunFolderError, match="another process"):
                     make_federation().run(tmp_path / "run", resume=True)
 
@@ -895,11 +897,11 @@ class TestReportCommand:
             verify_and_render(tmp_path / "run")
 
     def test_a_headline_that_hides_repeatable_coins_is_refused(
-        self, make_federation, seeded_coins, tmp_path
+        self, make_federation, seeded_randomness, tmp_path
     ):
         from privfed.errors import ReportError
 
-        make_federation(rounds=1, coins=seeded_coins()).run(tmp_path / "run")
+        make_federation(rounds=1, randomness=seeded_randomness()).run(tmp_path / "run")
         path = tmp_path / "run/report.json"
         values = json.loads(path.read_text())
         assert values["headline"].startswith("NOT PRIVATE")
@@ -949,7 +951,7 @@ class TestTheStartFile:
         """A run that was killed after its first round."""
 
         class Stop(Callback):
-            def on_round(self, figures):
+            def on_round(self, record):
                 raise Killed
 
         with pytest.raises(Killed):

@@ -55,7 +55,7 @@ class States(Callback):
         self.folder = folder
         self.states = []
 
-    def on_round(self, figures):
+    def on_round(self, record):
         self.states.append(load_latest(self.folder / "checkpoints").tensors["adapter"])
 
 
@@ -119,9 +119,9 @@ MANY = LoRA(rank=24, target_modules=("query", "key", "value"))
     ],
 )
 def test_every_custody_gives_the_same_bits_in_every_round(
-    make_federation, tmp_path, seeded_coins, adapter, settings, rule
+    make_federation, tmp_path, seeded_randomness, adapter, settings, rule
 ):
-    """With the same coins, both custodies decrypt exactly the plain sum of the same integers."""
+    """At the same randomness, both custodies decrypt exactly the plain sum of the same integers."""
     states, reports = {}, {}
     for name, encryption in {
         "plain": Plain(**settings),
@@ -132,7 +132,7 @@ def test_every_custody_gives_the_same_bits_in_every_round(
         federation = make_federation(
             encryption=encryption,
             adapter=adapter,
-            coins=seeded_coins(3),
+            randomness=seeded_randomness(3),
             rounds=2,
             state_folder=tmp_path / f"state-{name}",
         )
@@ -190,13 +190,13 @@ def test_the_report_says_who_holds_the_key_and_what_it_cost(make_federation, tmp
 
 
 class TestResume:
-    """With coins that repeat, a resumed run must end where one that was never killed ends."""
+    """With randomness that repeat, a resumed run must end where one that was never killed ends."""
 
     @pytest.fixture
-    def expected(self, make_federation, tmp_path, seeded_coins):
+    def expected(self, make_federation, tmp_path, seeded_randomness):
         folder = tmp_path / "expected"
         plain = make_federation(
-            encryption=Plain(), coins=seeded_coins(5), state_folder=tmp_path / "other"
+            encryption=Plain(), randomness=seeded_randomness(5), state_folder=tmp_path / "other"
         )
         plain.run(folder)
         return load_latest(folder / "checkpoints").tensors["adapter"]
@@ -213,7 +213,7 @@ class TestResume:
         self,
         make_federation,
         tmp_path,
-        seeded_coins,
+        seeded_randomness,
         monkeypatch,
         asked,
         received,
@@ -221,7 +221,7 @@ class TestResume:
         expected,
     ):
         received.clear()
-        federation = make_federation(encryption=HELD, coins=seeded_coins(5))
+        federation = make_federation(encryption=HELD, randomness=seeded_randomness(5))
         real = RunFolder.save
 
         def save(self, checkpoint):
@@ -252,9 +252,9 @@ class TestResume:
         assert len(holders) == 2
 
     def test_in_the_middle_of_collecting(
-        self, make_federation, tmp_path, seeded_coins, monkeypatch, asked, holders, expected
+        self, make_federation, tmp_path, seeded_randomness, monkeypatch, asked, holders, expected
     ):
-        federation = make_federation(encryption=HELD, coins=seeded_coins(5))
+        federation = make_federation(encryption=HELD, randomness=seeded_randomness(5))
         real, messages = Aggregator.receive, []
 
         def receive(self, message):
@@ -286,7 +286,7 @@ class TestTheKeyHoldersProcess:
         alive = []
 
         class Look(Callback):
-            def on_round(self, figures):
+            def on_round(self, record):
                 os.kill(holders[-1], 0)
                 alive.append(holders[-1])
 

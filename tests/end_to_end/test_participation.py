@@ -50,8 +50,8 @@ def test_each_trains_in_its_rounds_and_all_follow(partly, tmp_path, custody):
     federation = partly(encryption=BFV(custody=custody))
     result = federation.run(tmp_path / "run")
     drawn = draw(federation)
-    assert [set(figures.clients) for figures in result.rounds] == list(map(set, drawn.values()))
-    assert [figures.absent for figures in result.rounds] == [()] * 4
+    assert [set(record.clients) for record in result.rounds] == list(map(set, drawn.values()))
+    assert [record.absent for record in result.rounds] == [()] * 4
     for name in NAMES:
         mine = [number for number, there in drawn.items() if name in there]
         assert reserved(result.ledgers[name]) == mine
@@ -102,11 +102,15 @@ def test_who_is_not_drawn_refuses_to_train_whatever_it_is_asked(partly, tmp_path
 
 def test_a_run_that_is_stopped_draws_the_same(partly, tmp_path):
     from tests.contracts.test_methods import StopAfter
-    from tests.contracts.test_stacked import KeyedCoins
+    from tests.contracts.test_stacked import KeyedRandomness
 
-    whole = partly(coins=KeyedCoins(), method=Scaffold(), state_folder=tmp_path / "state-1")
+    whole = partly(
+        randomness=KeyedRandomness(), method=Scaffold(), state_folder=tmp_path / "state-1"
+    )
     whole.run(tmp_path / "whole")
-    stopped = partly(coins=KeyedCoins(), method=Scaffold(), state_folder=tmp_path / "state-2")
+    stopped = partly(
+        randomness=KeyedRandomness(), method=Scaffold(), state_folder=tmp_path / "state-2"
+    )
     for number in (1, 3):
         with pytest.raises(KeyboardInterrupt):
             stopped.run(tmp_path / "run", resume=number > 1, callbacks=[StopAfter(number)])
@@ -142,7 +146,7 @@ class TestAReport:
         path = tmp_path / "run/report.json"
         values = json.loads(path.read_text())
         for row in report.clients:
-            spent = [figures["epsilon"][row.id] for figures in values["rounds"]]
+            spent = [record["epsilon"][row.id] for record in values["rounds"]]
             assert spent[-1] == row.epsilon_spent
             assert spent[0] >= row.epsilon_before
         values["rounds"][-1]["epsilon"]["client-0"] *= 0.9

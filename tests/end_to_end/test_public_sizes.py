@@ -23,7 +23,7 @@ from privfed import Budget, Callback, NoisySize
 from privfed.errors import ConfigError, ReportError
 from privfed.parties.client import public_size
 from privfed.parties.client.joining import size_source
-from privfed.private_step.randomness import SystemCoins
+from privfed.private_step.randomness import SystemRandomness
 from privfed.storage.run_folder import RunFolder
 from privfed.verification import verify_and_render
 from tests.organisations import with_share
@@ -189,7 +189,9 @@ def test_the_report_says_what_was_released_not_what_was_asked_for(make, tmp_path
     for client in earlier:
         ledger = Ledger.create(tmp_path / f"{client.id}.sqlite3", client=client.id, **whose)
         budget = Budget(epsilon=4.0, delta=1e-3)
-        public_size.public_size(client.public_size, TRUE[client.id], ledger, budget, SystemCoins())
+        public_size.public_size(
+            client.public_size, TRUE[client.id], ledger, budget, SystemRandomness()
+        )
         ledgers[client.id] = ledger
     clients = [replace(client, public_size=later) for client in earlier]
     said = size_source(clients, ledgers, "declared")
@@ -216,7 +218,7 @@ def test_leaving_out_counts_who_is_too_small_already(make, drawn, tmp_path):
     """Four were asked, one is too small: without another, two would train for no sum."""
 
     class Stop(Callback):
-        def on_round(self, figures):
+        def on_round(self, record):
             raise KeyboardInterrupt
 
     federation = make(minimum=35)
@@ -266,7 +268,7 @@ def test_two_processes_at_once_release_one_size(tmp_path, monkeypatch):
     def release():
         declared, budget = NoisySize(noise_epsilon=NOISE_EPSILON), Budget(epsilon=4.0, delta=1e-3)
         ledger = Ledger.open(path, **whose)
-        return public_size.public_size(declared, 43, ledger, budget, SystemCoins())
+        return public_size.public_size(declared, 43, ledger, budget, SystemRandomness())
 
     monkeypatch.setattr(public_size, "released_size", draw)
     with ThreadPoolExecutor(2) as pool:

@@ -26,11 +26,11 @@ class BackUp(Callback):
     def __init__(self, pairs, after, stop):
         self.pairs, self.after, self.stop = pairs, after, stop
 
-    def on_round(self, figures):
-        if figures.round == self.after:
+    def on_round(self, record):
+        if record.round == self.after:
             for source, copy in self.pairs:
                 shutil.copytree(source, copy)
-        if figures.round == self.stop:
+        if record.round == self.stop:
             raise KeyboardInterrupt
 
 

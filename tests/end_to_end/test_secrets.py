@@ -174,9 +174,9 @@ def test_a_secret_is_nowhere_at_any_time(
         def on_client(self, number, client):
             watched.search()
 
-        def on_round(self, figures):
+        def on_round(self, record):
             watched.search()
-            if figures.round == 2 and killing:
+            if record.round == 2 and killing:
                 raise Killed
 
     real = ClientNode.encrypt

@@ -12,7 +12,7 @@ from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import OPENED
 from privfed.protocol.terms import RunTerms
 from privfed.reports.assembling import assemble
-from privfed.reports.closing import closed_message
+from privfed.reports.closed import closed_message
 from privfed.reports.making import Moment, client_report
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord

@@ -19,7 +19,7 @@ from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.client import node
 from privfed.parties.key_holder.serving import only_holder_of
-from privfed.reports.figures import rounded_up
+from privfed.reports.round_record import rounded_up
 from privfed.storage.state_folder import ledger_path
 
 CONFIGURATION = """

@@ -20,9 +20,9 @@ class Collect(Callback):
         self.folder, self.stop_after = folder, stop_after
         self.states = []
 
-    def on_round(self, figures):
+    def on_round(self, record):
         self.states.append(load_latest(self.folder / "checkpoints").tensors["adapter"])
-        if figures.round == self.stop_after:
+        if record.round == self.stop_after:
             raise KeyboardInterrupt
 
 
@@ -49,12 +49,12 @@ def test_the_adapter_is_the_average_also_after_a_resume(make_federation, tmp_pat
     assert json.loads(json.dumps(asdict(result.report.training))) == section
 
 
-def test_it_changes_neither_training_nor_cost(make_federation, seeded_coins, tmp_path):
+def test_it_changes_neither_training_nor_cost(make_federation, seeded_randomness, tmp_path):
     states, spent = [], []
     for name, method in (("newest", FedAvg()), ("average", TailAveraging(of=FedAvg()))):
         seen = Collect(tmp_path / name)
         result = make_federation(
-            method=method, coins=seeded_coins(3), state_folder=tmp_path / f"{name}-state"
+            method=method, randomness=seeded_randomness(3), state_folder=tmp_path / f"{name}-state"
         ).run(tmp_path / name, callbacks=[seen])
         states.append(seen.states[-1])
         spent.append([client.epsilon_spent for client in result.report.clients])

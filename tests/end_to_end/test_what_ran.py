@@ -19,7 +19,7 @@ from dp_accounting.pld import PLDAccountant
 from privfed import BFV, Callback, Computation, FedAvg, Plain
 from privfed.parties.client.node import ClientNode
 from privfed.private_step import dpsgd, stacked
-from privfed.private_step.randomness import SecureNoise, SystemCoins
+from privfed.private_step.randomness import SecureNoise, SystemRandomness
 from privfed.storage.checkpoint import load_latest
 from tests.organisations import ORGANISATIONS, with_share
 
@@ -108,14 +108,14 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch):
     watch = Seen()
-    make = SystemCoins.stream
+    make = SystemRandomness.stream
 
     def stream(self, client, purpose):
         made = make(self, client, purpose)
         watch.owners[id(made)] = (client, purpose, made)  # kept, so that no other takes its id
         return made
 
-    monkeypatch.setattr(SystemCoins, "stream", stream)
+    monkeypatch.setattr(SystemRandomness, "stream", stream)
     for module in (dpsgd, stacked):
         _watch_draws(monkeypatch, watch, module)
         _watch_clipping(monkeypatch, watch, module)
@@ -193,8 +193,8 @@ class StopAfter(Callback):
     def __init__(self, number):
         self.number = number
 
-    def on_round(self, figures):
-        if figures.round == self.number:
+    def on_round(self, record):
+        if record.round == self.number:
             raise KeyboardInterrupt
 
 

@@ -15,7 +15,7 @@ from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import AwayError, IdentityError, SpoiledSumError, TooFewClientsError
 from privfed.identity.names import check_name
 from privfed.protocol.ready import Standing
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 
 
 def because_of(error: TooFewClientsError | SpoiledSumError, round_number: int) -> Abandoned:

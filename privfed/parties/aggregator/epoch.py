@@ -34,11 +34,11 @@ from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import (
     AGREEMENT,
     EPOCH,
-    FIGURE,
     HELLO,
     KEY_ID,
     LEFT_OUT,
     MAKE_KEY,
+    METRIC_VALUE,
     NEXT_BASE,
     NEXT_RANGE,
     NO_RUN,
@@ -96,7 +96,7 @@ class Epoch:
         base: SHA-256 (hex) of the adapter that they hold.
         released: of the adapter that the run leaves if it ends here.
         public_range: of the next round.
-        figure: of the initial adapter on held-out text; None where the run goes on.
+        metric: of the initial adapter on held-out text; None where the run goes on.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Epoch:
     base: str
     released: str
     public_range: float
-    figure: float | None
+    metric_value: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,7 @@ class Beginning:
             base=str(first[NEXT_BASE]),
             released=str(first[RELEASED]),
             public_range=float(str(first[NEXT_RANGE])),
-            figure=None if base else _figure(began.values()),
+            metric_value=None if base else _metric_value(began.values()),
         )
 
     def _terms_of(self, ready: Mapping[str, Ready], run: str, over: int) -> Terms:
@@ -286,7 +286,7 @@ class Beginning:
                 expected = self._run_terms(terms.run, scheme, members, agreement).of_run()
                 expected = replace(expected, round=terms.round)
                 require_terms(envelope.statement, kind=STARTED, terms=expected)
-                states = {EPOCH, NEXT_BASE, RELEASED, NEXT_RANGE, FIGURE}
+                states = {EPOCH, NEXT_BASE, RELEASED, NEXT_RANGE, METRIC_VALUE}
                 found = exact_values(envelope, expected, states=states)
                 if found[EPOCH] != epoch or not is_number(found[NEXT_RANGE], above=0):
                     raise MessageError(f"{name!r} began something else")
@@ -352,9 +352,9 @@ def _require_alike(ready: Mapping[str, Ready]) -> int:
     return int(expected["num_values"])
 
 
-def _figure(began: Collection[Mapping[str, object]]) -> float:
-    """The middle one of what clients state; another precision gives another figure."""
-    figures = [one[FIGURE] for one in began]
-    if not all(is_number(figure, above=-math.inf) for figure in figures):
-        raise MessageError("clients must state the figure of the initial adapter")
-    return statistics.median_low(float(str(figure)) for figure in figures)
+def _metric_value(began: Collection[Mapping[str, object]]) -> float:
+    """The middle one of what clients state; another precision gives another metric."""
+    stated = [one[METRIC_VALUE] for one in began]
+    if not all(is_number(metric_value, above=-math.inf) for metric_value in stated):
+        raise MessageError("clients must state the metric of the initial adapter")
+    return statistics.median_low(float(str(metric_value)) for metric_value in stated)

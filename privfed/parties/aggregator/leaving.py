@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from privfed.errors import ConfigError
 from privfed.parties.aggregator.abandoning import sums_of
 from privfed.protocol.ready import Standing
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from privfed.reports.run_record import RunRecord
 
 

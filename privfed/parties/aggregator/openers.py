@@ -67,13 +67,13 @@ class Opening:
     """How a round begins.
 
     Attributes:
-        agreed: terms that all know before the round.
+        unkeyed: terms that all know before the round.
         terms: the same with the name of the round's key, where it has one of its own.
         key: message with the round's public key, for the clients; None if they hold a key.
         result: message that ended the round already, in an earlier attempt; or None.
     """
 
-    agreed: Terms
+    unkeyed: Terms
     terms: Terms
     key: bytes | None = None
     result: bytes | None = None
@@ -109,7 +109,7 @@ class ClientsOpen:
 
     def begin(self, terms: Terms) -> Opening:
         """Nothing needs to be asked."""
-        return Opening(agreed=terms, terms=terms)
+        return Opening(unkeyed=terms, terms=terms)
 
     def close(self, terms: Terms, total: bytes, ask: Ask) -> bytes:
         """The sum as it is."""
@@ -180,10 +180,10 @@ class HolderOpens:
         require_terms(statement, kind=kind, terms=terms)
         if kind == RESULT:
             exact_values(envelope, terms, states={CONTRIBUTORS, *_named(terms)}, blobs={SUMS})
-            return Opening(agreed=terms, terms=terms, result=reply)
+            return Opening(unkeyed=terms, terms=terms, result=reply)
         exact_values(envelope, terms, states=_named(terms), blobs={PUBLIC_KEY})
         named = Terms(run=terms.run, round=terms.round, manifest=statement.manifest)
-        return Opening(agreed=terms, terms=named, key=reply)
+        return Opening(unkeyed=terms, terms=named, key=reply)
 
     def close(self, terms: Terms, total: bytes, ask: Ask) -> bytes:
         """Have the sum verified and decrypted.
@@ -270,6 +270,6 @@ def _answers(
     return found
 
 
-def _named(agreed: Terms) -> set[str]:
+def _named(unkeyed: Terms) -> set[str]:
     """What a key holder adds to the terms when it makes a key."""
-    return {KEY_ID, SOFTWARE} - set(agreed.manifest)
+    return {KEY_ID, SOFTWARE} - set(unkeyed.manifest)

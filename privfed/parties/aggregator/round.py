@@ -1,6 +1,6 @@
 """One round, as the aggregator drives it: bytes to every client, and what came back.
 
-The key holder, where there is one, hands out a key; every client trains, commits and hides its
+The key holder, where there is one, hands out a key; every client trains, commits and encrypts its
 update; the aggregator adds what it cannot read; whoever holds the key verifies and decrypts one
 sum; every client opens the result, moves on, and states what it came to.
 """
@@ -40,8 +40,8 @@ from privfed.protocol.kinds import (
     ABSENT,
     CONTRIBUTORS,
     EPSILON,
-    FIGURE,
     LEDGER,
+    METRIC_VALUE,
     MISSING,
     NEXT_BASE,
     NEXT_RANGE,
@@ -62,7 +62,7 @@ from privfed.protocol.signing import (
 from privfed.protocol.terms import RoundPlan
 
 _COMMON: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
-"""What clients that opened the same sum state alike; a figure depends on how each computes."""
+"""What clients that opened the same sum state alike; a metric depends on how each computes."""
 _LONGEST_NOTE: Final = 1000
 _ERRORS: Final = {kind.__name__: kind for kind in (EncryptionError, MessageError, SpoiledSumError)}
 
@@ -78,7 +78,7 @@ class Released:
         base: SHA-256 (hex) of the adapter that they came to.
         released: SHA-256 (hex) of the adapter that the run leaves if it ends here.
         public_range: of the next round.
-        figure: of the adapter on held-out text: the median of what they stated.
+        metric: of the adapter on held-out text: the median of what they stated.
         note: what the released mean shows to be wrong with the public range, or None.
         epsilon: what each client that opened the sum stated to have spent; only its ledger proves
             it.
@@ -97,7 +97,7 @@ class Released:
     base: str
     released: str
     public_range: float
-    figure: float
+    metric_value: float
     note: str | None
     epsilon: Mapping[str, float]
     anchors: Mapping[str, Anchor]
@@ -158,8 +158,8 @@ class AggregatorRound:
             SpoiledSumError: if the sum is not that of its contributions.
             EncryptionError: if the key holder or the clients cannot go on.
         """
-        agreed = self.summing.terms(self.plan, self.public_range)
-        opening = self.summing.opener.begin(agreed)
+        unkeyed = self.summing.terms(self.plan, self.public_range)
+        opening = self.summing.opener.begin(unkeyed)
         if opening.result is not None:
             names = statement_of(opening.result).manifest[CONTRIBUTORS]
             if not isinstance(names, list):
@@ -186,7 +186,7 @@ class AggregatorRound:
             min_clients=self.summing.min_clients,
         )
         blobs = {} if opening.key is None else {ROUND_KEY: opening.key}
-        train = signed_message(self.summing.identity, opening.agreed, TRAIN, blobs=blobs)
+        train = signed_message(self.summing.identity, opening.unkeyed, TRAIN, blobs=blobs)
         # Clients that agreed to a sum before a crash agree to no other: nobody else may join it.
         asked = [name for name in self.drawn if all(name in names for names in self.before)]
         replies = self.exchange(dict.fromkeys(asked, train))
@@ -242,11 +242,11 @@ class AggregatorRound:
                 f"round {self.plan.round} was opened by {len(opened)} client(s) that came to the "
                 f"same adapter, at least {self.summing.min_clients} and more than half must"
             )
-        common, alike = stated[opened[0]], [stated[name][FIGURE] for name in opened]
-        figures = [figure for figure in alike if figure is not None]
-        if 2 * len(figures) <= len(alike):
+        common, alike = stated[opened[0]], [stated[name][METRIC_VALUE] for name in opened]
+        values = [value for value in alike if value is not None]
+        if 2 * len(values) <= len(alike):
             raise ModelError(
-                f"the adapter diverged in round {self.plan.round}: its figure on held-out text is "
+                f"the adapter diverged in round {self.plan.round}: its metric on held-out text is "
                 "not finite; choose a lower learning rate"
             )
         return Released(
@@ -256,7 +256,7 @@ class AggregatorRound:
             base=common[NEXT_BASE],
             released=common[RELEASED],
             public_range=common[NEXT_RANGE],
-            figure=statistics.median_low(figures),
+            metric_value=statistics.median_low(values),
             note=_note([stated[name][NOTE] for name in opened]),
             epsilon={name: one[EPSILON] for name, one in stated.items()},
             anchors={name: anchor_from_json(one[LEDGER]) for name, one in stated.items()},
@@ -296,15 +296,15 @@ class AggregatorRound:
     def _opened(self, envelope: Envelope, contributors: Sequence[str]) -> Mapping[str, Any]:
         terms, sender = self.summing.terms_of_run(self.plan.round), envelope.statement.sender
         require_terms(envelope.statement, kind=OPENED, terms=terms)
-        states = {*_COMMON, CONTRIBUTORS, FIGURE, NOTE, EPSILON, LEDGER}
+        states = {*_COMMON, CONTRIBUTORS, METRIC_VALUE, NOTE, EPSILON, LEDGER}
         stated = exact_values(envelope, terms, states=states)
         if stated[CONTRIBUTORS] != list(contributors):
             raise MessageError(f"{sender!r} must have opened the sum that was sent")
         if not is_number(stated[EPSILON]) or not is_number(stated[NEXT_RANGE], above=0):
             raise MessageError(f"{sender!r} must state finite numbers, 0 or above")
-        figure, note = stated[FIGURE], stated[NOTE]
-        if figure is not None and not is_number(figure, above=-math.inf):
-            raise MessageError(f"{sender!r} must state its figure as a number")
+        metric_value, note = stated[METRIC_VALUE], stated[NOTE]
+        if metric_value is not None and not is_number(metric_value, above=-math.inf):
+            raise MessageError(f"{sender!r} must state its metric as a number")
         texts = (stated[NEXT_BASE], stated[RELEASED])
         if not all(isinstance(text, str) for text in texts) or not isinstance(note, str | None):
             raise MessageError(f"{sender!r} must state texts as texts")

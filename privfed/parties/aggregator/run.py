@@ -35,7 +35,7 @@ from privfed.parties.aggregator.stated import Exchange
 from privfed.parties.aggregator.summing import Summing
 from privfed.protocol.participation import Participation
 from privfed.protocol.terms import RoundPlan
-from privfed.reports.figures import Abandoned, RoundFigures
+from privfed.reports.round_record import Abandoned, RoundRecord
 from privfed.reports.run_record import RunRecord
 
 
@@ -55,7 +55,7 @@ class Following:
 
     keep: Callable[[Reached], Reached]
     on_refused: Callable[[str, MessageError], None] = lambda _, __: None
-    on_round: Callable[[RoundFigures], None] = lambda _: None
+    on_round: Callable[[RoundRecord], None] = lambda _: None
     on_abandoned: Callable[[Abandoned], None] = lambda _: None
     advise: Callable[[Abandoned], str | None] = lambda _: None
     patience_s: float = 0.0
@@ -245,7 +245,7 @@ class AggregatorRun:
             largest_range=epoch.public_range,
             public_range=epoch.public_range,
             anchors={name: ready[name].anchor for name in self.members},
-            baseline=0.0 if epoch.figure is None else epoch.figure,
+            baseline=0.0 if epoch.metric_value is None else epoch.metric_value,
             rounds=(),
             abandoned=(),
             left_out={},
@@ -324,7 +324,7 @@ class AggregatorRun:
             self.presence.lost.add(name)  # it came to no adapter or another, and must be given this
         kept = replace(
             record,
-            rounds=(*record.rounds, self._figures(released, started)),
+            rounds=(*record.rounds, self._round_record(released, started)),
             public_range=released.public_range,
             anchors={**record.anchors, **_grown(record.anchors, released.anchors)},
         ).with_notes(self._range_notes(released.note))
@@ -339,13 +339,13 @@ class AggregatorRun:
         )
         self.following.on_round(self.record.rounds[-1])
 
-    def _figures(self, released: Released, started: float) -> RoundFigures:
-        return RoundFigures(
+    def _round_record(self, released: Released, started: float) -> RoundRecord:
+        return RoundRecord(
             round=released.round,
             clients=released.contributors,
             absent=tuple(sorted(set(self.drawn(released.round)).difference(released.contributors))),
             metric=self.proposal.metric,
-            value=released.figure,
+            value=released.metric_value,
             bytes_up=released.bytes_up,
             bytes_down=released.bytes_down,
             bytes_holder=released.bytes_holder,

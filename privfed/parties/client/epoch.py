@@ -18,16 +18,16 @@ from privfed.identity.keys import Role
 from privfed.methods.method import released_digest
 from privfed.parties.client.membership import Membership
 from privfed.parties.client.node import ClientNode
-from privfed.parties.client.round import Progress, Rules
+from privfed.parties.client.round import Progress, Transition
 from privfed.parties.client.run import ClientRun, Once, stated_in
 from privfed.parties.client.starting import Starting, begun
 from privfed.parties.client.upload import Upload, new_key
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import (
     EPOCH,
-    FIGURE,
     LEFT_OUT,
     MAKE_KEY,
+    METRIC_VALUE,
     NEXT_BASE,
     NEXT_RANGE,
     NO_RUN,
@@ -62,13 +62,13 @@ class EpochStart:
         envelope: of the message, whose signature was checked.
         left_out: clients that take no part (any more).
         starting: what it begins.
-        figure: of the initial adapter on held-out text; None where the run goes on.
+        metric: of the initial adapter on held-out text; None where the run goes on.
     """
 
     envelope: Envelope
     left_out: Sequence[str]
     starting: Starting
-    figure: float | None
+    metric_value: float | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Epochs:
         node: trains.
         membership: the run that is open.
         memory: of rounds.
-        evaluate: the figure of an adapter, shape (params,), on held-out text.
+        evaluate: the metric of an adapter, shape (params,), on held-out text.
         initial: the adapter that training starts from, shape (params,).
         once: shares work with other clients of this process.
         nonce: of this client's last `ready`, in which an epoch must begin; empty before the first.
@@ -123,12 +123,12 @@ class Epochs:
         begins, membership = self._begins(message, START), self.membership
         starting = begins.starting
         progress = self._progress_at(begins)
-        new = begins.figure is not None
+        new = begins.metric_value is not None
         stays = not new and progress.base == membership.progress.base
         run = ClientRun(
             node=self.node,
             upload=self._keyed(begins),
-            rules=self._rules(starting),
+            rules=self._transition(starting),
             progress=progress,
             roster=membership.roster,
             keep=membership.keep,
@@ -151,7 +151,7 @@ class Epochs:
                 NEXT_BASE: progress.base,
                 RELEASED: released_digest(self.membership.settings.method, progress.state),
                 NEXT_RANGE: progress.public_range,
-                FIGURE: begins.figure,
+                METRIC_VALUE: begins.metric_value,
             },
         )
 
@@ -194,8 +194,10 @@ class Epochs:
         goes_on = self._goes_on(stated.run)
         known = membership.known if goes_on else None
         starting = begun(envelope, left_out, membership.settings, membership.roster, known)
-        figure = None if goes_on or kind == MAKE_KEY else self.evaluate(self.initial)
-        return EpochStart(envelope=envelope, left_out=left_out, starting=starting, figure=figure)
+        metric_value = None if goes_on or kind == MAKE_KEY else self.evaluate(self.initial)
+        return EpochStart(
+            envelope=envelope, left_out=left_out, starting=starting, metric_value=metric_value
+        )
 
     def _goes_on(self, run: str) -> bool:
         return self.membership.name == run
@@ -267,9 +269,9 @@ class Epochs:
             return self.memory.resume(starting.run)
         return self.memory(starting.run, list(starting.facts))
 
-    def _rules(self, starting: Starting) -> Rules:
+    def _transition(self, starting: Starting) -> Transition:
         settings = self.membership.settings
-        return Rules(
+        return Transition(
             method=settings.method,
             training=settings.training,
             steps=settings.privacy.steps_per_round,

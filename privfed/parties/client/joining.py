@@ -39,10 +39,10 @@ from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig
 from privfed.private_step.gate import check_per_example_gradients
 from privfed.private_step.private_model import PrivateModel
-from privfed.private_step.randomness import Coins
+from privfed.private_step.randomness import Randomness
 from privfed.private_step.trial import usable_records
 from privfed.protocol.participation import Participation
-from privfed.reports.figures import rounded_up
+from privfed.reports.round_record import rounded_up
 from privfed.settings.computation import Computation, Precision
 from privfed.settings.privacy import PrivacyConfig
 from privfed.settings.training import TrainingConfig
@@ -129,15 +129,15 @@ def open_ledgers(
     second_place: AnchorFolder,
     reached: Mapping[str, Anchor] | None,
     *,
-    secret_coins: bool,
+    secret_randomness: bool,
 ) -> dict[str, Ledger]:
     """Every client's ledger, which continues all that is known of it.
 
     That is: what the second place keeps; the anchors that a run had reached (a resume); and what
     the client itself was shown before. Where one of the last two is known, a ledger must exist.
 
-    What a run with repeatable coins released is worth no epsilon. The unit of its ledger says so,
-    and neither kind of run accepts a ledger of the other kind.
+    What a run with repeatable randomness released is worth no epsilon. The unit of its ledger says
+    so, and neither kind of run accepts a ledger of the other kind.
     """
     ledgers = {}
     for client in clients:
@@ -152,7 +152,7 @@ def open_ledgers(
                 path,
                 client=client.id,
                 dataset=client.dataset,
-                unit=privacy.record if secret_coins else privacy.record + NOT_PRIVATE,
+                unit=privacy.record if secret_randomness else privacy.record + NOT_PRIVATE,
                 neighbouring=privacy.neighbouring,
                 anchors=second_place,
                 earlier=earlier_ledgers(
@@ -165,7 +165,10 @@ def open_ledgers(
 
 
 def with_public_sizes(
-    clients: Sequence[Client], ledgers: Mapping[str, Ledger], privacy: PrivacyConfig, coins: Coins
+    clients: Sequence[Client],
+    ledgers: Mapping[str, Ledger],
+    privacy: PrivacyConfig,
+    randomness: Randomness,
 ) -> list[Client]:
     """The clients with their sizes as numbers; a size that is to be released is released here."""
     return [
@@ -176,7 +179,7 @@ def with_public_sizes(
                 len(client.records),
                 ledgers[client.id],
                 budget_of(client, privacy),
-                coins,
+                randomness,
             ),
         )
         for client in clients
@@ -257,7 +260,7 @@ def calibrate(
         ConfigError: if a public size is smaller than the expected batch.
         accountants.BudgetExceededError: if a budget is too small for the plan.
     """
-    sigmas = {}
+    noise_multipliers = {}
     for client in clients:
         budget, history = budget_of(client, privacy), ledgers[client.id].events()
         spent = epsilon(history, budget.delta, privacy.neighbouring).upper
@@ -287,8 +290,8 @@ def calibrate(
                 epsilon=spent,
                 allowed=budget.epsilon,
             )
-        sigmas[client.id] = sigma
-    return sigmas
+        noise_multipliers[client.id] = sigma
+    return noise_multipliers
 
 
 def _must_fit(client: Client, privacy: PrivacyConfig, rounds: int, spent: float) -> str:
@@ -333,7 +336,7 @@ def build_nodes(
     clients: Sequence[Client],
     encoded: Mapping[str, Batch],
     ledgers: Mapping[str, Ledger],
-    sigmas: Mapping[str, float],
+    noise_multipliers: Mapping[str, float],
     model: PrivateModel,
     method: Method,
     *,
@@ -341,7 +344,7 @@ def build_nodes(
     participation: Participation,
     privacy: PrivacyConfig,
     training: TrainingConfig,
-    coins: Coins,
+    randomness: Randomness,
     state: Path,
 ) -> list[ClientNode]:
     """The clients, ready to train."""
@@ -353,7 +356,7 @@ def build_nodes(
             encoded=encoded[client.id],
             method=method,
             config=DPSGDConfig(
-                noise_multiplier=sigmas[client.id],
+                noise_multiplier=noise_multipliers[client.id],
                 sample_rate=sample_rate_of(client, privacy),
                 clipping_norm=privacy.clipping_norm,
                 expected_batch_size=privacy.expected_batch_size,
@@ -374,11 +377,11 @@ def build_nodes(
                     method,
                     privacy,
                     participation.rounds_of(client.id),
-                    sigmas[client.id],
+                    noise_multipliers[client.id],
                 ),
                 neighbouring=privacy.neighbouring,
             ),
-            coins=coins,
+            randomness=randomness,
             log=local_logger(state, client.id, client.dataset),
             bound=AdaptiveBound.starting(privacy.clipping_norm),
         )

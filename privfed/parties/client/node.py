@@ -34,7 +34,7 @@ from privfed.parties.client.upload import Codec
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig, train_round
 from privfed.private_step.private_model import PrivateModel
-from privfed.private_step.randomness import Coins, FastNoise, NoiseStream, SecureNoise
+from privfed.private_step.randomness import FastNoise, NoiseStream, Randomness, SecureNoise
 from privfed.private_step.stacked import LocalRound
 from privfed.protocol.ciphers import AnsweringCipher
 from privfed.protocol.envelopes import write_envelope
@@ -67,7 +67,7 @@ class ClientNode:
         rounds: planned.
         ledger: of this client and data set.
         filter: admits a release or refuses it.
-        coins: where the secret streams come from.
+        randomness: where the secret streams come from.
         log: local; causes of failures go here and nowhere else.
         bound: clipping norm, where it follows a quantile from step to step.
     """
@@ -83,7 +83,7 @@ class ClientNode:
     rounds: int
     ledger: Ledger
     filter: ScheduleFilter
-    coins: Coins
+    randomness: Randomness
     log: Logger
     bound: AdaptiveBound
 
@@ -121,20 +121,20 @@ class ClientNode:
         return LocalRound(
             encoded=self.encoded,
             config=self.config.with_learning_rate(rate),
-            sampling=self.coins.stream(self.id, "sampling"),
+            sampling=self.randomness.stream(self.id, "sampling"),
             noise=self._noise(),
             bound=self.bound,
             correction=correction,
         )
 
     def numbers(self, vectors: Mapping[str, Vector], codec: Codec) -> NDArray[Any]:
-        """What is sent as the numbers that will be summed, rounded by fresh coins.
+        """What is sent as the numbers that will be summed, rounded by fresh randomness.
 
         Args:
             vectors: to be sent, by name.
             codec: how vectors become numbers.
         """
-        return codec.encode(vectors, self.coins.stream(self.id, "rounding").uniform)
+        return codec.encode(vectors, self.randomness.stream(self.id, "rounding").uniform)
 
     def commit(self, reservation: Reservation, numbers: NDArray[Any], kept: Kept | None) -> None:
         """Commit the numbers of a round.
@@ -156,7 +156,7 @@ class ClientNode:
 
         Args:
             terms: of the round, with the name of its key.
-            codec: how numbers are hidden.
+            codec: how numbers are encrypted.
 
         Raises:
             RoundLostError: if nothing is committed any more.
@@ -225,7 +225,7 @@ class ClientNode:
         return trained - state.adapter.astype(np.float64)
 
     def _noise(self) -> NoiseStream:
-        stream = self.coins.stream(self.id, "noise")
+        stream = self.randomness.stream(self.id, "noise")
         return SecureNoise(stream) if self.secure_noise else FastNoise(stream)
 
 

@@ -97,7 +97,7 @@ class Outside:
     Attributes:
         store: keeps the run that is open.
         memory: of rounds, in the second place.
-        evaluate: the figure of an adapter, shape (params,), on held-out text.
+        evaluate: the metric of an adapter, shape (params,), on held-out text.
         closing: makes what the client says at the end of a run, from its terms and from how the
             rounds went; None in a simulation, which reads the ledgers itself.
         once: shares work with other clients of this process.

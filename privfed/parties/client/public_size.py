@@ -17,7 +17,7 @@ from accountants import Budget, BudgetExceededError, Event, Ledger, NoisedCount,
 from accountants.ledger.book import Book
 from privfed.data.public_size import NoisySize, released_size
 from privfed.errors import DataError
-from privfed.private_step.randomness import Coins
+from privfed.private_step.randomness import Randomness
 from privfed.storage.durable import writing
 
 Events = tuple[Event, ...]
@@ -28,7 +28,7 @@ _LOCK: Final = "public-size.lock"
 
 
 def public_size(
-    declared: int | NoisySize, count: int, ledger: Ledger, budget: Budget, coins: Coins
+    declared: int | NoisySize, count: int, ledger: Ledger, budget: Budget, randomness: Randomness
 ) -> int:
     """The number that stands for how many records a client holds.
 
@@ -37,7 +37,7 @@ def public_size(
         count: true number of records; private.
         ledger: of this client and data set; what was released before is taken from it.
         budget: of the client; the release must fit it.
-        coins: where the noise comes from.
+        randomness: where the noise comes from.
 
     Raises:
         accountants.BudgetExceededError: if the release would exceed the budget.
@@ -45,7 +45,7 @@ def public_size(
     if isinstance(declared, int):
         return declared
     with _alone(ledger.path):
-        return _released(declared, count, ledger, budget, coins)
+        return _released(declared, count, ledger, budget, randomness)
 
 
 def is_released_size(size: int, book: Book) -> bool:
@@ -72,7 +72,9 @@ def _alone(ledger: Path) -> Iterator[None]:
         yield
 
 
-def _released(declared: NoisySize, count: int, ledger: Ledger, budget: Budget, coins: Coins) -> int:
+def _released(
+    declared: NoisySize, count: int, ledger: Ledger, budget: Budget, randomness: Randomness
+) -> int:
     attempt = 0
     while (status := ledger.status(_RUN, attempt)) is not None:
         if status == "committed":
@@ -80,7 +82,7 @@ def _released(declared: NoisySize, count: int, ledger: Ledger, budget: Budget, c
         attempt += 1  # a crash lost that release; it is counted
     planned = [NoisedCount(epsilon=declared.noise_epsilon)]
     reservation = ledger.reserve(_RUN, attempt, planned, _admission(ledger, budget))
-    stream = coins.stream(ledger.identity.client, "public size")
+    stream = randomness.stream(ledger.identity.client, "public size")
     size = released_size(count, declared.noise_epsilon, stream)
     ledger.commit(reservation.id, planned, _as_bytes(size))
     return size

@@ -37,17 +37,17 @@ class Moved:
 
     Attributes:
         progress: after the round.
-        figure: of the adapter that the run leaves, on held-out text.
+        metric: of the adapter that the run leaves, on held-out text.
         note: what the released mean shows to be wrong with the public range; None if nothing is.
     """
 
     progress: Progress
-    figure: float
+    metric_value: float
     note: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Transition:
     """What every client does alike in a round.
 
     Attributes:
@@ -58,7 +58,7 @@ class Rules:
         summation: how updates are summed.
         weights: of every client in the mean.
         largest_range: the public range from the settings.
-        evaluate: the figure of an adapter, shape (params,), on held-out text.
+        evaluate: the metric of an adapter, shape (params,), on held-out text.
     """
 
     method: Method
@@ -105,7 +105,7 @@ class Rules:
         )
         return Moved(
             progress=moved,
-            figure=self.evaluate(self.method.left(state)),
+            metric_value=self.evaluate(self.method.left(state)),
             note=self._note(mean, contributors, progress.public_range),
         )
 

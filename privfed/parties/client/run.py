@@ -29,7 +29,7 @@ from privfed.identity.names import check_name
 from privfed.identity.roster import Roster
 from privfed.methods.method import Correction, Kept, Trained, released_digest
 from privfed.parties.client.node import ClientNode
-from privfed.parties.client.round import Moved, Progress, Rules
+from privfed.parties.client.round import Moved, Progress, Transition
 from privfed.parties.client.upload import Codec, Upload
 from privfed.protocol.envelopes import Statement, statement_of
 from privfed.protocol.kinds import (
@@ -39,9 +39,9 @@ from privfed.protocol.kinds import (
     CHALLENGE,
     CONTRIBUTORS,
     EPSILON,
-    FIGURE,
     LEDGER,
     LISTING,
+    METRIC_VALUE,
     MISSING,
     NEXT_BASE,
     NEXT_RANGE,
@@ -55,7 +55,7 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.signing import exact_values, refusal, signed_message, verified
 from privfed.protocol.terms import RoundPlan, Terms
-from privfed.reports.figures import Reason
+from privfed.reports.round_record import Reason
 from privfed.storage.own_log import told_in
 
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class ClientRun:
         *,
         node: ClientNode,
         upload: Upload,
-        rules: Rules,
+        rules: Transition,
         progress: Progress,
         roster: Roster,
         keep: Callable[[Progress], None],
@@ -173,7 +173,7 @@ class ClientRun:
         self.progress = progress
         self.before = before
         self._keep = keep
-        self._rules = rules
+        self._transition = rules
         self._roster = roster
         self._once = once
         self._current: Current | None = None
@@ -231,7 +231,7 @@ class ClientRun:
             state = self.progress.state
             trained = Trained(received=state, delta=update, kept=waiting.kept)
             number = waiting.current.plan.round
-            method, round_ = self._rules.method, self._rules.round(number)
+            method, round_ = self._transition.method, self._transition.round(number)
             codec = self._codec(number)
             vectors = method.local(trained, self.node.id, round_)
             numbers = self.node.numbers(vectors, codec)
@@ -242,7 +242,7 @@ class ClientRun:
 
     def correction(self, waiting: Waiting) -> Correction | None:
         """What this client adds to the private steps of a round that is reserved."""
-        method, round_ = self._rules.method, self._rules.round(waiting.current.plan.round)
+        method, round_ = self._transition.method, self._transition.round(waiting.current.plan.round)
         return method.correction(self.progress.state, waiting.kept, self.node.id, round_)
 
     def absent(self) -> bytes:
@@ -268,12 +268,12 @@ class ClientRun:
                 f"this client has come to the end of round {self.progress.round} of "
                 f"{self.node.rounds}, and is asked for round {number}"
             )
-        if self.node.id not in self._rules.participation.of(number):
+        if self.node.id not in self._transition.participation.of(number):
             raise MessageError(f"this client does not train in round {number}")
-        plan, agreed = self._plan(number)
-        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=TRAIN, terms=agreed)
-        exact_values(envelope, agreed, states=(), blobs=list(envelope.blobs))
-        terms = self.upload.named(agreed, envelope.blobs)
+        plan, unkeyed = self._plan(number)
+        envelope = verified(message, self._roster, role=Role.AGGREGATOR, kind=TRAIN, terms=unkeyed)
+        exact_values(envelope, unkeyed, states=(), blobs=list(envelope.blobs))
+        terms = self.upload.named(unkeyed, envelope.blobs)
         self.progress = replace(self.progress, round=number - 1)
         return Current(plan=plan, terms=terms)
 
@@ -288,7 +288,7 @@ class ClientRun:
         return sent
 
     def _codec(self, number: int) -> Codec:
-        uploads = self._rules.uploads(number, len(self.progress.state.adapter))
+        uploads = self._transition.uploads(number, len(self.progress.state.adapter))
         return self.upload.codec(self.progress.public_range, uploads)
 
     def _answer(self, message: bytes) -> bytes:
@@ -322,7 +322,7 @@ class ClientRun:
         def read() -> tuple[tuple[str, ...], Moved]:
             opened = codec.cipher.open(terms, message)
             sums = codec.decode(opened.values)
-            moved = self._rules.after(self.progress, terms.round, sums, opened.contributors)
+            moved = self._transition.after(self.progress, terms.round, sums, opened.contributors)
             return opened.contributors, moved
 
         contributors, moved = self._once(message, read)
@@ -338,9 +338,9 @@ class ClientRun:
         return {
             CONTRIBUTORS: list(contributors),
             NEXT_BASE: moved.progress.base,
-            RELEASED: released_digest(self._rules.method, moved.progress.state),
+            RELEASED: released_digest(self._transition.method, moved.progress.state),
             NEXT_RANGE: moved.progress.public_range,
-            FIGURE: moved.figure if math.isfinite(moved.figure) else None,
+            METRIC_VALUE: moved.metric_value if math.isfinite(moved.metric_value) else None,
             NOTE: moved.note,
             EPSILON: self.node.epsilon_spent(),
             LEDGER: self.node.ledger.anchor().to_json(),
@@ -381,8 +381,8 @@ class ClientRun:
         number = self.progress.round + 1
         if self._current is not None and self._current.plan.round == number:
             return self._current
-        plan, agreed = self._plan(number)
-        return Current(plan=plan, terms=agreed)
+        plan, unkeyed = self._plan(number)
+        return Current(plan=plan, terms=unkeyed)
 
     def _refusal(self, message: bytes, error: PrivfedError) -> bytes:
         self.node.log.warning("refused: %s", error)

@@ -95,9 +95,9 @@ def begun(
         left_out=tuple(name for name in enrolled if name not in facts),
     )
     # who leaves a run does not change its range
-    sigmas = {name: one.noise_multiplier for name, one in everybody.items()}
-    _require_usable(sigmas, agreement.weights, settings.privacy.expected_batch_size)
-    derived = range_from_public_settings(settings.privacy, settings.training, sigmas)
+    noise_multipliers = {name: one.noise_multiplier for name, one in everybody.items()}
+    _require_usable(noise_multipliers, agreement.weights, settings.privacy.expected_batch_size)
+    derived = range_from_public_settings(settings.privacy, settings.training, noise_multipliers)
     return Starting(
         run=run,
         epoch=epoch,
@@ -113,13 +113,13 @@ def begun(
 
 
 def _require_usable(
-    sigmas: Mapping[str, float], weights: Mapping[str, float], expected_batch_size: int
+    noise_multipliers: Mapping[str, float], weights: Mapping[str, float], expected_batch_size: int
 ) -> None:
     """Refuse noise that no client calibrates to, and weights that say nothing.
 
     The largest noise decides the range of all: too much of it, and nothing of an update is left.
     """
-    for name, sigma in sigmas.items():
+    for name, sigma in noise_multipliers.items():
         if not 0 < sigma <= expected_batch_size:
             raise MessageError(
                 f"the noise multiplier of {name!r} must be at most expected_batch_size = "

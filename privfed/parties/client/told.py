@@ -7,7 +7,7 @@ from privfed.checks import is_number
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.names import check_name
 from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED, ROUNDS
-from privfed.reports.figures import Abandoned, RoundFigures
+from privfed.reports.round_record import Abandoned, RoundRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Told:
         released: of the one that it leaves.
     """
 
-    rounds: tuple[RoundFigures, ...]
+    rounds: tuple[RoundRecord, ...]
     abandoned: tuple[Abandoned, ...]
     left_out: Mapping[str, int]
     base: object
@@ -48,7 +48,7 @@ class Told:
             ):
                 raise TypeError("rounds must be lists")
             told = cls(
-                rounds=tuple(RoundFigures.from_json(row) for row in rounds),
+                rounds=tuple(RoundRecord.from_json(row) for row in rounds),
                 abandoned=tuple(Abandoned.from_json(row) for row in given_up),
                 left_out=left_out,
                 base=stated[NEXT_BASE],
@@ -72,9 +72,9 @@ class Told:
             sizes = (row.bytes_up, row.bytes_down, row.bytes_holder)
             times = (row.seconds, row.seconds_aggregator, row.seconds_opening)
             if not all(is_number(one) for one in (row.round, row.value, *sizes, *times)):
-                raise TypeError("figures must be numbers")
+                raise TypeError("numbers must be numbers")
             if min(*sizes, *times) < 0 or not row.clients:
-                raise ValueError("figures must be those of a round that clients took part in")
+                raise ValueError("numbers must be those of a round that clients took part in")
 
     def _require_names(self) -> None:
         """Refuse what could stand in a report and is no name."""

@@ -2,23 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privfed.agreement import Agreement
-from privfed.custody.ckks import CKKSCipher
 from privfed.custody.key_exchange import receive_secret, share_secret
-from privfed.custody.keys import SharedSecret, shared_context
-from privfed.custody.native import ckks_context, software
+from privfed.custody.keys import SharedSecret
+from privfed.custody.native import software
 from privfed.custody.opened_rounds import OpenedRounds
 from privfed.custody.round_key import RoundKeyCipher
-from privfed.custody.shared_key import SharedKeyCipher
-from privfed.encryption import frames
-from privfed.encryption.ckks import CKKSParameters, ckks_shape
-from privfed.encryption.noise import COEFF_MODULUS
+from privfed.custody.shared_schemes import shared_scheme
 from privfed.encryption.parameters import BFVParameters
 from privfed.encryption.plain import PlainCipher
 from privfed.encryption.schemes import Scheme
@@ -40,7 +35,7 @@ class Codec:
     Attributes:
         encodings: of every vector, in the order of the numbers.
         weight: public weight of this client in the mean, in (0, 1].
-        cipher: hides the numbers.
+        cipher: encrypts the numbers.
     """
 
     encodings: tuple[tuple[SentVector, Encoding], ...]
@@ -92,7 +87,7 @@ class Codec:
 
 
 class Upload:
-    """How one client hides its updates in a run, and opens the sums.
+    """How one client encrypts its updates in a run, and opens the sums.
 
     Secret keys exist in memory only: a client that is restarted needs the key of a new epoch.
 
@@ -141,7 +136,7 @@ class Upload:
         Raises:
             MessageError, EncryptionError: as `receive_secret`.
         """
-        context, shape = _context(self._scheme)
+        scheme = shared_scheme(self._scheme.parameters)
         self.use(
             receive_secret(
                 message,
@@ -149,8 +144,8 @@ class Upload:
                 self._roster,
                 terms,
                 maker=maker,
-                context=context,
-                shape=shape,
+                context=scheme.context,
+                shape=scheme.shape,
             )
         )
 
@@ -163,7 +158,7 @@ class Upload:
         """What messages about a round state that are no part of its sum."""
         return replace(self._terms.of_run(), round=number)
 
-    def named(self, agreed: Terms, blobs: Mapping[str, Blob]) -> Terms:
+    def named(self, unkeyed: Terms, blobs: Mapping[str, Blob]) -> Terms:
         """The terms of a round with the name of its key, where a message brings one.
 
         Raises:
@@ -172,17 +167,17 @@ class Upload:
         if isinstance(self._cipher, KeyedCipher):
             if set(blobs) != {ROUND_KEY}:
                 raise MessageError("a round with a key holder must begin with its public key")
-            return self._cipher.accept_key(agreed, bytes(blobs[ROUND_KEY]))
+            return self._cipher.accept_key(unkeyed, bytes(blobs[ROUND_KEY]))
         if blobs:
             raise MessageError("this client has no use for a round's key")
-        return agreed
+        return unkeyed
 
     def terms(self, plan: RoundPlan, public_range: float) -> Terms:
         """What every message of a round states, before it has a key of its own."""
         return self._terms.of_round(plan, public_range, self._key)
 
     def codec(self, public_range: float, uploads: Sequence[SentVector]) -> Codec:
-        """How what is sent in one round is hidden.
+        """How what is sent in one round is encoded and encrypted.
 
         Args:
             public_range: of the round.
@@ -208,15 +203,10 @@ class Upload:
         return None
 
     def use(self, secret: SharedSecret) -> None:
-        """Hide and open under this key from now on."""
-        least = self._agreement.min_clients
-        self._cipher = self._keyed()(secret, self._roster, least, self.opened, self._identity)
+        """Encrypt and open under this key from now on."""
+        scheme, least = shared_scheme(self._scheme.parameters), self._agreement.min_clients
+        self._cipher = scheme.cipher(secret, self._roster, least, self.opened, self._identity)
         self._key = {KEY_ID: secret.key_id, SOFTWARE: software()}
-
-    def _keyed(self) -> Callable[..., Cipher]:
-        if isinstance(self._scheme.parameters, CKKSParameters):
-            return partial(CKKSCipher, self._scheme.parameters)
-        return partial(SharedKeyCipher, _shared(self._scheme))
 
 
 def new_key(
@@ -233,20 +223,6 @@ def new_key(
     Raises:
         EncryptionError: if the clients hold no key, or the local TenSEAL is not the supported one.
     """
-    context, shape = _context(scheme)
-    secret = SharedSecret.generate(context, shape)
+    shared = shared_scheme(scheme.parameters)
+    secret = SharedSecret.generate(shared.context, shared.shape)
     return secret, share_secret(secret, maker, roster, terms)
-
-
-def _context(scheme: Scheme) -> tuple[Any, frames.Shape]:
-    """SEAL's, and the shape of its ciphertexts."""
-    if isinstance(scheme.parameters, CKKSParameters):
-        return ckks_context(COEFF_MODULUS), ckks_shape(scheme.parameters)
-    return shared_context(_shared(scheme)), frames.ciphertext_shape(_shared(scheme))
-
-
-def _shared(scheme: Scheme) -> BFVParameters:
-    parameters = scheme.parameters
-    if not isinstance(parameters, BFVParameters) or parameters.custody is Custody.KEY_HOLDER:
-        raise EncryptionError("only a run with a shared key has a key of its own")
-    return parameters

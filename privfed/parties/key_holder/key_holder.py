@@ -90,7 +90,7 @@ class _Committed:
 class _Round:
     """The one round of a run that is open."""
 
-    agreed: Terms
+    unkeyed: Terms
     terms: Terms
     parameters: BFVParameters
     key: RoundKey
@@ -158,23 +158,23 @@ class KeyHolder:
 
     def _open(self, envelope: Envelope) -> bytes:
         statement = envelope.statement
-        agreed = Terms(run=statement.run, round=statement.round, manifest=statement.manifest)
-        exact_values(envelope, agreed, states=())
-        parameters = self._agreed_parameters(agreed)
-        finished = self._finished(agreed)
+        unkeyed = Terms(run=statement.run, round=statement.round, manifest=statement.manifest)
+        exact_values(envelope, unkeyed, states=())
+        parameters = self._parameters_of(unkeyed)
+        finished = self._finished(unkeyed)
         if finished is not None:
             return finished
-        open_round = self._rounds.get(agreed.run)
+        open_round = self._rounds.get(unkeyed.run)
         if open_round is not None:
-            if agreed.round < open_round.agreed.round:
-                raise MessageError(f"round {agreed.round} of run {agreed.run!r} is over")
-            self._rounds.pop(agreed.run).key.destroy()
+            if unkeyed.round < open_round.unkeyed.round:
+                raise MessageError(f"round {unkeyed.round} of run {unkeyed.run!r} is over")
+            self._rounds.pop(unkeyed.run).key.destroy()
         self._make_room()
         key = RoundKey.generate(parameters)
         named = {KEY_ID: key.key_id, SOFTWARE: software()}
-        terms = Terms(run=agreed.run, round=agreed.round, manifest={**agreed.manifest, **named})
-        self._rounds[agreed.run] = _Round(
-            agreed=agreed, terms=terms, parameters=parameters, key=key
+        terms = Terms(run=unkeyed.run, round=unkeyed.round, manifest={**unkeyed.manifest, **named})
+        self._rounds[unkeyed.run] = _Round(
+            unkeyed=unkeyed, terms=terms, parameters=parameters, key=key
         )
         return signed_message(
             self._identity, terms, ROUND_KEY, blobs={PUBLIC_KEY: key.public_bytes()}
@@ -185,20 +185,20 @@ class KeyHolder:
         while len(self._rounds) >= _MOST_ROUNDS:
             self._rounds.pop(next(iter(self._rounds))).key.destroy()
 
-    def _agreed_parameters(self, agreed: Terms) -> BFVParameters:
-        if agreed.manifest.get(ROSTER) != self._roster.digest().hex():
+    def _parameters_of(self, unkeyed: Terms) -> BFVParameters:
+        if unkeyed.manifest.get(ROSTER) != self._roster.digest().hex():
             raise MessageError("the aggregator has another roster than the key holder")
-        parameters = BFVParameters.from_json(agreed.manifest.get(ENCRYPTION))
+        parameters = BFVParameters.from_json(unkeyed.manifest.get(ENCRYPTION))
         if parameters.custody is not Custody.KEY_HOLDER:
             raise MessageError(f"a key holder serves no {parameters.custody.value!r} parameters")
-        if agreed.round < 1:
-            raise MessageError(f"rounds are counted from 1, got {agreed.round}")
+        if unkeyed.round < 1:
+            raise MessageError(f"rounds are counted from 1, got {unkeyed.round}")
         return parameters
 
     def _round_of(self, envelope: Envelope) -> _Round:
         statement = envelope.statement
         found = self._rounds.get(statement.run)
-        if found is None or found.agreed.round != statement.round:
+        if found is None or found.unkeyed.round != statement.round:
             raise MessageError(
                 f"round {statement.round} of run {statement.run!r} is not open here: it was never "
                 "opened, or is over and its key destroyed"
@@ -280,7 +280,7 @@ class KeyHolder:
         return tuple(int(number) for number in numbers)
 
     def _decrypt_once(self, current: _Round, committed: _Committed) -> bytes:
-        del self._rounds[current.agreed.run]
+        del self._rounds[current.unkeyed.run]
         try:
             sums = _decrypted(current, committed)
         finally:
@@ -292,27 +292,27 @@ class KeyHolder:
             manifest={CONTRIBUTORS: committed.contributors},
             blobs={SUMS: _shifted(sums, current.parameters)},
         )
-        self._keep(current.agreed.run, message)
+        self._keep(current.unkeyed.run, message)
         return message
 
-    def _finished(self, agreed: Terms) -> bytes | None:
+    def _finished(self, unkeyed: Terms) -> bytes | None:
         """The result of this round if it is over; a round before the last is refused."""
-        path = self._result_path(agreed.run)
+        path = self._result_path(unkeyed.run)
         if not path.exists():
             return None
         message = path.read_bytes()
         last = Envelope.from_bytes(message).statement
-        if agreed.round > last.round:
+        if unkeyed.round > last.round:
             return None
-        if agreed.round < last.round:
-            raise MessageError(f"round {agreed.round} of run {agreed.run!r} is over")
+        if unkeyed.round < last.round:
+            raise MessageError(f"round {unkeyed.round} of run {unkeyed.run!r} is over")
         after = (KEY_ID, SOFTWARE, CONTRIBUTORS)
         before = {key: value for key, value in last.manifest.items() if key not in after}
         try:
-            require_values("the aggregator", agreed.manifest, before)
+            require_values("the aggregator", unkeyed.manifest, before)
         except MessageError as error:
             raise EncryptionError(
-                f"round {agreed.round} of run {agreed.run!r} was decrypted under other terms; a "
+                f"round {unkeyed.round} of run {unkeyed.run!r} was decrypted under other terms; a "
                 f"round is decrypted once ({error})"
             ) from error
         return message

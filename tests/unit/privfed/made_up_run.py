@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from accountants import Ledger, Neighbouring, PoissonGaussian, epsilon
 from privfed.agreement import Agreement
 from privfed.encryption.schemes import Scheme
-from privfed.reports.figures import Abandoned, Reason, RoundFigures
 from privfed.reports.making import Moment
+from privfed.reports.round_record import Abandoned, Reason, RoundRecord
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 
@@ -90,7 +90,7 @@ def made_up_run(settings, folder):
         left_out={},
     )
     run = MadeUpRun(settings=settings, facts=facts_of(settings), record=record, exports=exports)
-    rounds = (_figures(run, 1, 0.375), _figures(run, 3, 0.5))
+    rounds = (_round_record(run, 1, 0.375), _round_record(run, 3, 0.5))
     return replace(run, record=replace(record, rounds=rounds))
 
 
@@ -98,7 +98,7 @@ def facts_of(settings):
     """As a simulation states them."""
     ids = [client.id for client in settings.clients]
     agreement = Agreement(
-        settings=settings.agreed(),
+        settings=settings.proposed(),
         clients=tuple(client.describe(settings.privacy) for client in settings.clients),
         weights={client: 1.0 - 0.125 * number for number, client in enumerate(ids)},
         base_model="1a" * 32,
@@ -120,8 +120,8 @@ def facts_of(settings):
     )
 
 
-def _figures(run, number, value):
-    return RoundFigures(
+def _round_record(run, number, value):
+    return RoundRecord(
         round=number,
         clients=tuple(run.ids),
         absent=(),

@@ -10,7 +10,7 @@ from privfed.protocol.kinds import CLOSED, EPSILON, LEDGER, OPENED
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import RunTerms
 from privfed.reports.assembling import assemble
-from privfed.reports.closing import EXPORT, REPORT, closed_message
+from privfed.reports.closed import EXPORT, REPORT, closed_message
 from privfed.reports.making import client_report
 from tests.unit.privfed.made_up_run import MOMENT, RUN, made_up_run
 

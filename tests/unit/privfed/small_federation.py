@@ -162,7 +162,7 @@ class SmallFederation:
         opening: Opening = self.custodian.begin(self.terms(round))
         if opening.key is not None:
             for name in self.names:
-                assert self.ciphers[name].accept_key(opening.agreed, opening.key) == opening.terms
+                assert self.ciphers[name].accept_key(opening.unkeyed, opening.key) == opening.terms
         return opening
 
     def upload(

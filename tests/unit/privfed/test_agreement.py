@@ -59,7 +59,7 @@ def federation(tmp_path):
 
 def agreed(federation, **changes):
     values = {
-        "settings": federation.agreed(),
+        "settings": federation.proposed(),
         "clients": tuple(client.describe(federation.privacy) for client in federation.clients),
         "weights": {"north": 0.8, "south": 0.9, "west": 1.0},
         "base_model": "b0",
@@ -127,7 +127,7 @@ class TestTheDigest:
             folder = tmp_path / place
             folder.mkdir(parents=True)
             model = replace(federation.model, base=str(folder))
-            assert str(tmp_path) not in json.dumps(replace(federation, model=model).agreed())
+            assert str(tmp_path) not in json.dumps(replace(federation, model=model).proposed())
             digests.add(agreed(replace(federation, model=model)).digest())
         assert len(digests) == 1
 
@@ -140,7 +140,7 @@ class TestAProposal:
         assert proposal.metric == "accuracy"
         assert proposal.summation == federation.encryption
         assert proposal.to_json() == {
-            "settings": federation.agreed(),
+            "settings": federation.proposed(),
             "clients": [client.describe(PRIVACY) for client in federation.clients],
         }
 

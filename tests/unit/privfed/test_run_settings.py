@@ -21,7 +21,7 @@ from privfed import (
     TrainingConfig,
 )
 from privfed.errors import ConfigError, DataError
-from privfed.private_step.randomness import SystemCoins
+from privfed.private_step.randomness import SystemRandomness
 from privfed.run_settings import check_clients, check_sizes, training_settings
 from privfed.settings.encryption import Custody
 from privfed.settings.privacy import (
@@ -111,8 +111,8 @@ class TestTypes:
             ("adapter", LoRA),
             ("method", FedAvg),
             ("method", "fedavg"),
-            ("coins", SystemCoins),
-            ("coins", 7),
+            ("randomness", SystemRandomness),
+            ("randomness", 7),
             ("clients", "client-1"),
             ("clients", ["client-1"]),
             ("held_out", "some text"),
@@ -225,12 +225,12 @@ class TestTheProposal:
     def test_it_is_what_all_must_choose_alike_and_who_is_asked(self, make_federation):
         federation = make_federation()
         proposal = federation.proposal()
-        assert proposal.settings == federation.agreed()
+        assert proposal.settings == federation.proposed()
         assert list(proposal.clients) == federation.describe()["clients"]
 
     def test_it_names_no_path_no_seed_and_no_speed(self, make_federation, tmp_path):
         said = json.dumps(make_federation(seed=912_345, device="cpu").proposal().to_json())
         assert str(tmp_path) not in said
         assert "912345" not in said
-        for own in ("computation", "physical_batch_size", "fresh_ledgers", "secret_coins"):
+        for own in ("computation", "physical_batch_size", "fresh_ledgers", "secret_randomness"):
             assert own not in said

@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console
 
 from privfed.cli.display import RoundTable
-from privfed.reports.figures import Abandoned, Reason, RoundFigures
+from privfed.reports.round_record import Abandoned, Reason, RoundRecord
 
 
 class TestTheTable:
-    """What a run prints, for names and figures of any kind."""
+    """What a run prints, for names and numbers of any kind."""
 
-    def figures(self, **changes):
+    def record(self, **changes):
         values = {
             "round": 1,
             "clients": ("a", "b"),
@@ -29,42 +29,42 @@ class TestTheTable:
             "seconds_opening": 0.125,
             "epsilon": {"a": 0.50001, "b": 1.25, "c": 0.0},
         }
-        return RoundFigures(**{**values, **changes})
+        return RoundRecord(**{**values, **changes})
 
-    def printed(self, figures, clients=("a", "b", "c"), past=(), logs=MappingProxyType({})):
+    def printed(self, record, clients=("a", "b", "c"), past=(), logs=MappingProxyType({})):
         buffer = io.StringIO()
         console = Console(file=buffer, width=60, color_system=None)
         with RoundTable(console, "accuracy", logs) as table:
             table.on_start("00ff", 3, clients, 0.25, past)
             for client in clients:
-                table.on_client(figures.round, client)
-            table.on_round(figures)
+                table.on_client(record.round, client)
+            table.on_round(record)
         return [line for line in buffer.getvalue().splitlines() if line.strip()]
 
-    def test_one_line_of_figures_with_epsilon_rounded_up(self):
-        lines = self.printed(self.figures())
+    def test_one_line_of_numbers_with_epsilon_rounded_up(self):
+        lines = self.printed(self.record())
         assert lines[0] == "run 00ff: 3 clients, 3 rounds, held-out accuracy 0.25 before training"
         assert lines[2].split() == (
             ["1", "2/3", "1.2500", "0.5123", "1,234,567", "1,000", "2.0", "0.51", "1.25", "0.00"]
         )
 
     def test_the_rounds_before_a_resume_come_first(self):
-        lines = self.printed(self.figures(round=2), past=(self.figures(absent=("c",)),))
+        lines = self.printed(self.record(round=2), past=(self.record(absent=("c",)),))
         assert [line.split()[0] for line in lines[2:]] == ["1", "c", "2"]
 
     def test_who_did_not_take_part_is_named(self):
-        lines = self.printed(self.figures(absent=("c",)))
+        lines = self.printed(self.record(absent=("c",)))
         assert lines[-1].strip() == "c did not take part"
 
     def test_where_it_runs_here_its_log_is_named(self):
         """The cause is in that file; its words are shown nowhere."""
-        lines = self.printed(self.figures(absent=("c",)), logs={"c": Path("/state/[c]/client.log")})
+        lines = self.printed(self.record(absent=("c",)), logs={"c": Path("/state/[c]/client.log")})
         assert lines[-1].strip() == "c did not take part: the cause is in /state/[c]/client.log"
 
     @pytest.mark.parametrize("name", ["ward [red]", "[bold]", "[/x]", "a[0]"])
     def test_a_name_in_brackets_is_shown_as_it_is(self, name):
-        figures = self.figures(absent=(name,), epsilon={"a": 1.0, name: 0.5})
-        lines = self.printed(figures, clients=("a", name))
+        record = self.record(absent=(name,), epsilon={"a": 1.0, name: 0.5})
+        lines = self.printed(record, clients=("a", name))
         assert lines[-1].strip() == f"{name} did not take part"
 
 
@@ -92,11 +92,11 @@ class TestHowFarItCame:
         assert started.stopped().startswith("stopped in round 2;")
 
     def test_after_a_round_it_is_the_next(self, started):
-        started.on_round(TestTheTable().figures(round=2))
+        started.on_round(TestTheTable().record(round=2))
         assert started.stopped().startswith("stopped in round 3;")
 
 
-def test_the_head_tells_the_figure_before_training(started, printed):
+def test_the_head_tells_the_metric_before_training(started, printed):
     first = printed.getvalue().splitlines()[0]
     assert first == "run 00ff: 2 clients, 3 rounds, held-out perplexity 12.35 before training"
 

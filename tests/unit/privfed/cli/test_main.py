@@ -273,8 +273,8 @@ class TestRuns:
     def test_a_killed_run_goes_on(self, config, tmp_path, monkeypatch):
         real = RoundTable.on_round
 
-        def killed(self, figures):
-            real(self, figures)
+        def killed(self, record):
+            real(self, record)
             raise Killed
 
         monkeypatch.setattr(display.RoundTable, "on_round", killed)

@@ -666,10 +666,10 @@ class TestTheExample:
                 return ()
 
         (south,) = [client for client in federation.clients if client.id == "south"]
-        sigmas = joining.calibrate(
+        noise_multipliers = joining.calibrate(
             [south], {"south": Fresh()}, federation.method, federation.privacy, {"south": 8}
         )
-        assert sigmas["south"] < 0.1 * federation.privacy.expected_batch_size
+        assert noise_multipliers["south"] < 0.1 * federation.privacy.expected_batch_size
 
     def test_every_key_that_the_loader_knows_is_in_it(self):
         keys = r'\b(?:take|take_all|section|optional)\(\s*"(\w+)"'

@@ -12,7 +12,7 @@ from privfed.custody import bfv, native
 from privfed.custody.keys import PublicKey, RoundKey, SharedSecret, native_context, shared_context
 from privfed.encryption import frames, noise, residues
 from privfed.encryption.adding import CiphertextAdder
-from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Rule
+from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS, Exactness
 from privfed.encryption.packing import pack, unpack
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.primes import is_batching_prime
@@ -121,10 +121,10 @@ def test_fresh_noise_of_a_shared_key_is_within_what_the_rule_assumes(secret):
     for _ in range(10):
         c0, seeds = bfv.encrypt_seeded(secret, ZEROS, SHARED)
         measured.append(phase(*expanded(c0, seeds, SHARED), polynomial))
-    bound = noise.fresh_noise(Custody.SHARED_KEY, Rule.CERTAIN)
+    bound = noise.fresh_noise(Custody.SHARED_KEY, Exactness.CERTAIN)
     assert np.abs(measured).max() <= 21 == bound - Fraction(1, 2)
     assert 9.9 < np.var(measured) < 11.1
-    assert noise.fresh_noise(Custody.SHARED_KEY, Rule.OVERWHELMING) == bound
+    assert noise.fresh_noise(Custody.SHARED_KEY, Exactness.OVERWHELMING) == bound
 
 
 def test_fresh_noise_of_a_round_key_is_within_what_the_rule_assumes(pair):
@@ -133,9 +133,9 @@ def test_fresh_noise_of_a_round_key_is_within_what_the_rule_assumes(pair):
     polynomial = secret_polynomial(key, HELD)
     assert set(polynomial.tolist()) == {-1, 0, 1}
     measured = np.array([phase(*bfv.encrypt_public(public, ZEROS), polynomial) for _ in range(10)])
-    assert np.abs(measured).max() <= noise.fresh_noise(Custody.KEY_HOLDER, Rule.OVERWHELMING)
-    assert noise.fresh_noise(Custody.KEY_HOLDER, Rule.OVERWHELMING) < 402
-    assert noise.fresh_noise(Custody.KEY_HOLDER, Rule.CERTAIN) > 2049
+    assert np.abs(measured).max() <= noise.fresh_noise(Custody.KEY_HOLDER, Exactness.OVERWHELMING)
+    assert noise.fresh_noise(Custody.KEY_HOLDER, Exactness.OVERWHELMING) < 402
+    assert noise.fresh_noise(Custody.KEY_HOLDER, Exactness.CERTAIN) > 2049
     assert 13 < measured.std() < 18
 
 
@@ -154,7 +154,7 @@ def test_scaling_a_message_adds_no_more_than_one_half(secret):
     found = phase(*expanded(c0, seeds, SHARED), secret_polynomial(secret, SHARED)).astype(object)
     twice = (2 * modulus * found - 2 * COEFF_MODULUS * coefficients) % (2 * modulus * COEFF_MODULUS)
     twice = np.minimum(twice, 2 * modulus * COEFF_MODULUS - twice)
-    assert max(twice) <= 2 * modulus * noise.fresh_noise(Custody.SHARED_KEY, Rule.CERTAIN)
+    assert max(twice) <= 2 * modulus * noise.fresh_noise(Custody.SHARED_KEY, Exactness.CERTAIN)
 
 
 # --- the noise rule at its edge
@@ -176,7 +176,9 @@ def edge_parameters(custody, num_clients, upload_dropped, sum_dropped):
             sum_dropped_bits=sum_dropped,
         )
 
-    fresh = noise.fresh_noise(custody, Rule.OVERWHELMING) + noise.dropping_error(upload_dropped)
+    fresh = noise.fresh_noise(custody, Exactness.OVERWHELMING) + noise.dropping_error(
+        upload_dropped
+    )
     whole = num_clients * fresh + noise.dropping_error(sum_dropped)
     start = int(COEFF_MODULUS / (2 * whole)) // 8192 * 8192 + 1
     for prime in range(start + 8192, 0, -8192):

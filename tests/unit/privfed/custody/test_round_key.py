@@ -81,8 +81,8 @@ def test_a_swapped_public_key(federation):
 def test_a_key_of_another_round_run_or_parameters(federation, opening):
     for terms in (
         federation.terms(2),
-        Terms(run="another", round=1, manifest=opening.agreed.manifest),
-        Terms(run="run", round=1, manifest={**opening.agreed.manifest, "base": "other"}),
+        Terms(run="another", round=1, manifest=opening.unkeyed.manifest),
+        Terms(run="run", round=1, manifest={**opening.unkeyed.manifest, "base": "other"}),
     ):
         with pytest.raises(MessageError, match="expected"):
             federation.ciphers["c1"].accept_key(terms, opening.key)
@@ -115,7 +115,7 @@ def test_a_key_holder_with_other_software(federation):
 def test_nothing_is_encrypted_for_terms_without_an_accepted_key(federation, opening):
     numbers = np.zeros(9, dtype=np.int64)
     with pytest.raises(EncryptionError, match="round 1 has no accepted public key"):
-        list(federation.ciphers["c1"].encrypt(opening.agreed, numbers))
+        list(federation.ciphers["c1"].encrypt(opening.unkeyed, numbers))
     with pytest.raises(EncryptionError, match="round 2 has no accepted public key"):
         list(federation.ciphers["c1"].encrypt(federation.terms(2), numbers))
     federation.begin(2)
@@ -236,7 +236,7 @@ def test_a_few_challenges_only_are_answered_under_one_key(federation, opening):
             cipher.answer(opening.terms, message, sent)
     with pytest.raises(EncryptionError, match="at most 8 challenges"):
         cipher.answer(opening.terms, asked[8], sent)
-    cipher.accept_key(opening.agreed, opening.key)
+    cipher.accept_key(opening.unkeyed, opening.key)
     with pytest.raises(EncryptionError, match="at most 8 challenges"):
         cipher.answer(opening.terms, asked[8], sent)
     again = federation.begin()

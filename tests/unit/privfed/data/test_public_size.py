@@ -114,7 +114,7 @@ def test_every_probability_is_exact(monkeypatch, epsilon):
 
 
 @pytest.mark.parametrize("bound", range(1, 10))
-def test_integers_below_a_bound_are_uniform_over_all_coins(bound):
+def test_integers_below_a_bound_are_uniform_over_all_randomness(bound):
     """All bytes once: each integer comes up equally often, and the others are drawn again."""
     counts = Counter()
     for byte in range(256):
@@ -156,7 +156,7 @@ def test_it_is_at_least_one_and_floats_can_hold_it():
     assert set(sizes) == {1, 2**53}
 
 
-def test_secret_coins_decide():
+def test_secret_randomness_decide():
     same = [released_size(500, 0.1, stream(7)) for _ in range(2)]
     assert same[0] == same[1]
     assert len({released_size(500, 0.1, stream(number)) for number in range(20)}) > 10

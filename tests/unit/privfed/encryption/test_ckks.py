@@ -25,7 +25,7 @@ from privfed.settings.encryption import Custody
 TEN = derive_ckks(num_clients=10, num_params=1_000_000)
 
 
-def no_coins(count):
+def no_randomness(count):
     raise AssertionError("nothing is rounded, so nothing is drawn")
 
 
@@ -175,7 +175,7 @@ class TestJson:
 class TestFloatEncoding:
     def test_by_hand(self):
         encoding = FloatEncoding(public_range=0.5)
-        encoded = encoding.encode(np.array([0.25, -0.5, 3.0, -1e9, 0.0]), no_coins)
+        encoded = encoding.encode(np.array([0.25, -0.5, 3.0, -1e9, 0.0]), no_randomness)
         assert encoded.tolist() == [0.5, -1.0, 1.0, -1.0, 0.0]
         assert encoded.dtype == encoding.dtype == np.dtype("<f8")
         assert encoding.decode(np.array([4.0, -1.5])).tolist() == [2.0, -0.75]
@@ -187,25 +187,25 @@ class TestFloatEncoding:
     def test_encoded_values_can_be_encrypted(self, vector, public_range):
         """Nothing is above 1, not even by a rounding error."""
         encoding = FloatEncoding(public_range=public_range)
-        encoded = encoding.encode(vector, no_coins)
+        encoded = encoding.encode(vector, no_randomness)
         assert np.all(np.abs(encoded) <= 1)
         clipped = np.clip(vector, -public_range, public_range)
         assert np.abs(encoding.decode(encoded) - clipped).max() <= 1e-15 * public_range
 
     def test_single_precision(self):
-        encoded = FloatEncoding(public_range=2.0).encode(np.array([1.0], np.float32), no_coins)
+        encoded = FloatEncoding(public_range=2.0).encode(np.array([1.0], np.float32), no_randomness)
         assert (encoded.dtype, encoded.tolist()) == (np.dtype("<f8"), [0.5])
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
     def test_what_is_not_finite_is_not_sent(self, bad):
         with pytest.raises(EncryptionError, match="must be finite, got 1"):
-            FloatEncoding(public_range=1.0).encode(np.array([0.0, bad]), no_coins)
+            FloatEncoding(public_range=1.0).encode(np.array([0.0, bad]), no_randomness)
 
     @pytest.mark.parametrize("wrong", [np.zeros((2, 2)), np.zeros(2, np.int64), np.float64(1.0)])
     def test_what_is_no_flat_vector_of_floats(self, wrong):
         encoding = FloatEncoding(public_range=1.0)
         with pytest.raises(EncryptionError, match="must be floats"):
-            encoding.encode(wrong, no_coins)
+            encoding.encode(wrong, no_randomness)
         with pytest.raises(EncryptionError, match="must be floats"):
             encoding.decode(wrong)
 

@@ -11,7 +11,7 @@ from privfed.encryption.noise import (
     COEFF_MODULUS,
     LOG2_FAILURE,
     SPECIAL_MODULUS,
-    Rule,
+    Exactness,
     dropping_error,
     fresh_noise,
     slack,
@@ -50,16 +50,16 @@ def _log2(number: int) -> float:
 
 def test_shared_key_noise_by_hand():
     """21 from the centred binomial, 1/2 from scaling; there is nothing that chance could lower."""
-    for rule in Rule:
-        assert fresh_noise(Custody.SHARED_KEY, rule) == Fraction(43, 2)
+    for exactness in Exactness:
+        assert fresh_noise(Custody.SHARED_KEY, exactness) == Fraction(43, 2)
 
 
 def test_key_holder_noise_by_hand():
     """21 (2N + 1) / P + 1/2, then N/2 (or its likely bound) for r * s, and 1/2 for scaling."""
     assert 2**19 < SPECIAL_MODULUS < 2**20
     divided = Fraction(21 * 8193, SPECIAL_MODULUS)
-    assert fresh_noise(Custody.KEY_HOLDER, Rule.CERTAIN) == divided + 1 + 2048
-    assert fresh_noise(Custody.KEY_HOLDER, Rule.OVERWHELMING) == divided + 1 + 400
+    assert fresh_noise(Custody.KEY_HOLDER, Exactness.CERTAIN) == divided + 1 + 2048
+    assert fresh_noise(Custody.KEY_HOLDER, Exactness.OVERWHELMING) == divided + 1 + 400
     assert sub_gaussian_bound() == 400
 
 
@@ -118,15 +118,15 @@ def test_dropping_error_is_the_largest_distance_from_the_middle(dropped_bits, da
 
 
 @pytest.mark.parametrize("custody", Custody)
-@pytest.mark.parametrize("rule", Rule)
+@pytest.mark.parametrize("exactness", Exactness)
 @pytest.mark.parametrize(
     ("clients", "modulus", "dropped"), [(1, 3, 0), (10, 40961, 10), (7, 47, 1)]
 )
-def test_slack_is_what_remains_of_the_budget(custody, rule, clients, modulus, dropped):
+def test_slack_is_what_remains_of_the_budget(custody, exactness, clients, modulus, dropped):
     """q - 1 and not q: 2t times a noise is a whole number, and SEAL's division needs one unit."""
-    upload = fresh_noise(custody, rule) + (2 ** (dropped - 1) if dropped else 0)
+    upload = fresh_noise(custody, exactness) + (2 ** (dropped - 1) if dropped else 0)
     found = slack(
-        custody, rule, num_clients=clients, plain_modulus=modulus, upload_dropped_bits=dropped
+        custody, exactness, num_clients=clients, plain_modulus=modulus, upload_dropped_bits=dropped
     )
     assert found == Fraction(2**60 - 16384, 2 * modulus) - clients * upload
     assert COEFF_MODULUS == 2**60 - 16383

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privfed.encryption import parameters as module
-from privfed.encryption.noise import Rule
+from privfed.encryption.noise import Exactness
 from privfed.encryption.parameters import BFVParameters, derive
 from privfed.errors import ConfigError, MessageError
 from privfed.settings.encryption import Custody
@@ -67,7 +67,7 @@ class TestDerived:
         found = ten()
         assert (found.radix, found.digits, found.plain_modulus) == (40941, 3, 68623891046401)
         assert (found.upload_dropped_bits, found.sum_dropped_bits) == (10, 12)
-        assert found.rule is Rule.CERTAIN
+        assert found.exactness is Exactness.CERTAIN
         assert (found.tag_slots, found.value_slots) == (2, 4094)
         assert (found.params_per_ciphertext, found.num_ciphertexts) == (12_282, 82)
         assert (found.upload_bits, found.sum_bits) == ((50,), (48,))
@@ -80,7 +80,7 @@ class TestDerived:
         found = ten(Custody.KEY_HOLDER)
         assert (found.digits, found.plain_modulus) == (3, 68623891046401)
         assert (found.upload_dropped_bits, found.sum_dropped_bits) == (9, 0)
-        assert found.rule is Rule.OVERWHELMING
+        assert found.exactness is Exactness.OVERWHELMING
         assert (found.tag_slots, found.value_slots, found.num_ciphertexts) == (3, 4093, 82)
         assert (found.upload_bits, found.sum_bits) == ((51, 60), (60, 60))
         assert round(found.upload_bytes() / 1e6, 4) == 4.6602
@@ -107,7 +107,7 @@ class TestDerived:
         dropped = (found.upload_dropped_bits, found.sum_dropped_bits)
         assert noise_fits(custody, clients, found.plain_modulus, *dropped)
         certain = noise_fits(custody, clients, found.plain_modulus, *dropped, certain=True)
-        assert (found.rule is Rule.CERTAIN) == certain
+        assert (found.exactness is Exactness.CERTAIN) == certain
         assert 2**found.value_bits > 2 * clients * largest >= 2 ** (found.value_bits - 1)
 
     @given(clients=CLIENTS, bits=BITS, num_params=PARAMS)
@@ -115,7 +115,7 @@ class TestDerived:
         found = derive(
             num_clients=clients, bits=bits, num_params=num_params, custody=Custody.SHARED_KEY
         )
-        assert found.rule is Rule.CERTAIN
+        assert found.exactness is Exactness.CERTAIN
 
     @given(clients=CLIENTS, bits=BITS, num_params=PARAMS)
     def test_there_are_as_many_tag_slots_as_80_bits_need(self, clients, bits, num_params):
@@ -255,9 +255,9 @@ class TestNoiseRule:
         for upload in range(17):
             certain = 10 * (per_client(Custody.KEY_HOLDER, certain=True) + dropping(upload))
             found = self.direct(Custody.KEY_HOLDER, 10, modulus, upload, 0)
-            assert (found.rule is Rule.CERTAIN) == (certain < budget)
-        assert self.direct(Custody.KEY_HOLDER, 10, modulus, 16, 0).rule is Rule.CERTAIN
-        assert self.direct(Custody.KEY_HOLDER, 30, modulus, 14, 0).rule is Rule.CERTAIN
+            assert (found.exactness is Exactness.CERTAIN) == (certain < budget)
+        assert self.direct(Custody.KEY_HOLDER, 10, modulus, 16, 0).exactness is Exactness.CERTAIN
+        assert self.direct(Custody.KEY_HOLDER, 30, modulus, 14, 0).exactness is Exactness.CERTAIN
 
 
 class TestRecord:

@@ -7,7 +7,7 @@ from privfed import BFV, CKKS, Custody, Plain
 from privfed.encryption.adding import CiphertextAdder
 from privfed.encryption.ckks import FloatEncoding
 from privfed.encryption.fixedpoint import FixedPointEncoding
-from privfed.encryption.noise import Rule
+from privfed.encryption.noise import Exactness
 from privfed.encryption.plain import PlainAdder
 from privfed.encryption.schemes import Scheme
 from privfed.errors import ConfigError
@@ -54,9 +54,9 @@ def test_in_clear_there_are_none():
 
 
 def test_how_sure_the_sum_is():
-    assert scheme(Plain()).rule is Rule.CERTAIN
-    assert scheme(BFV()).rule is scheme(BFV()).parameters.rule
-    assert scheme(CKKS()).rule is None, "it is approximate"
+    assert scheme(Plain()).exactness is Exactness.CERTAIN
+    assert scheme(BFV()).exactness is scheme(BFV()).parameters.exactness
+    assert scheme(CKKS()).exactness is None, "it is approximate"
 
 
 def test_the_range_is_that_of_the_encoding():

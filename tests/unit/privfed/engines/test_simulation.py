@@ -20,7 +20,7 @@ from privfed.methods.method import vector_digest
 from privfed.parties.client.node import ClientNode
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import SUM
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from privfed.storage.checkpoint import load_latest
 
 NAMES = [f"client-{index}" for index in range(4)]
@@ -235,8 +235,8 @@ def test_who_follows_is_told_in_order(prepared):
         def on_client(self, round_number, client):
             told.append((round_number, client))
 
-        def on_round(self, figures):
-            told.append(("round", figures.round))
+        def on_round(self, record):
+            told.append(("round", record.round))
 
         def on_abandoned(self, abandoned):
             told.append(("abandoned", abandoned.round))

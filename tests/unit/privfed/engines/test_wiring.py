@@ -12,7 +12,7 @@ from privfed.engines.wiring import SharedStore, open_link, programs
 from privfed.errors import ConfigError, EncryptionError, IdentityError, MessageError
 from privfed.identity.enrolment import Enrolment
 from privfed.parties.client.kept_run import KeptRun
-from privfed.parties.client.preparing import Prepared
+from privfed.parties.client.setup import Prepared
 from privfed.protocol.links import AddressLink
 from privfed.settings.encryption import Custody
 from privfed.storage.run_folder import RunFolder
@@ -96,7 +96,7 @@ class TestPrograms:
         monkeypatch.setattr(Prepared, "evaluate", counted)
         running = prepared(encryption=Plain())
         running.begin([])
-        assert len(evaluated) == 1, "the first figure"
+        assert len(evaluated) == 1, "the first metric"
         running.aggregator.play_round()
         assert len(evaluated) == 2, "and that of the round"
 

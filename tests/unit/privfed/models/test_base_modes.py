@@ -155,7 +155,7 @@ def test_a_private_step_passes_and_draws_nothing(name, saved):
     model = private(name, saved)
     check_per_example_gradients(model)
     encoded = encode_records(model.task, model.task.tokenizer(), model.task.synthetic(7, 3), 1)
-    before, coins = read_vector(model.adapter), torch.get_rng_state()
+    before, randomness = read_vector(model.adapter), torch.get_rng_state()
     config = DPSGDConfig(
         noise_multiplier=0.7,
         sample_rate=0.6,
@@ -170,7 +170,7 @@ def test_a_private_step_passes_and_draws_nothing(name, saved):
     after = read_vector(model.adapter)
     assert (after != before).all()
     assert math.isfinite(float(after.sum()))
-    assert torch.equal(coins, torch.get_rng_state())
+    assert torch.equal(randomness, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("kind", [Checkpointing.REENTRANT, Checkpointing.NON_REENTRANT])

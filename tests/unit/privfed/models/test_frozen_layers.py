@@ -20,7 +20,7 @@ from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, GateError
 from privfed.models.examples import encode_records
 from privfed.models.tasks import FROZEN_STATES
-from privfed.private_step.evaluation import held_out_figure
+from privfed.private_step.evaluation import held_out_metric
 from privfed.private_step.gate import check_per_example_gradients
 from privfed.private_step.private_model import PrivateModel
 from privfed.settings.computation import Checkpointing, GradientMethod, Precision
@@ -109,13 +109,13 @@ def test_skipped_blocks_do_not_run(architecture, build):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "llama"])
-def test_the_gate_and_the_held_out_figure(architecture, build):
+def test_the_gate_and_the_held_out_metric(architecture, build):
     private = build(architecture, cached=True)
     check_per_example_gradients(private, physical_batch_size=5, stacked_clients=2)
     batch = encoded(private)
     kept = private.with_frozen_states(batch, 4)
-    figures = [held_out_figure(private, each, 4) for each in (batch, kept)]
-    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    record = [held_out_metric(private, each, 4) for each in (batch, kept)]
+    assert record[0] == pytest.approx(record[1], rel=1e-5)
 
 
 def test_a_block_that_is_entered_with_wrong_states_fails_the_gate(build, monkeypatch):
@@ -217,7 +217,7 @@ def test_states_of_a_record_do_not_depend_on_how_many_there_are(architecture, bu
     assert seen == [4, 4, 4, 4]
 
 
-def test_the_held_out_figure_is_that_of_whole_passes_under_a_loss_that_changes_its_input(build):
+def test_the_held_out_metric_is_that_of_whole_passes_under_a_loss_that_changes_its_input(build):
     private = build("llama", cached=True)
     task = private.task
 
@@ -228,13 +228,13 @@ def test_the_held_out_figure_is_that_of_whole_passes_under_a_loss_that_changes_i
     private.task = CustomLoss(task=task, loss=denoising, name="denoising")
     batch = encoded(private)
     kept = private.with_frozen_states(batch, 4, held_out=True)
-    figures = [held_out_figure(private, each, 4) for each in (batch, kept)]
-    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    record = [held_out_metric(private, each, 4) for each in (batch, kept)]
+    assert record[0] == pytest.approx(record[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("stacked", [1, 3])
 def test_a_run_ends_with_the_adapter_of_one_that_keeps_nothing(
-    stacked, make_federation, seeded_coins, tmp_path
+    stacked, make_federation, seeded_randomness, tmp_path
 ):
     left = []
     for cached in (False, True):
@@ -243,11 +243,11 @@ def test_a_run_ends_with_the_adapter_of_one_that_keeps_nothing(
         result = make_federation(
             adapter=ADAPTERS["bert"],
             computation=computation,
-            coins=seeded_coins(1),
+            randomness=seeded_randomness(1),
             state_folder=tmp_path / f"state {cached}",
         ).run(folder)
         left.append(result)
-    values = [[figures.value for figures in result.rounds] for result in left]
+    values = [[record.value for record in result.rounds] for result in left]
     assert values[0] == pytest.approx(values[1], abs=0.05)
     adapters = [load_file(result.adapter / "adapter_model.safetensors") for result in left]
     for name, tensor in adapters[0].items():

@@ -1,4 +1,4 @@
-"""One loss per record, from that record alone, and one figure on held-out text."""
+"""One loss per record, from that record alone, and one metric on held-out text."""
 
 import json
 import math
@@ -82,11 +82,11 @@ class TestEveryTask:
             found = task.losses(model, padded(batch, 5))
         assert torch.allclose(found, losses(case, records()), rtol=1e-5, atol=1e-6)
 
-    def test_figure_parts_do_not_depend_on_how_records_are_batched(self, case):
+    def test_metric_parts_do_not_depend_on_how_records_are_batched(self, case):
         task, model, tokenizer = case
         with torch.inference_mode():
-            whole = task.figure_parts(model, task.collate(tokenizer, records()))
-            parts = [task.figure_parts(model, task.collate(tokenizer, [r])) for r in records()]
+            whole = task.metric_parts(model, task.collate(tokenizer, records()))
+            parts = [task.metric_parts(model, task.collate(tokenizer, [r])) for r in records()]
         assert whole == pytest.approx([sum(column) for column in zip(*parts, strict=True)])
 
     def test_text_is_cut_at_the_maximum_length(self, case):
@@ -150,9 +150,9 @@ class TestClassification:
             ).argmax(dim=1)
             wrong = (int(best[0]) + 1) % 3
             answers = [wrong, int(best[1]), int(best[2])]
-            parts = task.figure_parts(model, task.collate(tokenizer, records(answers)))
+            parts = task.metric_parts(model, task.collate(tokenizer, records(answers)))
         assert parts == (2.0, 3.0)
-        assert task.figure(*parts) == pytest.approx(2 / 3)
+        assert task.metric_value(*parts) == pytest.approx(2 / 3)
         assert task.metric == "accuracy"
 
     def test_the_embedding_is_the_unit_length_mean_over_the_tokens(self, classification):
@@ -225,14 +225,14 @@ class TestCausalLanguageModel:
         task, model, tokenizer = language
         counts = torch.tensor([2.0, 5.0, 9.0])
         with torch.inference_mode():
-            parts = task.figure_parts(model, task.collate(tokenizer, records()))
+            parts = task.metric_parts(model, task.collate(tokenizer, records()))
         total = float((losses(language, records()) * counts).sum())
         assert parts == (pytest.approx(total, rel=1e-5), 16.0)
-        assert task.figure(*parts) == pytest.approx(math.exp(total / 16), rel=1e-5)
+        assert task.metric_value(*parts) == pytest.approx(math.exp(total / 16), rel=1e-5)
         assert task.metric == "perplexity"
 
     def test_perplexity_of_a_hopeless_model_is_finite(self, language):
-        assert language[0].figure(1e9, 2.0) == math.exp(700)
+        assert language[0].metric_value(1e9, 2.0) == math.exp(700)
 
     def test_a_record_whose_tokens_are_all_masked_has_loss_and_gradient_zero(self, language):
         task, model, tokenizer = language

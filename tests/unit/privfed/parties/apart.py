@@ -13,10 +13,10 @@ from privfed.agreement import budget_of, sample_rate_of
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.run import AggregatorRun, Following
-from privfed.parties.client.closing import OwnReport
 from privfed.parties.client.kept_run import RunFiles
 from privfed.parties.client.memories import Memories
 from privfed.parties.client.node import ClientNode
+from privfed.parties.client.own_report import OwnReport
 from privfed.parties.client.program import Outside, Program
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig
@@ -147,7 +147,7 @@ class Apart:
                 schedule=[event],
                 neighbouring=privacy.neighbouring,
             ),
-            coins=settings.coins,
+            randomness=settings.randomness,
             log=local_logger(settings.state, client.id, client.dataset),
             bound=AdaptiveBound.starting(privacy.clipping_norm),
         )
@@ -288,7 +288,7 @@ def facts_of(client, privacy, node):
 
 
 def evaluate(adapter):
-    """A figure that tells adapters apart."""
+    """A metric that tells adapters apart."""
     return float(adapter @ np.arange(1, len(adapter) + 1))
 
 

@@ -7,8 +7,8 @@ from privfed.identity.enrolment import open_parties
 from privfed.parties.aggregator.run import AggregatorRun, Following
 from privfed.parties.client.kept_run import RunFiles
 from privfed.parties.client.memories import Memories
-from privfed.parties.client.preparing import prepare
 from privfed.parties.client.program import Outside, Program
+from privfed.parties.client.setup import prepare
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import CLOSED, TRAIN
 from privfed.protocol.signing import signed_message

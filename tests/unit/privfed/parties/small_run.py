@@ -9,7 +9,7 @@ from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import ABANDON, MISSING, REASON, SUM, TRAIN
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import RoundPlan
-from privfed.reports.figures import Reason
+from privfed.reports.round_record import Reason
 
 
 class Clients:

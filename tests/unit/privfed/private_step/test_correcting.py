@@ -32,7 +32,7 @@ def stream(name):
     return RandomStream(hashlib.sha256(name.encode()).digest(), bytes(16))
 
 
-def coins(client):
+def randomness(client):
     return {"sampling": stream(f"{client}/batch"), "noise": SecureNoise(stream(f"{client}/noise"))}
 
 
@@ -47,7 +47,7 @@ def model(built):
 
 def trained(model, start, config, correction, client="a"):
     write_vector(model.adapter, start)
-    train_round(model, _records(model), config, **coins(client), correction=correction)
+    train_round(model, _records(model), config, **randomness(client), correction=correction)
     return read_vector(model.adapter).astype(np.float64)
 
 
@@ -122,7 +122,7 @@ class TestAPrivateRound:
             LocalRound(
                 encoded=_records(model),
                 config=config,
-                **coins(str(client)),
+                **randomness(str(client)),
                 bound=AdaptiveBound.starting(config.clipping_norm),
                 correction=correction,
             )

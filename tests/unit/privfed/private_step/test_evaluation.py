@@ -1,27 +1,27 @@
-"""The held-out figure is that of the whole text, and text that cannot be read is refused first."""
+"""The held-out metric is that of the whole text, and text that cannot be read is refused first."""
 
 import pytest
 import torch
 
 from privfed.errors import DataError
-from privfed.private_step.evaluation import held_out_figure, require_readable
+from privfed.private_step.evaluation import held_out_metric, require_readable
 from tests.contracts.private_steps import LENGTH, made_up
 
 
 class Counting:
-    """A task whose figure is the mean of all tokens, weighed by their place in the batch."""
+    """A task whose metric is the mean of all tokens, weighed by their place in the batch."""
 
     def __init__(self):
         self.seen = []
 
-    def figure_parts(self, model, batch):
+    def metric_parts(self, model, batch):
         assert not torch.is_grad_enabled()
         assert not model.training
         self.seen.append({name: tuple(tensor.shape) for name, tensor in batch.items()})
         ids, mask = batch["input_ids"], batch["attention_mask"]
         return float((ids * mask).sum()), float(mask.sum())
 
-    def figure(self, numerator, denominator):
+    def metric_value(self, numerator, denominator):
         return numerator / denominator
 
 
@@ -46,14 +46,14 @@ def text(*lengths):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_the_figure_does_not_depend_on_the_size_of_batches(private, size):
+def test_the_metric_does_not_depend_on_the_size_of_batches(private, size):
     """Records of 2, 3 and 6 tokens: a mean of the means of batches would differ."""
     total = (1 + 2) + (9 + 10 + 11) + (17 + 18 + 19 + 20 + 21 + 22)
-    assert held_out_figure(private, text(2, 3, 6), size) == total / 11
+    assert held_out_metric(private, text(2, 3, 6), size) == total / 11
 
 
 def test_a_batch_is_cut_to_its_longest_record(private):
-    held_out_figure(private, text(2, 3, 6), 2)
+    held_out_metric(private, text(2, 3, 6), 2)
     assert private.task.seen == [
         {
             "input_ids": (2, 3),
@@ -73,14 +73,14 @@ def test_a_batch_is_cut_to_its_longest_record(private):
 
 
 def test_a_batch_without_any_token_keeps_one_place(private):
-    private.task.figure = lambda numerator, denominator: (numerator, denominator)
-    assert held_out_figure(private, text(0, 0), 2) == (0.0, 0.0)
+    private.task.metric_value = lambda numerator, denominator: (numerator, denominator)
+    assert held_out_metric(private, text(0, 0), 2) == (0.0, 0.0)
     assert private.task.seen[0]["input_ids"] == (2, 1)
 
 
 def test_the_model_trains_on_afterwards(private):
     before = [module.training for module in private.adapter.modules()]
-    held_out_figure(private, text(2, 3), 1)
+    held_out_metric(private, text(2, 3), 1)
     assert [module.training for module in private.adapter.modules()] == before
     assert any(before)
 

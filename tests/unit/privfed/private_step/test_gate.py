@@ -218,7 +218,7 @@ class Remembering(nn.Module):
 
 
 def test_a_layer_that_remembers_texts_is_refused(folders):
-    """What it keeps would be in the released figures without noise."""
+    """What it keeps would be in the released numbers without noise."""
     private = private_model(CASES[QV], folders)
     dense = private.adapter.get_submodule("base_model.model.encoder.encoder.layer.0.output")
     dense.dense = Remembering(dense.dense)

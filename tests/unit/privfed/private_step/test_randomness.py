@@ -1,4 +1,4 @@
-"""Hidden coins: the streams and the noise that is drawn from them."""
+"""Hidden randomness: the streams and the noise that is drawn from them."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privfed.private_step import randomness
-from privfed.private_step.randomness import FastNoise, RandomStream, SecureNoise, SystemCoins
+from privfed.private_step.randomness import FastNoise, RandomStream, SecureNoise, SystemRandomness
 
 CPU = torch.device("cpu")
 SOURCES = [SecureNoise, FastNoise]
@@ -137,20 +137,20 @@ def test_few_words_are_left_to_the_processor(monkeypatch):
 
 
 def test_system_streams_never_repeat():
-    coins = SystemCoins()
-    words = [tuple(coins.stream("a", "noise").words(4)) for _ in range(200)]
+    randomness = SystemRandomness()
+    words = [tuple(randomness.stream("a", "noise").words(4)) for _ in range(200)]
     assert len(set(words)) == 200
 
 
 def test_fresh_coins_after_a_resume_give_other_streams():
-    before, after = SystemCoins(), SystemCoins()
+    before, after = SystemRandomness(), SystemRandomness()
     for purpose in ("noise", "sampling", "rounding"):
         assert before.stream("a", purpose).raw(32) != after.stream("a", purpose).raw(32)
 
 
 def test_system_streams_are_keyed_by_the_operating_system(monkeypatch):
     monkeypatch.setattr(os, "urandom", lambda count: bytes([1]) * count)
-    assert SystemCoins().stream("a", "noise").raw(16) == fixed_stream().raw(16)
+    assert SystemRandomness().stream("a", "noise").raw(16) == fixed_stream().raw(16)
 
 
 def test_system_streams_do_not_follow_public_seeds():
@@ -158,7 +158,7 @@ def test_system_streams_do_not_follow_public_seeds():
     for _ in range(2):
         np.random.seed(0)
         torch.manual_seed(0)
-        found.append(SystemCoins().stream("a", "noise").raw(16))
+        found.append(SystemRandomness().stream("a", "noise").raw(16))
     assert found[0] != found[1]
 
 

@@ -147,11 +147,11 @@ def test_it_runs_as_at_evaluation_and_leaves_the_model_as_it_was(model, monkeypa
         monkeypatch,
         lambda ids: seen.append((model.adapter.training, torch.is_grad_enabled())),
     )
-    coins = torch.get_rng_state()
+    randomness = torch.get_rng_state()
     usable(model, TEXTS)
     assert seen == [(False, False)], "one pass, without gradients"
     assert modes == {name: module.training for name, module in model.adapter.named_modules()}
-    assert torch.equal(coins, torch.get_rng_state())
+    assert torch.equal(randomness, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("examples", [1, 2])

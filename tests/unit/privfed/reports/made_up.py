@@ -6,7 +6,7 @@ from privfed.agreement import Agreement
 from privfed.encryption.schemes import Scheme
 from privfed.reports.budget import BudgetReport, Scope
 from privfed.reports.clients import ClientGuarantee
-from privfed.reports.figures import RoundFigures
+from privfed.reports.round_record import RoundRecord
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.sections import (
     Accounting,
@@ -80,7 +80,7 @@ def guarantee(number=1, **changes):
     return replace(plain, **changes)
 
 
-FIGURES = RoundFigures(
+ROUND_RECORD = RoundRecord(
     round=1,
     clients=("client-1", "client-2"),
     absent=("client-3",),
@@ -196,7 +196,7 @@ def report(**changes):
         not_covered=("other things",),
         warnings=(),
         differences=(),
-        rounds=(FIGURES,),
+        rounds=(ROUND_RECORD,),
         baseline={"accuracy": 0.125},
         base_sha256="cd" * 32,
         adapter_sha256="ef" * 32,

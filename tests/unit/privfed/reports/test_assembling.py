@@ -84,8 +84,10 @@ class TestAllClosed:
 
 class TestNeverTheMoreFavourable:
     @pytest.mark.parametrize("client", ["client-0", "client-3"])
-    def test_one_with_repeatable_coins_makes_it_not_private(self, signed, seeded_coins, client):
-        found = signed.assembled(with_(signed, client, coins=seeded_coins()))
+    def test_one_with_repeatable_coins_makes_it_not_private(
+        self, signed, seeded_randomness, client
+    ):
+        found = signed.assembled(with_(signed, client, randomness=seeded_randomness()))
         assert found.headline.startswith(f"NOT PRIVATE: the random numbers of {client} were")
         assert "epsilon is at most" not in found.headline
         assert not found.randomness.secret

@@ -11,9 +11,9 @@ from privfed.reports.clients import ClientGuarantee, LastStatement, NotClosed
 from privfed.reports.sections import Difference
 from tests.unit.privfed.reports.made_up import (
     ENCRYPTION,
-    FIGURES,
     GUARANTEE,
     MECHANISM,
+    ROUND_RECORD,
     claiming,
     guarantee,
     report,
@@ -152,12 +152,12 @@ class TestAGap:
     @pytest.mark.parametrize("value", [float("nan"), None])
     def test_a_gap_in_a_round_is_refused(self, name, value):
         with pytest.raises(ReportError, match=f"rounds.*{name}"):
-            report(rounds=(replace(FIGURES, **{name: value}),))
+            report(rounds=(replace(ROUND_RECORD, **{name: value}),))
 
     @pytest.mark.parametrize("value", [float("nan"), None])
     def test_a_gap_in_the_epsilon_of_a_round_is_refused(self, value):
         with pytest.raises(ReportError, match="rounds"):
-            report(rounds=(replace(FIGURES, epsilon={"client-1": value}),))
+            report(rounds=(replace(ROUND_RECORD, epsilon={"client-1": value}),))
 
     def test_an_unknown_field_is_refused(self):
         values = json.loads(report().to_json())
@@ -269,18 +269,18 @@ class TestAContradiction:
     def test_a_round_that_says_nothing_of_a_client(self):
         some = {"client-1": 0.5, "client-3": 1.5}
         with pytest.raises(ReportError, match="every round must state the epsilon of each"):
-            report(rounds=(replace(FIGURES, epsilon=some),))
+            report(rounds=(replace(ROUND_RECORD, epsilon=some),))
 
     def test_two_rows_of_one_client(self):
         with pytest.raises(ReportError, match="clients of a report must differ"):
             report(clients=(guarantee(1), guarantee(3), guarantee(3)))
 
-    def test_a_round_with_another_figure(self):
-        with pytest.raises(ReportError, match="figure of the baseline, 'accuracy'"):
-            report(rounds=(FIGURES, replace(FIGURES, round=2, metric="perplexity")))
+    def test_a_round_with_another_metric(self):
+        with pytest.raises(ReportError, match="metric of the baseline, 'accuracy'"):
+            report(rounds=(ROUND_RECORD, replace(ROUND_RECORD, round=2, metric="perplexity")))
 
-    def test_two_figures_of_the_baseline(self):
-        with pytest.raises(ReportError, match=r"one figure, got \['accuracy', 'perplexity'\]"):
+    def test_two_numbers_of_the_baseline(self):
+        with pytest.raises(ReportError, match=r"one metric, got \['accuracy', 'perplexity'\]"):
             report(baseline={"accuracy": 0.125, "perplexity": 40.0})
 
     def test_steps_without_releases(self):

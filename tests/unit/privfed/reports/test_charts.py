@@ -7,13 +7,13 @@ import pytest
 
 from privfed.reports import charts
 from privfed.reports.charts import epsilon_chart, metric_chart
-from tests.unit.privfed.reports.made_up import FIGURES, guarantee, report
+from tests.unit.privfed.reports.made_up import ROUND_RECORD, guarantee, report
 
 NAMES = ("east", "west", "north")
 BEFORE = dict(zip(NAMES, (0.25, 0.0, 0.5), strict=True))
 BUDGETS = dict(zip(NAMES, (4.0, 2.5, 4.0), strict=True))
 FIRST = replace(
-    FIGURES,
+    ROUND_RECORD,
     clients=NAMES,
     absent=(),
     value=0.375,
@@ -68,7 +68,7 @@ def test_every_budget_is_one_line_within_the_picture(axes):
     assert high > 4.0
 
 
-def test_the_figure_starts_before_training_and_ends_with_its_number(axes):
+def test_the_metric_starts_before_training_and_ends_with_its_number(axes):
     drawn = axes(metric_chart)
     assert points(drawn.lines[0]) == [(0, 0.125), (1, 0.375), (3, 0.625)]
     assert [text.get_text() for text in drawn.texts] == ["0.625"]

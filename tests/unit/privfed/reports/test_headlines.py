@@ -26,7 +26,7 @@ class TestHeadline:
         assert "epsilon is at most 1.235 at delta 2e-05, for every client" in self.line()
         assert not self.line().startswith("NOT")
 
-    def test_seeded_coins_come_before_the_figures(self):
+    def test_seeded_randomness_come_before_the_numbers(self):
         line = self.line(private=False)
         assert line.startswith("NOT PRIVATE: the random numbers of this run were seeded")
         assert "epsilon is at most" not in line
@@ -75,7 +75,7 @@ class TestOneClient:
         assert line.startswith("NOT FINISHED: 3 of 7")
         assert "epsilon is at most 1.500 at" in line
 
-    def test_repeatable_coins_come_before_the_figures(self):
+    def test_repeatable_coins_come_before_the_numbers(self):
         line = self.line(private=False)
         assert line.startswith("NOT PRIVATE: the random numbers of client-2 in this run were")
         assert "epsilon is at most" not in line

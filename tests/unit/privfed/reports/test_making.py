@@ -68,8 +68,8 @@ class TestAFederation:
         assert found.randomness.secret
         assert found.randomness.public_seed == run.settings.seed
 
-    def test_repeatable_coins_are_owned_up_to(self, make_federation, seeded_coins, tmp_path):
-        federation = make_federation(num_clients=3, coins=seeded_coins())
+    def test_repeatable_coins_are_owned_up_to(self, make_federation, seeded_randomness, tmp_path):
+        federation = make_federation(num_clients=3, randomness=seeded_randomness())
         found = report(made_up_run(federation, tmp_path / "ledgers"))
         assert found.headline.startswith("NOT PRIVATE")
         assert not found.randomness.secret
@@ -149,8 +149,10 @@ class TestOneClient:
         assert "It states nothing of what the other clients of the run guarantee." in html
         assert "2. client-1: spent against budget" in html
 
-    def test_repeatable_coins_are_its_own_affair(self, make_federation, seeded_coins, tmp_path):
-        federation = make_federation(num_clients=3, coins=seeded_coins())
+    def test_repeatable_coins_are_its_own_affair(
+        self, make_federation, seeded_randomness, tmp_path
+    ):
+        federation = make_federation(num_clients=3, randomness=seeded_randomness())
         found = own_report(made_up_run(federation, tmp_path / "ledgers"))
         assert found.headline.startswith("NOT PRIVATE: the random numbers of client-1 in this run")
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from privfed.reports import merging
-from privfed.reports.closing import Closed
+from privfed.reports.closed import Closed
 from privfed.reports.sections import Published
 from tests.unit.privfed.reports.made_up import (
     ENCRYPTION,
-    FIGURES,
     MEASURED,
     MECHANISM,
     RANDOMNESS,
+    ROUND_RECORD,
     TRAINING,
     guarantee,
     report,
@@ -110,12 +110,12 @@ class TestFigures:
     @pytest.mark.parametrize(
         ("metric", "after", "before"), [("accuracy", 0.25, 0.375), ("perplexity", 0.75, 0.125)]
     )
-    def test_the_least_favourable_figure(self, metric, after, before):
-        """Perplexity is the better, the smaller it is; a baseline is the contrary of a figure."""
+    def test_the_least_favourable_metric(self, metric, after, before):
+        """Perplexity is the better, the smaller it is; a baseline is the contrary of a metric."""
         parts = [
             part(
                 name,
-                rounds=(replace(FIGURES, metric=metric, value=value),),
+                rounds=(replace(ROUND_RECORD, metric=metric, value=value),),
                 baseline={metric: base},
             )
             for name, value, base in (("client-1", 0.75, 0.375), ("client-2", 0.25, 0.125))
@@ -125,8 +125,8 @@ class TestFigures:
 
     def test_what_each_spent_is_its_own_and_costs_are_the_largest(self):
         rows = (
-            replace(FIGURES, seconds=2.5, bytes_up=11, seconds_opening=0.01),
-            replace(FIGURES, bytes_down=23, bytes_holder=4, seconds_aggregator=0.25),
+            replace(ROUND_RECORD, seconds=2.5, bytes_up=11, seconds_opening=0.01),
+            replace(ROUND_RECORD, bytes_down=23, bytes_holder=4, seconds_aggregator=0.25),
         )
         parts = [
             part(f"client-{number}", clients=(guarantee(number),), rounds=(row,), **claim(number))
@@ -178,9 +178,9 @@ class TestDifferences:
         found = self.of({"versions": {"python": "3", "torch": "2"}}, {})
         assert found["versions.torch", "not stated"] == ("b",)
 
-    def test_figures_that_differ_where_they_are_read_are_listed(self):
-        """The last bits of a held-out figure depend on the processor."""
-        rows = [(replace(FIGURES, value=value),) for value in (0.25, 0.250001, 0.2501)]
+    def test_numbers_that_differ_where_they_are_read_are_listed(self):
+        """The last bits of a held-out metric depend on the processor."""
+        rows = [(replace(ROUND_RECORD, value=value),) for value in (0.25, 0.250001, 0.2501)]
         found = self.of(*({"rounds": row} for row in rows))
         assert found == {
             ("rounds.1.accuracy", "0.25"): ("a", "b"),

@@ -15,11 +15,11 @@ from privfed.reports.sections import Difference
 from tests.unit.privfed.reports.made_up import (
     ACCOUNTING,
     ENCRYPTION,
-    FIGURES,
     GUARANTEE,
     MEASURED,
     MECHANISM,
     RANDOMNESS,
+    ROUND_RECORD,
     TRAINING,
     claiming,
     guarantee,
@@ -277,6 +277,6 @@ class TestAClientsOwn:
 
     def test_names_are_escaped(self):
         rows = (guarantee(2, id="<b>x</b>"),)
-        figures = replace(FIGURES, epsilon={"<b>x</b>": 1.0})
-        html = render_html(claiming(1.0, scope=Scope.CLIENT, clients=rows, rounds=(figures,)))
+        record = replace(ROUND_RECORD, epsilon={"<b>x</b>": 1.0})
+        html = render_html(claiming(1.0, scope=Scope.CLIENT, clients=rows, rounds=(record,)))
         assert "<b>x</b>" not in html

@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 import pytest
 
 from accountants import Anchor
-from privfed.reports.figures import Abandoned, Reason, RoundFigures
+from privfed.reports.round_record import Abandoned, Reason, RoundRecord
 from privfed.reports.run_record import RunRecord
 
-FIGURES = RoundFigures(
+ROUND_RECORD = RoundRecord(
     round=1,
     clients=("a", "b", "c"),
     absent=("d",),
@@ -34,7 +34,7 @@ RECORD = RunRecord(
     public_range=8.0,
     anchors={"a": Anchor(length=4, head="00" * 32)},
     baseline=0.25,
-    rounds=(FIGURES,),
+    rounds=(ROUND_RECORD,),
     abandoned=(Abandoned(round=2, reason=Reason.AWAY, missing=("b",)),),
     left_out={"b": 3},
 )
@@ -65,5 +65,5 @@ def test_a_note_is_taken_once():
 
 
 def test_any_metric_of_a_task_comes_back():
-    figures = replace(FIGURES, metric="exact match")
-    assert RoundFigures.from_json(figures.to_json()) == figures
+    record = replace(ROUND_RECORD, metric="exact match")
+    assert RoundRecord.from_json(record.to_json()) == record

@@ -48,7 +48,7 @@ class TestPublished:
     def test_where_sizes_and_held_out_text_come_from(self):
         rows = self.rows(True)
         (sizes,) = [where for what, where in rows.items() if what.startswith("public sizes")]
-        (held,) = [where for what, where in rows.items() if what.startswith("held-out figure")]
+        (held,) = [where for what, where in rows.items() if what.startswith("held-out metric")]
         assert sizes == "declared by the wards"
         assert "(31 notes)" in held
 
@@ -76,14 +76,14 @@ class TestRandomness:
             **{"secret": True, "seed": 41, "secure_noise": True, **changes}
         )
 
-    def test_secret_coins(self):
+    def test_secret_randomness(self):
         said = self.said()
         assert said.secret
         assert "NOT" not in said.noise + said.rounding + said.batch_sampling
         assert said.batch_sampling.endswith("separate from the noise")
         assert said.public_seed == 41
 
-    def test_seeded_coins_are_owned_up_to_everywhere(self):
+    def test_seeded_randomness_are_owned_up_to_everywhere(self):
         said = self.said(secret=False)
         assert not said.secret
         for text in (said.noise, said.rounding, said.batch_sampling):

@@ -191,7 +191,7 @@ def test_content_and_name_are_flushed_to_the_disk(tmp_path, disk_steps):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_figure_that_is_not_finite_is_refused_before_anything_is_written(tmp_path, value):
+def test_a_metric_that_is_not_finite_is_refused_before_anything_is_written(tmp_path, value):
     save_checkpoint(tmp_path, after(1))
     with pytest.raises(ValueError, match="JSON"):
         save_checkpoint(tmp_path, after(2, baseline=value))

@@ -17,13 +17,13 @@ from privfed.protocol.kinds import (
     EPSILON,
     FACTS,
     FETCH_STATE,
-    FIGURE,
     FINISH,
     HELLO,
     KEY_ID,
     LEDGER,
     LEFT_OUT,
     MAKE_KEY,
+    METRIC_VALUE,
     MISSING,
     NEXT_BASE,
     NEXT_RANGE,
@@ -42,7 +42,7 @@ from privfed.protocol.kinds import (
 from privfed.protocol.ready import Facts, Ready, Standing, epoch_of, terms_before
 from privfed.protocol.signing import refusal, signed_message
 from privfed.protocol.terms import RunTerms
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from privfed.reports.run_record import RunRecord
 from privfed.settings.encryption import BFV, summation_to_json
 from tests.unit.privfed.small_federation import anchor, enrolled
@@ -218,7 +218,7 @@ class Speakers:
             NEXT_BASE: base,
             RELEASED: RELEASED_NOW if goes_on else INITIAL_RELEASED,
             NEXT_RANGE: RANGE_NOW if goes_on else INITIAL_RANGE,
-            FIGURE: None if goes_on else 0.25 + int(name[1:]) / 32,
+            METRIC_VALUE: None if goes_on else 0.25 + int(name[1:]) / 32,
         }
         return self.says(name, terms, STARTED, manifest={**manifest, **changes})
 
@@ -286,7 +286,7 @@ def standing(number, base, epoch, *, before=None, next_status=None, agreed=None,
 
 
 def record_of(names, anchors, *, over):
-    """Of a run whose rounds were all given up so far, which needs no figures."""
+    """Of a run whose rounds were all given up so far, which needs no numbers."""
     return RunRecord(
         run=RUN,
         settings={"rounds": ROUNDS},

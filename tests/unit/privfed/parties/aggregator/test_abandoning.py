@@ -15,7 +15,7 @@ from privfed.parties.aggregator.abandoning import (
     stop,
     sums_of,
 )
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from tests.unit.privfed.parties.aggregator.speakers import BASE, standing
 
 NAMES = ("c1", "c2", "c3", "c4", "c5")

@@ -21,7 +21,7 @@ from privfed.protocol.kinds import (
     ROUNDS,
     STATE,
 )
-from privfed.reports.figures import RoundFigures
+from privfed.reports.round_record import RoundRecord
 from tests.unit.privfed.parties.aggregator.speakers import (
     BASE,
     RELEASED_NOW,
@@ -32,7 +32,7 @@ from tests.unit.privfed.parties.aggregator.speakers import (
 )
 
 MEMBERS = ["c1", "c2", "c4", "c5"]
-ROW = RoundFigures(
+ROW = RoundRecord(
     round=3,
     clients=("c1", "c2", "c4"),
     absent=("c5",),

@@ -17,10 +17,10 @@ from privfed.protocol.envelopes import Envelope, statement_of
 from privfed.protocol.kinds import (
     EPOCH,
     EPSILON,
-    FIGURE,
     HELLO,
     LEFT_OUT,
     MAKE_KEY,
+    METRIC_VALUE,
     NEXT_BASE,
     NEXT_RANGE,
     NONCE,
@@ -177,7 +177,7 @@ class TestANewRun:
         assert epoch.run == epoch.name[:32]
         assert epoch.ready == ready
         assert (epoch.base, epoch.released) == (INITIAL, INITIAL_RELEASED)
-        assert (epoch.public_range, epoch.figure) == (INITIAL_RANGE, 0.25 + 3 / 32)
+        assert (epoch.public_range, epoch.metric_value) == (INITIAL_RANGE, 0.25 + 3 / 32)
         assert epoch.terms == speakers.run_terms(epoch.run, ())
         assert epoch.scheme == speakers.scheme(5)
 
@@ -284,16 +284,20 @@ class TestANewRun:
         with pytest.raises(MessageError, match="'c1' was sent by another"):
             start(speakers)
 
-    @pytest.mark.parametrize("figure", [None, "0.5", True, 10**400], ids=lambda one: f"{one!r:.9}")
-    def test_the_figure_of_the_initial_adapter_is_a_number(self, speakers, figure):
-        speakers.instead = {(START, "c2"): states(speakers, "c2", **{FIGURE: figure})}
-        with pytest.raises(MessageError, match="figure of the initial adapter"):
+    @pytest.mark.parametrize(
+        "metric_value", [None, "0.5", True, 10**400], ids=lambda one: f"{one!r:.9}"
+    )
+    def test_the_metric_of_the_initial_adapter_is_a_number(self, speakers, metric_value):
+        speakers.instead = {(START, "c2"): states(speakers, "c2", **{METRIC_VALUE: metric_value})}
+        with pytest.raises(MessageError, match="metric of the initial adapter"):
             start(speakers)
 
-    def test_the_middle_figure_counts_whatever_one_says(self, speakers):
-        speakers.instead = {(START, "c1"): states(speakers, "c1", **{FIGURE: 1e6})}
+    def test_the_middle_metric_counts_whatever_one_says(self, speakers):
+        speakers.instead = {(START, "c1"): states(speakers, "c1", **{METRIC_VALUE: 1e6})}
         honest = [0.25 + index / 32 for index in (2, 3, 4, 5)]
-        assert start(speakers).figure == statistics.median_low([*honest, 1e6]) == 0.25 + 4 / 32
+        assert (
+            start(speakers).metric_value == statistics.median_low([*honest, 1e6]) == 0.25 + 4 / 32
+        )
 
 
 class TestARunThatGoesOn:
@@ -301,7 +305,7 @@ class TestARunThatGoesOn:
         epoch = go_on(speakers)
         assert (epoch.run, epoch.base, epoch.released) == (RUN, BASE, RELEASED_NOW)
         assert epoch.name[:32] != RUN
-        assert (epoch.public_range, epoch.figure) == (RANGE_NOW, None)
+        assert (epoch.public_range, epoch.metric_value) == (RANGE_NOW, None)
         told = statement_of(speakers.messages[-1]["c1"])
         assert (told.run, told.round, told.manifest[NEXT_BASE]) == (RUN, 2, BASE)
         assert go_on(speakers).name != epoch.name, "every `ready` has a fresh number"

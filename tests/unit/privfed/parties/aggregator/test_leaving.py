@@ -6,7 +6,7 @@ import pytest
 
 from privfed.errors import ConfigError
 from privfed.parties.aggregator.leaving import ended_by_leaving, left_out_of
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from tests.unit.privfed.parties.aggregator.speakers import BASE, Speakers, standing
 
 NAMES = ("c1", "c2", "c3", "c4", "c5")

@@ -104,7 +104,7 @@ def no_answers(challenge):
 
 def test_clients_that_hold_the_key_open_the_sum_themselves(round_terms):
     custodian = ClientsOpen()
-    assert custodian.begin(round_terms) == Opening(agreed=round_terms, terms=round_terms)
+    assert custodian.begin(round_terms) == Opening(unkeyed=round_terms, terms=round_terms)
     assert custodian.close(round_terms, TOTAL, no_answers) is TOTAL
     assert custodian.bytes_asked == 0
 
@@ -118,7 +118,7 @@ def test_a_round_begins_with_the_name_of_its_key(company, round_terms, custodian
     holder, link = custodian(key)
     opening = holder.begin(agreed)
     named = replace(agreed, manifest={"base": "00", **stated})
-    assert opening == Opening(agreed=agreed, terms=named, key=key)
+    assert opening == Opening(unkeyed=agreed, terms=named, key=key)
     (asked,) = link.asked
     question = verified(
         asked, company.roster, role=Role.AGGREGATOR, kind="open-round", terms=agreed
@@ -130,7 +130,7 @@ def test_a_round_begins_with_the_name_of_its_key(company, round_terms, custodian
 def test_a_round_that_is_over_begins_with_its_result(round_terms, custodian, say):
     result = say("result", manifest={"contributors": ["a"]}, blobs={"sums": b"5"})
     opening = custodian(result)[0].begin(round_terms)
-    assert opening == Opening(agreed=round_terms, terms=round_terms, result=result)
+    assert opening == Opening(unkeyed=round_terms, terms=round_terms, result=result)
 
 
 def test_a_round_is_closed_by_challenge_and_answers(

@@ -10,7 +10,7 @@ from privfed.parties.aggregator.openers import ClientsAgree, ClientsOpen, Holder
 from privfed.parties.aggregator.run import AggregatorRun, Following
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import ABANDON, HELLO, LEFT_OUT, MAKE_KEY, MISSING, START
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from privfed.settings.encryption import BFV, Custody, Plain
 from tests.unit.privfed.parties.aggregator.speakers import (
     BASE,
@@ -76,10 +76,10 @@ class TestANewRun:
         assert (record.base_sha256, record.start_sha256) == ("d1" * 32, "d4" * 32)
         assert record.notes == ("the weights are not even",)
         assert (record.public_range, record.largest_range) == (INITIAL_RANGE, INITIAL_RANGE)
-        assert record.baseline == asked.presence.epoch.figure != 0
+        assert record.baseline == asked.presence.epoch.metric_value != 0
         assert {n: a.length for n, a in record.anchors.items()} == speakers.lengths
-        sigmas = {n: one.noise_multiplier for n, one in speakers.facts.items()}
-        assert record.noise_multipliers == sigmas
+        noise_multipliers = {n: one.noise_multiplier for n, one in speakers.facts.items()}
+        assert record.noise_multipliers == noise_multipliers
         assert record.over == 0
 
     def test_who_is_too_small_takes_no_part_in_it(self):

@@ -30,7 +30,7 @@ from privfed.protocol.kinds import (
     UPDATE,
 )
 from privfed.protocol.signing import refusal, signed_message
-from privfed.reports.figures import Reason
+from privfed.reports.round_record import Reason
 
 NAMES = [f"client-{index}" for index in range(4)]
 
@@ -69,11 +69,14 @@ def opened_as(reply, clients, name, **changes):
     return says(clients, name, OPENED, **{**manifest, **changes})
 
 
-def no_figure(clients, names):
-    """A change of what these say that opened a sum: for each the adapter has no figure."""
+def no_metric(clients, names):
+    """A change of what these say that opened a sum: for each the adapter has no metric."""
 
     def diverge(_, replies):
-        return {**replies, **{n: opened_as(replies[n], clients, n, figure=None) for n in names}}
+        return {
+            **replies,
+            **{n: opened_as(replies[n], clients, n, metric_value=None) for n in names},
+        }
 
     return diverge
 
@@ -157,18 +160,18 @@ class TestWhatWasOpened:
         assert released.opened == ("client-1", "client-2", "client-3")
         assert released.public_range != 0.125
 
-    def test_a_figure_may_differ_and_the_middle_one_counts(self, plain):
+    def test_a_metric_may_differ_and_the_middle_one_counts(self, plain):
         """Another batch in memory or another precision gives another one."""
-        figures = iter([0.25, 0.5, 0.75, 1e6])
+        record = iter([0.25, 0.5, 0.75, 1e6])
 
         def differ(_, replies):
             return {
-                name: opened_as(reply, plain, name, figure=next(figures))
+                name: opened_as(reply, plain, name, metric_value=next(record))
                 for name, reply in replies.items()
             }
 
         released, _ = played(plain, sum=differ)
-        assert (released.opened, released.figure) == (tuple(NAMES), 0.5)
+        assert (released.opened, released.metric_value) == (tuple(NAMES), 0.5)
 
     def test_nor_with_another_average(self, plain):
         """What the run leaves need not be the adapter, so that a quorum must state it too."""
@@ -184,14 +187,16 @@ class TestWhatWasOpened:
 
     @pytest.mark.parametrize("count", [2, 3, 4])
     def test_one_that_diverged_stops_the_run(self, plain, count):
-        """It is one if no more than half of the clients have a figure."""
+        """It is one if no more than half of the clients have a metric."""
         with pytest.raises(ModelError, match="diverged in round 1"):
-            played(plain, sum=no_figure(plain, NAMES[:count]))
+            played(plain, sum=no_metric(plain, NAMES[:count]))
 
-    def test_one_client_without_a_figure_does_not(self, plain):
-        released, _ = played(plain, sum=no_figure(plain, NAMES[1:2]))
+    def test_one_client_without_a_metric_does_not(self, plain):
+        released, _ = played(plain, sum=no_metric(plain, NAMES[1:2]))
         assert released.opened == tuple(NAMES)
-        assert released.figure == plain.one._rules.evaluate(plain.one.progress.state.adapter)
+        assert released.metric_value == plain.one._transition.evaluate(
+            plain.one.progress.state.adapter
+        )
 
     @pytest.mark.parametrize(
         ("notes", "shown"),
@@ -229,7 +234,7 @@ class TestWhatWasOpened:
             {"epsilon": True},
             {"epsilon": 10**400},
             {"next_range": 0},
-            {"figure": [1]},
+            {"metric_value": [1]},
             {"note": 7},
             {"next_base": 7},
             {"contributors": 5},

@@ -28,7 +28,7 @@ from privfed.protocol.kinds import (
     TRAIN,
 )
 from privfed.protocol.signing import refusal, signed_message
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.round_record import Abandoned, Reason
 from tests.unit.privfed.parties.aggregator.speakers import Clock
 from tests.unit.privfed.parties.separate import AFTER, BEFORE, WITHIN, Separate
 

@@ -55,14 +55,14 @@ class TestInItsOwnName:
 class TestMostAlike:
     def test_by_these_keys_and_no_other(self):
         stated = {
-            "c3": {"base": "x", "range": 1.0, "figure": 3},
-            "c1": {"base": "y", "range": 1.0, "figure": 1},
-            "c2": {"base": "x", "range": 1.0, "figure": 2},
-            "c4": {"base": "x", "range": 2.0, "figure": 2},
+            "c3": {"base": "x", "range": 1.0, "metric_value": 3},
+            "c1": {"base": "y", "range": 1.0, "metric_value": 1},
+            "c2": {"base": "x", "range": 1.0, "metric_value": 2},
+            "c4": {"base": "x", "range": 2.0, "metric_value": 2},
         }
         assert most_alike(stated, ["base", "range"]) == ["c2", "c3"]
         assert most_alike(stated, ["base"]) == ["c2", "c3", "c4"]
-        assert most_alike(stated, ["figure"]) == ["c2", "c4"]
+        assert most_alike(stated, ["metric_value"]) == ["c2", "c4"]
         assert most_alike({}, ["base"]) == []
 
     def test_a_number_is_no_text_and_true_is_no_one(self):

@@ -19,10 +19,10 @@ from privfed.protocol.kinds import (
     EPOCH,
     EPSILON,
     FACTS,
-    FIGURE,
     LEDGER,
     LEFT_OUT,
     MAKE_KEY,
+    METRIC_VALUE,
     MISSING,
     NEXT_BASE,
     NEXT_RANGE,
@@ -39,7 +39,7 @@ from privfed.protocol.kinds import (
     ready_of,
 )
 from privfed.protocol.signing import signed_message
-from privfed.reports.figures import Reason
+from privfed.reports.round_record import Reason
 from tests.unit.privfed.parties.apart import INITIAL, evaluate
 
 ME = "client-1"
@@ -92,7 +92,7 @@ class TestANewRun:
         manifest = told[0].manifest
         assert manifest[EPOCH] == apart.epoch(ready) == apart.programs[ME].membership.epoch
         assert manifest[NEXT_BASE] == manifest[RELEASED] == vector_digest(INITIAL)
-        assert manifest[FIGURE] == evaluate(INITIAL)
+        assert manifest[METRIC_VALUE] == evaluate(INITIAL)
         starting = apart.programs[ME].membership.starting
         assert manifest[NEXT_RANGE] == starting.largest_range
         assert manifest["agreement"] == starting.agreement.digest()
@@ -324,7 +324,7 @@ class TestWhereItGoesOn:
         before = apart.programs[ME].membership.epoch
         told = said(apart, self.go_on(apart, run, 0, vector_digest(INITIAL)))
         assert (told.kind, told.round, told.run) == (STARTED, 0, run)
-        assert told.manifest[FIGURE] is None, "it was stated when the run began"
+        assert told.manifest[METRIC_VALUE] is None, "it was stated when the run began"
         assert told.manifest[EPOCH] == apart.programs[ME].membership.epoch != before
 
     def test_not_from_another(self, apart):

@@ -28,7 +28,7 @@ def codec(plain):
 def codec_of(clients):
     """How a client of FedAvg sends its update in the first round."""
     params = len(clients.one.progress.state.adapter)
-    return clients.one.upload.codec(clients.range, clients.one._rules.uploads(1, params))
+    return clients.one.upload.codec(clients.range, clients.one._transition.uploads(1, params))
 
 
 def counted(node):

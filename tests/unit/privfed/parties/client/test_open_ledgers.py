@@ -34,9 +34,9 @@ def client(id_="ward", **changes):
     return replace(own, **changes)
 
 
-def opened(state, *clients, privacy=PRIVACY, secret_coins=True):
+def opened(state, *clients, privacy=PRIVACY, secret_randomness=True):
     second = AnchorFolder(state.parent / "anchors")
-    return open_ledgers(clients, privacy, state, second, None, secret_coins=secret_coins)
+    return open_ledgers(clients, privacy, state, second, None, secret_randomness=secret_randomness)
 
 
 def test_another_split_seed_batch_and_number_of_clients_continue_one_ledger(tmp_path):
@@ -73,10 +73,10 @@ def test_a_mistaken_unit_is_left_behind_as_the_error_says(tmp_path):
     assert opened(tmp_path, client())["ward"].events() == (STEP,)
 
 
-def test_seeded_coins_have_a_ledger_of_their_own(tmp_path):
+def test_seeded_randomness_have_a_ledger_of_their_own(tmp_path):
     opened(tmp_path, client())
     with pytest.raises(LedgerForeignError, match=r"and not 'one note \(seeded coins: not private"):
-        opened(tmp_path, client(), secret_coins=False)
+        opened(tmp_path, client(), secret_randomness=False)
 
 
 def test_a_ledger_of_the_first_version_is_joined_where_a_record_is_one_example(tmp_path):

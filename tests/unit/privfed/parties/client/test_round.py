@@ -5,7 +5,7 @@ import pytest
 
 from privfed import BFV, CKKS, FedAvg, TailAveraging, TrainingConfig
 from privfed.methods.method import GlobalState, vector_digest
-from privfed.parties.client.round import Progress, Rules
+from privfed.parties.client.round import Progress, Transition
 from privfed.protocol.participation import Participation
 
 STATE = np.array([1.0, -2.0], dtype=np.float32)
@@ -34,7 +34,7 @@ def rules(**changes):
         "largest_range": 64.0,
         "evaluate": lambda adapter: float(adapter[0]),
     }
-    return Rules(**{**values, **changes})
+    return Transition(**{**values, **changes})
 
 
 def test_it_moves_by_the_weighted_mean_of_the_contributors():
@@ -45,7 +45,7 @@ def test_it_moves_by_the_weighted_mean_of_the_contributors():
     assert moved.progress.state.memory == {}
     assert moved.progress.base == vector_digest(moved.progress.state.adapter)
     assert moved.progress.round == 5
-    assert moved.figure == 2.0
+    assert moved.metric_value == 2.0
     assert rules().method.left(moved.progress.state) is moved.progress.state.adapter
 
 
@@ -56,13 +56,13 @@ def test_nothing_that_it_was_given_is_changed():
 
 
 class TestTheAverage:
-    """The figure is that of the adapter which the run would leave."""
+    """The metric is that of the adapter which the run would leave."""
 
     def test_it_begins_with_its_first_round(self):
         method = TailAveraging(of=FedAvg(server_learning_rate=0.5), first_round=6)
         early = rules(method=method).after(progress(), 5, TOTAL, ("a", "c"))
         assert early.progress.state.memory == {}
-        assert early.figure == 2.0
+        assert early.metric_value == 2.0
         first = rules(method=method).after(early.progress, 6, TOTAL, ("a", "c"))
         assert first.progress.state.memory["tail.average"].tolist() == [3.0, -1.5]
         second = rules(method=method).after(first.progress, 7, TOTAL, ("a", "c"))
@@ -70,7 +70,7 @@ class TestTheAverage:
         assert state.adapter.tolist() == [4.0, -1.25]
         assert state.memory["tail.average"].tolist() == [3.5, -1.375]
         assert state.memory["tail.counted"].tolist() == [2]
-        assert second.figure == 3.5
+        assert second.metric_value == 3.5
         assert method.left(state) is state.memory["tail.average"]
         assert second.progress.base == state.digest() != vector_digest(state.adapter)
 

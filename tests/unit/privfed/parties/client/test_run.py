@@ -37,7 +37,7 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.signing import signed_message
 from privfed.protocol.terms import Terms
-from privfed.reports.figures import Reason
+from privfed.reports.round_record import Reason
 from tests.unit.privfed.parties.small_run import Stop
 
 SECRET = "patient Smith"
@@ -160,10 +160,10 @@ def replace_failing(plain, monkeypatch):
 
 
 class TestWhatItOpened:
-    def test_a_figure_that_is_not_finite_is_stated_as_none(self, plain, monkeypatch):
+    def test_a_metric_that_is_not_finite_is_stated_as_none(self, plain, monkeypatch):
         ending = ending_in_clear(plain)
-        monkeypatch.setattr(plain.one, "_rules", replace(plain.one._rules, evaluate=diverged))
-        assert statement_of(plain.one.handle(ending)).manifest["figure"] is None
+        monkeypatch.setattr(plain.one, "_rules", replace(plain.one._transition, evaluate=diverged))
+        assert statement_of(plain.one.handle(ending)).manifest["metric_value"] is None
 
     def test_a_spoiled_sum_is_refused_in_fixed_words(self, plain, monkeypatch):
         """What it decrypts to, or how many values are out of range, is nobody's to know."""

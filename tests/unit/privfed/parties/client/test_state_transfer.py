@@ -89,7 +89,7 @@ def opened(company, terms):
 
     def make(client, *, of=None, kind=OPENED, key=None, **changes):
         of = of or progress()
-        manifest = {**said_of(of), "figure": 0.5}
+        manifest = {**said_of(of), "metric_value": 0.5}
         about = replace(terms, round=changes.pop("round", 4), run=changes.pop("run", "0a1b"))
         return company.message(client, kind, about, manifest={**manifest, **changes}, key=key)
 
@@ -243,7 +243,7 @@ class TestHowManyStatedIt:
         assert taken(relayed(statements=few), least=2).round == 4
 
     def test_nobody_counts_twice(self, relayed, taken, opened):
-        twice = [opened("a"), opened("b"), opened("b", figure=0.25)]
+        twice = [opened("a"), opened("b"), opened("b", metric_value=0.25)]
         with pytest.raises(MessageError, match=r"\['a', 'b'\] did"):
             taken(relayed(statements=twice))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from privfed.errors import MessageError
 from privfed.parties.client.told import Told
 from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED, ROUNDS
-from privfed.reports.figures import Reason
+from privfed.reports.round_record import Reason
 
 COME_TO = {NEXT_BASE: "b4" * 32, RELEASED: "5e" * 32}
 

@@ -22,15 +22,15 @@ from privfed.parties.client.program import Program
 from privfed.parties.client.told import Told
 from privfed.protocol.terms import Terms
 from privfed.reports.budget import COMPLETE, BudgetReport
-from privfed.reports.closing import closed_message
-from privfed.reports.figures import RoundFigures
+from privfed.reports.closed import closed_message
 from privfed.reports.making import Moment, client_report
+from privfed.reports.round_record import RoundRecord
 from privfed.reports.run_facts import RunFacts
 from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
 
 _TOLD: Final = (
-    "Who took part in a round, what it weighed and its figure on held-out text are as the "
+    "Who took part in a round, what it weighed and its metric on held-out text are as the "
     "aggregator told them; epsilon after each round is this client's, by its own ledger."
 )
 
@@ -40,7 +40,7 @@ class OwnReport:
     """Makes what one client says at the end of a run.
 
     Attributes:
-        baseline: figure of the initial adapter on held-out text.
+        baseline: metric of the initial adapter on held-out text.
         notes: what the reader should question, known to this client before the run.
         size_source: where its public size comes from.
         share_ledger: whether its operator lets the export of its ledger leave, so that others can
@@ -81,7 +81,7 @@ class OwnReport:
             public_range=progress.public_range,
             anchors={node.id: book.anchor()},
             baseline=self.baseline,
-            rounds=tuple(_own_figures(row, node, starting.run, book) for row in told.rounds),
+            rounds=tuple(_own_record(row, node, starting.run, book) for row in told.rounds),
             abandoned=told.abandoned,
             left_out=told.left_out,
         )
@@ -125,7 +125,7 @@ def _without_paths(report: BudgetReport) -> BudgetReport:
     return replace(report, training=replace(report.training, model=model))
 
 
-def _own_figures(row: RoundFigures, node: ClientNode, run: str, book: Book) -> RoundFigures:
+def _own_record(row: RoundRecord, node: ClientNode, run: str, book: Book) -> RoundRecord:
     """A round, with what this client had spent after it by its own ledger, and no other."""
     budget, relation = node.filter.budget, node.filter.neighbouring
     spent = epsilon(events_until(book, run, row.round), budget.delta, relation).upper

@@ -19,7 +19,7 @@ from privfed.errors import DataError
 from privfed.identity.keys import Identity, Role
 from privfed.models.tokenizer_digest import tokenizer_digest
 from privfed.parties.client import joining
-from privfed.parties.client.preparing import Known, prepare
+from privfed.parties.client.setup import Known, prepare
 from privfed.storage.state_folder import ledger_path
 from tests.organisations import ORGANISATIONS
 

@@ -1,4 +1,4 @@
-"""Figures of a round survive their JSON, and epsilon in print is never below what is bounded."""
+"""Numbers of a round survive their JSON, and epsilon in print is never below what is bounded."""
 
 import json
 from dataclasses import replace
@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed.reports.figures import RoundFigures, rounded_down, rounded_up
-from tests.unit.privfed.reports.made_up import FIGURES
+from privfed.reports.round_record import RoundRecord, rounded_down, rounded_up
+from tests.unit.privfed.reports.made_up import ROUND_RECORD
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "perplexity"])
-def test_figures_survive_their_json(metric):
-    figures = replace(FIGURES, metric=metric)
-    values = json.loads(json.dumps(figures.to_json()))
+def test_numbers_survive_their_json(metric):
+    record = replace(ROUND_RECORD, metric=metric)
+    values = json.loads(json.dumps(record.to_json()))
     assert values[metric] == 0.25
     assert not {"metric", "value"} & set(values)
-    assert RoundFigures.from_json(values) == figures
+    assert RoundRecord.from_json(values) == record
 
 
 def test_json_holds_lists_and_the_metric_under_its_name():
-    values = FIGURES.to_json()
+    values = ROUND_RECORD.to_json()
     assert values["accuracy"] == 0.25
     assert values["clients"] == ["client-1", "client-2"]
     assert values["absent"] == ["client-3"]

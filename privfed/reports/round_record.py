@@ -18,7 +18,7 @@ def rounded_down(epsilon: float, digits: int = 4) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundFigures:
+class RoundRecord:
     """One row of the table.
 
     Attributes:
@@ -36,7 +36,7 @@ class RoundFigures:
         seconds: wall time of the round, evaluation included.
         seconds_aggregator: of that, what the aggregator took to check and add.
         seconds_opening: from the sum to what all clients state that they came to: opening it, the
-            next adapter and its figure included.
+            next adapter and its metric included.
         epsilon: spent by each client after the round, on its data set, earlier runs included.
     """
 
@@ -61,7 +61,7 @@ class RoundFigures:
         return values
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "RoundFigures":
+    def from_json(cls, values: Mapping[str, Any]) -> "RoundRecord":
         """The inverse of `to_json`."""
         (metric,) = set(values).difference(field.name for field in fields(cls))
         rest = {name: value for name, value in values.items() if name != metric}

@@ -31,7 +31,7 @@ from privfed.models.vector import (
 from privfed.parties.client import joining
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
-from privfed.private_step.evaluation import held_out_figure, require_readable
+from privfed.private_step.evaluation import held_out_metric, require_readable
 from privfed.private_step.private_model import PrivateModel
 from privfed.protocol.ready import Facts
 from privfed.run_settings import FederationSettings
@@ -79,10 +79,10 @@ class Prepared:
     size_source: str
 
     def evaluate(self, adapter: NDArray[np.float32]) -> float:
-        """The figure of an adapter, shape (params,), on held-out text."""
+        """The metric of an adapter, shape (params,), on held-out text."""
         write_vector(self.model.adapter, adapter)
         (size,) = {node.config.physical_batch_size for node in self.nodes.values()}
-        return held_out_figure(self.model, self.held_out, size)
+        return held_out_metric(self.model, self.held_out, size)
 
 
 def prepare(
@@ -122,7 +122,7 @@ def prepare(
         settings.state,
         AnchorFolder(settings.anchors),
         None if known is None else known.anchors,
-        secret_coins=settings.secret_coins,
+        secret_randomness=settings.secret_randomness,
     )
     sized, notes = _sized(settings, clients, ledgers)
     part = [client for client in sized if client.id not in left_out]
@@ -138,7 +138,7 @@ def prepare(
         participation=settings.proposal().participation,
         privacy=settings.privacy,
         training=settings.training,
-        coins=settings.coins,
+        randomness=settings.randomness,
         state=settings.state,
     )
     return Prepared(
@@ -191,7 +191,7 @@ def _sized(
     Who turns out to be too small takes no part.
     """
     privacy = settings.privacy
-    sized = joining.with_public_sizes(clients, ledgers, privacy, settings.coins)
+    sized = joining.with_public_sizes(clients, ledgers, privacy, settings.randomness)
     small = joining.left_out_for_size(clients, sized, ledgers, privacy)
     part = [client for client in sized if client.id not in small]
     run_settings.check_sizes(part, privacy)
@@ -210,10 +210,14 @@ def _facts(
     if known is None:
         draw = settings.proposal().participation
         rounds = {client.id: draw.rounds_of(client.id) for client in clients}
-        sigmas = joining.calibrate(clients, ledgers, settings.method, settings.privacy, rounds)
+        noise_multipliers = joining.calibrate(
+            clients, ledgers, settings.method, settings.privacy, rounds
+        )
         before = {client.id: _spent(settings, client, ledgers[client.id]) for client in clients}
     else:
-        sigmas = {client.id: known.facts[client.id].noise_multiplier for client in clients}
+        noise_multipliers = {
+            client.id: known.facts[client.id].noise_multiplier for client in clients
+        }
         before = {client.id: known.facts[client.id].epsilon_before for client in clients}
     params, sizes = num_trainable(model.adapter), {client.id: client.size for client in clients}
     weights = settings.method.weights(sizes)
@@ -240,7 +244,7 @@ def _facts(
             {
                 **common,
                 "client": client.describe(settings.privacy),
-                "noise_multiplier": sigmas[client.id],
+                "noise_multiplier": noise_multipliers[client.id],
                 "epsilon_before": before[client.id],
             }
         )

@@ -9,12 +9,12 @@ from accountants import PoissonGaussian, epsilon
 from accountants.ledger.export import book_of_export
 from privfed import Plain
 from privfed.methods.method import vector_digest
-from privfed.parties.client import closing
-from privfed.parties.client.closing import events_until
+from privfed.parties.client import own_report
+from privfed.parties.client.own_report import events_until
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import CLOSED
-from privfed.reports.closing import EXPORT, REPORT, read_closed
-from privfed.reports.figures import Abandoned, Reason
+from privfed.reports.closed import EXPORT, REPORT, read_closed
+from privfed.reports.round_record import Abandoned, Reason
 from tests.unit.privfed.parties.apart import EARLIER, INITIAL, SHARING, SIGMAS, evaluate
 
 ME, OTHERS = "client-1", ("client-0", "client-2", "client-3")
@@ -93,11 +93,11 @@ class TestTheReport:
         assert f"a note of {ME}" in said
         assert "client-3 was left out from round 3 on" in said
 
-    def test_so_is_which_figures_are_only_told(self, played):
+    def test_so_is_which_numbers_are_only_told(self, played):
         apart, run = played
         _, found = closed(apart, run.record)
         said = " ".join(found.report.warnings)
-        assert "its figure on held-out text are as the aggregator told them" in said
+        assert "its metric on held-out text are as the aggregator told them" in said
         assert "epsilon after each round is this client's, by its own ledger" in said
 
     def test_so_is_a_weight_that_leaves_its_client_little_cover(self, make_apart, monkeypatch):
@@ -148,14 +148,14 @@ class TestWhatIsNotSaid:
 
     def test_nothing_of_where_its_base_model_lies(self, played, monkeypatch, tmp_path):
         apart, run = played
-        found = closing.client_report
+        found = own_report.client_report
 
         def report(*arguments, **about):
             made = found(*arguments, **about)
             model = {**made.training.model, "base": str(tmp_path)}
             return replace(made, training=replace(made.training, model=model))
 
-        monkeypatch.setattr(closing, "client_report", report)
+        monkeypatch.setattr(own_report, "client_report", report)
         message, said = closed(apart, run.record)
         assert str(tmp_path).encode() not in message
         digest = apart.facts[ME].base_weights
@@ -163,14 +163,14 @@ class TestWhatIsNotSaid:
 
     def test_the_name_of_a_public_one_is_said(self, played, monkeypatch):
         apart, run = played
-        found = closing.client_report
+        found = own_report.client_report
 
         def report(*arguments, **about):
             made = found(*arguments, **about)
             model = {**made.training.model, "base": "ministry/public-model"}
             return replace(made, training=replace(made.training, model=model))
 
-        monkeypatch.setattr(closing, "client_report", report)
+        monkeypatch.setattr(own_report, "client_report", report)
         _, said = closed(apart, run.record)
         assert said.report.training.model["base"] == "ministry/public-model"
 

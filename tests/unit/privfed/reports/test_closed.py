@@ -8,7 +8,7 @@ from accountants import Anchor
 from privfed.errors import MessageError, ReportError
 from privfed.protocol.kinds import EPSILON, LEDGER, OPENED
 from privfed.protocol.signing import signed_message
-from privfed.reports.closing import (
+from privfed.reports.closed import (
     EXPORT,
     REPORT,
     closed_message,
@@ -39,8 +39,8 @@ class TestAnHonestStatement:
         assert found.export is None
         assert found.row == read(signed, signed.closed(ME)).row
 
-    def test_a_report_of_repeatable_coins_is_honest_too(self, signed, seeded_coins):
-        own = signed.report(ME, coins=seeded_coins())
+    def test_a_report_of_repeatable_coins_is_honest_too(self, signed, seeded_randomness):
+        own = signed.report(ME, randomness=seeded_randomness())
         assert not read(signed, signed.closed(ME, report=own)).report.randomness.secret
 
     def test_so_is_one_of_a_run_that_was_stopped(self, signed):
