@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -20,10 +21,38 @@ from tests.end_to_end.separate_parties import settings_of
 SCRIPT = Path(__file__).with_name("separate_parties.py")
 
 
+class Nursery:
+    """The process from which clients and key holders are forked; one for all tests."""
+
+    def __init__(self):
+        self._process = None
+
+    def fileno(self):
+        """Of what it says, for `select`."""
+        return self._process.stdout.fileno()
+
+    def ask_for(self, name, folder):
+        """Have a party started."""
+        if self._process is None:
+            self._process = started("nursery", folder)
+            assert self._process.stdout.readline() == b"ready\n"
+        self._process.stdin.write(f"{name} {folder}\n".encode())
+
+    def heard(self):
+        """The next thing that it said, as words: "began PID NAME" or "ended PID"."""
+        return self._process.stdout.readline().decode().split()
+
+    def close(self):
+        """End it."""
+        if self._process is not None:
+            end(self._process)
+
+
 class Apart:
     """A small federation whose parties are processes.
 
     Args:
+        nursery: that starts clients and key holder.
         folder: of all parties; each uses its own part.
         bert: folder with the base model.
         clients: names.
@@ -41,6 +70,7 @@ class Apart:
 
     def __init__(
         self,
+        nursery,
         folder,
         bert,
         clients,
@@ -53,6 +83,7 @@ class Apart:
         alone=None,
         without=(None, None),
     ):
+        self._nursery, self._asked, self.alive = nursery, 0, {}
         self.folder, self.clients, self.gone = folder, clients, gone
         self._environments = alone or {}
         self._alone = []
@@ -95,41 +126,43 @@ class Apart:
 
     def play(self, timeout_s=240):
         """Run until the aggregator has ended or given up; returns its last line."""
-        self.nursery = self._start("nursery")
-        assert self.nursery.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + timeout_s
         names = [*self.clients, *(["holder"] if self.holder else [])]
-        alive = self.alive = {}
         for name in names:
             if name in self._environments:
-                self._alone.append(self._start(name, self._environments[name]))
+                self._alone.append(started(name, self.folder, self._environments[name]))
             else:
                 self._ask_for(name)
-        self.aggregator = self._start("aggregator")
+        self.aggregator = started("aggregator", self.folder)
         while time.monotonic() < deadline:
-            readable, _, _ = select.select([self.nursery.stdout, self.aggregator.stdout], [], [], 1)
-            if self.nursery.stdout in readable:
-                self._heard(self.nursery.stdout.readline().decode().split(), alive)
+            readable, _, _ = select.select([self._nursery, self.aggregator.stdout], [], [], 1)
+            if self._nursery in readable:
+                name = self._heard()
+                if name is not None:
+                    self.restarts.append(name)
+                    if name not in self.gone:
+                        self._ask_for(name)
             if self.aggregator.stdout in readable:
                 line = self.aggregator.stdout.readline().decode()
                 if line.startswith(("done", "stopped")) and not line.startswith(self.again):
                     return line.strip()
                 end(self.aggregator)
                 self.restarts.append("aggregator")
-                self.aggregator = self._start("aggregator")
+                self.aggregator = started("aggregator", self.folder)
         raise AssertionError(f"the run did not end; restarted {self.restarts}, {self.errors()}")
 
-    def _heard(self, words, alive):
+    def _heard(self):
+        """Who died, if that is what the nursery says next."""
+        words = self._nursery.heard()
         if words[0] == "began":
-            alive[words[1]] = words[2]
-            return
-        name = alive.pop(words[1])
-        self.restarts.append(name)
-        if name not in self.gone:
-            self._ask_for(name)
+            self._asked -= 1
+            self.alive[words[1]] = words[2]
+            return None
+        return self.alive.pop(words[1])
 
     def _ask_for(self, name):
-        self.nursery.stdin.write(f"{name}\n".encode())
+        self._nursery.ask_for(name, self.folder)
+        self._asked += 1
 
     def errors(self):
         """What ended a party that did not die as it should."""
@@ -137,10 +170,14 @@ class Apart:
 
     def close(self):
         """End all processes that were started."""
-        for name in ("aggregator", "nursery"):
-            process = getattr(self, name, None)
-            if process is not None:
-                end(process)
+        if hasattr(self, "aggregator"):
+            end(self.aggregator)
+        while self._asked:
+            self._heard()
+        for child in self.alive:
+            os.kill(int(child), signal.SIGKILL)
+        while self.alive:
+            self._heard()
         for process in self._alone:
             process.kill()
             end(process)
@@ -174,13 +211,12 @@ class Apart:
         """How far the aggregator had come, as JSON values."""
         return json.loads((self.folder / "hub/reached.json").read_text())
 
-    def _start(self, role, environment=None):
-        pipe = subprocess.PIPE
-        command = [sys.executable, str(SCRIPT), role, str(self.folder)]
-        around = {**os.environ, **(environment or {})}
-        return subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, bufsize=0, cwd=self.folder, env=around
-        )
+
+def started(role, folder, environment=None):
+    """A process of `separate_parties.py`."""
+    command = [sys.executable, str(SCRIPT), role, str(folder)]
+    around, pipe = {**os.environ, **(environment or {})}, subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0, cwd=folder, env=around)
 
 
 def end(process):

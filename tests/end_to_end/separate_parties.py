@@ -384,7 +384,13 @@ def play_holder(folder):
 
 
 def nursery(folder):
-    """Fork a client for every name that is read, with all imported; it ends when its input does."""
+    """Fork a party for every name and folder that are read, with all imported.
+
+    It ends when its input does.
+
+    Args:
+        folder: of the first of them, in which everything is imported.
+    """
     import privfed.parties.client.program
     import privfed.parties.key_holder.serving  # noqa: F401
     from privfed.parties.client.setup import prepare
@@ -401,9 +407,10 @@ def nursery(folder):
                 print(f"ended {child}", flush=True)
         if not readable:
             continue
-        name = asked.readline().decode().strip()
-        if not name:
+        line = asked.readline().decode().split()
+        if not line:
             break
+        name, folder = line[0], Path(line[1])
         child = os.fork()
         if child == 0:
             code = 1

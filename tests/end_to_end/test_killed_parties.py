@@ -11,12 +11,20 @@ NAMES = ["east", "north", "west"]
 
 
 @pytest.fixture
-def apart(tmp_path, bert_folder):
+def apart(nursery, tmp_path, bert_folder):
     made = []
 
     def make(*, clients=NAMES, custody="shared_key", deaths=None, **options):
         made.append(
-            Apart(tmp_path, str(bert_folder), clients, custody, deaths=deaths or {}, **options)
+            Apart(
+                nursery,
+                tmp_path,
+                str(bert_folder),
+                clients,
+                custody,
+                deaths=deaths or {},
+                **options,
+            )
         )
         return made[-1]
 

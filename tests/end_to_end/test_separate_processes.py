@@ -46,11 +46,11 @@ def secret_halves(path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/PID/mem")
 @pytest.mark.parametrize("custody", list(Custody))
 def test_a_run_of_separate_processes_and_the_aggregator_learns_no_secret(
-    tmp_path, bert_folder, custody
+    nursery, tmp_path, bert_folder, custody
 ):
     """No text, no update, no adapter, no key; no module of torch, TenSEAL or custody either."""
     federation = Apart(
-        tmp_path, str(bert_folder), CLIENTS, custody.value, deaths={}, patience_s=30.0
+        nursery, tmp_path, str(bert_folder), CLIENTS, custody.value, deaths={}, patience_s=30.0
     )
     try:
         assert federation.play() == "done", "no module is named after it"
