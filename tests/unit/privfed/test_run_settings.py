@@ -47,13 +47,13 @@ class TestDescription:
         described = make_federation().describe()
         assert json.loads(json.dumps(described, allow_nan=False)) == described
 
-    @pytest.mark.parametrize("rule", CLIPPING)
-    def test_every_clipping_is_described_by_its_name(self, make_federation, rule):
+    @pytest.mark.parametrize("clipping", CLIPPING)
+    def test_every_clipping_is_described_by_its_name(self, make_federation, clipping):
         federation = make_federation()
         described = replace(
-            federation, privacy=replace(federation.privacy, clipping=rule)
+            federation, privacy=replace(federation.privacy, clipping=clipping)
         ).describe()
-        assert described["privacy"]["clipping"]["rule"] == type(rule).__name__
+        assert described["privacy"]["clipping"]["kind"] == type(clipping).__name__
 
     def test_no_two_clippings_are_described_alike(self, make_federation):
         federation = make_federation()
@@ -68,13 +68,13 @@ class TestDescription:
         assert training_settings(training) == {
             "learning_rate": 0.5,
             "final_learning_rate": None,
-            "optimizer": {"rule": "SGD", "momentum": 0.5},
+            "optimizer": {"kind": "SGD", "momentum": 0.5},
             "physical_batch_size": 16,
         }
         federation = make_federation(training=training)
         assert federation.describe()["training"] == training_settings(training)
         assert (
-            training_settings(replace(training, optimizer=AdamW()))["optimizer"]["rule"] == "AdamW"
+            training_settings(replace(training, optimizer=AdamW()))["optimizer"]["kind"] == "AdamW"
         )
 
     @pytest.mark.parametrize(

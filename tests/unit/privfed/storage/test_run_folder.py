@@ -6,7 +6,7 @@ from privfed.storage.checkpoint import Checkpoint
 from privfed.storage.run_folder import RunFolder
 
 SETTINGS = {
-    "privacy": {"clipping_norm": 1.0, "clipping": {"rule": "FlatClipping"}},
+    "privacy": {"clipping_norm": 1.0, "clipping": {"kind": "FlatClipping"}},
     "clients": [{"id": "north", "delta": 1e-5}, {"id": "west", "delta": 1e-4}],
     "rounds": 3,
     "title": None,
@@ -55,7 +55,7 @@ class TestAResumeWithOtherSettings:
         return refused
 
     def test_the_key_is_named_with_both_values(self, message, tmp_path):
-        privacy = {"clipping_norm": 0.5, "clipping": {"rule": "FlatClipping"}}
+        privacy = {"clipping_norm": 0.5, "clipping": {"kind": "FlatClipping"}}
         assert message(privacy=privacy) == (
             f"the run in {tmp_path / 'run'} has other settings (privacy.clipping_norm was 1.0 and "
             "is 0.5); resume it with its own settings, or choose another output folder"
@@ -67,8 +67,8 @@ class TestAResumeWithOtherSettings:
         assert 'clients.west was {"id": "west", ' in message(clients=clients[:1])
 
     def test_every_key_is_named(self, message):
-        text = message(rounds=4, privacy={"clipping_norm": 1.0, "clipping": {"rule": "x" * 200}})
-        assert 'privacy.clipping.rule was "FlatClipping" and is "xxxx' in text
+        text = message(rounds=4, privacy={"clipping_norm": 1.0, "clipping": {"kind": "x" * 200}})
+        assert 'privacy.clipping.kind was "FlatClipping" and is "xxxx' in text
         assert "rounds was 3 and is 4" in text
         assert len(text) < 400
 
