@@ -1,17 +1,21 @@
-# make demo | demo-chat | check | test | gpu | clean
+# make demo | demo-chat | demo-machines | check | test | gpu | clean
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_PACKAGES := privfed/data/requirements-demo.txt
 
-.PHONY: demo demo-chat check test gpu lint clean
+.PHONY: demo demo-chat demo-machines check test gpu lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/privfed demo
 
 demo-chat: $(VENV)/.demo
 	$(BIN)/privfed demo --chat
+
+# A hub and three organisations as processes of their own, over TLS on 127.0.0.1.
+demo-machines: $(VENV)/.flower $(VENV)/.demo
+	$(BIN)/privfed demo --machines
 
 test: $(VENV)/.test $(VENV)/.demo lint
 	$(BIN)/pytest --numprocesses auto --dist worksteal
@@ -39,6 +43,10 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.demo: $(VENV)/.base $(DEMO_PACKAGES)
 	$(PIP) install --quiet --no-deps --requirement $(DEMO_PACKAGES)
+	touch $@
+
+$(VENV)/.flower: $(VENV)/.base
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[flower]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base

@@ -3,7 +3,7 @@
 from .data.public_size import NoisySize as NoisySize
 from .data.records import Record as Record
 from .data.records import RecordGroup as RecordGroup
-from .engines.simulation import Callback as Callback
+from .engines.callback import Callback as Callback
 from .engines.simulation import FederationResult as FederationResult
 from .federation import Federation as Federation
 from .identity.enrolment import Enrolment as Enrolment

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from privfed import run_settings
 from privfed.checks import require_items
-from privfed.engines.simulation import Callback, FederationResult, Simulation
+from privfed.engines.callback import Callback
+from privfed.engines.simulation import FederationResult, Simulation
 from privfed.errors import RunFolderError
 from privfed.parties.client.client import Client
 from privfed.run_settings import FederationSettings

@@ -1,12 +1,15 @@
-"""What a run prints: a line for each round, and a bar for the clients within it."""
+"""What a run prints: a line for each round, and a bar for the clients within it; or JSON."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from privfed.engines.simulation import Callback
+from privfed.engines.callback import Callback
 from privfed.reports.round_record import Abandoned, RoundRecord, rounded_up
 
 _LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"
@@ -124,7 +127,57 @@ class RoundTable(Callback):
         self._progress.reset(self._task, round=abandoned.round + 1, total=len(self._clients))
         self._print(f"{abandoned.round:>5}  {abandoned}", style="yellow")
 
+    def note(self, line: str) -> None:
+        """Print what happened besides."""
+        self._print(line)
+
     def _print(self, line: str, style: str | None = None) -> None:
         self._progress.console.print(
             line, style=style, highlight=False, markup=False, soft_wrap=True
         )
+
+
+class JsonLines(Callback):
+    """Prints a JSON object, on a line of its own, for each thing that happens.
+
+    Args:
+        out: where to print.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __enter__(self) -> "JsonLines":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def on_start(
+        self,
+        run: str,
+        rounds: int,
+        clients: Sequence[str],
+        baseline: float,
+        past: Sequence[RoundRecord],
+    ) -> None:
+        """The run, and the rounds before a resume."""
+        self.say("start", run=run, rounds=rounds, clients=list(clients), baseline=baseline)
+        for record in past:
+            self.on_round(record)
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A complete round."""
+        self.say("round", **asdict(record))
+
+    def on_abandoned(self, abandoned: Abandoned) -> None:
+        """A round that was given up."""
+        self.say("abandoned", **abandoned.to_json())
+
+    def note(self, line: str) -> None:
+        """What happened besides."""
+        self.say("note", text=line)
+
+    def say(self, event: str, **values: Any) -> None:
+        """One line."""
+        print(json.dumps({"event": event, **values}), file=self._out, flush=True)

@@ -15,7 +15,9 @@ from rich.console import Console
 from accountants.stopping import stopped_by_signals
 from privfed import __version__
 from privfed.cli.ending import Program, failures_kept, tell
+from privfed.cli.node import node_app
 from privfed.cli.roster import roster_app
+from privfed.cli.serve import serve_app
 from privfed.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ app = typer.Typer(
     "DP-SGD adapters, encrypted sums, a privacy budget for every client.",
 )
 app.add_typer(roster_app, name="roster")
+app.add_typer(node_app, name="node")
+app.add_typer(serve_app, name="serve")
 _console = Console()
 
 Out = Annotated[
@@ -121,6 +125,14 @@ def demo(
     chat: Annotated[
         bool, typer.Option("--chat", help="A causal language model on chat messages.")
     ] = False,
+    machines: Annotated[
+        bool,
+        typer.Option(
+            "--machines",
+            help="A hub and three organisations as processes of their own, over TLS on this "
+            "machine.",
+        ),
+    ] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Sum without encryption, for comparison.")
     ] = False,
@@ -131,7 +143,12 @@ def demo(
         _hide_loading_bars()
         from privfed.cli import demo
 
-        folder = out or demo.new_folder("chat" if chat else "news")
+        folder = out or demo.new_folder("machines" if machines else "chat" if chat else "news")
+        if machines:
+            from privfed.cli import demo_machines
+
+            demo_machines.play(folder, _say)
+            return
         build = demo.chat_messages if chat else demo.bbc_topics
         federation = build(folder, encrypted=not plain, resume=resume)
     _run(federation, folder, resume=resume)
@@ -158,6 +175,24 @@ def run(
         folder = out or Path("runs") / config.stem
         federation = replace(load_federation(config, state), anchor_folder=anchors)
     _run(federation, folder, resume=resume, without=without or ())
+
+
+@app.command()
+def agreement(
+    config: Annotated[Path, typer.Argument(help="The public file of a run between machines.")],
+) -> None:
+    """Make the public files of a run between machines, once for all: CONFIG says what it is.
+
+    Beside CONFIG: `start.safetensors`, the initial adapter, and `agreement.json`, what all agree
+    on. Where they are already there, they are compared with CONFIG. Its digest is what the
+    organisations compare over the phone.
+    """
+    with _nothing_spent_yet():
+        _hide_loading_bars()
+        from privfed.cli.public_file import make_public_files
+
+        for line in make_public_files(config):
+            _say(line)
 
 
 @app.command(name="key-holder")

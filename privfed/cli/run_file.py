@@ -4,14 +4,14 @@ See `docs/run.toml` in the repository for a commented example.
 """
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accountants import AccountingError, Budget, Neighbouring
+from privfed.agreement import Declaration
 from privfed.cli.run_file_data import clients_and_held_out
-from privfed.cli.toml_section import Section
+from privfed.cli.toml_section import Section, parsed
 from privfed.data.public_size import NoisySize
 from privfed.errors import ConfigError
 from privfed.federation import Federation
@@ -24,7 +24,6 @@ from privfed.methods.tail_averaging import TailAveraging
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
-from privfed.parties.client.client import Client
 from privfed.protocol.links import parse_address
 from privfed.settings.computation import (
     Computation,
@@ -83,63 +82,76 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         ConfigError: for a file, table, key or value that cannot be used.
         DataError: for data that cannot be used.
     """
-    root = Section("", _parse(path))
-    task = _task(root.section("model"), path.parent)
-    seed = root.take("seed", int)
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
-    privacy, budgets = _privacy(root.section("privacy"))
+    root = parsed(path)
+    task, seed = task_of(root, path.parent), seed_of(root)
+    privacy, budgets = privacy_of(root)
     clients, held_out, source = clients_and_held_out(
         root.section("data"), task, seed, path.parent, budgets
     )
-    federation = root.section("federation")
     result = Federation(
         model=task,
         clients=clients,
-        adapter=_adapter(root.section("adapter")),
         privacy=privacy,
-        training=_training(root.section("training")),
-        computation=_computation(root.section("computation", {})),
-        encryption=_encryption(root.section("encryption", {})),
-        enrolment=_enrolment(root.optional("parties"), path.parent),
-        method=_method(root.section("method", {}), root.optional("averaging")),
-        **federation.values(Federation, _OF_FEDERATION),
         held_out=held_out,
         held_out_source=source,
-        public_size_source=_size_source(clients),
+        public_size_source=size_source(clients),
         seed=seed,
-        title=root.take("title", str, path.stem),
         state_folder=state_folder,
+        enrolment=_enrolment(root.optional("parties"), path.parent),
+        **others_of(root, path),
     )
-    federation.end()
     root.end()
     return result
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"the configuration {path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no readable TOML file: {error}") from error
+def others_of(root: Section, path: Path) -> dict[str, Any]:
+    """Fields of the settings that neither data nor keys of anybody decide, by their names.
+
+    Args:
+        root: the whole file; what is read is taken.
+        path: of the file.
+    """
+    federation = root.section("federation")
+    found = {
+        "adapter": _adapter(root.section("adapter")),
+        "training": _training(root.section("training")),
+        "computation": computation_of(root),
+        "encryption": _encryption(root.section("encryption", {})),
+        "method": _method(root.section("method", {}), root.optional("averaging")),
+        "title": root.take("title", str, path.stem),
+        **federation.values(Federation, _OF_FEDERATION),
+    }
+    federation.end()
+    return found
 
 
-def _task(section: Section, folder: Path) -> Task:
+def seed_of(root: Section) -> int:
+    """The public seed."""
+    seed: int = root.take("seed", int)
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
+    return seed
+
+
+def task_of(root: Section, folder: Path) -> Task:
+    """The table [model]; a folder with the base model is relative to that of the file."""
+    section = root.section("model")
     kind = section.choose("task", _TASKS)
-    task: Task = section.build(kind, base=_base(section.take("base", str), folder))
+    task: Task = section.build(kind, base=base_of(section.take("base", str), folder))
     section.end()
     return task
 
 
-def _base(base: str, folder: Path) -> str:
+def base_of(base: str, folder: Path) -> str:
     """A folder with a model, relative to that of the configuration; a name on the hub as it is."""
     local = folder / base
     is_name = _HUB_NAME.fullmatch(base) is not None
     return base if is_name and not local.is_dir() else str(local.resolve())
 
 
-def _privacy(section: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
+def privacy_of(root: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
+    """The table [privacy], and the budgets of clients that have one of their own."""
+    section = root.section("privacy")
     neighbouring = section.take("neighbouring", str)
     if neighbouring not in [relation.value for relation in Neighbouring]:
         raise ConfigError(f"[privacy] neighbouring must be 'add_remove', got {neighbouring!r}")
@@ -168,7 +180,8 @@ def _budget(section: Section) -> Budget:
         raise ConfigError(str(error)) from error
 
 
-def _size_source(clients: Sequence[Client]) -> str:
+def size_source(clients: Sequence[Declaration]) -> str:
+    """Where the public sizes come from, for the report."""
     declared = "declared in the configuration"
     if not any(isinstance(client.public_size, NoisySize) for client in clients):
         return declared
@@ -192,7 +205,9 @@ def _training(section: Section) -> TrainingConfig:
     return config
 
 
-def _computation(section: Section) -> Computation:
+def computation_of(root: Section) -> Computation:
+    """The table [computation]."""
+    section = root.section("computation", {})
     computation = section.build(Computation)
     section.end()
     return computation

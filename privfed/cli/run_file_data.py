@@ -52,12 +52,12 @@ def clients_and_held_out(
     """
     labels = task.labels if isinstance(task, Classification) else None
     rule = _rule(section.section("partition"), labels)
-    load = _loader(section, labels, folder)
+    load = loader(section, labels, folder)
     source = section.take("source", str)
     other = _other_source(section, source, folder)
     fraction = section.take("held_out", float) if other is None else 0.0
     person = _person(section, rule)
-    cut = _cutter(section, task, person)
+    cut = cutter(section, task, person)
     dataset = section.take("dataset", str)
     sizes = _sizes(section, rule)
     continues = section.take("continues", dict, {})
@@ -74,7 +74,7 @@ def clients_and_held_out(
         described = f"{fraction:g} of {source}, taken out before the split"
     else:
         outside = load(other)
-        kept, held = _without(table, mine, outside.texts), []
+        kept, held = without_held_out(table, mine, outside.texts), []
         held_records = outside.records(range(len(outside.texts)), labels)
         described = other
     _log_counts(source, table, mine, kept, held)
@@ -82,7 +82,7 @@ def clients_and_held_out(
     clients = [
         Client(
             id=client,
-            records=_records(table, parts.get(as_name(client), ()), labels, cut),
+            records=records_of(table, parts.get(as_name(client), ()), labels, cut),
             public_size=size,
             dataset=dataset,
             description=f"{source}, {rule.kind}, {len(taking)} clients, seed {seed}",
@@ -195,6 +195,13 @@ def _sizes(section: Section, rule: _Rule) -> Sizes:
     }
 
 
+def declared_sizes(section: Section) -> Sizes:
+    """The public sizes of a run between machines: all stand in [data.public_sizes], by client."""
+    listed = section.take("public_sizes", dict)
+    _check_number(len(listed))
+    return {name: _size("public_sizes", name, listed[name], 1) for name in sorted(listed)}
+
+
 def _size(key: str, client: str, value: Any, minimum: int) -> int | NoisySize:
     """One size as the file gives it: a number, or a table that says how it is released."""
     if not isinstance(value, dict):
@@ -237,7 +244,7 @@ def _taking_part(sizes: Sizes, rule: _Rule) -> Sizes:
     return taking
 
 
-def _loader(
+def loader(
     section: Section, labels: Sequence[str] | None, folder: Path
 ) -> Callable[..., TextTable]:
     """What reads a source by its name; both sources are read in the same way."""
@@ -248,7 +255,7 @@ def _loader(
 
     def load(source: str, owner: str | None = None, person: str | None = None) -> TextTable:
         return load_table(
-            _relative(source, folder),
+            relative(source, folder),
             text=text,
             label=label,
             owner=owner,
@@ -325,7 +332,7 @@ def _other_source(section: Section, source: str, folder: Path) -> str | None:
         return None
     if section.take("held_out", float, None) is not None:
         raise ConfigError("[data] takes held_out or held_out_source, got both; leave one out")
-    if _canonical(_relative(other, folder)) == _canonical(_relative(source, folder)):
+    if _canonical(relative(other, folder)) == _canonical(relative(source, folder)):
         raise ConfigError(
             f"[data] held_out_source must be another source than source, got {other!r} for both; "
             "give held_out instead, a share that is taken out of it"
@@ -333,9 +340,7 @@ def _other_source(section: Section, source: str, folder: Path) -> str | None:
     return str(other)
 
 
-def _cutter(
-    section: Section, task: Task, person: str | None
-) -> Callable[[str], RecordGroup] | None:
+def cutter(section: Section, task: Task, person: str | None) -> Callable[[str], RecordGroup] | None:
     """What cuts documents into chunks, where the configuration says so."""
     tokens = section.take("chunk_tokens", int, None)
     if tokens is None:
@@ -350,7 +355,7 @@ def _cutter(
     return partial(chunks, task.tokenizer(), tokens=tokens)
 
 
-def _records(
+def records_of(
     table: TextTable,
     rows: Sequence[int],
     labels: Sequence[str] | None,
@@ -368,7 +373,7 @@ def _records(
     return group_by_person(records, [table.persons[row] for row in rows])
 
 
-def _without(table: TextTable, rows: Sequence[int], held_out: Sequence[str]) -> list[int]:
+def without_held_out(table: TextTable, rows: Sequence[int], held_out: Sequence[str]) -> list[int]:
     """Rows to train on, but for those whose text is held out in another source, white space folded.
 
     A rule on each row alone, given the public text. Not the other way round: what is held out is
@@ -400,7 +405,7 @@ def _split(
     return {client: [kept[place] for place in mine] for client, mine in places.items()}
 
 
-def _relative(source: str, folder: Path) -> str:
+def relative(source: str, folder: Path) -> str:
     """A file beside the configuration; a name on the hub stays as it is."""
     local = folder / source
     return str(local) if local.exists() or not is_hub_name(source) else source

@@ -1,8 +1,10 @@
 """One table of a TOML file: keys are taken one by one, by their type, and none is left over."""
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from enum import StrEnum
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -115,6 +117,10 @@ class Section:
             raise ConfigError(f"{self._place} {key} must be one of {list(kinds)}, got {name!r}")
         return kinds[name]
 
+    def has(self, key: str) -> bool:
+        """Whether the file gives a key that was not taken yet."""
+        return key in self._left
+
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:
@@ -142,3 +148,17 @@ def choose(section: Section, key: str, kind: type[Choice], *default: Choice) -> 
     return section.choose(
         key, {member.value: member for member in kind}, *(member.value for member in default)
     )
+
+
+def parsed(path: Path) -> Section:
+    """The top level of a TOML file.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    try:
+        return Section("", tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration {path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no readable TOML file: {error}") from error

@@ -13,6 +13,7 @@ from typing import Any
 from accountants import AccountingError, epsilon, verify_export
 from privfed import run_settings
 from privfed.agreement import budget_of
+from privfed.engines.callback import Callback
 from privfed.engines.play import Play
 from privfed.engines.wiring import SharedStore, open_link, programs
 from privfed.errors import EncryptionError, MessageError, ModelError, PrivfedError, RunFolderError
@@ -39,29 +40,6 @@ from privfed.run_settings import FederationSettings
 from privfed.storage.checkpoint import Checkpoint
 from privfed.storage.durable import write_durably
 from privfed.storage.run_folder import RunFolder, run_record
-
-
-class Callback:
-    """What a caller may follow. Override what you need; every value here is public."""
-
-    def on_start(
-        self,
-        run: str,
-        rounds: int,
-        clients: Sequence[str],
-        baseline: float,
-        past: Sequence[RoundRecord],
-    ) -> None:
-        """Everything is prepared; training begins, after the `past` rounds of a resumed run."""
-
-    def on_client(self, round_number: int, client: str) -> None:
-        """A client is done with the round, whether or not it took part."""
-
-    def on_round(self, record: RoundRecord) -> None:
-        """A round is complete and durable."""
-
-    def on_abandoned(self, abandoned: Abandoned) -> None:
-        """A round was given up; it is counted, and changed nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,9 @@
 """Files that hold secrets: written once and closed to others, read only if they stayed so."""
 
 import os
+import secrets
 import stat
+from pathlib import Path
 
 from privfed.errors import IdentityError
 
@@ -53,6 +55,17 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
         if isinstance(error, OSError):
             raise _unwritable(name, error) from error
         raise
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Write a file that its owner alone can read (mode 0600), in the place of what is there.
+
+    Raises:
+        IdentityError: if it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    write_private(draft, content)
+    os.replace(draft, path)
 
 
 def read_private(path: str | os.PathLike[str], *, most: int) -> bytes:

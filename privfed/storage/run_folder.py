@@ -104,7 +104,7 @@ class RunFolder:
                     f"{self.path} holds no checkpoint to resume from, but {sorted(strange)}"
                 )
             return None
-        changed = _differences(checkpoint.record["settings"], _as_json(settings))
+        changed = differences(checkpoint.record["settings"], _as_json(settings))
         if changed:
             raise RunFolderError(
                 f"the run in {self.path} has other settings ({'; '.join(changed)}); resume it "
@@ -206,14 +206,14 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _differences(old: object, new: object, key: str = "") -> list[str]:
+def differences(old: object, new: object, key: str = "") -> list[str]:
     """The settings that differ, by their dotted keys, each with both of its (public) values."""
     old, new = _by_name(old), _by_name(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             difference
             for name in sorted({*old, *new})
-            for difference in _differences(
+            for difference in differences(
                 old.get(name), new.get(name), f"{key}.{name}" if key else name
             )
         ]

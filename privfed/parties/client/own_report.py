@@ -6,6 +6,7 @@ it on beside its own numbers.
 """
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from privfed.methods.method import released_digest
 from privfed.parties.client.membership import Membership
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.program import Program
+from privfed.parties.client.round import Progress
 from privfed.parties.client.told import Told
 from privfed.protocol.terms import Terms
 from privfed.reports.budget import COMPLETE, BudgetReport
@@ -45,12 +47,15 @@ class OwnReport:
         size_source: where its public size comes from.
         share_ledger: whether its operator lets the export of its ledger leave, so that others can
             compute its epsilon again.
+        keep: keeps report, record of the run, export and progress for the client itself, before
+            anything is said; None keeps nothing.
     """
 
     baseline: float
     notes: tuple[str, ...]
     size_source: str
     share_ledger: bool
+    keep: Callable[[BudgetReport, RunRecord, Mapping[str, Any], Progress], None] | None = None
 
     def __call__(self, program: Program, terms: Terms, told: Told) -> bytes:
         """The signed message.
@@ -104,6 +109,8 @@ class OwnReport:
             self._settings(membership), facts, record, export, moment, client=node.id
         )
         report = _without_paths(report)
+        if self.keep is not None:
+            self.keep(report, record, export, progress)
         return closed_message(node.identity, terms, report, export if self.share_ledger else None)
 
     def _settings(self, membership: Membership) -> FederationSettings:

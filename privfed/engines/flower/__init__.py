@@ -1,0 +1,1 @@
+"""Flower carries the bytes: what is installed by the extra `privfed[flower]`, and nothing else."""

@@ -1,0 +1,276 @@
+"""The hub's side of the network: a process that holds no key of the federation and no adapter.
+
+It serves Flower's Fleet API over TLS, and nothing else: of Flower's other interfaces, which know no
+authentication, none is there. Each node proves with the transport key that the roster names who it
+is. The hub reaches the link through a socket that only its own user can open.
+
+    python -m privfed.engines.flower.link SETTINGS.json
+
+ends when its standard input does.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from privfed.canonical import canonical_json
+from privfed.engines.flower.internals import (
+    NOOP_ACCOUNT_NAME,
+    NOOP_FEDERATION_ID,
+    NOOP_FLWR_AID,
+    Message,
+    NodeAuthMiddleware,
+    NoOpFederationManager,
+    ProtobufTranslationMiddleware,
+    TaskIdentity,
+    TaskType,
+    fleet_router,
+    get_objectstore_linkstate_factories,
+    http_error_translator,
+)
+from privfed.engines.flower.pieces import MOST_REQUEST_BYTES, in_pieces, opened, sealed
+from privfed.errors import MessageError
+from privfed.protocol import streams
+
+_FLEET: Final = "/v1/fleet/"
+_POLL_S: Final = 0.1
+_TASK_BEAT_S: Final = 20.0
+_KIND: Final = "query"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """What the link is told by the hub.
+
+    Attributes:
+        host: to listen at.
+        port: to listen at; 0 chooses one.
+        certificate: file (PEM) with the certificate of the hub, and those it follows from.
+        key: file (PEM) with its secret key.
+        socket: of the hub, a path.
+        database: file for messages on their way; made anew.
+        nodes: transport keys (PEM) of the clients, by name.
+    """
+
+    host: str
+    port: int
+    certificate: str
+    key: str
+    socket: str
+    database: str
+    nodes: Mapping[str, str]
+
+
+class SmallRequests:
+    """Refuses a request whose size is not announced, or that is larger than any piece.
+
+    It is the outermost layer: what follows reads a whole request before it knows who sent it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on what is small, and what is asked of the Fleet API."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if not scope["path"].startswith(_FLEET):
+            await PlainTextResponse("not found", status_code=404)(scope, receive, send)
+            return
+        sizes = [value for name, value in scope["headers"] if name == b"content-length"]
+        if len(sizes) != 1 or not sizes[0].isdigit() or int(sizes[0]) > MOST_REQUEST_BYTES:
+            await PlainTextResponse("too large", status_code=413)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class Link:
+    """Messages on their way, in Flower's state.
+
+    Args:
+        settings: see `LinkSettings`.
+    """
+
+    def __init__(self, settings: LinkSettings) -> None:
+        for name in (settings.database, f"{settings.database}-wal", f"{settings.database}-shm"):
+            Path(name).unlink(missing_ok=True)
+        os.close(os.open(settings.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        _, self._factory = get_objectstore_linkstate_factories(
+            settings.database, NoOpFederationManager()
+        )
+        self._state: Any = self._factory.state()
+        self._ids = {
+            name: self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key.encode(), 0)
+            for name, key in settings.nodes.items()
+        }
+        self._names = {number: name for name, number in self._ids.items()}
+        self._run = self._state.create_run(
+            None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        (run,) = self._state.get_run_info(run_ids=[self._run])
+        self._task = run.primary_task_id
+        self._state.claim_task(self._task)
+        self._state.activate_task(self._task)
+        TaskIdentity.run_id, TaskIdentity.node_id = self._run, 1
+        TaskIdentity.task_id = self._task
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def app(self) -> FastAPI:
+        """The Fleet API, and nothing beside it."""
+        app = FastAPI(
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            middleware=[
+                Middleware(SmallRequests),
+                Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
+                Middleware(ProtobufTranslationMiddleware),
+                Middleware(NodeAuthMiddleware),
+            ],
+        )
+        app.state.linkstate_factory = self._factory
+        app.state.enable_supernode_auth = True
+        app.include_router(fleet_router)
+        return app
+
+    def present(self) -> list[str]:
+        """Clients whose nodes are connected, sorted."""
+        return sorted(self._names[number] for number in self._state.get_nodes(self._run))
+
+    def exchange(
+        self, messages: Mapping[str, bytes], timeout_s: float
+    ) -> Iterator[tuple[str, bytes]]:
+        """The replies to messages, as they come; who is not there, or stays away, gives none.
+
+        Args:
+            messages: by client.
+            timeout_s: how long a client may take.
+        """
+        here, deadline = set(self.present()), time.monotonic() + timeout_s
+        waiting = {
+            self._push(name, content, timeout_s): name
+            for name, content in messages.items()
+            if name in here
+        }
+        while waiting and time.monotonic() < deadline:
+            replies = self._state.get_message_res(message_ids=set(waiting), run_id=self._run)
+            for reply in replies:
+                asked = reply.metadata.reply_to_message_id
+                if asked in waiting and (content := self._content_of(reply)) is not None:
+                    yield waiting[asked], content
+                self._state.delete_messages(message_ins_ids={asked})
+                waiting.pop(asked, None)
+            if not replies:
+                time.sleep(_POLL_S)
+        self._state.delete_messages(message_ins_ids=set(waiting))
+
+    def _push(self, name: str, content: bytes, timeout_s: float) -> str:
+        message = Message(in_pieces(content), self._ids[name], _KIND, ttl=timeout_s + 60)
+        bare, tree, objects = sealed(message)
+        session = self._state.start_session(self._run)
+        _, missing = self._state.store_message_and_object_tree(bare, tree, session)
+        for one in missing:
+            self._state.store_object(self._run, session, one, objects[one])
+        return str(bare.metadata.message_id)
+
+    def _content_of(self, reply: Message) -> bytes | None:
+        """The bytes of a reply; None of an error, which Flower makes itself of a lost node."""
+        if reply.has_error():
+            return None
+        store, number = self._state.object_store, reply.metadata.message_id
+        try:
+            return opened(number, store.get_object_tree(number), self._object)
+        except MessageError:
+            return None
+        finally:
+            store.delete(number)
+
+    def _object(self, name: str) -> bytes:
+        """One object of a reply, which its node may still be sending."""
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            content = self._state.get_object(self._run, name)
+            if content is None:
+                raise MessageError("an object of a reply is missing")
+            if content:
+                return bytes(content)
+            time.sleep(_POLL_S / 2)
+        raise MessageError("an object of a reply did not come")
+
+    def _beat(self) -> None:
+        """Without this, Flower takes the run for dead."""
+        while self._state.acknowledge_task_heartbeat(self._task):
+            time.sleep(_TASK_BEAT_S)
+
+
+def answer(link: Link, stream: streams.Stream) -> None:
+    """Answer the hub until it closes the stream."""
+    while (question := streams.receive(stream)) is not None:
+        asked = json.loads(question)
+        if asked["ask"] == "present":
+            streams.send(stream, canonical_json({"present": link.present()}))
+            continue
+        messages = {name: streams.receive(stream) or b"" for name in asked["to"]}
+        for name, content in link.exchange(messages, asked["timeout_s"]):
+            streams.send(stream, canonical_json({"from": name}))
+            streams.send(stream, content)
+        streams.send(stream, canonical_json({"from": None}))
+
+
+def listen(link: Link, path: Path) -> None:
+    """Answer one hub after the other at a socket that its user alone can open."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        path.chmod(0o600)
+        server.listen(1)
+        while True:
+            connection, _ = server.accept()
+            lost = contextlib.suppress(OSError, MessageError)
+            with lost, connection, connection.makefile("rwb") as stream:
+                answer(link, stream)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    settings = LinkSettings(**json.loads(Path(sys.argv[1]).read_text()))
+    link = Link(settings)
+    threading.Thread(target=listen, args=(link, Path(settings.socket)), daemon=True).start()
+    server = uvicorn.Server(
+        uvicorn.Config(
+            link.app(),
+            host=settings.host,
+            port=settings.port,
+            ssl_certfile=settings.certificate,
+            ssl_keyfile=settings.key,
+            log_config=None,
+            timeout_keep_alive=60,
+        )
+    )
+    threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
+    server.run()
+
+
+def _end_with_input(server: uvicorn.Server) -> None:
+    sys.stdin.buffer.read()
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""A node's side of the network: a process that holds neither text nor a key of the federation.
+
+It fetches messages from the hub over TLS, hands each to the node's worker through a socket that
+only the node's own user can open, and sends back the reply. What parses the network is this
+process: it runs no code that the hub sends, knows the transport key only, and can be run as another
+user.
+
+    python -m privfed.engines.flower.pump SETTINGS.json
+
+ends when its standard input does, or when the hub no longer knows it; whoever started it starts it
+again.
+"""
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from privfed.engines.flower.internals import (
+    HEARTBEAT_DEFAULT_INTERVAL,
+    ActivateNodeRequest,
+    ConfirmMessageReceivedRequest,
+    DeactivateNodeRequest,
+    FleetHttpClient,
+    Message,
+    Node,
+    NodeAuthHttpInterceptor,
+    PullMessagesRequest,
+    PullObjectRequest,
+    PushMessagesRequest,
+    PushObjectRequest,
+    RuntimeVersionHttpInterceptor,
+    SendNodeHeartbeatRequest,
+    message_from_proto,
+    message_to_proto,
+    public_key_to_bytes,
+)
+from privfed.engines.flower.pieces import in_pieces, opened, sealed
+from privfed.errors import MessageError
+from privfed.protocol import streams
+
+_SOONEST_S: Final = 0.2
+_LATEST_S: Final = 3.0
+_BACK_OFF: Final = 1.5
+_BEAT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PumpSettings:
+    """What the pump is told by its node.
+
+    Attributes:
+        hub: "host:port".
+        certificate: file (PEM) by which the hub's certificate is trusted.
+        key: file (PEM) with the node's transport key.
+        socket: of the worker, a path.
+    """
+
+    hub: str
+    certificate: str
+    key: str
+    socket: str
+
+
+class Pump:
+    """One connection to the hub.
+
+    Args:
+        settings: see `PumpSettings`.
+    """
+
+    def __init__(self, settings: PumpSettings) -> None:
+        key = load_pem_private_key(Path(settings.key).read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise MessageError("a transport key must be one of an elliptic curve")
+        self._settings = settings
+        self._public = public_key_to_bytes(key.public_key())
+        self._client = FleetHttpClient.from_server_address(
+            settings.hub,
+            False,
+            settings.certificate,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, key.public_key()),
+            ],
+        )
+        self._node: Any = None
+        self._stopped = threading.Event()
+
+    def run(self, said: Callable[[str], None]) -> None:
+        """Carry messages until `stop` is called or the hub no longer knows this node.
+
+        Args:
+            said: told of the connection, in a word.
+        """
+        with self._client:
+            reply = self._client.ActivateNode(
+                ActivateNodeRequest(
+                    public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+                )
+            )
+            self._node = Node(node_id=reply.node_id)
+            said("connected")
+            try:
+                self._carry()
+            finally:
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stopped.set()
+
+    def _carry(self) -> None:
+        pause, beaten = _SOONEST_S, time.monotonic()
+        while not self._stopped.is_set():
+            if self._carried():
+                pause = _SOONEST_S
+            else:
+                self._stopped.wait(pause)
+                pause = min(pause * _BACK_OFF, _LATEST_S)
+            if time.monotonic() > beaten + _BEAT_S:
+                self._beat()
+                beaten = time.monotonic()
+
+    def _carried(self) -> bool:
+        """Fetch a message, have it answered, send the reply; False if there was none."""
+        found = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if not found.messages_list:
+            return False
+        asked = message_from_proto(found.messages_list[0])
+        run = asked.metadata.run_id
+        number = asked.metadata.message_id
+        content = opened(number, found.message_object_trees[0], lambda one: self._pull(run, one))
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=number)
+        )
+        self._reply(asked, self._answer_of_worker(content))
+        return True
+
+    def _answer_of_worker(self, content: bytes) -> bytes:
+        """What the worker says, while heartbeats go on."""
+        done = threading.Event()
+        beating = threading.Thread(target=self._beat_until, args=(done,), daemon=True)
+        beating.start()
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(self._settings.socket)
+                with connection.makefile("rwb") as stream:
+                    streams.send(stream, content)
+                    reply = streams.receive(stream)
+        finally:
+            done.set()
+            beating.join()
+        if reply is None:
+            raise MessageError("the worker gave no answer")
+        return reply
+
+    def _beat_until(self, done: threading.Event) -> None:
+        while not done.wait(_BEAT_S):
+            self._beat()
+
+    def _beat(self) -> None:
+        reply = self._client.SendNodeHeartbeat(
+            SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        )
+        if not reply.success:
+            raise MessageError("the hub does not know this node any more")
+
+    def _pull(self, run: int, name: str) -> bytes:
+        while True:
+            reply = self._client.PullObject(
+                PullObjectRequest(node=self._node, run_id=run, object_id=name)
+            )
+            if not reply.object_found:
+                raise MessageError("an object of a message is missing")
+            if reply.object_available:
+                return bytes(reply.object_content)
+            time.sleep(_SOONEST_S)
+
+    def _reply(self, asked: Message, content: bytes) -> None:
+        bare, tree, objects = sealed(Message(in_pieces(content), reply_to=asked))
+        accepted = self._client.PushMessages(
+            PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(bare)],
+                message_object_trees=[tree],
+                clientapp_runtime_list=[0.0],
+            )
+        )
+        for name in accepted.objects_to_push:
+            self._client.PushObject(
+                PushObjectRequest(
+                    node=self._node,
+                    run_id=asked.metadata.run_id,
+                    object_id=name,
+                    object_content=objects[name],
+                    session_id=accepted.session_id,
+                )
+            )
+
+
+def main() -> None:
+    """Carry messages until standard input ends."""
+    settings = PumpSettings(**json.loads(Path(sys.argv[1]).read_text()))
+    pump = Pump(settings)
+    threading.Thread(target=_end_with_input, args=(pump,), daemon=True).start()
+    try:
+        pump.run(lambda word: print(word, flush=True))
+    except (httpx.HTTPError, MessageError, OSError) as error:
+        print(f"lost: {type(error).__name__}: {error}", flush=True)
+        sys.exit(3)
+
+
+def _end_with_input(pump: Pump) -> None:
+    sys.stdin.buffer.read()
+    pump.stop()
+
+
+if __name__ == "__main__":
+    main()

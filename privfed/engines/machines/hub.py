@@ -1,0 +1,197 @@
+"""The hub: the aggregator's program, which reaches the nodes through a process that carries bytes.
+
+It holds the aggregator's signing key, ciphertexts and what clients stated: no key to decrypt with,
+no adapter and no text. It imports neither torch nor TenSEAL, and parses nothing of the network
+itself.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from privfed.agreement import Proposal
+from privfed.canonical import canonical_json
+from privfed.errors import IdentityError, MessageError
+from privfed.identity.keys import Identity, Role
+from privfed.identity.roster import Roster
+from privfed.parties.aggregator.kept_run import ReachedFile
+from privfed.parties.aggregator.openers import Link
+from privfed.parties.aggregator.run import AggregatorRun, Following
+from privfed.protocol import streams
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import HELLO
+from privfed.reports.assembling import assemble
+from privfed.reports.budget import BudgetReport
+from privfed.reports.statement_folder import write_statements
+
+REACHED: Final = "reached.json"
+_GREETING_S: Final = 60.0
+_PAUSE_S: Final = 0.5
+_CONNECT_S: Final = 60.0
+
+
+class Carried:
+    """The way to the nodes: a socket of the process that carries messages.
+
+    Where that process died, nobody answered; it is started again by whoever watches it, and the
+    aggregator asks again.
+
+    Args:
+        path: of the socket.
+        timeout_s: how long a client may take for one message.
+    """
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._stream: streams.Stream | None = None
+
+    def present(self) -> list[str]:
+        """Clients whose nodes are connected, sorted; nobody while the carrier is being started."""
+        try:
+            stream = self._connected()
+            streams.send(stream, canonical_json({"ask": "present"}))
+            return list(json.loads(_required(stream))["present"])
+        except (OSError, MessageError):
+            self._stream = None
+            return []
+
+    def exchange(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Carry one message to each client, and the replies of those who answered in time."""
+        replies: dict[str, bytes] = {}
+        if not messages:
+            return replies
+        kinds = {statement_of(message).kind for message in messages.values()}
+        timeout_s = _GREETING_S if kinds == {HELLO} else self._timeout_s
+        try:
+            stream = self._connected()
+            asked = {"ask": "exchange", "timeout_s": timeout_s, "to": list(messages)}
+            streams.send(stream, canonical_json(asked))
+            for message in messages.values():
+                streams.send(stream, message)
+            while (name := json.loads(_required(stream))["from"]) is not None:
+                replies[name] = _required(stream)
+        except (OSError, MessageError):
+            self._stream = None
+        return replies
+
+    def _connected(self) -> streams.Stream:
+        deadline = time.monotonic() + _CONNECT_S
+        while self._stream is None:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(self._path))
+            except OSError:
+                connection.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                self._stream = connection.makefile("rwb")
+                connection.close()  # the stream keeps it open
+        return self._stream
+
+
+def _required(stream: streams.Stream) -> bytes:
+    content = streams.receive(stream)
+    if content is None:
+        raise MessageError("the process that carries messages ended")
+    return content
+
+
+@dataclass(slots=True, kw_only=True)
+class Hub:
+    """One run.
+
+    Attributes:
+        identity: of the aggregator.
+        roster: who is enrolled.
+        proposal: what all were given.
+        carried: the way to the nodes.
+        folder: of the run: how far it has come, statements, report.
+        following: what follows the run; how far it has come is kept here.
+        connect: opens the connection to the key holder for a run; None without one.
+        resume: whether it goes on with the run in the folder.
+        without: clients that take no (further) part.
+    """
+
+    identity: Identity
+    roster: Roster
+    proposal: Proposal
+    carried: Carried
+    folder: Path
+    following: Callable[["Hub"], Following]
+    connect: Callable[[str], Link] | None
+    resume: bool = False
+    without: Sequence[str] = ()
+    run: AggregatorRun = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check who this is, and read how far the run has come.
+
+        Raises:
+            IdentityError: if the roster names another aggregator.
+            RunFolderError: if what was kept cannot be read.
+        """
+        if self.identity.party not in self.roster.of_role(Role.AGGREGATOR):
+            raise IdentityError(
+                "the hub must have the keys of the aggregator that the roster names, these are "
+                f"those of {self.identity.party.name!r}"
+            )
+        for name in self.proposal.names:
+            if self.roster.party(name).role is not Role.CLIENT:
+                raise IdentityError(f"{name!r} must be enrolled as client")
+        kept = ReachedFile(self.folder / REACHED)
+        reached = kept.load() if self.resume else None
+        self.run = AggregatorRun(
+            identity=self.identity,
+            roster=self.roster,
+            proposal=self.proposal,
+            described=self.proposal.to_json(),
+            connect=self.connect,
+            exchange=self.carried.exchange,
+            following=self.following(self),
+            reached=reached,
+            declined=() if reached is not None else tuple(self.without),
+        )
+
+    def wait(self, waiting: Callable[[Sequence[str]], None]) -> None:
+        """Wait until all that a new run begins with are connected.
+
+        Args:
+            waiting: told who is missing, whenever that changes.
+        """
+        told: list[str] | None = None
+        while missing := sorted(set(self.run.members).difference(self.carried.present())):
+            if missing != told:
+                waiting(missing)
+                told = missing
+            time.sleep(_PAUSE_S)
+
+    def begin(self) -> None:
+        """Begin a new run, or go on with one."""
+        left_out = None
+        if self.run.reached is not None:
+            record = self.run.record
+            new = set(self.without).difference(record.left_out)
+            left_out = {**record.left_out, **dict.fromkeys(sorted(new), record.over + 1)}
+        self.run.begin(left_out)
+
+    def play(self) -> None:
+        """All rounds that are left."""
+        while self.run.record.over < self.proposal.rounds:
+            self.run.play_round()
+
+    def finish(self) -> BudgetReport:
+        """The federation's report, from what clients state and sign at the end."""
+        closed = self.run.finish()
+        opened = self.run.reached.opened if self.run.reached is not None else {}
+        report = assemble(
+            closed, opened, self.roster, run=self.run.record.run, clients=self.run.participants
+        )
+        write_statements(self.folder, report, closed, opened, self.roster)
+        return report
