@@ -163,7 +163,7 @@ def _enrol(parties: Mapping[str, Path], say: Callable[[str], None]) -> None:
     files = [f"{name}.identity.party.json" for name in ("hub", *_SIZES)]
     for name, file in zip(("hub", *_SIZES), files, strict=True):
         shutil.copy(parties[name] / file, ministry)
-    shutil.copy(parties["hub"] / "hub.crt", ministry)
+    shutil.copy(parties["hub"] / "hub.identity.crt", ministry / "hub.crt")
     sign = ["roster", "sign", *files, "--federation", "news", "--authority", "ministry.identity"]
     _typed(ministry, [*sign, "--out", "news.roster"], say)
 
@@ -239,7 +239,9 @@ def _listen(hub: Path) -> str:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    """Of every process: several share the cores of one machine, with a thread each."""
+    shared = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **shared}
 
 
 def _typed(place: Path, command: Sequence[str], say: Callable[[str], None]) -> str:

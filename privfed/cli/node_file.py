@@ -109,7 +109,7 @@ def load_node_file(path: Path) -> NodeFile:
         public=public,
         settings=settings,
         identity=identity,
-        transport=folder / root.take("transport", str, f"{identity.stem}.transport"),
+        transport=folder / root.take("transport", str, f"{identity.name}.transport"),
         agreement=root.take("agreement", str, None),
         hub=root.take("hub", str, str(hub["address"])),
         certificate=folder / root.take("certificate", str, str(hub["certificate"].resolve())),

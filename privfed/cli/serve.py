@@ -95,7 +95,7 @@ def _read(path: Path, identity: Path, listen: str | None, out: Path | None) -> _
         proposal=proposal,
         identity=own,
         roster=roster,
-        transport=identity.with_suffix(".transport"),
+        transport=identity.with_name(f"{identity.name}.transport"),
         listen=parse_address(listen) if listen else ("0.0.0.0", port),
         folder=out or Path("runs") / path.stem,
     )

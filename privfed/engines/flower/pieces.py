@@ -33,21 +33,6 @@ def in_pieces(content: bytes) -> RecordDict:
     )
 
 
-def whole(records: RecordDict) -> bytes:
-    """The inverse of `in_pieces`.
-
-    Raises:
-        MessageError: for any other records.
-    """
-    names = [f"{number:06}" for number in range(len(records))]
-    if set(records) != set(names):
-        raise MessageError("a message must be numbered pieces")
-    pieces = [records[name].get(_PIECE) for name in names]
-    if not all(isinstance(piece, bytes) for piece in pieces):
-        raise MessageError("a piece of a message must be bytes")
-    return b"".join(pieces)
-
-
 def sealed(message: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:
     """A message without its content, the tree of its objects, and these by their names."""
     message.metadata.__dict__["_message_id"] = message.object_id
@@ -55,15 +40,38 @@ def sealed(message: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:
     return remove_content_from_message(message), get_object_tree(message), objects
 
 
-def opened(message_id: str, tree: ObjectTree, pull: Callable[[str], bytes]) -> bytes:
-    """The bytes of a message whose objects are pulled by their names.
+def pieces_of(tree: ObjectTree, pull: Callable[[str], bytes]) -> Iterator[bytes]:
+    """The pieces of a message, in their order, each fetched when it is read.
+
+    Args:
+        tree: of the objects of a message: it, its records, and of these each piece.
+        pull: fetches one object by its name.
 
     Raises:
         MessageError: for anything but the pieces of a message.
     """
-    names = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
-    contents = {name: pull(name) for name in names}
-    message: Any = inflate_object_from_contents(message_id, contents)
-    if not isinstance(message, Message) or not message.has_content():
-        raise MessageError("no message of privfed came")
-    return whole(message.content)
+    for record in tree.children:
+        names = children_of(pull(record.object_id))
+        for name in names:
+            yield _piece_in(pull(name))
+
+
+def children_of(records: bytes) -> list[str]:
+    """Names of the pieces in the records of a message, in their order."""
+    try:
+        listed: dict[str, str] = json.loads(get_object_body(records, RecordDict))
+    except (ValueError, TypeError) as error:
+        raise MessageError("the records of a message must be numbered pieces") from error
+    if set(listed) != {f"{number:06}" for number in range(len(listed))}:
+        raise MessageError("the records of a message must be numbered pieces")
+    return [listed[name] for name in sorted(listed)]
+
+
+def _piece_in(content: bytes) -> bytes:
+    try:
+        piece = ConfigRecord.inflate(content).get(_PIECE)
+    except (ValueError, TypeError, DecodeError) as error:
+        raise MessageError("a piece of a message must be bytes") from error
+    if not isinstance(piece, bytes):
+        raise MessageError("a piece of a message must be bytes")
+    return piece
