@@ -167,7 +167,7 @@ def use_ledger(at, run):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("python", nargs="*", default=[sys.executable], help="interpreters")
+    parser.add_argument("python", nargs="*", help="interpreters; default: this one")
     parser.add_argument("--torch", metavar="VERSION", help="exact, instead of one from the range")
     parser.add_argument(
         "--without-torch",
@@ -183,7 +183,8 @@ def arguments():
 def main():
     asked = arguments()
     resolutions = [asked.resolution] if asked.resolution else ["lowest", "newest"]
-    pythons = [(python, False) for python in asked.python]
+    own = [] if asked.without_torch else [sys.executable]
+    pythons = [(python, False) for python in asked.python or own]
     pythons += [(python, True) for python in asked.without_torch]
     failed = False
     with tempfile.TemporaryDirectory(prefix="privfed-wheel-") as name:
