@@ -1,11 +1,11 @@
-# make demo | demo-chat | demo-machines | check | test | gpu | clean
+# make demo | demo-chat | demo-machines | check | test | wheel | gpu | clean
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_PACKAGES := privfed/data/requirements-demo.txt
 
-.PHONY: demo demo-chat demo-machines check test gpu lint clean
+.PHONY: demo demo-chat demo-machines check test wheel gpu lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/privfed demo
@@ -23,6 +23,12 @@ test: $(VENV)/.test $(VENV)/.demo lint
 # Lint, types, imports and the tests of the files that were changed.
 check: $(VENV)/.test lint
 	$(BIN)/pytest --numprocesses auto --quiet $$($(BIN)/python tests/touched.py)
+
+# The wheel in bare environments, with the lowest and the newest versions that pyproject.toml allows.
+# make wheel TORCH=2.13.0 PYTHONS="python3.11 python3.12" WITHOUT_TORCH=python3.13
+wheel: $(VENV)/.test
+	$(BIN)/python tests/installed/environments.py $(or $(PYTHONS),$(PYTHON)) \
+	    $(addprefix --torch ,$(TORCH)) $(addprefix --without-torch ,$(WITHOUT_TORCH))
 
 # Needs CUDA: the tests marked gpu and the GPU benchmarks, within ten minutes.
 gpu: $(VENV)/.test $(VENV)/.demo

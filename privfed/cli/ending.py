@@ -11,9 +11,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import click
+import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
@@ -21,22 +21,28 @@ from accountants.stopping import exit_status
 from privfed.errors import PrivfedError, UnforeseenError, is_failure
 from privfed.storage.state_folder import default_state_folder, failures_folder, make_private_folder
 
+_TOLD_BY_TYPER: Final = (typer.Exit, typer.Abort, *typer.BadParameter.__bases__)
+"""The last is `UsageError`, of every wrong use of a command; typer has no public name for it."""
+
 
 class Program(TyperGroup):
     """The commands. A command sets the root context's `obj` to its state folder, if it has one."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run a command.
 
+        Args:
+            ctx: of click, or of the click that typer has carried within itself since 0.26.
+
         Raises:
-            click.exceptions.Exit: if a signal ended it.
+            typer.Exit: if a signal ended it.
             UnforeseenError: for what nobody raised on purpose.
         """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             tell(str(error) or "stopped")
-            raise click.exceptions.Exit(exit_status(error)) from None
+            raise typer.Exit(exit_status(error)) from None
         except BaseException as error:
             if _is_meant(error) or not is_failure(error):
                 raise
@@ -93,5 +99,4 @@ def unforeseen(error: BaseException, state: Path) -> str:
 def _is_meant(error: BaseException) -> bool:
     from accountants.errors import AccountingError
 
-    meant = (PrivfedError, AccountingError, click.ClickException, click.Abort)
-    return isinstance(error, (*meant, click.exceptions.Exit))
+    return isinstance(error, (PrivfedError, AccountingError, *_TOLD_BY_TYPER))

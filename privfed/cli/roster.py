@@ -8,9 +8,8 @@ channel. Private identity files never leave the machine they were made on.
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-import click
 import typer
 from rich.console import Console
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from privfed.identity.roster import Roster
 
 PUBLIC_SUFFIX: Final = ".party.json"
-ROLES: Final = ("client", "aggregator", "key_holder", "authority")
+RoleName = Literal["client", "aggregator", "key_holder", "authority"]
 """`Role` as text, so that asking for help does not import it."""
 
 _MAX_PARTY_FILE_BYTES = 1 << 16
@@ -34,9 +33,7 @@ roster_app = typer.Typer(
 @roster_app.command()
 def identity(
     name: Annotated[str, typer.Argument(help="Name of the party, as all others will see it.")],
-    role: Annotated[
-        str, typer.Option("--role", help="What it does.", click_type=click.Choice(ROLES))
-    ],
+    role: Annotated[RoleName, typer.Option("--role", help="What it does.")],
     out: Annotated[Path, typer.Option("--out", help="New file for the private keys.")],
 ) -> None:
     """Make the keys of a party: a private file, and a public one beside it."""

@@ -33,6 +33,15 @@ def test_it_holds_both_packages_and_nothing_else(wheel):
     assert {"privfed", "accountants"} == {top for top in tops if not top.endswith(".dist-info")}
 
 
+def test_it_holds_every_file_of_both_packages(wheel):
+    folders = [ROOT / "accountants", ROOT / "privfed"]
+    files = [path.relative_to(ROOT) for each in folders for path in each.rglob("*.*")]
+    wanted = {path.as_posix() for path in files if "__pycache__" not in path.parts}
+    missing = wanted - set(zipfile.ZipFile(wheel).namelist())
+    assert {"accountants/py.typed", "privfed/py.typed", "privfed/__init__.pyi"} <= wanted
+    assert missing == set()
+
+
 def test_it_runs_from_another_directory(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

@@ -2,11 +2,12 @@
 
 import re
 import stat
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
-from privfed.cli.roster import ROLES, authority_key, roster_app
+from privfed.cli.roster import RoleName, authority_key, roster_app
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
@@ -88,7 +89,7 @@ def test_the_authority_is_told_to_hand_its_key_to_all(tmp_path):
 
 
 def test_the_roles_are_all_of_them():
-    assert tuple(Role) == ROLES
+    assert tuple(Role) == get_args(RoleName)
 
 
 def test_another_role_is_refused(tmp_path):
