@@ -203,8 +203,9 @@ def _hub(
     served: _Served, table: "RoundTable | JsonLines", *, resume: bool, without: Sequence[str]
 ) -> Iterator["Hub"]:
     """The hub, with the process that carries its messages."""
+    from privfed.engines.machines.carried import Carried
     from privfed.engines.machines.carrier import Carrier
-    from privfed.engines.machines.hub import REACHED, Carried, Hub
+    from privfed.engines.machines.hub import REACHED, Hub
     from privfed.identity.transport import as_pem
     from privfed.parties.aggregator.kept_run import ReachedFile
     from privfed.parties.aggregator.run import Following

@@ -9,11 +9,7 @@ it. They may change with any minor version of Flower: the extra pins one, and
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.app.message import remove_content_from_message
-from flwr.common.constant import (
-    HEARTBEAT_DEFAULT_INTERVAL,
-    NOOP_ACCOUNT_NAME,
-    NOOP_FLWR_AID,
-)
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -32,11 +28,11 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.error.http import http_error_translator
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
+    get_object_body,
     get_object_tree,
-    iterate_object_tree,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
@@ -47,9 +43,9 @@ from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError
 
 __all__ = [
-    "HEARTBEAT_DEFAULT_INTERVAL",
     "NOOP_ACCOUNT_NAME",
     "NOOP_FEDERATION_ID",
     "NOOP_FLWR_AID",
@@ -57,7 +53,9 @@ __all__ = [
     "ConfigRecord",
     "ConfirmMessageReceivedRequest",
     "DeactivateNodeRequest",
+    "DecodeError",
     "FleetHttpClient",
+    "InflatableObject",
     "Message",
     "NoOpFederationManager",
     "Node",
@@ -76,11 +74,10 @@ __all__ = [
     "TaskType",
     "fleet_router",
     "get_all_nested_objects",
+    "get_object_body",
     "get_object_tree",
     "get_objectstore_linkstate_factories",
     "http_error_translator",
-    "inflate_object_from_contents",
-    "iterate_object_tree",
     "message_from_proto",
     "message_to_proto",
     "public_key_to_bytes",

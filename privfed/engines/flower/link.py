@@ -43,7 +43,8 @@ from privfed.engines.flower.internals import (
     get_objectstore_linkstate_factories,
     http_error_translator,
 )
-from privfed.engines.flower.pieces import MOST_REQUEST_BYTES, in_pieces, opened, sealed
+from privfed.engines.flower.pieces import MOST_REQUEST_BYTES, in_pieces, pieces_of, sealed
+from privfed.engines.machines.carried import LOST, WHOLE
 from privfed.errors import MessageError
 from privfed.protocol import streams
 
@@ -51,6 +52,7 @@ _FLEET: Final = "/v1/fleet/"
 _POLL_S: Final = 0.1
 _TASK_BEAT_S: Final = 20.0
 _KIND: Final = "query"
+_OBJECT_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,57 +155,50 @@ class Link:
         """Clients whose nodes are connected, sorted."""
         return sorted(self._names[number] for number in self._state.get_nodes(self._run))
 
-    def exchange(
-        self, messages: Mapping[str, bytes], timeout_s: float
-    ) -> Iterator[tuple[str, bytes]]:
-        """The replies to messages, as they come; who is not there, or stays away, gives none.
+    def replies(
+        self, waiting: dict[str, str], timeout_s: float
+    ) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """The replies to messages, in pieces, as they come; who stays away gives none.
 
         Args:
-            messages: by client.
+            waiting: clients that were sent a message, by its name, as `push` gave it.
             timeout_s: how long a client may take.
         """
-        here, deadline = set(self.present()), time.monotonic() + timeout_s
-        waiting = {
-            self._push(name, content, timeout_s): name
-            for name, content in messages.items()
-            if name in here
-        }
+        deadline = time.monotonic() + timeout_s
         while waiting and time.monotonic() < deadline:
             replies = self._state.get_message_res(message_ids=set(waiting), run_id=self._run)
             for reply in replies:
                 asked = reply.metadata.reply_to_message_id
-                if asked in waiting and (content := self._content_of(reply)) is not None:
-                    yield waiting[asked], content
+                if asked in waiting and not reply.has_error():  # Flower's own, of a lost node
+                    yield waiting[asked], self._pieces(reply)
                 self._state.delete_messages(message_ins_ids={asked})
                 waiting.pop(asked, None)
             if not replies:
                 time.sleep(_POLL_S)
         self._state.delete_messages(message_ins_ids=set(waiting))
 
-    def _push(self, name: str, content: bytes, timeout_s: float) -> str:
+    def push(self, name: str, content: bytes, timeout_s: float) -> str | None:
+        """Send a message to a client; its name, or None if the client is not there."""
+        if name not in self.present():
+            return None
         message = Message(in_pieces(content), self._ids[name], _KIND, ttl=timeout_s + 60)
         bare, tree, objects = sealed(message)
         session = self._state.start_session(self._run)
         _, missing = self._state.store_message_and_object_tree(bare, tree, session)
         for one in missing:
-            self._state.store_object(self._run, session, one, objects[one])
+            self._state.store_object(self._run, session, one, objects[one].deflate())
         return str(bare.metadata.message_id)
 
-    def _content_of(self, reply: Message) -> bytes | None:
-        """The bytes of a reply; None of an error, which Flower makes itself of a lost node."""
-        if reply.has_error():
-            return None
+    def _pieces(self, reply: Message) -> Iterator[bytes]:
         store, number = self._state.object_store, reply.metadata.message_id
         try:
-            return opened(number, store.get_object_tree(number), self._object)
-        except MessageError:
-            return None
+            yield from pieces_of(store.get_object_tree(number), self._object)
         finally:
             store.delete(number)
 
     def _object(self, name: str) -> bytes:
         """One object of a reply, which its node may still be sending."""
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + _OBJECT_S
         while time.monotonic() < deadline:
             content = self._state.get_object(self._run, name)
             if content is None:
@@ -226,11 +221,26 @@ def answer(link: Link, stream: streams.Stream) -> None:
         if asked["ask"] == "present":
             streams.send(stream, canonical_json({"present": link.present()}))
             continue
-        messages = {name: streams.receive(stream) or b"" for name in asked["to"]}
-        for name, content in link.exchange(messages, asked["timeout_s"]):
+        sent, timeout_s = {}, float(asked["timeout_s"])
+        for name in asked["to"]:
+            message = link.push(name, streams.receive(stream) or b"", timeout_s)
+            if message is not None:
+                sent[message] = name
+        for name, pieces in link.replies(sent, timeout_s):
             streams.send(stream, canonical_json({"from": name}))
-            streams.send(stream, content)
+            for piece in _all_or_nothing(pieces):
+                streams.send(stream, piece)
         streams.send(stream, canonical_json({"from": None}))
+
+
+def _all_or_nothing(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, then the word that they are all; another word if one did not come."""
+    try:
+        yield from pieces
+    except MessageError:
+        yield LOST
+    else:
+        yield WHOLE
 
 
 def listen(link: Link, path: Path) -> None:

@@ -1,17 +1,19 @@
 """One message of privfed as a message of Flower: its bytes in pieces, each an object of its own."""
 
-from collections.abc import Callable
-from typing import Any, Final
+import json
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from privfed.engines.flower.internals import (
     ConfigRecord,
+    DecodeError,
+    InflatableObject,
     Message,
     ObjectTree,
     RecordDict,
     get_all_nested_objects,
+    get_object_body,
     get_object_tree,
-    inflate_object_from_contents,
-    iterate_object_tree,
     remove_content_from_message,
 )
 from privfed.errors import MessageError
@@ -33,10 +35,10 @@ def in_pieces(content: bytes) -> RecordDict:
     )
 
 
-def sealed(message: Message) -> tuple[Message, ObjectTree, dict[str, bytes]]:
+def sealed(message: Message) -> tuple[Message, ObjectTree, dict[str, InflatableObject]]:
     """A message without its content, the tree of its objects, and these by their names."""
     message.metadata.__dict__["_message_id"] = message.object_id
-    objects = {name: one.deflate() for name, one in get_all_nested_objects(message).items()}
+    objects = get_all_nested_objects(message)
     return remove_content_from_message(message), get_object_tree(message), objects
 
 
@@ -50,13 +52,12 @@ def pieces_of(tree: ObjectTree, pull: Callable[[str], bytes]) -> Iterator[bytes]
     Raises:
         MessageError: for anything but the pieces of a message.
     """
-    for record in tree.children:
-        names = children_of(pull(record.object_id))
-        for name in names:
+    for records in tree.children:
+        for name in _names_in(pull(records.object_id)):
             yield _piece_in(pull(name))
 
 
-def children_of(records: bytes) -> list[str]:
+def _names_in(records: bytes) -> list[str]:
     """Names of the pieces in the records of a message, in their order."""
     try:
         listed: dict[str, str] = json.loads(get_object_body(records, RecordDict))

@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from privfed.engines.flower.internals import (
-    HEARTBEAT_DEFAULT_INTERVAL,
     ActivateNodeRequest,
     ConfirmMessageReceivedRequest,
     DeactivateNodeRequest,
@@ -44,14 +43,16 @@ from privfed.engines.flower.internals import (
     message_to_proto,
     public_key_to_bytes,
 )
-from privfed.engines.flower.pieces import in_pieces, opened, sealed
+from privfed.engines.flower.pieces import in_pieces, pieces_of, sealed
 from privfed.errors import MessageError
 from privfed.protocol import streams
 
 _SOONEST_S: Final = 0.2
 _LATEST_S: Final = 3.0
 _BACK_OFF: Final = 1.5
-_BEAT_S: Final = 10.0
+_BEAT_S: Final = 5.0
+_HEARTBEAT_S: Final = 10.0
+"""A node that is silent for twice as long is away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +105,7 @@ class Pump:
         """
         with self._client:
             reply = self._client.ActivateNode(
-                ActivateNodeRequest(
-                    public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-                )
+                ActivateNodeRequest(public_key=self._public, heartbeat_interval=_HEARTBEAT_S)
             )
             self._node = Node(node_id=reply.node_id)
             said("connected")
@@ -139,7 +138,8 @@ class Pump:
         asked = message_from_proto(found.messages_list[0])
         run = asked.metadata.run_id
         number = asked.metadata.message_id
-        content = opened(number, found.message_object_trees[0], lambda one: self._pull(run, one))
+        tree = found.message_object_trees[0]
+        content = b"".join(pieces_of(tree, lambda one: self._pull(run, one)))
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=self._node, run_id=run, message_object_id=number)
         )
@@ -170,7 +170,7 @@ class Pump:
 
     def _beat(self) -> None:
         reply = self._client.SendNodeHeartbeat(
-            SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+            SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_HEARTBEAT_S)
         )
         if not reply.success:
             raise MessageError("the hub does not know this node any more")
@@ -202,7 +202,7 @@ class Pump:
                     node=self._node,
                     run_id=asked.metadata.run_id,
                     object_id=name,
-                    object_content=objects[name],
+                    object_content=objects[name].deflate(),
                     session_id=accepted.session_id,
                 )
             )

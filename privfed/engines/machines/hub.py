@@ -5,102 +5,26 @@ no adapter and no text. It imports neither torch nor TenSEAL, and parses nothing
 itself.
 """
 
-import json
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from privfed.agreement import Proposal
-from privfed.canonical import canonical_json
-from privfed.errors import IdentityError, MessageError
+from privfed.engines.machines.carried import Carried
+from privfed.errors import IdentityError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.kept_run import ReachedFile
 from privfed.parties.aggregator.openers import Link
 from privfed.parties.aggregator.run import AggregatorRun, Following
-from privfed.protocol import streams
-from privfed.protocol.envelopes import statement_of
-from privfed.protocol.kinds import HELLO
 from privfed.reports.assembling import assemble
 from privfed.reports.budget import BudgetReport
 from privfed.reports.statement_folder import write_statements
 
 REACHED: Final = "reached.json"
-_GREETING_S: Final = 60.0
 _PAUSE_S: Final = 0.5
-_CONNECT_S: Final = 60.0
-
-
-class Carried:
-    """The way to the nodes: a socket of the process that carries messages.
-
-    Where that process died, nobody answered; it is started again by whoever watches it, and the
-    aggregator asks again.
-
-    Args:
-        path: of the socket.
-        timeout_s: how long a client may take for one message.
-    """
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        self._path = path
-        self._timeout_s = timeout_s
-        self._stream: streams.Stream | None = None
-
-    def present(self) -> list[str]:
-        """Clients whose nodes are connected, sorted; nobody while the carrier is being started."""
-        try:
-            stream = self._connected()
-            streams.send(stream, canonical_json({"ask": "present"}))
-            return list(json.loads(_required(stream))["present"])
-        except (OSError, MessageError):
-            self._stream = None
-            return []
-
-    def exchange(self, messages: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Carry one message to each client, and the replies of those who answered in time."""
-        replies: dict[str, bytes] = {}
-        if not messages:
-            return replies
-        kinds = {statement_of(message).kind for message in messages.values()}
-        timeout_s = _GREETING_S if kinds == {HELLO} else self._timeout_s
-        try:
-            stream = self._connected()
-            asked = {"ask": "exchange", "timeout_s": timeout_s, "to": list(messages)}
-            streams.send(stream, canonical_json(asked))
-            for message in messages.values():
-                streams.send(stream, message)
-            while (name := json.loads(_required(stream))["from"]) is not None:
-                replies[name] = _required(stream)
-        except (OSError, MessageError):
-            self._stream = None
-        return replies
-
-    def _connected(self) -> streams.Stream:
-        deadline = time.monotonic() + _CONNECT_S
-        while self._stream is None:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.connect(str(self._path))
-            except OSError:
-                connection.close()
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_PAUSE_S)
-            else:
-                self._stream = connection.makefile("rwb")
-                connection.close()  # the stream keeps it open
-        return self._stream
-
-
-def _required(stream: streams.Stream) -> bytes:
-    content = streams.receive(stream)
-    if content is None:
-        raise MessageError("the process that carries messages ended")
-    return content
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,139 @@
+"""The way from the hub to the nodes: a socket of the process that carries messages.
+
+    hub                                   carrier
+    {"ask": "present"}               ->   {"present": [NAME, ...]}
+    {"ask": "exchange", "to": [NAME, ...], "timeout_s": S}, then each message
+                                     ->   {"from": NAME}, its pieces, WHOLE or LOST; ...;
+                                          {"from": null}
+
+Replies are kept in files until they are read, so that memory holds one of them, however many
+clients there are.
+"""
+
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from privfed.canonical import canonical_json
+from privfed.errors import MessageError
+from privfed.protocol import streams
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import HELLO
+
+WHOLE: Final = b""
+"""After the last piece of a reply; a piece is never empty."""
+LOST: Final = b"\x00lost"
+"""In place of a piece that did not come; no message of privfed begins so."""
+_GREETING_S: Final = 60.0
+_PAUSE_S: Final = 0.5
+_CONNECT_S: Final = 60.0
+
+
+class Spooled(Mapping[str, bytes]):
+    """Replies by client, each in a file, read when it is asked for."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="privfed-replies-")
+        self._files: dict[str, Path] = {}
+
+    def keep(self, name: str, pieces: Iterator[bytes]) -> None:
+        """Keep a reply; one that breaks off is none."""
+        path = Path(self._folder.name) / str(len(self._files))
+        with path.open("wb") as file:
+            for piece in pieces:
+                if piece == LOST:
+                    return
+                file.write(piece)
+        self._files[name] = path
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._files[name].read_bytes()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+
+class Carried:
+    """The hub's end of that socket.
+
+    Where the carrier died, nobody answered; it is started again by whoever watches it, and the
+    aggregator asks again.
+
+    Args:
+        path: of the socket.
+        timeout_s: how long a client may take for one message.
+    """
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._stream: streams.Stream | None = None
+
+    def present(self) -> list[str]:
+        """Clients whose nodes are connected, sorted; nobody while the carrier is being started."""
+        try:
+            stream = self._connected()
+            streams.send(stream, canonical_json({"ask": "present"}))
+            return list(json.loads(_required(stream))["present"])
+        except (OSError, MessageError):
+            self._stream = None
+            return []
+
+    def exchange(self, messages: Mapping[str, bytes]) -> Spooled:
+        """Carry one message to each client, and the replies of those who answered in time."""
+        replies = Spooled()
+        if not messages:
+            return replies
+        kinds = {statement_of(message).kind for message in messages.values()}
+        timeout_s = _GREETING_S if kinds == {HELLO} else self._timeout_s
+        try:
+            stream = self._connected()
+            asked = {"ask": "exchange", "timeout_s": timeout_s, "to": list(messages)}
+            streams.send(stream, canonical_json(asked))
+            for message in messages.values():
+                streams.send(stream, message)
+            while (name := json.loads(_required(stream))["from"]) is not None:
+                replies.keep(name, _until_whole(stream))
+        except (OSError, MessageError):
+            self._stream = None
+        return replies
+
+    def _connected(self) -> streams.Stream:
+        deadline = time.monotonic() + _CONNECT_S
+        while self._stream is None:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(self._path))
+            except OSError:
+                connection.close()
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                self._stream = connection.makefile("rwb")
+                connection.close()  # the stream keeps it open
+        return self._stream
+
+
+def _until_whole(stream: streams.Stream) -> Iterator[bytes]:
+    while (piece := _required(stream)) != WHOLE:
+        yield piece
+        if piece == LOST:
+            return
+
+
+def _required(stream: streams.Stream) -> bytes:
+    content = streams.receive(stream)
+    if content is None:
+        raise MessageError("the process that carries messages ended")
+    return content
