@@ -38,7 +38,8 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError as error:
         raise IdentityError(
-            f"a key or roster must go into a new file, {name!r} exists; choose another path"
+            f"a key, roster or certificate must go into a new file, {name!r} exists; "
+            "choose another path"
         ) from error
     except (OSError, ValueError) as error:
         raise _unwritable(name, error) from error
@@ -48,11 +49,21 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
+        _flush_folder(os.path.dirname(os.path.abspath(path)))
     except BaseException as error:
         os.unlink(path)
         if isinstance(error, OSError):
             raise _unwritable(name, error) from error
         raise
+
+
+def _flush_folder(folder: str | bytes) -> None:
+    """The name of a new file is kept in its folder, which is flushed on its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_private(path: str | os.PathLike[str], *, most: int) -> bytes:
