@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from privfed.errors import IdentityError
+from privfed.errors import IdentityError, MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
 from privfed.storage.state_folder import identity_path, make_private_folder
@@ -155,7 +155,13 @@ def _simulated(clients: Sequence[str], state: Path, *, key_holder: bool) -> Part
 def _kept(state: Path, name: str, role: Role) -> Identity:
     path = identity_path(state, name)
     if path.exists():
-        identity = Identity.load(path)
+        try:
+            identity = Identity.load(path)
+        except MessageError as error:
+            raise MessageError(
+                f"the simulation's file {path} must be usable, but: {error}; for new keys, "
+                "move its folder away before the next run"
+            ) from error
         if (identity.party.name, identity.party.role) == (name, role):
             return identity
         raise IdentityError(

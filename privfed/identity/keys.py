@@ -1,10 +1,11 @@
 """The keys of one party: Ed25519 to sign its messages, X25519 to receive secrets.
 
-A `Party` is public: who it is and its two public keys, which a `Roster` pins. An `Identity` is
-the same with the secret halves; it exists in memory, in a file that only its owner can read, and
-nowhere else. Public keys are checked when a `Party` is built, because the libraries check late or
-not at all: OpenSSL verifies forged signatures under Ed25519 keys of small order, and two
-encodings of one X25519 key would pass as two keys.
+A `Party` is public: who it is and its public keys, which a `Roster` pins. An `Identity` is the same
+with the secret halves of these two; it exists in memory, in a file that only its owner can read,
+and nowhere else. A party's third key, of the transport below its messages (`transport.py`), is
+pinned too, but its secret half is in a file of its own. Public keys are checked when a `Party` is
+built, because the libraries check late or not at all: OpenSSL verifies forged signatures under
+Ed25519 keys of small order, and two encodings of one X25519 key would pass as two keys.
 
 Reference:
     Josefsson & Liusvaara 2017, RFC 8032 (Ed25519); Langley et al. 2016, RFC 7748 (X25519).
@@ -24,15 +25,18 @@ from privfed.canonical import canonical_json, parse_canonical
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.names import check_name, fold, from_hex, grouped_hex, short
 from privfed.identity.points import KEY_BYTES, PRIME, check_signing_key
+from privfed.identity.transport import TRANSPORT_KEY_BYTES, check_transport_key
 from privfed.storage.private_files import read_private, write_private
 
 _MAX_PARTY_BYTES = 4096
-_PARTY_KEYS: Final = {"name", "role", "signing_key", "wrapping_key"}
-_FINGERPRINT_LABEL = b"privfed party 1\n"
+_PARTY_KEYS: Final = {"name", "role", "signing_key", "transport_key", "wrapping_key"}
+_EARLIER_PARTY_KEYS: Final = _PARTY_KEYS - {"transport_key"}
+_FINGERPRINT_LABEL = b"privfed party 2\n"
 _FINGERPRINT_BYTES = 16
 
 _MAGIC = b"privfed-identity\n"
-_SCHEMA = 1
+_SCHEMA = 2
+_EARLIER_SCHEMA = 1
 _HEADER = struct.Struct("<17sI32s32sI")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _MAX_FILE_BYTES = _HEADER.size + _MAX_PARTY_BYTES + _CHECKSUM_BYTES
@@ -60,6 +64,8 @@ class Party:
         role: what it may do.
         signing_key: Ed25519 public key, 32 bytes, of the prime-order group.
         wrapping_key: X25519 public key, 32 bytes, canonical and not of low order.
+        transport_key: P-384 public key, 49 bytes, a compressed point; empty for a party that
+            connects to nobody, as an authority and the parties of a simulation.
 
     Raises:
         IdentityError: if a field is not that.
@@ -69,6 +75,7 @@ class Party:
     role: Role
     signing_key: bytes
     wrapping_key: bytes
+    transport_key: bytes = b""
 
     def __post_init__(self) -> None:
         check_name(self.name, "the name of a party")
@@ -85,6 +92,13 @@ class Party:
             )
         check_signing_key(self.signing_key)
         _check_wrapping_key(self.wrapping_key)
+        if self.transport_key or not isinstance(self.transport_key, bytes):
+            check_transport_key(self.transport_key)
+            if self.role is Role.AUTHORITY:
+                raise IdentityError(
+                    f"an authority must have no transport key, {self.name!r} has one; it connects "
+                    "to nobody, make its identity without"
+                )
 
     @property
     def fingerprint(self) -> str:
@@ -93,11 +107,12 @@ class Party:
         return grouped_hex(hashlib.sha256(content).digest()[:_FINGERPRINT_BYTES])
 
     def to_json(self) -> dict[str, str]:
-        """All fields as text; keys in lower-case hex."""
+        """All fields as text; keys in lower-case hex, none as an empty text."""
         return {
             "name": self.name,
             "role": self.role.value,
             "signing_key": self.signing_key.hex(),
+            "transport_key": self.transport_key.hex(),
             "wrapping_key": self.wrapping_key.hex(),
         }
 
@@ -108,6 +123,11 @@ class Party:
         Raises:
             MessageError: if a key is missing or unknown, or a value is not what it must be.
         """
+        if isinstance(value, dict) and set(value) == _EARLIER_PARTY_KEYS:
+            raise MessageError(
+                "a party must have a transport key or say that it has none, this one is of an "
+                "earlier version, before transport keys; make a new identity with this version"
+            )
         if not isinstance(value, dict) or set(value) != _PARTY_KEYS:
             raise MessageError(
                 f"a party must have exactly the keys {sorted(_PARTY_KEYS)}; ask for a new file"
@@ -124,6 +144,7 @@ class Party:
                 role=Role(value["role"]),
                 signing_key=from_hex(value["signing_key"], KEY_BYTES),
                 wrapping_key=from_hex(value["wrapping_key"], KEY_BYTES),
+                transport_key=_transport_key(value["transport_key"]),
             )
         except IdentityError as error:
             raise MessageError(f"a party must be usable, but: {error}") from error
@@ -160,7 +181,12 @@ class Identity:
 
     @classmethod
     def _of(
-        cls, name: str, role: Role, signing: Ed25519PrivateKey, wrapping: X25519PrivateKey
+        cls,
+        name: str,
+        role: Role,
+        signing: Ed25519PrivateKey,
+        wrapping: X25519PrivateKey,
+        transport_key: bytes,
     ) -> Self:
         identity = object.__new__(cls)
         identity._signing = signing
@@ -170,17 +196,24 @@ class Identity:
             role=role,
             signing_key=signing.public_key().public_bytes_raw(),
             wrapping_key=wrapping.public_key().public_bytes_raw(),
+            transport_key=transport_key,
         )
         return identity
 
     @classmethod
-    def generate(cls, name: str, role: Role) -> Self:
+    def generate(cls, name: str, role: Role, transport_key: bytes = b"") -> Self:
         """Fresh keys, drawn from the operating system's generator.
 
+        Args:
+            name: of the party.
+            role: what it may do.
+            transport_key: the public half of one that `new_transport_key` made, or empty for none.
+
         Raises:
-            IdentityError: if the name or the role is not allowed.
+            IdentityError: if the name, the role or the transport key is not allowed.
         """
-        return cls._of(name, role, Ed25519PrivateKey.generate(), X25519PrivateKey.generate())
+        signing, wrapping = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+        return cls._of(name, role, signing, wrapping, transport_key)
 
     def sign(self, message: bytes) -> bytes:
         """Ed25519 signature of `message`, 64 bytes; the same message gives the same signature."""
@@ -235,6 +268,7 @@ class Identity:
             party.role,
             Ed25519PrivateKey.from_private_bytes(signing),
             X25519PrivateKey.from_private_bytes(wrapping),
+            party.transport_key,
         )
         if identity.party != party:
             raise MessageError(
@@ -265,6 +299,11 @@ def _parse_file(content: bytes) -> tuple[bytes, bytes, Party]:
             "path (the public .party.json beside it holds no secret keys)"
         )
     _, schema, signing, wrapping, length = _HEADER.unpack_from(content)
+    if schema == _EARLIER_SCHEMA:
+        raise MessageError(
+            f"an identity file must have schema {_SCHEMA}, got {schema}, of an earlier version, "
+            "before transport keys; make a new identity with this version"
+        )
     if schema != _SCHEMA:
         raise MessageError(
             f"an identity file must have schema {_SCHEMA}, got {schema}; use the privfed that "
@@ -277,6 +316,10 @@ def _parse_file(content: bytes) -> tuple[bytes, bytes, Party]:
             "backup or make a new identity"
         )
     return signing, wrapping, Party.from_bytes(body[_HEADER.size :] + b"\n")
+
+
+def _transport_key(text: str) -> bytes:
+    return from_hex(text, TRANSPORT_KEY_BYTES) if text else b""
 
 
 def _check_wrapping_key(key: bytes) -> None:

@@ -24,9 +24,10 @@ from privfed.identity.names import check_name, fold, from_hex
 from privfed.identity.points import KEY_BYTES, check_signing_key
 from privfed.storage.private_files import write_new
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
-_LABEL: Final = b"privfed roster 1\n"
+_EARLIER_SCHEMA: Final = 1
+_LABEL: Final = b"privfed roster 2\n"
 _KEYS: Final = {"schema", "federation", "parties", "authority", "signature"}
 _SIGNATURE_BYTES: Final = 64
 _MAX_BYTES: Final = 1 << 20
@@ -112,7 +113,13 @@ class Roster:
         value = parse_canonical(content, "a roster", most=_MAX_BYTES)
         if not isinstance(value, dict) or set(value) != _KEYS:
             raise MessageError(f"a roster must have exactly the keys {sorted(_KEYS)}")
-        if type(value["schema"]) is not int or value["schema"] != SCHEMA:
+        schema = value["schema"] if type(value["schema"]) is int else None
+        if schema == _EARLIER_SCHEMA:
+            raise MessageError(
+                f"a roster must have schema {SCHEMA}, got {schema}, of an earlier version, before "
+                "transport keys; make new identities and sign a new roster with this version"
+            )
+        if schema != SCHEMA:
             raise MessageError(f"a roster must have schema {SCHEMA}; use the privfed that wrote it")
         # Before anything else is believed, or any time is spent on the keys in it.
         signature = _authentic(value, authority)
@@ -261,6 +268,8 @@ def _check_parties(parties: tuple[Party, ...], authority: bytes) -> None:
     _refuse_repeated("name, whatever its case or form,", parties, [fold(name) for name in names])
     _refuse_repeated("signing key", parties, [party.signing_key for party in parties])
     _refuse_repeated("wrapping key", parties, [party.wrapping_key for party in parties])
+    reached = tuple(party for party in parties if party.transport_key)
+    _refuse_repeated("transport key", reached, [party.transport_key for party in reached])
     for party in parties:
         if party.signing_key == authority:
             raise IdentityError(

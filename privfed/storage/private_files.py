@@ -1,9 +1,7 @@
 """Files that hold secrets: written once and closed to others, read only if they stayed so."""
 
 import os
-import secrets
 import stat
-from pathlib import Path
 
 from privfed.errors import IdentityError
 
@@ -40,7 +38,8 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError as error:
         raise IdentityError(
-            f"a key or roster must go into a new file, {name!r} exists; choose another path"
+            f"a key, roster or certificate must go into a new file, {name!r} exists; "
+            "choose another path"
         ) from error
     except (OSError, ValueError) as error:
         raise _unwritable(name, error) from error
@@ -50,6 +49,7 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
+        _flush_folder(os.path.dirname(os.path.abspath(path)))
     except BaseException as error:
         os.unlink(path)
         if isinstance(error, OSError):
@@ -57,15 +57,13 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
         raise
 
 
-def replace_private(path: Path, content: bytes) -> None:
-    """Write a file that its owner alone can read (mode 0600), in the place of what is there.
-
-    Raises:
-        IdentityError: if it cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
-    write_private(draft, content)
-    os.replace(draft, path)
+def _flush_folder(folder: str | bytes) -> None:
+    """The name of a new file is kept in its folder, which is flushed on its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_private(path: str | os.PathLike[str], *, most: int) -> bytes:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAGIC = b"PRIVFED\x05"
 DOMAIN = b"privfed message 5\n"
-ROSTER_DOMAIN = b"privfed roster 1\n"
+ROSTER_DOMAIN = b"privfed roster 2\n"
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 STATEMENT_KEYS = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}
 

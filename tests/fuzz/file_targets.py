@@ -76,7 +76,8 @@ def file_targets(world):
         if set(content) != {"schema", "federation", "parties", "authority"}:
             return "it has other fields"
         names = [unicodedata.normalize("NFKC", p["name"]).casefold() for p in value["parties"]]
-        keys = [p[k] for p in value["parties"] for k in ("signing_key", "wrapping_key")]
+        kinds = ("signing_key", "wrapping_key", "transport_key")
+        keys = [p[k] for p in value["parties"] for k in kinds if p[k] or k != "transport_key"]
         distinct = len(set(names)) == len(names) and len(set(keys)) == len(keys)
         return None if names and distinct else "names or keys repeat"
 

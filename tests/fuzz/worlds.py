@@ -26,6 +26,7 @@ from privfed.encryption.parameters import derive
 from privfed.encryption.plain import PlainAdder, PlainCipher
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
+from privfed.identity.transport import new_transport_key
 from privfed.parties.aggregator.collecting import Aggregator
 from privfed.parties.aggregator.openers import ClientsAgree
 from privfed.parties.key_holder.key_holder import KeyHolder
@@ -48,8 +49,8 @@ class World:
         self.folder = Path(folder)
         self.authority = Identity.generate("board", Role.AUTHORITY)
         names = [*CLIENTS, ABSENT]
-        parties = [Identity.generate(name, Role.CLIENT) for name in names]
-        parties.append(Identity.generate("server", Role.AGGREGATOR))
+        parties = [Identity.generate(name, Role.CLIENT, new_transport_key()[1]) for name in names]
+        parties.append(Identity.generate("server", Role.AGGREGATOR, new_transport_key()[1]))
         parties.append(Identity.generate("holder", Role.KEY_HOLDER))
         self.identities = {each.party.name: each for each in parties}
         self.keys = {name: each.party.signing_key for name, each in self.identities.items()}

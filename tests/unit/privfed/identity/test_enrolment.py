@@ -76,6 +76,21 @@ def test_a_name_that_is_no_file_name_is_refused(tmp_path, name):
         simulated(tmp_path, (name,))
 
 
+def test_keys_of_an_earlier_version_are_named_and_kept(tmp_path):
+    simulated(tmp_path)
+    path = identity_path(tmp_path, "west")
+    earlier = bytearray(path.read_bytes())
+    earlier[17] = 1
+    path.write_bytes(earlier)
+    with pytest.raises(
+        MessageError, match="west.identity must be usable.*before transport keys.*move its folder"
+    ):
+        simulated(tmp_path)
+    assert path.read_bytes() == earlier
+    path.parent.rename(tmp_path / "earlier")
+    assert simulated(tmp_path).simulated
+
+
 def test_anothers_secret_keys_are_never_removed(tmp_path):
     """Somebody may have put real keys there; they exist nowhere else."""
     path = identity_path(tmp_path, "west")

@@ -37,6 +37,12 @@ ED25519 = [
 BOB_SECRET = "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"
 BOB_PUBLIC = "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
 ALICE_PUBLIC = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
+# NIST SP 800-186, section 3.2.1.4: the base point of P-384 and, with 2, its negative.
+TRANSPORT = (
+    "03aa87ca22be8b05378eb1c71ef320ad746e1d3b628ba79b98"
+    "59f741e082542a385502f25dbf55296c3a545e3872760ab7"
+)
+OTHER_TRANSPORT = "02" + TRANSPORT[2:]
 SHARED = "4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"
 
 LOW_ORDER_X25519 = [
@@ -49,13 +55,13 @@ LOW_ORDER_X25519 = [
 # eprint 2020/1244, table 6 and section 3: small order, mixed order, not canonical.
 
 
-def by_hand(name, role, signing, wrapping, public_signing, public_wrapping):
+def by_hand(name, role, signing, wrapping, public_signing, public_wrapping, transport=TRANSPORT):
     """An identity file, written after its description rather than by `save`."""
     party = (
         f'{{"name":"{name}","role":"{role}","signing_key":"{public_signing}",'
-        f'"wrapping_key":"{public_wrapping}"}}'
+        f'"transport_key":"{transport}","wrapping_key":"{public_wrapping}"}}'
     ).encode()
-    body = b"privfed-identity\n" + struct.pack("<I", 1) + bytes.fromhex(signing)
+    body = b"privfed-identity\n" + struct.pack("<I", 2) + bytes.fromhex(signing)
     body += bytes.fromhex(wrapping) + struct.pack("<I", len(party)) + party
     return body + hashlib.sha256(body).digest()
 
@@ -79,6 +85,7 @@ def party(**changes):
         "role": Role.CLIENT,
         "signing_key": bytes.fromhex(ED25519[0][1]),
         "wrapping_key": bytes.fromhex(ALICE_PUBLIC),
+        "transport_key": bytes.fromhex(TRANSPORT),
     }
     return Party(**{**fields, **changes})
 
@@ -111,9 +118,9 @@ class TestParty:
     def test_fingerprint_by_hand(self):
         text = (
             '{"name":"ward","role":"client","signing_key":"' + ED25519[0][1] + '",'
-            '"wrapping_key":"' + ALICE_PUBLIC + '"}'
+            '"transport_key":"' + TRANSPORT + '","wrapping_key":"' + ALICE_PUBLIC + '"}'
         )
-        digits = hashlib.sha256(b"privfed party 1\n" + text.encode()).hexdigest()[:32]
+        digits = hashlib.sha256(b"privfed party 2\n" + text.encode()).hexdigest()[:32]
         assert party().fingerprint.replace(" ", "") == digits
         assert re.fullmatch("([0-9a-f]{4} ){7}[0-9a-f]{4}", party().fingerprint)
 
@@ -125,6 +132,8 @@ class TestParty:
             {"role": Role.KEY_HOLDER},
             {"signing_key": other.signing_key},
             {"wrapping_key": other.wrapping_key},
+            {"transport_key": bytes.fromhex(OTHER_TRANSPORT)},
+            {"transport_key": b""},
         ]
         assert len({party(**change).fingerprint for change in changes}) == len(changes)
 
@@ -132,8 +141,14 @@ class TestParty:
         written = party().to_json()
         assert written["role"] == "client"
         assert written["signing_key"] == ED25519[0][1]
+        assert written["transport_key"] == TRANSPORT
         assert Party.from_json(json.loads(json.dumps(written))) == party()
         assert Party.from_bytes(party().to_bytes()) == party()
+
+    def test_no_transport_key_is_written_too(self):
+        written = party(transport_key=b"").to_json()
+        assert written["transport_key"] == ""
+        assert Party.from_json(written) == party(transport_key=b"")
 
     @pytest.mark.parametrize(
         ("change", "reason"),
@@ -149,6 +164,13 @@ class TestParty:
             ({"signing_key": "00" * 32}, "prime-order"),
             ({"wrapping_key": "00" * 32}, "low order"),
             ({"wrapping_key": "zz" * 32}, "64 lower-case"),
+            ({"transport_key": None}, "must be text"),
+            ({"transport_key": TRANSPORT.upper()}, "lower-case hex"),
+            ({"transport_key": TRANSPORT[:-2]}, "98 lower-case"),
+            ({"transport_key": " "}, "98 lower-case"),
+            ({"transport_key": "04" + TRANSPORT[2:]}, "point of P-384"),
+            ({"transport_key": "02" + "ff" * 48}, "point of P-384"),
+            ({"role": "authority"}, "authority must have no transport key"),
             ({"email": "a@b"}, "exactly the keys"),
         ],
     )
@@ -162,6 +184,13 @@ class TestParty:
         del written[missing]
         with pytest.raises(MessageError, match="exactly the keys"):
             Party.from_json(written)
+
+    def test_a_party_of_an_earlier_version_is_refused(self):
+        earlier = party().to_json()
+        del earlier["transport_key"]
+        content = keys.canonical_json(earlier) + b"\n"
+        with pytest.raises(MessageError, match="before transport keys; make a new identity"):
+            Party.from_bytes(content)
 
     @pytest.mark.parametrize("value", [None, [], "party", 3, {}])
     def test_what_is_no_party_is_refused(self, value):
@@ -224,6 +253,37 @@ class TestPublicKeys:
                 party(wrapping_key=key)
 
 
+class TestTransportKeys:
+    @pytest.mark.parametrize("role", [Role.CLIENT, Role.AGGREGATOR, Role.KEY_HOLDER])
+    @pytest.mark.parametrize("key", [TRANSPORT, OTHER_TRANSPORT, ""])
+    def test_who_may_have_one(self, role, key):
+        assert party(role=role, transport_key=bytes.fromhex(key)).transport_key.hex() == key
+
+    def test_an_authority_has_none(self):
+        assert party(role=Role.AUTHORITY, transport_key=b"").transport_key == b""
+        with pytest.raises(IdentityError, match="'ward' has one"):
+            party(role=Role.AUTHORITY)
+        with pytest.raises(IdentityError, match="'ward' has one"):
+            Identity.generate("ward", Role.AUTHORITY, bytes.fromhex(TRANSPORT))
+
+    @pytest.mark.parametrize(
+        "key",
+        [bytes.fromhex("04" + TRANSPORT[2:]), bytes(49), TRANSPORT, None, bytearray(), "", 0],
+    )
+    def test_what_is_none(self, key):
+        with pytest.raises(IdentityError, match="point of P-384"):
+            party(transport_key=key)
+
+    def test_an_identity_keeps_it(self, tmp_path):
+        made = Identity.generate("ward", Role.CLIENT, bytes.fromhex(TRANSPORT))
+        assert made.party.transport_key.hex() == TRANSPORT
+        made.save(tmp_path / "ward")
+        assert Identity.load(tmp_path / "ward").party == made.party
+
+    def test_none_unless_given(self, alice):
+        assert alice.party.transport_key == b""
+
+
 class TestIdentityFile:
     def test_save_and_load(self, alice, tmp_path):
         alice.save(tmp_path / "alice")
@@ -274,11 +334,22 @@ class TestIdentityFile:
     def test_another_schema_is_refused(self, tmp_path):
         secret, public, _, _ = ED25519[0]
         content = bytearray(by_hand("bob", "client", secret, BOB_SECRET, public, BOB_PUBLIC))
-        content[17] = 2
+        content[17] = 3
         content[-32:] = hashlib.sha256(content[:-32]).digest()
         write_private(tmp_path / "new", bytes(content))
-        with pytest.raises(MessageError, match="schema 1, got 2"):
+        with pytest.raises(MessageError, match="schema 2, got 3; use the privfed"):
             Identity.load(tmp_path / "new")
+
+    def test_a_file_of_an_earlier_version_is_refused(self, tmp_path):
+        secret, public, _, _ = ED25519[0]
+        content = bytearray(by_hand("bob", "client", secret, BOB_SECRET, public, BOB_PUBLIC))
+        content[17] = 1
+        content[-32:] = hashlib.sha256(content[:-32]).digest()
+        write_private(tmp_path / "old", bytes(content))
+        with pytest.raises(
+            MessageError, match="got 1, of an earlier version, before transport keys; make a new"
+        ):
+            Identity.load(tmp_path / "old")
 
     @pytest.mark.parametrize("change", [-1, 1])
     def test_another_length_is_refused(self, tmp_path, change):

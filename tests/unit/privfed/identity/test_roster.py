@@ -12,14 +12,15 @@ from privfed.canonical import canonical_json
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.keys import Identity, Party, Role
 from privfed.identity.roster import Roster
+from privfed.identity.transport import new_transport_key
 
 AUTHORITY = Identity.generate("ministry", Role.AUTHORITY)
 OTHER_AUTHORITY = Identity.generate("ministry", Role.AUTHORITY)
 IDENTITIES = {
-    "aggregator": Identity.generate("aggregator", Role.AGGREGATOR),
-    "east": Identity.generate("east", Role.CLIENT),
+    "aggregator": Identity.generate("aggregator", Role.AGGREGATOR, new_transport_key()[1]),
+    "east": Identity.generate("east", Role.CLIENT, new_transport_key()[1]),
     "holder": Identity.generate("holder", Role.KEY_HOLDER),
-    "west": Identity.generate("west", Role.CLIENT),
+    "west": Identity.generate("west", Role.CLIENT, new_transport_key()[1]),
 }
 PARTIES = [identity.party for identity in IDENTITIES.values()]
 PINNED = AUTHORITY.party.signing_key
@@ -33,7 +34,7 @@ def roster(parties=PARTIES):
 def content(parties=PARTIES):
     """What the authority signs, as a dict."""
     return {
-        "schema": 1,
+        "schema": 2,
         "federation": "wards",
         "parties": [party.to_json() for party in parties],
         "authority": PINNED.hex(),
@@ -42,7 +43,7 @@ def content(parties=PARTIES):
 
 def file_of(value, authority=AUTHORITY):
     """A file whose signature is right, whatever it says."""
-    signature = authority.sign(b"privfed roster 1\n" + canonical_json(value))
+    signature = authority.sign(b"privfed roster 2\n" + canonical_json(value))
     return canonical_json({**value, "signature": signature.hex()}) + b"\n"
 
 
@@ -116,7 +117,9 @@ class TestTampering:
             with pytest.raises(MessageError):
                 read(changed)
 
-    @pytest.mark.parametrize("key", ["signing_key", "wrapping_key", "name", "role"])
+    @pytest.mark.parametrize(
+        "key", ["signing_key", "wrapping_key", "transport_key", "name", "role"]
+    )
     def test_two_parties_swap_a_value(self, key):
         def swap(value):
             first, last = value["parties"][1], value["parties"][2]
@@ -125,9 +128,9 @@ class TestTampering:
         with pytest.raises(MessageError, match="authority's signature"):
             read(edited(roster().to_bytes(), swap))
 
-    @pytest.mark.parametrize("key", ["signing_key", "wrapping_key"])
+    @pytest.mark.parametrize("key", ["signing_key", "wrapping_key", "transport_key"])
     def test_the_aggregator_puts_its_own_key_in(self, key):
-        fresh = Identity.generate("east", Role.CLIENT).party.to_json()
+        fresh = Identity.generate("east", Role.CLIENT, new_transport_key()[1]).party.to_json()
 
         def replace(value):
             value["parties"][1][key] = fresh[key]
@@ -189,9 +192,10 @@ class TestSignedButWrong:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"schema": 2}, "schema 1"),
-            ({"schema": True}, "schema 1"),
-            ({"schema": "1"}, "schema 1"),
+            ({"schema": 1}, "schema 2, got 1, of an earlier version, before transport keys; make"),
+            ({"schema": 3}, "schema 2; use"),
+            ({"schema": True}, "schema 2; use"),
+            ({"schema": "2"}, "schema 2; use"),
             ({"federation": ""}, "1 to 120"),
             ({"federation": " wards"}, "space"),
             ({"federation": None}, "federation's name"),
@@ -211,7 +215,8 @@ class TestSignedButWrong:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"role": "authority"}, "must not be among"),
+            ({"role": "authority", "transport_key": ""}, "must not be among"),
+            ({"role": "authority"}, "authority must have no transport key"),
             ({"role": "boss"}, "one of client"),
             ({"role": "aggregator"}, "at most one aggregator"),
             ({"role": "key_holder"}, "at most one key_holder"),
@@ -225,6 +230,8 @@ class TestSignedButWrong:
             ({"signing_key": LOW_ORDER}, "prime-order"),
             ({"wrapping_key": PARTIES[1].wrapping_key.hex()}, "wrapping key of its own"),
             ({"wrapping_key": LOW_ORDER}, "low order"),
+            ({"transport_key": PARTIES[1].transport_key.hex()}, "transport key of its own"),
+            ({"transport_key": "02" + "ff" * 48}, "point of P-384"),
             ({"extra": "x"}, "exactly the keys"),
         ],
     )
@@ -234,6 +241,20 @@ class TestSignedButWrong:
         value["parties"].sort(key=lambda party: party["name"])
         with pytest.raises(MessageError, match=reason):
             read(file_of(value))
+
+    def test_a_roster_of_an_earlier_version(self):
+        value = content()
+        value["schema"] = 1
+        for party in value["parties"]:
+            del party["transport_key"]
+        signature = AUTHORITY.sign(b"privfed roster 1\n" + canonical_json(value)).hex()
+        with pytest.raises(MessageError, match="make new identities and sign a new roster"):
+            read(canonical_json({**value, "signature": signature}) + b"\n")
+
+    def test_the_label_of_an_earlier_version(self):
+        signature = AUTHORITY.sign(b"privfed roster 1\n" + canonical_json(content())).hex()
+        with pytest.raises(MessageError, match="authority's signature"):
+            read(canonical_json({**content(), "signature": signature}) + b"\n")
 
     def test_another_order(self):
         with pytest.raises(MessageError, match="sorted by name"):
@@ -320,6 +341,13 @@ class TestSigning:
                 ],
                 r"wrapping key of its own, \['east', 'west'\] share",
             ),
+            (
+                [
+                    PARTIES[0],
+                    dataclasses.replace(PARTIES[3], transport_key=PARTIES[0].transport_key),
+                ],
+                r"transport key of its own, \['aggregator', 'west'\] share",
+            ),
             ([*PARTIES, Identity.generate("b", Role.AGGREGATOR).party], "one aggregator"),
             ([*PARTIES, Identity.generate("b", Role.KEY_HOLDER).party], "one key_holder"),
         ],
@@ -327,6 +355,10 @@ class TestSigning:
     def test_parties_that_do_not_fit(self, parties, reason):
         with pytest.raises(IdentityError, match=reason):
             roster(parties)
+
+    def test_many_parties_may_have_no_transport_key(self):
+        simulated = [Identity.generate(name, Role.CLIENT).party for name in ("a", "b")]
+        assert len(roster([*simulated, *PARTIES]).parties) == 6
 
     def test_a_wrong_federation(self):
         with pytest.raises(IdentityError, match="name of a federation must have 1 to 120"):

@@ -81,7 +81,7 @@ def test_a_signature_without_the_label_is_refused(company, round_terms, read):
     """Whoever gets a party to sign bytes for another purpose has not got a message signed."""
     signer = company.identities["a"]
     label = b"privfed message 5\n"
-    for strip in (lambda raw: raw[len(label) :], lambda raw: b"privfed roster 1\n" + raw):
+    for strip in (lambda raw: raw[len(label) :], lambda raw: b"privfed roster 2\n" + raw):
         forged = envelope_bytes(
             lambda raw, strip=strip: signer.sign(strip(raw)),
             round_terms,

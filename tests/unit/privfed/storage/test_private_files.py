@@ -61,6 +61,16 @@ def test_what_failed_half_way_is_removed(tmp_path, monkeypatch, error):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_whose_folder_cannot_be_flushed_is_removed(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(private_files, "_flush_folder", fail)
+    with pytest.raises(IdentityError, match="disk full"):
+        write_private(tmp_path / "secret", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o610, 0o666, 0o601])
 def test_a_file_open_to_others_is_refused(tmp_path, mode):
     path = tmp_path / "secret"
@@ -114,4 +124,4 @@ def test_no_descriptor_is_left_open(tmp_path):
 
 def test_what_was_written_is_on_disk_when_it_returns(tmp_path, disk_steps):
     write_private(tmp_path / "secret", b"seven b")
-    assert disk_steps == [("file", 7)]
+    assert disk_steps == [("file", 7), "folder"]
