@@ -40,11 +40,11 @@ from .events import ZeroConcentrated as ZeroConcentrated
 from .events import canonical as canonical
 from .events import event_from_json as event_from_json
 from .events import event_to_json as event_to_json
-from .federation.accountant import FederatedAccountant as FederatedAccountant
-from .federation.accountant import FederationEpsilon as FederationEpsilon
-from .federation.clients import Client as Client
-from .federation.decisions import Decision as Decision
-from .federation.decisions import Outcome as Outcome
+from .federation import DISJOINT_RECORDS as DISJOINT_RECORDS
+from .federation import FederationEpsilon as FederationEpsilon
+from .federation import federation_epsilon as federation_epsilon
+from .federation import largest_epsilon as largest_epsilon
+from .federation import shared_record_epsilon as shared_record_epsilon
 from .filters import AdaptiveFilter as AdaptiveFilter
 from .filters import ScheduleFilter as ScheduleFilter
 from .filters import ZeroConcentratedFilter as ZeroConcentratedFilter

@@ -278,7 +278,7 @@ class Ledger:
         _check_callable(admit)
         with self._writing() as (connection, book, keep):
             book.check_reservation(run, round, planned)
-            check_answer(admit(book.events(), planned))
+            _check_answer(admit(book.events(), planned))
             entry = contents.reserving(book.anchor(), run, round, planned)
             keep(entry)
             storage.append(connection, entry)
@@ -510,12 +510,8 @@ def _check_callable(admit: object) -> None:
         )
 
 
-def check_answer(answer: object) -> None:
-    """Refuse what a predicate returns, whose False would let the release happen.
-
-    Raises:
-        InvalidValueError: for a bool, that of numpy included.
-    """
+def _check_answer(answer: object) -> None:
+    """Refuse what a predicate returns, whose False would let the release happen."""
     if type(answer).__name__ == "bool":  # by name, as ledgers need no numpy
         raise InvalidValueError(
             "admit must raise to refuse, or return something else than a bool; it returned "

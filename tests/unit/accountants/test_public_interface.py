@@ -9,13 +9,6 @@ import pytest
 import accountants
 
 CHOICES = {"neighbouring", "delta", "epsilon", "unit", "budget"}
-# Of the deltas that may be left out, each is that of the budgets which the clients were given.
-FROM_THE_BUDGETS = {
-    "FederatedAccountant.epsilons",
-    "FederatedAccountant.federation_epsilon",
-    "FederatedAccountant.group_epsilon",
-    "FederatedAccountant.shared_record_epsilon",
-}
 
 
 def public_functions():
@@ -54,6 +47,7 @@ def test_the_functions_of_the_package_are_found():
     assert wanted <= names
     assert names > set(accountants.__all__) - {
         "ACCOUNTANT",
+        "DISJOINT_RECORDS",
         "Event",
         "auditing",
         "selection",
@@ -69,10 +63,21 @@ def test_no_choice_of_privacy_has_a_default(choice):
         for parameter in parameters(function)
         if parameter.name == choice and parameter.default is not inspect.Parameter.empty
     }
-    assert found <= (FROM_THE_BUDGETS if choice == "delta" else set())
+    assert found == set()
 
 
-@pytest.mark.parametrize("name", ["epsilon", "delta", "what_if", "noise_multipliers", "trajectory"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "epsilon",
+        "delta",
+        "what_if",
+        "noise_multipliers",
+        "trajectory",
+        "federation_epsilon",
+        "shared_record_epsilon",
+    ],
+)
 def test_the_relation_must_be_given(name):
     parameter = inspect.signature(getattr(accountants, name)).parameters["neighbouring"]
     assert parameter.default is inspect.Parameter.empty
