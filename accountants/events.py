@@ -345,6 +345,9 @@ Event = (
     | NoisedCount
 )
 
+Events = tuple[Event, ...]
+"""A history, or a part of one, in any order."""
+
 _TYPES: dict[str, type[Event]] = {
     "gaussian": Gaussian,
     "poisson_gaussian": PoissonGaussian,
@@ -366,7 +369,7 @@ def is_event(value: object) -> bool:
     return type(value) in _NAMES
 
 
-def checked(events: Iterable[Event]) -> tuple[Event, ...]:
+def checked(events: Iterable[Event]) -> Events:
     """The events as a tuple.
 
     Raises:
@@ -418,7 +421,7 @@ def event_from_json(value: object) -> Event:
     return kind(**{name: value[name] for name in names})
 
 
-def canonical(events: Iterable[Event]) -> tuple[Event, ...]:
+def canonical(events: Iterable[Event]) -> Events:
     """The same releases in one normal form: equal mechanisms merged, in a fixed order.
 
     Composition commutes, so histories with the same normal form cost the same epsilon. A Poisson

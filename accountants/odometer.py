@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from accountants import certified, checks
 from accountants.analyses import renyi
-from accountants.analyses.divergences import FloatArray
+from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
 from accountants.events import Event, canonical, is_within
 from accountants.guarantees import Neighbouring, neighbouring_of
@@ -130,7 +130,7 @@ class OnlineOdometer:
         for client, event in present:
             self._spent[client] += vectors[event]
 
-    def epsilons(self) -> FloatArray:
+    def epsilons(self) -> Floats:
         """Epsilon of each client so far, shape (clients,), at the delta of the odometer."""
         return renyi.epsilon_from_rdp(self._spent, self._delta)[0]
 
@@ -140,7 +140,7 @@ def trajectories(
     events: Sequence[Event],
     delta: float,
     neighbouring: Neighbouring,
-) -> FloatArray:
+) -> Floats:
     """Epsilon of every client after every round.
 
     Args:
@@ -184,9 +184,9 @@ def trajectories(
 
 
 def _fill(
-    epsilons: FloatArray,
+    epsilons: Floats,
     histories: NDArray[np.integer[Any]],
-    vectors: FloatArray,
+    vectors: Floats,
     delta: float,
     rounds: int,
 ) -> None:

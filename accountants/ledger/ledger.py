@@ -31,13 +31,13 @@ from accountants.errors import (
     LedgerRolledBackError,
     LedgerStateError,
 )
-from accountants.events import Event, checked
+from accountants.events import Event, Events, checked
 from accountants.guarantees import Neighbouring
 from accountants.ledger import book as contents
 from accountants.ledger import export as exports
 from accountants.ledger import storage
 from accountants.ledger.anchors import AnchorFolder
-from accountants.ledger.book import Book, Events, Reservation
+from accountants.ledger.book import Book, Reservation
 from accountants.ledger.chain import WHAT_TO_DO, Anchor, Entry
 from accountants.ledger.earlier import EarlierLedgers
 from accountants.ledger.identity import EarlierIdentity, Identity

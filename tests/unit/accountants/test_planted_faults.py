@@ -27,8 +27,8 @@ FAULTS = {
     ),
     "one step too few": (
         "analyses/composition.py",
-        "return Schedule(tuple(steps), tuple(counts), tail, sketches)",
-        "return Schedule(tuple(steps), tuple(max(n - 1, 1) for n in counts), tail, sketches)",
+        "return cls(tuple(steps), tuple(counts), tail, sketches)",
+        "return cls(tuple(steps), tuple(max(n - 1, 1) for n in counts), tail, sketches)",
         GOLDEN,
     ),
     "count not added": (
