@@ -25,6 +25,8 @@ from .errors import LedgerMissingError as LedgerMissingError
 from .errors import LedgerRolledBackError as LedgerRolledBackError
 from .errors import LedgerStateError as LedgerStateError
 from .errors import UnsupportedAnalysisError as UnsupportedAnalysisError
+from .event_json import event_from_json as event_from_json
+from .event_json import event_to_json as event_to_json
 from .events import BandedMatrixFactorization as BandedMatrixFactorization
 from .events import DiscreteGaussian as DiscreteGaussian
 from .events import Event as Event
@@ -37,9 +39,6 @@ from .events import PureDP as PureDP
 from .events import Skellam as Skellam
 from .events import TreeAggregation as TreeAggregation
 from .events import ZeroConcentrated as ZeroConcentrated
-from .events import canonical as canonical
-from .events import event_from_json as event_from_json
-from .events import event_to_json as event_to_json
 from .federation import DISJOINT_RECORDS as DISJOINT_RECORDS
 from .federation import FederationEpsilon as FederationEpsilon
 from .federation import federation_epsilon as federation_epsilon
@@ -53,6 +52,7 @@ from .guarantees import DeltaBounds as DeltaBounds
 from .guarantees import EpsilonBounds as EpsilonBounds
 from .guarantees import Neighbouring as Neighbouring
 from .guarantees import Unit as Unit
+from .histories import canonical as canonical
 from .ledger.anchors import AnchorFolder as AnchorFolder
 from .ledger.anchors import KeptAnchor as KeptAnchor
 from .ledger.book import Reservation as Reservation

@@ -11,8 +11,9 @@ from itertools import product
 
 from accountants import certified, checks
 from accountants.errors import BudgetExceededError
-from accountants.events import Event, PoissonGaussian, canonical
+from accountants.events import Event, PoissonGaussian
 from accountants.guarantees import Budget, EpsilonBounds, Neighbouring
+from accountants.histories import canonical
 
 LARGEST_NOISE_MULTIPLIER = 1e4
 """More noise than this means that the budget is used up in all but name."""

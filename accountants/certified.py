@@ -25,8 +25,9 @@ from accountants import checks
 from accountants.analyses import composition, gaussian, noised_counts, renyi
 from accountants.analyses.reduction import Reduced, reduced
 from accountants.errors import UnsupportedAnalysisError
-from accountants.events import Event, Events, canonical
+from accountants.events import Event
 from accountants.guarantees import DeltaBounds, EpsilonBounds, Neighbouring, neighbouring_of
+from accountants.histories import Events, canonical
 
 RELATIVE_GAP = 3e-4
 """How far the two bounds may be apart by default, over the upper one."""

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 
 from accountants import certified, checks
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
-from accountants.events import Event, checked
+from accountants.events import Event
 from accountants.guarantees import EpsilonBounds, Neighbouring, neighbouring_of
+from accountants.histories import checked
 
 DISJOINT_RECORDS = (
     "no record is held by more than one client, which nobody can check without seeing the data of "

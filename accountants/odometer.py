@@ -18,8 +18,9 @@ from accountants import certified, checks
 from accountants.analyses import renyi
 from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
-from accountants.events import Event, canonical, is_within
+from accountants.events import Event
 from accountants.guarantees import Neighbouring, neighbouring_of
+from accountants.histories import canonical, is_within
 
 ABSENT = -1
 """In an array of histories: the client released nothing in this round."""

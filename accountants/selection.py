@@ -18,8 +18,9 @@ from accountants import checks
 from accountants.analyses import renyi
 from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
-from accountants.events import Event, canonical
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
+from accountants.histories import canonical
 
 _GRID = np.array(renyi.ORDERS)
 

@@ -22,8 +22,9 @@ from accountants import certified, checks
 from accountants.analyses import gaussian
 from accountants.analyses.floats import ULP
 from accountants.errors import InvalidValueError
-from accountants.events import Event, checked
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
+from accountants.histories import checked
 
 _ROUNDING = 1e-11
 

@@ -18,8 +18,9 @@ from accountants import checks
 from accountants.analyses.divergences import one_step
 from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
-from accountants.events import Event, canonical
+from accountants.events import Event
 from accountants.guarantees import Neighbouring, neighbouring_of
+from accountants.histories import canonical
 
 ORDERS: tuple[float, ...] = (
     *(1.01, 1.015, 1.02, 1.03, 1.04, 1.05, 1.06, 1.08, 1.1),

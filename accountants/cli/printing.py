@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
-from accountants.events import Event, event_to_json
+from accountants.event_json import event_to_json
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
 
 RELATIONS = {

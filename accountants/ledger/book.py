@@ -18,7 +18,9 @@ from accountants.errors import (
     LedgerStateError,
     UnsupportedAnalysisError,
 )
-from accountants.events import Event, Events, event_from_json, event_to_json, is_within
+from accountants.event_json import event_from_json, event_to_json
+from accountants.events import Event
+from accountants.histories import Events, is_within
 from accountants.ledger.chain import (
     WHAT_TO_DO,
     Anchor,

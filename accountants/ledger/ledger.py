@@ -31,8 +31,9 @@ from accountants.errors import (
     LedgerRolledBackError,
     LedgerStateError,
 )
-from accountants.events import Event, Events, checked
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
+from accountants.histories import Events, checked
 from accountants.ledger import book as contents
 from accountants.ledger import export as exports
 from accountants.ledger import storage

@@ -20,10 +20,10 @@ GOLDEN = "test_golden_values.py"
 
 FAULTS = {
     "dropped round": (
-        "events.py",
+        "histories.py",
         "total[one] = total.get(one, 0) + event.steps",
         "total[one] = max(total.get(one, 0), event.steps)",
-        "test_events.py",
+        "test_histories.py",
     ),
     "one step too few": (
         "analyses/composition.py",

@@ -22,7 +22,8 @@ from accountants.cli.printing import (
     rounded_up,
     show,
 )
-from accountants.events import Gaussian, event_to_json
+from accountants.event_json import event_to_json
+from accountants.events import Gaussian
 from accountants.guarantees import Neighbouring
 from tests.unit.accountants.command_line import rows, run_command
 
