@@ -57,7 +57,7 @@ def rounded_down(value: float) -> str:
     return _rounded(value, ROUND_FLOOR)
 
 
-def claim(
+def basis(
     events: Iterable[Event], neighbouring: Neighbouring, group_size: int = 1
 ) -> dict[str, Any]:
     """The events and what a number about them rests on, for JSON."""

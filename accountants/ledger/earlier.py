@@ -69,7 +69,7 @@ class EarlierLedgers:
             _check_unit(path, owners[path], identity)
         return {path: found[path] for path in ours}
 
-    def claim(self, identity: Identity) -> list[Book]:
+    def to_join(self, identity: Identity) -> list[Book]:
         """What every earlier ledger of this data says, each once though there be copies.
 
         One that has the names of this data is assigned to it on the way.

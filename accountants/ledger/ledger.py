@@ -431,7 +431,7 @@ class Ledger:
 
     def _join(self, earlier: EarlierLedgers) -> None:
         """Count what earlier ledgers of this data released, once each, as they are now."""
-        for old in earlier.claim(self._identity):
+        for old in earlier.to_join(self._identity):
             with self._writing() as (connection, book, keep):
                 known = book.inherited.get(contents.source_of(old))
                 if known is not None:
