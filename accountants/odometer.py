@@ -173,8 +173,7 @@ def trajectories(
     vectors = np.zeros((len(events) + 1, len(renyi.ORDERS)))
     for row, event in enumerate(events):
         vectors[row] = renyi.rdp([event], neighbouring)
-    num_clients, num_rounds = histories.shape
-    epsilons = np.zeros((num_clients, num_rounds))
+    (num_clients, num_rounds), epsilons = histories.shape, np.zeros(histories.shape)
     if epsilons.size == 0:
         return epsilons
     clients, rounds = _block_shape(num_rounds)

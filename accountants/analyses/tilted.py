@@ -150,16 +150,13 @@ def compose(
     points = _good_length((window.high - window.low) / step)
     if points > most_points:
         return None
-    tilted = [_tilted(each, window.tilt) for each in lattices]
-    log_scale = _total([log for _, log in tilted], counts)
-    parts = [
-        TiltedLattice.of(each, masses, count)
-        for each, (masses, _), count in zip(lattices, tilted, counts, strict=True)
-    ]
+    masses, logs = zip(*(_tilted(each, window.tilt) for each in lattices), strict=True)
+    log_scale = _total(logs, counts)
+    parts = list(map(TiltedLattice.of, lattices, masses, counts))
     start = math.fsum(each.count * each.centre for each in parts)
     first = math.floor((window.low - start) / step)
     transform, transform_error = spectrum(parts, points)
-    masses = np.roll(np.fft.irfft(transform, points), -(first % points))
+    composed = np.roll(np.fft.irfft(transform, points), -(first % points))
     rounding = fft_rounding(points) * (full_sum(np.abs(transform), points) / points)
     tails = _tails(lattices, counts, window, log_scale, start + first * step, points * step)
     infinity = math.fsum(n * each.infinity for each, n in zip(lattices, counts, strict=True))
@@ -167,7 +164,7 @@ def compose(
         tilt=window.tilt,
         start=start + first * step,
         step=step,
-        masses=masses,
+        masses=composed,
         log_scale=log_scale,
         mass_error=full_sum(transform_error, points) / points + rounding,
         outside=tails[0] + tails[1],

@@ -95,8 +95,7 @@ def sample_rate_within(
         smallest: the least rate to look for.
 
     Returns:
-        q in (0, 1], rounded down to five significant digits. The expected batch is q times the
-        public size of the data set.
+        q in (0, 1], rounded down to five significant digits.
 
     Raises:
         BudgetExceededError: if not even a rate of `smallest` fits.
