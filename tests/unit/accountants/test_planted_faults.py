@@ -74,7 +74,7 @@ FAULTS = {
         "ledger/test_book.py",
     ),
     "kept anchor not looked at": (
-        "ledger/ledger.py",
+        "ledger/transactions.py",
         "                self._anchors.check(book)\n",
         "                pass\n",
         "ledger/test_anchors.py",
@@ -86,7 +86,7 @@ FAULTS = {
         "ledger/test_anchors.py",
     ),
     "anchor written too late": (
-        "ledger/ledger.py",
+        "ledger/transactions.py",
         "                        second_place.enter_context(keeping)",
         "                        keeping.__enter__()",
         "ledger/test_anchors.py",
