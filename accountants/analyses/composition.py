@@ -52,13 +52,13 @@ class Schedule:
     """Several mechanisms and how often each runs.
 
     Attributes:
-        steps: the mechanisms.
+        mechanisms: one run of each.
         counts: their numbers of runs, same length.
         tail: how much mass of one run may be counted as an infinite loss.
         sketches: coarse pictures of the mechanisms.
     """
 
-    steps: tuple[Step, ...]
+    mechanisms: tuple[Step, ...]
     counts: tuple[int, ...]
     tail: float
     sketches: tuple[Sketch, ...]
@@ -73,28 +73,28 @@ class Schedule:
     @property
     def symmetric(self) -> bool:
         """Whether both directions of the neighbouring relation are the same."""
-        return all(step.symmetric for step in self.steps)
+        return all(each.symmetric for each in self.mechanisms)
 
     @property
     def tight(self) -> bool:
         """Whether finer grids bring the bounds together."""
-        return all(step.tight for step in self.steps)
+        return all(each.tight for each in self.mechanisms)
 
     def moments(self, *, backward: bool = False) -> discretisation.Moments:
         """Estimated moments of the composed loss."""
         return discretisation.moments(self.sketches, self.counts, backward=backward)
 
-    def discretised(self, tilt: float, step: float) -> list[Discretised] | None:
+    def discretised(self, tilt: float, grid_step: float) -> list[Discretised] | None:
         """All mechanisms on one grid; None if one does not fit."""
         found = []
         square = self.moments().second_moment(tilt)
         fineness = Fineness(
-            step=self.aligned(step),
-            resolution=math.sqrt(square / (_COARSE_SHARE * sum(self.counts))) / step,
+            step=self.aligned(grid_step),
+            resolution=math.sqrt(square / (_COARSE_SHARE * sum(self.counts))) / grid_step,
             widest=_WIDEST / (tilt + 1),
             tail=self.tail,
         )
-        for mechanism in self.steps:
+        for mechanism in self.mechanisms:
             each = mechanism.discretise(fineness)
             if each is None:
                 return None
@@ -103,9 +103,9 @@ class Schedule:
 
     def aligned(self, grid_step: float) -> float:
         """A grid step at most as wide, on which the ends of the first bounded loss lie."""
-        for step in self.steps:
-            if isinstance(step, RandomisedResponseStep | LaplaceStep):
-                span = 2 * step.largest_loss
+        for mechanism in self.mechanisms:
+            if isinstance(mechanism, RandomisedResponseStep | LaplaceStep):
+                span = 2 * mechanism.largest_loss
                 if span > grid_step:
                     return span / math.ceil(span / grid_step)
         return grid_step

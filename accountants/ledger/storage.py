@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from accountants.durable import create_private_folders, sync_folder
 from accountants.errors import LedgerError, LedgerMissingError, LedgerStateError
 from accountants.ledger.book import Book, read
 from accountants.ledger.chain import WHAT_TO_DO, Entry, damaged
-from accountants.ledger.durable import create_private_folders, sync_folder
 from accountants.ledger.identity import EARLIER_SCHEMA, SCHEMA, check_schema
 
 BUSY_TIMEOUT_S = 30.0

@@ -176,7 +176,7 @@ def test_beyond_the_largest_epsilon_the_delta_is_that_of_the_largest(monkeypatch
 def test_a_schedule_has_tails_that_are_small_beside_delta():
     steps = (RandomisedResponseStep(0.8), NormalStep(MixturePair((0.9, 0.1), 2.0)))
     schedule = composition.Schedule.of(steps, [3, 5], 1e-4)
-    assert (schedule.steps, schedule.counts) == (steps, (3, 5))
+    assert (schedule.mechanisms, schedule.counts) == (steps, (3, 5))
     assert schedule.tail == pytest.approx(1e-11 / 8, rel=1e-12)
     assert len(schedule.sketches) == 2
     assert composition.Schedule.of(steps, [3, 5], 5e-324).tail == 1e-300
