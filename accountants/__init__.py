@@ -7,7 +7,7 @@
 
 `epsilon` and `delta` give certified bounds for any mix of the events in `accountants.events`,
 `noise_multiplier` and its relatives what a budget allows, `Ledger` remembers what was released,
-and `FederatedAccountant` keeps the books of many clients. Modules for special questions:
+and `federation_epsilon` says what holds for all clients. Modules for special questions:
 `odometer` (fast, for progress), `filters` (may this release still happen?), `tradeoff` (what an
 attacker can achieve), `auditing` (what an attack proves), `noise_shares` (a whole client as the
 unit), `selection` (the cost of hyper-parameter search). How each number is computed is in

@@ -17,7 +17,7 @@ from accountants.cli.input_files import events_of_file, ledger_of_file, ledger_o
 from accountants.cli.printing import (
     Rows,
     assumptions,
-    claim,
+    basis,
     plain,
     print_rows,
     rounded_down,
@@ -94,7 +94,7 @@ def _delta(options: argparse.Namespace) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> None:
-    from accountants.calibration import noise_multiplier
+    from accountants.calibration.noise import noise_multiplier
     from accountants.guarantees import Budget
 
     budget = Budget(epsilon=options.epsilon, delta=options.delta)
@@ -105,7 +105,7 @@ def _calibrate(options: argparse.Namespace) -> None:
     plan = PoissonGaussian(
         noise_multiplier=sigma, sample_rate=options.sample_rate, steps=options.steps
     )
-    record = claim([*counts, plan], options.neighbouring) | {
+    record = basis([*counts, plan], options.neighbouring) | {
         "delta": options.delta,
         "epsilon": options.epsilon,
         "noise_multiplier": sigma,
@@ -246,7 +246,7 @@ def _show_bounds(
 ) -> None:
     """Both bounds on epsilon at a delta, or on delta at an epsilon, and what they rest on."""
     given: float = getattr(options, at)
-    record = claim(events, relation, options.group_size) | {
+    record = basis(events, relation, options.group_size) | {
         at: given,
         name: plain(bounds.upper),
         f"{name}_lower": plain(bounds.lower),

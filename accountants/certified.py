@@ -25,8 +25,9 @@ from accountants import checks
 from accountants.analyses import composition, gaussian, noised_counts, renyi
 from accountants.analyses.reduction import Reduced, reduced
 from accountants.errors import UnsupportedAnalysisError
-from accountants.events import Event, canonical
+from accountants.events import Event
 from accountants.guarantees import DeltaBounds, EpsilonBounds, Neighbouring, neighbouring_of
+from accountants.histories import Events, canonical
 
 RELATIVE_GAP = 3e-4
 """How far the two bounds may be apart by default, over the upper one."""
@@ -56,8 +57,6 @@ _PURE_ROUNDING = 2.0**-48
 
 # Bounds further apart than this, over the upper one, are compared with Renyi divergences.
 _WIDE = 1e-2
-
-Phases = tuple[Event, ...]
 
 
 def epsilon(
@@ -133,31 +132,13 @@ def delta(
         >>> print(f"{bounds.upper:.5f}")
         0.12694
     """
-    phases = canonical(events)
-    epsilon = checks.non_negative(epsilon=epsilon)
-    neighbouring = neighbouring_of(neighbouring)
-    group_size = checks.count(group_size=group_size)
-    relative_gap = max(checks.probability(relative_gap=relative_gap), SMALLEST_GAP)
-    parts = reduced(phases, neighbouring, group_size)
-    if parts.unprotected:
-        return DeltaBounds(1.0, 1.0, UNPROTECTED)
-    if epsilon >= parts.pure_epsilon:
-        return DeltaBounds(0.0, 0.0, PURE)
-    counts, rest = parts.counts_epsilon, noised_counts.without_counts(phases)
-    left = noised_counts.room_beside(counts, epsilon)
-    lower, upper = _delta_of(parts, left, relative_gap)
-    if parts.renyi_only:
-        values = renyi.rdp(rest, neighbouring, group_size=group_size)
-        upper = renyi.delta_from_rdp(values, left)
-    if not counts:
-        return DeltaBounds(lower, upper, _method(parts))
-    if epsilon < counts:
-        upper = noised_counts.delta_at_zero(counts, epsilon, upper)
-    lower = max(
-        _delta_of(parts, epsilon, relative_gap)[0],
-        noised_counts.delta_of_one(parts.largest_count, epsilon),
+    return _delta(
+        canonical(events),
+        checks.non_negative(epsilon=epsilon),
+        neighbouring_of(neighbouring),
+        checks.count(group_size=group_size),
+        max(checks.probability(relative_gap=relative_gap), SMALLEST_GAP),
     )
-    return DeltaBounds(lower, upper, _with_counts(_method(parts)))
 
 
 def is_within(
@@ -185,41 +166,41 @@ def is_within(
         >>> is_within([Gaussian(noise_multiplier=1.0)], 1e-5, 4.38, Neighbouring.ADD_REMOVE)
         True
     """
-    phases = canonical(events)
-    parts = reduced(phases, neighbouring_of(neighbouring), group_size)
+    events = canonical(events)
+    parts = reduced(events, neighbouring_of(neighbouring), group_size)
     if not parts.renyi_only and not parts.unprotected:
         whole = gaussian.epsilon(math.sqrt(parts.gaussian + parts.unsampled), delta)[1]
-        if noised_counts.epsilon_of_sum(parts.counts_epsilon, whole + parts.pure) <= limit:
+        if noised_counts.epsilon_of_sum(parts.noised_counts_epsilon, whole + parts.pure) <= limit:
             return True
-    rough = epsilon(phases, delta, neighbouring, group_size=group_size, relative_gap=_ROUGH_GAP)
+    rough = epsilon(events, delta, neighbouring, group_size=group_size, relative_gap=_ROUGH_GAP)
     if rough.upper <= limit * (1 - RELATIVE_GAP) or rough.lower > limit:
         return rough.upper <= limit
-    return epsilon(phases, delta, neighbouring, group_size=group_size).upper <= limit
+    return epsilon(events, delta, neighbouring, group_size=group_size).upper <= limit
 
 
 @lru_cache(maxsize=8192)
 def _epsilon(
-    phases: Phases, delta: float, neighbouring: Neighbouring, group_size: int, relative_gap: float
+    events: Events, delta: float, neighbouring: Neighbouring, group_size: int, relative_gap: float
 ) -> EpsilonBounds:
-    parts = reduced(phases, neighbouring, group_size)
+    parts = reduced(events, neighbouring, group_size)
     if parts.unprotected:
         return EpsilonBounds(math.inf, math.inf, UNPROTECTED)
     if delta == 0:
         pure = parts.pure_epsilon
         return EpsilonBounds(pure * (1 - _PURE_ROUNDING), pure, PURE)
-    rest = noised_counts.without_counts(phases)
+    rest = noised_counts.without_counts(events)
     found = _of_the_rest(rest, parts, delta, neighbouring, group_size, relative_gap)
-    if not parts.counts_epsilon:
+    if not parts.noised_counts_epsilon:
         return found
     return EpsilonBounds(
-        max(found.lower, noised_counts.epsilon_of_one(parts.largest_count, delta)),
-        noised_counts.epsilon_of_sum(parts.counts_epsilon, found.upper),
+        max(found.lower, noised_counts.epsilon_of_one(parts.largest_noised_count, delta)),
+        noised_counts.epsilon_of_sum(parts.noised_counts_epsilon, found.upper),
         _with_counts(found.method),
     )
 
 
 def _of_the_rest(
-    phases: Phases,
+    events: Events,
     parts: Reduced,
     delta: float,
     neighbouring: Neighbouring,
@@ -228,7 +209,7 @@ def _of_the_rest(
 ) -> EpsilonBounds:
     """Bounds on the epsilon of events with fixed parameters, at a delta above 0."""
     if parts.renyi_only:
-        return _by_renyi(phases, parts, delta, neighbouring, group_size, relative_gap)
+        return _by_renyi(events, parts, delta, neighbouring, group_size, relative_gap)
     lower, upper = _epsilon_of(parts, delta, relative_gap)
     if not parts.steps:
         return EpsilonBounds(lower, upper, CLOSED_FORM if parts.gaussian else NOTHING_RELEASED)
@@ -236,35 +217,60 @@ def _of_the_rest(
     sampled = parts.gaussian + parts.unsampled > 0
     candidates = [(upper, TILTED), (whole, WITHOUT_SAMPLING if sampled else PURE)]
     if upper - lower > _WIDE * upper:
-        candidates += _other_bounds(phases, delta, neighbouring, group_size)
+        candidates += _other_bounds(events, delta, neighbouring, group_size)
     return EpsilonBounds(lower, *min(candidates))
 
 
 def _other_bounds(
-    phases: Phases, delta: float, neighbouring: Neighbouring, group_size: int
+    events: Events, delta: float, neighbouring: Neighbouring, group_size: int
 ) -> list[tuple[float, str]]:
     """What Renyi divergences say, where they say anything."""
     try:
-        found = renyi.epsilon(phases, delta, neighbouring, group_size=group_size)
+        found = renyi.epsilon(events, delta, neighbouring, group_size=group_size)
     except UnsupportedAnalysisError:
         return []
     return [(found.epsilon, RENYI)]
 
 
 def _by_renyi(
-    phases: Phases,
+    events: Events,
     parts: Reduced,
     delta: float,
     neighbouring: Neighbouring,
     group_size: int,
     relative_gap: float,
 ) -> EpsilonBounds:
-    found = renyi.epsilon(phases, delta, neighbouring, group_size=group_size)
+    found = renyi.epsilon(events, delta, neighbouring, group_size=group_size)
     lower, _ = _epsilon_of(parts, delta, relative_gap)
     method = f"{RENYI}, best order {found.order:g}"
     if found.at_edge:
         method += ", the last of the grid: valid, but perhaps far from tight"
     return EpsilonBounds(lower, found.epsilon, method)
+
+
+def _delta(
+    events: Events, epsilon: float, neighbouring: Neighbouring, group_size: int, relative_gap: float
+) -> DeltaBounds:
+    parts = reduced(events, neighbouring, group_size)
+    if parts.unprotected:
+        return DeltaBounds(1.0, 1.0, UNPROTECTED)
+    if epsilon >= parts.pure_epsilon:
+        return DeltaBounds(0.0, 0.0, PURE)
+    counts, rest = parts.noised_counts_epsilon, noised_counts.without_counts(events)
+    left = noised_counts.room_beside(counts, epsilon)
+    lower, upper = _delta_of(parts, left, relative_gap)
+    if parts.renyi_only:
+        values = renyi.rdp(rest, neighbouring, group_size=group_size)
+        upper = renyi.delta_from_rdp(values, left)
+    if not counts:
+        return DeltaBounds(lower, upper, _method(parts))
+    if epsilon < counts:
+        upper = noised_counts.delta_at_zero(counts, epsilon, upper)
+    lower = max(
+        _delta_of(parts, epsilon, relative_gap)[0],
+        noised_counts.delta_of_one(parts.largest_noised_count, epsilon),
+    )
+    return DeltaBounds(lower, upper, _with_counts(_method(parts)))
 
 
 def _method(parts: Reduced) -> str:

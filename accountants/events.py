@@ -12,12 +12,12 @@ Sensitivities are stated for ADD_REMOVE or ZERO_OUT, where one contribution, cli
 appears or disappears. Under REPLACE_ONE it changes into another one, which moves a sum by 2C.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
 
 from accountants import checks
-from accountants.errors import InvalidValueError, UnsupportedAnalysisError
+from accountants.errors import InvalidValueError
 from accountants.guarantees import Neighbouring, neighbouring_of
 
 
@@ -345,104 +345,10 @@ Event = (
     | NoisedCount
 )
 
-_TYPES: dict[str, type[Event]] = {
-    "gaussian": Gaussian,
-    "poisson_gaussian": PoissonGaussian,
-    "fixed_size_gaussian": FixedSizeGaussian,
-    "discrete_gaussian": DiscreteGaussian,
-    "skellam": Skellam,
-    "laplace": Laplace,
-    "pure_dp": PureDP,
-    "zero_concentrated": ZeroConcentrated,
-    "tree_aggregation": TreeAggregation,
-    "banded_matrix_factorization": BandedMatrixFactorization,
-    "noised_count": NoisedCount,
-}
-_NAMES = {kind: name for name, kind in _TYPES.items()}
+KINDS: tuple[type[Event], ...] = get_args(Event)
+"""All types of events."""
 
 
 def is_event(value: object) -> bool:
-    """Whether a value is one of the events of this module."""
-    return type(value) in _NAMES
-
-
-def checked(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The events as a tuple.
-
-    Raises:
-        InvalidValueError: for one event in place of several.
-        UnsupportedAnalysisError: for anything that is no event of this module.
-    """
-    if is_event(events):
-        raise InvalidValueError(f"events must be a list of events, got one event; use [{events}]")
-    values = tuple(events)
-    for value in values:
-        if not is_event(value):
-            raise UnsupportedAnalysisError(
-                f"an event must be one of {', '.join(k.__name__ for k in _NAMES)}, got "
-                f"{checks.shown(value)}; nothing is known here about any other release"
-            )
-    return values
-
-
-def event_to_json(event: Event) -> dict[str, object]:
-    """The event as a JSON object; floats keep all their digits."""
-    values = {field.name: getattr(event, field.name) for field in fields(event)}
-    plain = {k: v.value if isinstance(v, Neighbouring) else v for k, v in values.items()}
-    return {"type": _NAMES[type(event)], **plain}
-
-
-def event_from_json(value: object) -> Event:
-    """Read what `event_to_json` wrote.
-
-    Raises:
-        UnsupportedAnalysisError: for a type of event that this version does not know.
-        InvalidValueError: for a missing, extra or invalid field.
-    """
-    if not isinstance(value, Mapping) or "type" not in value:
-        raise InvalidValueError(
-            f"an event must be a JSON object with a 'type', got {checks.shown(value)}"
-        )
-    kind = _TYPES.get(value["type"]) if isinstance(value["type"], str) else None
-    if kind is None:
-        raise UnsupportedAnalysisError(
-            f"an event must be of a type in {sorted(_TYPES)}, got {checks.shown(value['type'])}; "
-            "use the version of the package that wrote it"
-        )
-    names = [field.name for field in fields(kind)]
-    if set(value) != {"type", *names}:
-        raise InvalidValueError(
-            f"a {value['type']!r} event must have the fields {names}, got "
-            f"{checks.shown([key for key in value if key != 'type'])}"
-        )
-    return kind(**{name: value[name] for name in names})
-
-
-def canonical(events: Iterable[Event]) -> tuple[Event, ...]:
-    """The same releases in one normal form: equal mechanisms merged, in a fixed order.
-
-    Composition commutes, so histories with the same normal form cost the same epsilon. A Poisson
-    sample at rate 1 is written as the plain Gaussian that it is.
-    """
-    total: dict[Event, int] = {}
-    for event in map(_plain, checked(events)):
-        one = replace(event, steps=1)
-        total[one] = total.get(one, 0) + event.steps
-    merged = [replace(one, steps=steps) for one, steps in total.items()]
-    return tuple(sorted(merged, key=_order))
-
-
-def is_within(ran: Iterable[Event], planned: Iterable[Event]) -> bool:
-    """Whether `ran` has, of every mechanism, no more steps than `planned`."""
-    limit = {replace(event, steps=1): event.steps for event in canonical(planned)}
-    return all(e.steps <= limit.get(replace(e, steps=1), 0) for e in canonical(ran))
-
-
-def _plain(event: Event) -> Event:
-    if isinstance(event, PoissonGaussian) and event.sample_rate == 1:
-        return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
-    return event
-
-
-def _order(event: Event) -> tuple[Any, ...]:
-    return tuple(event_to_json(event).values())
+    """Whether a value is one of these events."""
+    return type(value) in KINDS

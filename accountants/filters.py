@@ -21,8 +21,9 @@ from accountants import certified, checks
 from accountants.analyses import renyi
 from accountants.analyses.divergences import rho
 from accountants.errors import BudgetExceededError, InvalidValueError, UnsupportedAnalysisError
-from accountants.events import Event, canonical, checked, is_within
+from accountants.events import Event
 from accountants.guarantees import Budget, Neighbouring, neighbouring_of
+from accountants.histories import canonical, checked, is_within
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

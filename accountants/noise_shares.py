@@ -6,7 +6,7 @@ drop out and c tell the observer their shares, which leaves those of n - d - c (
 Our Data, Ourselves; Agarwal, Kairouz & Liu 2021, arXiv:2110.04995). Shares are therefore designed
 for the most drop-outs and colluders that are to be withstood, not for all clients.
 
-This is another guarantee than the local, record-level one of `federation/`: it assumes things of
+This is another guarantee than the local, record-level one of `federation.py`: it assumes things of
 other clients, and fails for whoever sees single updates. The two are never mixed in one ledger or
 reported as one number.
 """

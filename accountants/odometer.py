@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from accountants import certified, checks
 from accountants.analyses import renyi
-from accountants.analyses.divergences import FloatArray
+from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
-from accountants.events import Event, canonical, is_within
+from accountants.events import Event
 from accountants.guarantees import Neighbouring, neighbouring_of
+from accountants.histories import canonical, is_within
 
 ABSENT = -1
 """In an array of histories: the client released nothing in this round."""
@@ -130,7 +131,7 @@ class OnlineOdometer:
         for client, event in present:
             self._spent[client] += vectors[event]
 
-    def epsilons(self) -> FloatArray:
+    def epsilons(self) -> Floats:
         """Epsilon of each client so far, shape (clients,), at the delta of the odometer."""
         return renyi.epsilon_from_rdp(self._spent, self._delta)[0]
 
@@ -140,7 +141,7 @@ def trajectories(
     events: Sequence[Event],
     delta: float,
     neighbouring: Neighbouring,
-) -> FloatArray:
+) -> Floats:
     """Epsilon of every client after every round.
 
     Args:
@@ -172,8 +173,7 @@ def trajectories(
     vectors = np.zeros((len(events) + 1, len(renyi.ORDERS)))
     for row, event in enumerate(events):
         vectors[row] = renyi.rdp([event], neighbouring)
-    num_clients, num_rounds = histories.shape
-    epsilons = np.zeros((num_clients, num_rounds))
+    (num_clients, num_rounds), epsilons = histories.shape, np.zeros(histories.shape)
     if epsilons.size == 0:
         return epsilons
     clients, rounds = _block_shape(num_rounds)
@@ -184,9 +184,9 @@ def trajectories(
 
 
 def _fill(
-    epsilons: FloatArray,
+    epsilons: Floats,
     histories: NDArray[np.integer[Any]],
-    vectors: FloatArray,
+    vectors: Floats,
     delta: float,
     rounds: int,
 ) -> None:

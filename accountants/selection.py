@@ -16,10 +16,11 @@ import numpy as np
 
 from accountants import checks
 from accountants.analyses import renyi
-from accountants.analyses.divergences import FloatArray
+from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
-from accountants.events import Event, canonical
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
+from accountants.histories import canonical
 
 _GRID = np.array(renyi.ORDERS)
 
@@ -104,14 +105,14 @@ def epsilon_of_selection(
     return renyi.best_epsilon(selected, delta)
 
 
-def _poisson_tries(values: FloatArray, mean: float) -> FloatArray:
+def _poisson_tries(values: Floats, mean: float) -> Floats:
     """Theorem 6: r + m d + log(m) / (a - 1), where one try is (log(1 + 1 / (a - 1)), d)-DP."""
     limits = np.log1p(1 / (_GRID - 1))
     deltas = np.array([renyi.delta_from_rdp(values, float(limit)) for limit in limits])
     return values + mean * deltas + math.log(mean) / (_GRID - 1)
 
 
-def _negative_binomial_tries(values: FloatArray, mean: float, tries: Tries) -> FloatArray:
+def _negative_binomial_tries(values: Floats, mean: float, tries: Tries) -> Floats:
     """Theorem 2: r + (1 + eta) ((1 - 1/b) s + log(1/g) / b) + log(m) / (a - 1).
 
     s is the divergence of one try at any order b, here the best of the grid.

@@ -20,11 +20,12 @@ import numpy as np
 
 from accountants import certified, checks
 from accountants.analyses import gaussian
+from accountants.analyses.floats import ULP
 from accountants.errors import InvalidValueError
-from accountants.events import Event, checked
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
+from accountants.histories import checked
 
-_ULP = 2.0**-52
 _ROUNDING = 1e-11
 
 # Any choice gives valid bounds. A pair touches the trade-off function where its slope is
@@ -255,7 +256,7 @@ def _largest_rate(epsilon: float, delta: float, false_positive_rate: float) -> f
     else:
         first = (math.exp(epsilon) * false_positive_rate + delta) * (1 + _ROUNDING)
     # Down by an absolute error: of 1, two numbers were subtracted.
-    missed = math.exp(-epsilon) * (1 - delta - false_positive_rate) * (1 - _ROUNDING) - 4 * _ULP
+    missed = math.exp(-epsilon) * (1 - delta - false_positive_rate) * (1 - _ROUNDING) - 4 * ULP
     return min(1.0, first, 1 - missed)
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from accountants import Budget, Event, Neighbouring, PoissonGaussian, certified
 from accountants.analyses import divergences
-from accountants.calibration import noise_multiplier
+from accountants.calibration.noise import noise_multiplier
 from accountants.odometer import ABSENT, trajectories
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "accounting_values.json"

@@ -1,6 +1,6 @@
 """Steps -> bounds on epsilon or delta: aim, discretise, compose, and refine until they are close.
 
-The tilt, the grid step and the window come from estimates (`planning`), the numbers from the
+The tilt, the grid step and the window come from estimates (`discretisation`), the numbers from the
 lattices (`lattices`) and their composition (`tilted`), which bound their own errors. The upper
 bound covers both directions of the neighbouring relation; for the lower bound one direction
 suffices.
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accountants.analyses import tilted
-from accountants.analyses import tuning as planning
-from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.analyses import discretisation, tilted
+from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.cells import Sketch
 from accountants.analyses.lattices import Discretised, Fineness, FixedSizeStep, Lattice, NormalStep
-from accountants.analyses.pairs import Sketch
 from accountants.analyses.refinement import Refinement
 from accountants.analyses.tilted import Composed
 
@@ -53,42 +52,49 @@ class Schedule:
     """Several mechanisms and how often each runs.
 
     Attributes:
-        steps: the mechanisms.
+        mechanisms: one run of each.
         counts: their numbers of runs, same length.
         tail: how much mass of one run may be counted as an infinite loss.
         sketches: coarse pictures of the mechanisms.
     """
 
-    steps: tuple[Step, ...]
+    mechanisms: tuple[Step, ...]
     counts: tuple[int, ...]
     tail: float
     sketches: tuple[Sketch, ...]
 
+    @classmethod
+    def of(cls, steps: Sequence[Step], counts: Sequence[int], delta: float) -> "Schedule":
+        """The schedule with tails that are small beside delta."""
+        tail = max(_TAIL_SHARE * delta / sum(counts), _SMALLEST_TAIL)
+        sketches = tuple(step.sketch(tail) for step in steps)
+        return cls(tuple(steps), tuple(counts), tail, sketches)
+
     @property
     def symmetric(self) -> bool:
         """Whether both directions of the neighbouring relation are the same."""
-        return all(step.symmetric for step in self.steps)
+        return all(each.symmetric for each in self.mechanisms)
 
     @property
     def tight(self) -> bool:
         """Whether finer grids bring the bounds together."""
-        return all(step.tight for step in self.steps)
+        return all(each.tight for each in self.mechanisms)
 
-    def moments(self, *, backward: bool = False) -> planning.Moments:
+    def moments(self, *, backward: bool = False) -> discretisation.Moments:
         """Estimated moments of the composed loss."""
-        return planning.moments(self.sketches, self.counts, backward=backward)
+        return discretisation.moments(self.sketches, self.counts, backward=backward)
 
-    def discretised(self, tilt: float, step: float) -> list[Discretised] | None:
+    def discretised(self, tilt: float, grid_step: float) -> list[Discretised] | None:
         """All mechanisms on one grid; None if one does not fit."""
         found = []
         square = self.moments().second_moment(tilt)
         fineness = Fineness(
-            step=self.aligned(step),
-            resolution=math.sqrt(square / (_COARSE_SHARE * sum(self.counts))) / step,
+            step=self.aligned(grid_step),
+            resolution=math.sqrt(square / (_COARSE_SHARE * sum(self.counts))) / grid_step,
             widest=_WIDEST / (tilt + 1),
             tail=self.tail,
         )
-        for mechanism in self.steps:
+        for mechanism in self.mechanisms:
             each = mechanism.discretise(fineness)
             if each is None:
                 return None
@@ -97,19 +103,12 @@ class Schedule:
 
     def aligned(self, grid_step: float) -> float:
         """A grid step at most as wide, on which the ends of the first bounded loss lie."""
-        for step in self.steps:
-            if isinstance(step, RandomisedResponseStep | LaplaceStep):
-                span = 2 * step.largest_loss
+        for mechanism in self.mechanisms:
+            if isinstance(mechanism, RandomisedResponseStep | LaplaceStep):
+                span = 2 * mechanism.largest_loss
                 if span > grid_step:
                     return span / math.ceil(span / grid_step)
         return grid_step
-
-
-def schedule(steps: Sequence[Step], counts: Sequence[int], delta: float) -> Schedule:
-    """The schedule with tails that are small beside delta."""
-    tail = max(_TAIL_SHARE * delta / sum(counts), _SMALLEST_TAIL)
-    sketches = tuple(step.sketch(tail) for step in steps)
-    return Schedule(tuple(steps), tuple(counts), tail, sketches)
 
 
 def epsilon_bounds(
@@ -125,18 +124,18 @@ def epsilon_bounds(
         return 0.0, 0.0
     if sum(counts) > _MOST_RUNS or not all(step.representable for step in steps):
         return 0.0, math.inf
-    plan = schedule(steps, counts, delta)
-    moments, total = plan.moments(), sum(counts)
-    tilt, guess = planning.tilt_for_delta(moments, delta)
+    schedule = Schedule.of(steps, counts, delta)
+    moments, total = schedule.moments(), sum(counts)
+    tilt, guess = discretisation.tilt_for_delta(moments, delta)
     guess = max(guess, 0.1 * moments.mean_and_deviation(tilt)[1])
-    step = planning.grid_step(tilt, guess, total, relative_gap)
+    step = discretisation.grid_step(tilt, guess, total, relative_gap)
     search = Refinement(relative_gap=relative_gap, step=step, points_left=_MOST_POINTS)
     for _ in range(_ATTEMPTS):
-        found = _attempt(plan, moments, tilt, delta, guess, search)
-        if not (search.refine(found) and plan.tight):
+        found = _attempt(schedule, moments, tilt, delta, guess, search)
+        if not (search.refine(found) and schedule.tight):
             break
         if search.upper < math.inf:
-            guess, tilt = search.upper, planning.tilt_for_epsilon(moments, search.upper)
+            guess, tilt = search.upper, discretisation.tilt_for_epsilon(moments, search.upper)
     return search.lower, search.upper
 
 
@@ -148,18 +147,19 @@ def delta_bounds(
         return 0.0, 1.0
     if epsilon > _LARGEST_EPSILON:
         return 0.0, delta_bounds(steps, counts, _LARGEST_EPSILON, relative_gap)[1]
-    plan = schedule(steps, counts, _SMALLEST_TAIL)
-    rough = plan.moments()
-    tilt = planning.tilt_for_epsilon(rough, epsilon)
+    schedule = Schedule.of(steps, counts, _SMALLEST_TAIL)
+    rough = schedule.moments()
+    tilt = discretisation.tilt_for_epsilon(rough, epsilon)
     estimate = math.exp(min(rough.log_moment(tilt) - tilt * epsilon + _log_peak(tilt), 0.0))
-    plan = schedule(steps, counts, max(estimate, _SMALLEST_TAIL))
+    schedule = Schedule.of(steps, counts, max(estimate, _SMALLEST_TAIL))
     deviation = rough.mean_and_deviation(tilt)[1]
-    step = planning.grid_step(tilt, min(1 / tilt, deviation), sum(counts), relative_gap)
+    step = discretisation.grid_step(tilt, min(1 / tilt, deviation), sum(counts), relative_gap)
     step = min(step, deviation * math.sqrt(4 * relative_gap / sum(counts)))
-    step = max(step, _FINEST * max(float(np.max(np.abs(each.losses))) for each in plan.sketches))
-    lower, upper = _delta_at(plan, tilt, _ROUGHER * step, epsilon, _SMALLEST_TAIL) or (0.0, 1.0)
+    farthest = max(float(np.max(np.abs(each.losses))) for each in schedule.sketches)
+    step = max(step, _FINEST * farthest)
+    lower, upper = _delta_at(schedule, tilt, _ROUGHER * step, epsilon, _SMALLEST_TAIL) or (0.0, 1.0)
     for _ in range(_ATTEMPTS):
-        found = _delta_at(plan, tilt, step, epsilon, max(lower, _SMALLEST_TAIL))
+        found = _delta_at(schedule, tilt, step, epsilon, max(lower, _SMALLEST_TAIL))
         if found is not None:
             return max(lower, found[0]), min(upper, found[1])
         step *= _COARSER
@@ -167,34 +167,34 @@ def delta_bounds(
 
 
 def _delta_at(
-    plan: Schedule, tilt: float, step: float, epsilon: float, least: float
+    schedule: Schedule, tilt: float, step: float, epsilon: float, least: float
 ) -> tuple[float, float] | None:
     """Bounds on delta from one grid step; None if the grid does not fit.
 
     Args:
-        plan: the schedule.
+        schedule: the schedule.
         tilt: at which epsilon is in the middle.
         step: of the grid.
         epsilon: >= 0.
         least: a delta that errors must be small beside.
     """
-    found = plan.discretised(tilt, step)
+    found = schedule.discretised(tilt, step)
     if found is None:
         return None
-    window = planning.window(plan.moments(), tilt, epsilon, least, plan.aligned(step))
-    above = tilted.compose([each.forward for each in found], plan.counts, window)
-    below = tilted.compose([each.below for each in found], plan.counts, window)
+    window = discretisation.window(schedule.moments(), tilt, epsilon, least, schedule.aligned(step))
+    above = tilted.compose([each.forward for each in found], schedule.counts, window)
+    below = tilted.compose([each.below for each in found], schedule.counts, window)
     if above is None or below is None:
         return None
     upper = above.delta_above(epsilon)
-    if not plan.symmetric:
-        upper = max(upper, _backward_delta(plan, found, epsilon, least))
+    if not schedule.symmetric:
+        upper = max(upper, _backward_delta(schedule, found, epsilon, least))
     return below.delta_below(epsilon), min(upper, 1.0)
 
 
 def _attempt(
-    plan: Schedule,
-    moments: planning.Moments,
+    schedule: Schedule,
+    moments: discretisation.Moments,
     tilt: float,
     delta: float,
     guess: float,
@@ -203,90 +203,90 @@ def _attempt(
     """Bounds at the step of the search, with one tilt; None if the grid does not fit.
 
     Args:
-        plan: the schedule.
+        schedule: the schedule.
         moments: of its composed loss.
         tilt: at which epsilon is in the middle.
         delta: at which epsilon is asked for.
         guess: about what epsilon is, to start from.
         search: has the step, a lower bound, and how many points may still be transformed.
     """
-    found = plan.discretised(tilt, search.step)
+    found = schedule.discretised(tilt, search.step)
     if found is None:
         return None
-    step = plan.aligned(search.step)
-    window = planning.window(moments, tilt, search.lower, delta, step)
-    below = _forward(plan, [each.below for each in found], window, search)
+    step = schedule.aligned(search.step)
+    window = discretisation.window(moments, tilt, search.lower, delta, step)
+    below = _forward(schedule, [each.below for each in found], window, search)
     if below is None:
         return None
     if search.only_lower:
         return _largest_beyond(below.delta_below, delta, search.upper), math.inf
     forward = [each.forward for each in found]
-    above = _forward(plan, forward, window, search)
+    above = _forward(schedule, forward, window, search)
     if above is None:
         return None
     upper = min(
         _least_within(above.delta_above, delta, guess),
-        _renyi_bound(forward, plan.counts, tilt, delta),
+        _renyi_bound(forward, schedule.counts, tilt, delta),
     )
     if upper == 0:  # the total variation distance, which has no direction, is at most delta
         return 0.0, 0.0
-    if upper < math.inf and not plan.symmetric:
-        upper = _backward_epsilon(plan, found, upper, delta)
+    if upper < math.inf and not schedule.symmetric:
+        upper = _backward_epsilon(schedule, found, upper, delta)
     if upper == math.inf:
         return 0.0, math.inf
     return _largest_beyond(below.delta_below, delta, upper), upper
 
 
 def _forward(
-    plan: Schedule, lattices: Sequence[Lattice], window: tilted.Window, search: Refinement
+    schedule: Schedule, lattices: Sequence[Lattice], window: tilted.Window, search: Refinement
 ) -> Composed | None:
     """A composition whose points are counted; None if it needs more than there are left."""
     most = min(search.points_left, tilted.MOST_POINTS)
-    composed = tilted.compose(lattices, plan.counts, window, most)
+    composed = tilted.compose(lattices, schedule.counts, window, most)
     search.points_left -= 0 if composed is None else len(composed.masses)
     return composed
 
 
 def _backward_epsilon(
-    plan: Schedule, found: Sequence[Discretised], upper: float, delta: float
+    schedule: Schedule, found: Sequence[Discretised], upper: float, delta: float
 ) -> float:
     """`upper`, or more where the backward direction needs more."""
-    tilt, lattices = _backward(plan, found, upper)
-    simple = _renyi_bound(lattices, plan.counts, tilt, delta)
+    tilt, lattices = _backward(schedule, found, upper)
+    simple = _renyi_bound(lattices, schedule.counts, tilt, delta)
     if simple <= upper:
         return upper
-    window = _backward_window(plan, lattices, tilt, upper, delta)
-    composed = tilted.compose(lattices, plan.counts, window)
+    window = _backward_window(schedule, lattices, tilt, upper, delta)
+    composed = tilted.compose(lattices, schedule.counts, window)
     if composed is None:
         return simple
     return max(upper, min(_least_within(composed.delta_above, delta, upper), simple))
 
 
 def _backward_delta(
-    plan: Schedule, found: Sequence[Discretised], epsilon: float, least: float
+    schedule: Schedule, found: Sequence[Discretised], epsilon: float, least: float
 ) -> float:
     """A number that delta(epsilon) of the backward direction does not exceed."""
-    tilt, lattices = _backward(plan, found, epsilon)
-    window = _backward_window(plan, lattices, tilt, epsilon, least)
-    composed = tilted.compose(lattices, plan.counts, window)
-    simple = _chernoff(lattices, plan.counts, tilt, epsilon)
+    tilt, lattices = _backward(schedule, found, epsilon)
+    window = _backward_window(schedule, lattices, tilt, epsilon, least)
+    composed = tilted.compose(lattices, schedule.counts, window)
+    simple = _chernoff(lattices, schedule.counts, tilt, epsilon)
     return simple if composed is None else min(composed.delta_above(epsilon), simple)
 
 
 def _backward(
-    plan: Schedule, found: Sequence[Discretised], epsilon: float
+    schedule: Schedule, found: Sequence[Discretised], epsilon: float
 ) -> tuple[float, list[Lattice]]:
     """The tilt for epsilon, as far as the grid is fine enough for it, and the lattices."""
     lattices = [each.backward for each in found]
-    tilt = planning.tilt_for_epsilon(plan.moments(backward=True), epsilon)
+    tilt = discretisation.tilt_for_epsilon(schedule.moments(backward=True), epsilon)
     return min(tilt, _COARSEST_BACKWARD / lattices[0].grid.step), lattices
 
 
 def _backward_window(
-    plan: Schedule, lattices: Sequence[Lattice], tilt: float, epsilon: float, delta: float
+    schedule: Schedule, lattices: Sequence[Lattice], tilt: float, epsilon: float, delta: float
 ) -> tilted.Window:
-    moments = plan.moments(backward=True)
-    return planning.window(moments, tilt, epsilon, delta, lattices[0].grid.step)
+    moments = schedule.moments(backward=True)
+    return discretisation.window(moments, tilt, epsilon, delta, lattices[0].grid.step)
 
 
 def _renyi_bound(

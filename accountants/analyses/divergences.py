@@ -6,12 +6,11 @@ without one for the relation or the group asked for is refused by name.
 
 import math
 from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from accountants.analyses.floats import Floats
 from accountants.analyses.sensitivity import shift
 from accountants.errors import UnsupportedAnalysisError
 from accountants.events import (
@@ -29,8 +28,6 @@ from accountants.events import (
     ZeroConcentrated,
 )
 from accountants.guarantees import Neighbouring
-
-FloatArray: TypeAlias = NDArray[np.float64]
 
 # A divergence that is not 0 is never rounded to 0.
 _TINY = float(np.finfo(np.float64).tiny)
@@ -88,7 +85,7 @@ def rho(event: Event, neighbouring: Neighbouring, *, group_size: int = 1) -> flo
 @lru_cache(maxsize=4096)
 def one_step(
     event: Event, neighbouring: Neighbouring, group_size: int, orders: tuple[float, ...]
-) -> FloatArray:
+) -> Floats:
     """Upper bounds on the Renyi divergence of one step, at each order.
 
     Args:
@@ -152,8 +149,8 @@ def _gaussian_rho(distance: float, standard_deviation: float) -> float:
 
 
 def _poisson(
-    event: PoissonGaussian, neighbouring: Neighbouring, group_size: int, orders: FloatArray
-) -> FloatArray:
+    event: PoissonGaussian, neighbouring: Neighbouring, group_size: int, orders: Floats
+) -> Floats:
     """Poisson-sampled Gaussian; the larger direction (Mironov et al. 2019, arXiv:1908.10530)."""
     if neighbouring is Neighbouring.REPLACE_ONE or group_size > 1:
         raise UnsupportedAnalysisError(
@@ -174,7 +171,7 @@ def _poisson(
     return np.minimum(values + rounding, unsampled)
 
 
-def _whole_orders(sigma: float, rate: float, orders: FloatArray) -> FloatArray:
+def _whole_orders(sigma: float, rate: float, orders: Floats) -> Floats:
     if not len(orders):
         return orders
     from dp_accounting import dp_event  # here, because it takes half a second to load
@@ -201,7 +198,7 @@ def _fractional_order(sigma: float, rate: float, order: float) -> float:
     return float(logsumexp(terms)) / (order - 1)
 
 
-def _fixed_size(event: FixedSizeGaussian, distance: float, orders: FloatArray) -> FloatArray:
+def _fixed_size(event: FixedSizeGaussian, distance: float, orders: Floats) -> Floats:
     """Sampling without replacement (Wang, Balle & Kasiviswanathan 2018, arXiv:1808.00087).
 
     A replaced record moves the sum by 2C, so the noise over the sensitivity is sigma / 2.
@@ -224,7 +221,7 @@ def _fixed_size(event: FixedSizeGaussian, distance: float, orders: FloatArray) -
     return np.minimum(np.asarray(accountant.rdp) * (1 + 1e-9), unsampled)
 
 
-def _skellam(event: Skellam, distance: float, orders: FloatArray) -> FloatArray:
+def _skellam(event: Skellam, distance: float, orders: Floats) -> Floats:
     """Agarwal, Kairouz & Liu 2021, arXiv:2110.04995, Theorem 3.5, which is for whole orders.
 
     (a - 1) times the divergence is convex in the order a and 0 at 1, so that between two whole
@@ -238,7 +235,7 @@ def _skellam(event: Skellam, distance: float, orders: FloatArray) -> FloatArray:
     if not max(main, least, two * two) < math.inf:
         return np.full(len(orders), np.inf)
 
-    def at_whole(order: FloatArray) -> FloatArray:
+    def at_whole(order: Floats) -> Floats:
         extra = np.minimum(((2 * order - 1) * two * two + least) / 4, 3 * one / 2)
         return (order - 1) * (order * main + extra)
 
@@ -247,7 +244,7 @@ def _skellam(event: Skellam, distance: float, orders: FloatArray) -> FloatArray:
     return ((1 - part) * at_whole(below) + part * at_whole(below + 1)) / (orders - 1)
 
 
-def _laplace(pure: float, orders: FloatArray) -> FloatArray:
+def _laplace(pure: float, orders: Floats) -> Floats:
     """Mironov 2017, arXiv:1702.07476, Proposition 6, written around the pure epsilon 1/scale."""
     if pure > _LARGE_EPSILON:
         return np.full(len(orders), pure)
@@ -257,7 +254,7 @@ def _laplace(pure: float, orders: FloatArray) -> FloatArray:
     return _at_most_pure(exact, pure, orders)
 
 
-def _randomised_response(pure: float, orders: FloatArray) -> FloatArray:
+def _randomised_response(pure: float, orders: Floats) -> Floats:
     """Coin with odds exp(epsilon) against its mirror image: cosh((a-1/2) eps) / cosh(eps/2)."""
     if pure > _LARGE_EPSILON:
         return np.full(len(orders), pure)
@@ -266,7 +263,7 @@ def _randomised_response(pure: float, orders: FloatArray) -> FloatArray:
     return _at_most_pure(exact, pure, orders)
 
 
-def _at_most_pure(exact: FloatArray, pure: float, orders: FloatArray) -> FloatArray:
+def _at_most_pure(exact: Floats, pure: float, orders: Floats) -> Floats:
     """What any (epsilon, 0)-DP mechanism keeps; exact to rounding where epsilon is tiny."""
     return np.minimum(exact, np.minimum(pure, orders * (pure * pure / 2)))
 

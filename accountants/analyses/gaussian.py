@@ -16,8 +16,8 @@ from collections.abc import Callable
 from scipy.special import erfcx, log_ndtr, ndtr, ndtri
 
 from accountants import checks
+from accountants.analyses.floats import ULP
 
-_ULP = 2.0**-52
 _WIDEN = 1e-12
 _LARGEST = 1e154
 """Its square is just a float. From a = -1e154 on, log(delta) <= -a^2 / 2 is below -1e154 by far."""
@@ -46,9 +46,9 @@ def log_delta(mu: float, epsilon: float) -> tuple[float, float]:
         scale = -a * a / 2 - math.log(2 * math.pi) / 2
     # a and b carry a few ulps of their terms; so do both functions, scaled by their slopes.
     size = 8 + 2 * (abs(a) + 1) * (mu / 2 + epsilon / mu) + epsilon
-    error = 8 * _ULP * size * (first + second)
+    error = 8 * ULP * size * (first + second)
     low, high = first - second - error, first - second + error
-    slack = 8 * _ULP * (size + abs(scale))
+    slack = 8 * ULP * (size + abs(scale))
     return (
         scale + math.log(low) - slack if low > 0 else -math.inf,
         min(scale + math.log(high) + slack, 0.0) if high > 0 else -math.inf,

@@ -25,18 +25,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accountants.analyses.pairs import (
-    ULP,
-    WIDEST_LOSS,
-    Cells,
-    Floats,
-    Grid,
-    NormalPair,
-    Places,
-    Sketch,
-    cells,
-    sketch,
-)
+from accountants.analyses.cells import WIDEST_LOSS, Cells, Grid, Places, Sketch, cells, sketch
+from accountants.analyses.floats import ULP, Floats
+from accountants.analyses.pairs import NormalPair
 
 SMALLEST_SIGMA = 0.04
 """Steps with less noise than this over the shift are not put on a grid."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.composition import Step
 from accountants.analyses.lattices import FixedSizeStep, NormalStep
 from accountants.analyses.pairs import MixturePair, ReplacedPair, group_weights
@@ -41,10 +41,10 @@ class Reduced:
         counts: how often each of `steps` ran.
         unsampled: mu^2 of all sampled Gaussian steps if every record joined every batch.
         pure: sum of the epsilons of all steps with a bounded loss, rounded up.
-        counts_epsilon: sum of the epsilons of all noised counts, rounded up; `steps` and `pure` do
-            not hold them.
-        largest_count: the epsilon of the one of them with the least noise, for a unit of one
-            record.
+        noised_counts_epsilon: sum of the epsilons of all noised counts, rounded up; `steps` and
+            `pure` do not hold them.
+        largest_noised_count: the epsilon of the one of them with the least noise, for a unit of
+            one record.
         renyi_only: some events have a Renyi divergence only; zCDP ones stand in `gaussian` as the
             Gaussian mechanism with the same bound, which the tightest number cannot be below.
         unprotected: some event has no noise.
@@ -55,8 +55,8 @@ class Reduced:
     counts: tuple[int, ...] = ()
     unsampled: float = 0.0
     pure: float = 0.0
-    counts_epsilon: float = 0.0
-    largest_count: float = 0.0
+    noised_counts_epsilon: float = 0.0
+    largest_noised_count: float = 0.0
     renyi_only: bool = False
     unprotected: bool = False
 
@@ -64,7 +64,7 @@ class Reduced:
     def pure_epsilon(self) -> float:
         """Epsilon at delta 0, rounded up."""
         unbounded = self.renyi_only or self.unprotected or self.gaussian + self.unsampled > 0
-        return math.inf if unbounded else self.pure + self.counts_epsilon
+        return math.inf if unbounded else self.pure + self.noised_counts_epsilon
 
     def all_steps(self) -> tuple[tuple[Step, ...], tuple[int, ...]]:
         """The steps, with all plain Gaussian releases as one more, and their counts."""
@@ -88,8 +88,8 @@ def reduced(events: Iterable[Event], neighbouring: Neighbouring, group_size: int
         counts=tuple(count for part in parts for count in part.counts),
         unsampled=math.fsum(part.unsampled for part in parts),
         pure=math.fsum(part.pure for part in parts),
-        counts_epsilon=math.fsum(part.counts_epsilon for part in parts),
-        largest_count=max((part.largest_count for part in parts), default=0.0),
+        noised_counts_epsilon=math.fsum(part.noised_counts_epsilon for part in parts),
+        largest_noised_count=max((part.largest_noised_count for part in parts), default=0.0),
         renyi_only=any(part.renyi_only for part in parts),
         unprotected=any(part.unprotected for part in parts),
     )
@@ -119,7 +119,7 @@ def _reduced(event: Event, neighbouring: Neighbouring, group_size: int) -> Reduc
             return _bounded(RandomisedResponseStep(loss), loss, event.steps)
         case NoisedCount():
             total = event.steps * distance * event.epsilon * (1 + _ROUNDING)
-            return Reduced(counts_epsilon=total, largest_count=event.epsilon)
+            return Reduced(noised_counts_epsilon=total, largest_noised_count=event.epsilon)
         case ZeroConcentrated():
             stand_in = 2 * event.rho * distance**2 * event.steps
             return Reduced(gaussian=stand_in, renyi_only=True)

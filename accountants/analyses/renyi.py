@@ -15,10 +15,12 @@ from itertools import pairwise
 import numpy as np
 
 from accountants import checks
-from accountants.analyses.divergences import FloatArray, one_step
+from accountants.analyses.divergences import one_step
+from accountants.analyses.floats import Floats
 from accountants.errors import InvalidValueError
-from accountants.events import Event, canonical
+from accountants.events import Event
 from accountants.guarantees import Neighbouring, neighbouring_of
+from accountants.histories import canonical
 
 ORDERS: tuple[float, ...] = (
     *(1.01, 1.015, 1.02, 1.03, 1.04, 1.05, 1.06, 1.08, 1.1),
@@ -59,7 +61,7 @@ def rdp(
     *,
     group_size: int = 1,
     orders: Sequence[float] = ORDERS,
-) -> FloatArray:
+) -> Floats:
     """Upper bounds on the Renyi divergence of all events together, at each order.
 
     Args:
@@ -94,8 +96,8 @@ def rdp(
 
 
 def epsilon_from_rdp(
-    values: FloatArray, delta: float, orders: Sequence[float] = ORDERS
-) -> tuple[FloatArray, FloatArray]:
+    values: Floats, delta: float, orders: Sequence[float] = ORDERS
+) -> tuple[Floats, Floats]:
     """The least epsilon over the orders, and the order that gives it.
 
     At order a with divergence r, epsilon = r + log(1 - 1/a) - log(a delta) / (a - 1); and 0 where
@@ -136,7 +138,7 @@ def epsilon_from_rdp(
     return np.where(least <= hidden * (1 - _WIDEN), 0.0, epsilon), np.asarray(best)
 
 
-def delta_from_rdp(values: FloatArray, epsilon: float, orders: Sequence[float] = ORDERS) -> float:
+def delta_from_rdp(values: Floats, epsilon: float, orders: Sequence[float] = ORDERS) -> float:
     """The least delta over the orders, by the same conversion.
 
     Args:
@@ -167,7 +169,7 @@ def delta_from_rdp(values: FloatArray, epsilon: float, orders: Sequence[float] =
     return min(converted * (1 + _WIDEN), apart, 1.0)
 
 
-def rdp_within(epsilon_limit: float, delta: float, orders: Sequence[float] = ORDERS) -> FloatArray:
+def rdp_within(epsilon_limit: float, delta: float, orders: Sequence[float] = ORDERS) -> Floats:
     """At each order, the largest Renyi divergence whose epsilon is at most `epsilon_limit`.
 
     Args:
@@ -213,7 +215,7 @@ def epsilon(
     return best_epsilon(rdp(events, neighbouring, group_size=group_size), delta)
 
 
-def best_epsilon(values: FloatArray, delta: float) -> RenyiEpsilon:
+def best_epsilon(values: Floats, delta: float) -> RenyiEpsilon:
     """The epsilon of one vector of Renyi divergences on `ORDERS`, with the order that gave it.
 
     Args:
@@ -231,7 +233,7 @@ def best_epsilon(values: FloatArray, delta: float) -> RenyiEpsilon:
     return RenyiEpsilon(least, order, at_edge)
 
 
-def _penalty(delta: float, grid: FloatArray) -> FloatArray:
+def _penalty(delta: float, grid: Floats) -> Floats:
     """What the conversion adds to the divergence at each order, rounded up."""
     exact = np.log1p(-1 / grid) - (math.log(delta) + np.log(grid)) / (grid - 1)
     return np.asarray(exact + _WIDEN * np.abs(exact))
@@ -245,7 +247,7 @@ def _checked_orders(orders: Sequence[float]) -> tuple[float, ...]:
     return grid
 
 
-def _checked_values(values: FloatArray, length: int) -> FloatArray:
+def _checked_values(values: Floats, length: int) -> Floats:
     array = np.asarray(values, dtype=np.float64)
     if array.shape[-1:] != (length,) or not (array >= 0).all():
         raise InvalidValueError(

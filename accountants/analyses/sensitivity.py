@@ -41,59 +41,49 @@ def shift(event: Event, neighbouring: Neighbouring, group_size: int = 1) -> floa
         )
     if isinstance(event, PureDP | ZeroConcentrated):
         return group_size * _hops(event, neighbouring)
-    if isinstance(event, NoisedCount):
-        _refuse_unless(
-            neighbouring is Neighbouring.ADD_REMOVE,
-            event,
-            neighbouring,
-            group_size,
-            "neighbours have the same number of records there, which is public; declare it",
-        )
-    if isinstance(event, FixedSizeGaussian):
-        _refuse_unless(
-            neighbouring is Neighbouring.REPLACE_ONE and group_size == 1,
-            event,
-            neighbouring,
-            group_size,
-            "batches of fixed size are analysed under replace_one, for units of one record",
-        )
-    if isinstance(event, TreeAggregation | BandedMatrixFactorization):
-        _refuse_unless(
-            neighbouring is not Neighbouring.ADD_REMOVE,
-            event,
-            neighbouring,
-            group_size,
-            "adding a record would move the places of all later ones; use zero_out or replace_one",
-        )
-    if isinstance(event, PoissonGaussian) and event.sample_rate < 1:
-        _refuse_unless(
-            group_size == 1 or neighbouring is not Neighbouring.REPLACE_ONE,
-            event,
-            neighbouring,
-            group_size,
-            "no worst case is known for replacing several Poisson-sampled records; use add_remove",
-        )
+    obstacle = _obstacle(event, neighbouring, group_size)
+    if obstacle is not None:
+        raise _unsupported(event, neighbouring, group_size, obstacle)
     return group_size * (2.0 if neighbouring is Neighbouring.REPLACE_ONE else 1.0)
+
+
+def _obstacle(event: Event, neighbouring: Neighbouring, group_size: int) -> str | None:
+    """Why a mix of event, relation and group has no sound analysis; None if it has one."""
+    match event:
+        case NoisedCount() if neighbouring is not Neighbouring.ADD_REMOVE:
+            return "neighbours have the same number of records there, which is public; declare it"
+        case FixedSizeGaussian() if neighbouring is not Neighbouring.REPLACE_ONE or group_size > 1:
+            return "batches of fixed size are analysed under replace_one, for units of one record"
+        case TreeAggregation() | BandedMatrixFactorization() if (
+            neighbouring is Neighbouring.ADD_REMOVE
+        ):
+            return (
+                "adding a record would move the places of all later ones; use zero_out or "
+                "replace_one"
+            )
+        case PoissonGaussian() if (
+            event.sample_rate < 1 and group_size > 1 and neighbouring is Neighbouring.REPLACE_ONE
+        ):
+            return (
+                "no worst case is known for replacing several Poisson-sampled records; use "
+                "add_remove"
+            )
+    return None
 
 
 def _hops(event: PureDP | ZeroConcentrated, neighbouring: Neighbouring) -> float:
     if event.neighbouring is neighbouring:
         return 1.0
-    _refuse_unless(
-        event.neighbouring is Neighbouring.ADD_REMOVE and neighbouring is Neighbouring.REPLACE_ONE,
-        event,
-        neighbouring,
-        1,
-        f"its guarantee was proven for {event.neighbouring.value} only",
-    )
+    if (event.neighbouring, neighbouring) != (Neighbouring.ADD_REMOVE, Neighbouring.REPLACE_ONE):
+        why = f"its guarantee was proven for {event.neighbouring.value} only"
+        raise _unsupported(event, neighbouring, 1, why)
     return 2.0
 
 
-def _refuse_unless(
-    allowed: bool, event: Event, neighbouring: Neighbouring, group_size: int, why: str
-) -> None:
-    if not allowed:
-        unit = "" if group_size == 1 else f" for units of {group_size} records"
-        raise UnsupportedAnalysisError(
-            f"{type(event).__name__} has no sound analysis under {neighbouring.value}{unit}: {why}"
-        )
+def _unsupported(
+    event: Event, neighbouring: Neighbouring, group_size: int, why: str
+) -> UnsupportedAnalysisError:
+    unit = "" if group_size == 1 else f" for units of {group_size} records"
+    return UnsupportedAnalysisError(
+        f"{type(event).__name__} has no sound analysis under {neighbouring.value}{unit}: {why}"
+    )

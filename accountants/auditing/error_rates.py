@@ -9,8 +9,8 @@ import math
 from scipy.special import betainccinv
 
 from accountants import checks
+from accountants.analyses.floats import ULP
 
-_ULP = 2.0**-52
 # Relative error allowed to one value of a special function.
 _ROUNDING = 1e-12
 
@@ -119,7 +119,7 @@ def _error_rate_at_most(errors: int, trials: int, significance: float) -> float:
 
 def _epsilon_of_errors(said_wrongly: float, missed: float, delta: float) -> float:
     """log((1 - delta - missed) / said_wrongly), rounded down; 0 where it is not positive."""
-    found = 1 - delta - missed - 4 * _ULP
+    found = 1 - delta - missed - 4 * ULP
     if not found > said_wrongly:
         return 0.0
     return max(0.0, math.log(found / said_wrongly) - _ROUNDING)

@@ -13,11 +13,11 @@ from scipy.special import ndtri
 
 from accountants import checks
 from accountants.analyses import gaussian
+from accountants.analyses.floats import ULP
 from accountants.auditing.bisection import first_accepted, last_rejected
 from accountants.auditing.error_rates import error_rates
 from accountants.auditing.single_run import checked_counts
 
-_ULP = 2.0**-52
 # Relative error allowed to one value of a special function.
 _ROUNDING = 1e-12
 
@@ -132,8 +132,8 @@ def _rejects_gaussian(
     one step above, h >= Phi(Phi^-1(r) - mu), so both grow while i falls; but over all i they
     cannot pass guesses / m together. Every step is rounded down, so that rounding cannot reject.
     """
-    quantile, root, down = NormalDist().inv_cdf, math.sqrt(0.5), 1 - 4 * _ULP
-    limit = guesses / canaries * (1 + 4 * _ULP)
+    quantile, root, down = NormalDist().inv_cdf, math.sqrt(0.5), 1 - 4 * ULP
+    limit = guesses / canaries * (1 + 4 * ULP)
     right = significance * correct / canaries * down
     wrong = significance * (guesses - correct) / canaries * down
     if right == 0:  # Nothing was right, or the significance is too small for a float.
@@ -142,7 +142,7 @@ def _rejects_gaussian(
         needed = math.erfc((mu - quantile(right)) * root) / 2 * (1 - _ROUNDING)
         if needed <= wrong:
             return False
-        right = min((right + i / (guesses - i) * (needed - wrong)) * down, 1 - _ULP)
+        right = min((right + i / (guesses - i) * (needed - wrong)) * down, 1 - ULP)
         wrong = needed
         if right + wrong > limit:
             return True

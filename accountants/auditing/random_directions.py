@@ -14,6 +14,7 @@ from scipy.special import log_ndtr
 
 from accountants import checks
 from accountants.analyses import gaussian
+from accountants.analyses.floats import Floats
 from accountants.auditing.bisection import first_accepted, last_rejected
 from accountants.errors import InvalidValueError
 
@@ -69,6 +70,18 @@ def one_shot(cosines: Iterable[float], dimension: int, delta: float) -> OneShotE
     values = np.array([_cosine(value) for value in cosines])
     dimension = checks.count(dimension=dimension)
     delta = checks.probability(delta=delta)
+    mean, deviation = _fitted(values)
+    shift, spread = abs(mean) * math.sqrt(dimension), deviation * math.sqrt(dimension)
+    return OneShotEstimate(
+        mean=mean,
+        standard_deviation=deviation,
+        epsilon=_epsilon_between_gaussians(shift, spread, delta),
+        epsilon_equal_variance=gaussian.epsilon(shift, delta)[1],
+    )
+
+
+def _fitted(values: Floats) -> tuple[float, float]:
+    """Mean and standard deviation of the cosines."""
     if values.size < 2:
         raise InvalidValueError(
             f"cosines must hold two values at least, got {values.size}; a spread cannot be "
@@ -80,13 +93,7 @@ def one_shot(cosines: Iterable[float], dimension: int, delta: float) -> OneShotE
             f"cosines must differ by more than rounding, got a standard deviation of {deviation!r} "
             f"around {mean!r}; random directions cannot give that"
         )
-    shift, spread = abs(mean) * math.sqrt(dimension), deviation * math.sqrt(dimension)
-    return OneShotEstimate(
-        mean=mean,
-        standard_deviation=deviation,
-        epsilon=_epsilon_between_gaussians(shift, spread, delta),
-        epsilon_equal_variance=gaussian.epsilon(shift, delta)[1],
-    )
+    return mean, deviation
 
 
 def _epsilon_between_gaussians(shift: float, spread: float, delta: float) -> float:

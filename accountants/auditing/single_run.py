@@ -14,9 +14,9 @@ import numpy as np
 from scipy.special import betainc, expit, gammaln, log_expit
 
 from accountants import checks
+from accountants.analyses.floats import ULP
 from accountants.auditing.bisection import last_rejected
 
-_ULP = 2.0**-52
 # Relative error allowed to one value of a special function.
 _ROUNDING = 1e-12
 
@@ -140,8 +140,8 @@ def _p_value_by_epsilon(
     log_ways = gammaln(guesses + 1) - gammaln(hits + 1) - gammaln(guesses - hits + 1)
     # Up to `guesses` factors with a rounded probability; gammaln is right to a few ulps of its
     # value, which exp turns into a relative error.
-    beta_slack = 1 + _ROUNDING + 4 * _ULP * guesses
-    alpha_slack = beta_slack + 16 * _ULP * float(gammaln(guesses + 1))
+    beta_slack = 1 + _ROUNDING + 4 * ULP * guesses
+    alpha_slack = beta_slack + 16 * ULP * float(gammaln(guesses + 1))
 
     def p_value(epsilon: float) -> float:
         beta = float(betainc(correct, guesses - correct + 1, expit(epsilon)))

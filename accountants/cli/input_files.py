@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
-from accountants.events import Event, event_from_json
+from accountants.event_json import event_from_json
+from accountants.events import Event
 from accountants.ledger import storage
 from accountants.ledger.book import Book
 from accountants.ledger.chain import damaged

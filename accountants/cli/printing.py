@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
-from accountants.events import Event, event_to_json
+from accountants.event_json import event_to_json
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
 
 RELATIONS = {
@@ -56,7 +57,7 @@ def rounded_down(value: float) -> str:
     return _rounded(value, ROUND_FLOOR)
 
 
-def claim(
+def basis(
     events: Iterable[Event], neighbouring: Neighbouring, group_size: int = 1
 ) -> dict[str, Any]:
     """The events and what a number about them rests on, for JSON."""

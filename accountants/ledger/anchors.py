@@ -22,6 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accountants.durable import (
+    PRIVATE,
+    create_private_folders,
+    publish,
+    write_draft,
+    write_durably,
+)
 from accountants.errors import (
     InvalidValueError,
     LedgerCorruptError,
@@ -32,12 +39,6 @@ from accountants.errors import (
 )
 from accountants.ledger.book import Book
 from accountants.ledger.chain import WHAT_TO_DO, Anchor, require_fields
-from accountants.ledger.durable import (
-    create_private_folders,
-    publish,
-    replace_private,
-    write_private,
-)
 from accountants.ledger.identity import Identity, checked_id
 
 SCHEMA = "privfed-anchor/1"
@@ -197,7 +198,7 @@ class AnchorFolder:
             self.check(book)
             draft = target.with_name(f"{target.name}.new")
             with self._writing("; nothing was written to the ledger"):
-                write_private(draft, _content(kept.to_json()))
+                write_draft(draft, _content(kept.to_json()), mode=PRIVATE)
             try:
                 yield
             except BaseException:
@@ -208,7 +209,7 @@ class AnchorFolder:
                 if self._id_at(path) != id_:
                     record = {"schema": SCHEMA, "id": id_, "path": str(kept.path)}
                     create_private_folders(self._path_file(path).parent)
-                    replace_private(self._path_file(path), _content(record))
+                    write_durably(self._path_file(path), _content(record), mode=PRIVATE)
 
     def _anchor_file(self, id_: str) -> Path:
         return self.folder / "ledgers" / f"{id_}.json"

@@ -18,7 +18,9 @@ from accountants.errors import (
     LedgerStateError,
     UnsupportedAnalysisError,
 )
-from accountants.events import Event, event_from_json, event_to_json, is_within
+from accountants.event_json import event_from_json, event_to_json
+from accountants.events import Event
+from accountants.histories import Events, is_within
 from accountants.ledger.chain import (
     WHAT_TO_DO,
     Anchor,
@@ -31,8 +33,6 @@ from accountants.ledger.chain import (
     require_fields,
 )
 from accountants.ledger.identity import SCHEMA, EarlierIdentity, Identity, identity_of
-
-Events = tuple[Event, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

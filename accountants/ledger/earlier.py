@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from accountants.durable import PRIVATE, write_durably
 from accountants.errors import (
     InvalidValueError,
     LedgerCorruptError,
@@ -24,7 +25,6 @@ from accountants.errors import (
 from accountants.ledger import storage
 from accountants.ledger.book import Book, source_of
 from accountants.ledger.chain import require_fields
-from accountants.ledger.durable import replace_private
 from accountants.ledger.identity import NOT_PRIVATE, EarlierIdentity, Identity
 
 SCHEMA = "privfed-assignment/1"
@@ -69,7 +69,7 @@ class EarlierLedgers:
             _check_unit(path, owners[path], identity)
         return {path: found[path] for path in ours}
 
-    def claim(self, identity: Identity) -> list[Book]:
+    def to_join(self, identity: Identity) -> list[Book]:
         """What every earlier ledger of this data says, each once though there be copies.
 
         One that has the names of this data is assigned to it on the way.
@@ -226,7 +226,8 @@ def _write_assignment(path: Path, book: Book, identity: Identity) -> Path:
     file = _assignment_file(path)
     record = {"schema": SCHEMA, "source": source_of(book), **identity.to_json()}
     try:
-        replace_private(file, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+        content = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+        write_durably(file, content, mode=PRIVATE)
     except OSError as error:
         raise LedgerError(
             f"{file}, which says whose releases an earlier ledger counts, must be writable, and "

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from accountants.ledger.book import Book, Events, read
+from accountants.histories import Events
+from accountants.ledger.book import Book, read
 from accountants.ledger.chain import Anchor, Entry, canonical_json, damaged
 from accountants.ledger.identity import check_schema
 

@@ -4,11 +4,9 @@ A round is *reserved* before any random coin is drawn and *committed*, together 
 may leave, before anything is sent. Whatever happens between, a crash, a lost machine, a second
 process, everything that may have left is counted: an unresolved reservation counts in full.
 
-The file is SQLite. Every change is one `BEGIN IMMEDIATE` transaction, in which the whole history
-is read and checked again, so two processes cannot both take the last of a budget. It is on disk
-before the call returns: `synchronous=EXTRA` is `FULL` plus a sync of the folder after the rollback
-journal is gone, without which a power cut could undo the last commit. No connection outlives a
-call. Only the owner may read the file, its journal and the folder made for it.
+Every change is one transaction, in which the whole history is read and checked again, so two
+processes cannot both take the last of a budget. It is on disk before the call returns, and no
+connection outlives a call (`storage.py`). Only the owner may read the file and what is beside it.
 
 The entries form a hash chain (`chain.py`). An edited, missing or reordered entry shows whenever
 the file is read. A chain that was cut at its end, an older copy that was put back, and a chain
@@ -18,29 +16,25 @@ kept elsewhere, by hand or in an `AnchorFolder`. The ledger computes no epsilon.
 
 import os
 import secrets
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from accountants import checks
-from accountants.errors import (
-    InvalidValueError,
-    LedgerForeignError,
-    LedgerMissingError,
-    LedgerRolledBackError,
-    LedgerStateError,
-)
-from accountants.events import Event, checked
+from accountants.errors import InvalidValueError, LedgerMissingError, LedgerStateError
+from accountants.events import Event
 from accountants.guarantees import Neighbouring
+from accountants.histories import Events, checked
 from accountants.ledger import book as contents
 from accountants.ledger import export as exports
 from accountants.ledger import storage
 from accountants.ledger.anchors import AnchorFolder
-from accountants.ledger.book import Book, Events, Reservation
-from accountants.ledger.chain import WHAT_TO_DO, Anchor, Entry
+from accountants.ledger.book import Reservation
+from accountants.ledger.chain import Anchor
 from accountants.ledger.earlier import EarlierLedgers
 from accountants.ledger.identity import EarlierIdentity, Identity
+from accountants.ledger.ownership import checked_id_of, of_first_version, way_to_other_words
+from accountants.ledger.transactions import Transactions
 
 Admit = Callable[[Events, Events], object]
 """Called with (history, planned); raises to refuse the release."""
@@ -74,13 +68,17 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, identity: Identity, id_: str, anchors: AnchorFolder | None = None
+        self,
+        path: Path,
+        identity: Identity,
+        id_: str,
+        anchors: AnchorFolder | None = None,
+        seen: Anchor | None = None,
     ) -> None:
         self._path = path
         self._identity = identity
         self._id = id_
-        self._anchors = anchors
-        self._seen: Anchor | None = None
+        self._transactions = Transactions(path, identity, id_, anchors, seen)
 
     def __repr__(self) -> str:
         whose = f"client={self._identity.client!r}, dataset={self._identity.dataset!r}"
@@ -174,13 +172,12 @@ class Ledger:
         if anchors is not None:
             anchors.check_not_lost(path)
         book = storage.verified_book(path)
-        id_ = _checked_id(path, book, identity, _way_to_other_words(path, book, anchors))
+        id_ = checked_id_of(path, book, identity, way_to_other_words(path, book, anchors))
         if anchors is not None:
             anchors.check_same(path, book)
         storage.make_private(path)
-        ledger = cls(path, identity, id_, anchors)
-        ledger._seen = book.anchor()
-        ledger._keep_anchor()
+        ledger = cls(path, identity, id_, anchors, seen=book.anchor())
+        ledger._transactions.keep_anchor()
         if earlier is not None:
             ledger._join(earlier)
         return ledger
@@ -201,8 +198,8 @@ class Ledger:
         book = storage.verified_book(path)
         found = book.identity
         if isinstance(found, EarlierIdentity):
-            raise _of_first_version(path)
-        return cls(path, found, _checked_id(path, book, found))
+            raise of_first_version(path)
+        return cls(path, found, checked_id_of(path, book, found))
 
     @classmethod
     def open_or_create(
@@ -276,12 +273,11 @@ class Ledger:
         """
         run, round, planned = checks.text(run=run), checks.index(round=round), checked(planned)
         _check_callable(admit)
-        with self._writing() as (connection, book, keep):
+        with self._transactions.writing() as (_, book, append):
             book.check_reservation(run, round, planned)
-            check_answer(admit(book.events(), planned))
+            _check_answer(admit(book.events(), planned))
             entry = contents.reserving(book.anchor(), run, round, planned)
-            keep(entry)
-            storage.append(connection, entry)
+            append(entry)
         return Reservation(id=entry.seq, run=run, round=round, planned=planned)
 
     def commit(self, reservation_id: int, ran: Iterable[Event], outgoing: bytes) -> None:
@@ -305,25 +301,24 @@ class Ledger:
         reservation_id, ran = checks.index(reservation_id=reservation_id), checked(ran)
         if not isinstance(outgoing, bytes):
             raise InvalidValueError(f"outgoing must be bytes, got {type(outgoing).__name__}")
-        with self._writing() as (connection, book, keep):
+        with self._transactions.writing() as (connection, book, append):
             run = book.check_commit(reservation_id, ran).run
             entry = contents.committing(book.anchor(), reservation_id, ran, outgoing)
-            keep(entry)
-            storage.append(connection, entry)
+            append(entry)
             stale = [r.id for r in book.reservations.values() if r.run == run]
             storage.replace_payload(connection, stale, reservation_id, outgoing)
 
     def events(self, run: str | None = None) -> Events:
         """All that counts as released, or that of one run: commits, and open reservations."""
-        return self._read().events(run)
+        return self._transactions.read().events(run)
 
     def runs(self) -> list[str]:
         """The runs that have entries, in order of their first."""
-        return self._read().runs()
+        return self._transactions.read().runs()
 
     def status(self, run: str, round: int) -> str | None:
         """None, "reserved" or "committed"."""
-        book = self._read()
+        book = self._transactions.read()
         reservation_id = book.rounds.get((run, round))
         if reservation_id is None:
             return None
@@ -334,8 +329,8 @@ class Ledger:
 
         The second place knows of the commit when this returns, also after a crash before it did.
         """
-        self._keep_anchor()
-        with self._session("BEGIN") as (connection, book):
+        self._transactions.keep_anchor()
+        with self._transactions.session("BEGIN") as (connection, book):
             reservation_id = book.rounds.get((run, round))
             if reservation_id is None:
                 return None
@@ -343,13 +338,13 @@ class Ledger:
 
     def last_outgoing(self, run: str) -> bytes | None:
         """The bytes of the last commit of a run; None if it has none."""
-        with self._session("BEGIN") as (connection, book):
+        with self._transactions.session("BEGIN") as (connection, book):
             last = book.last_commit(run)
             return None if last is None else storage.read_payload(connection, book, last)
 
     def anchor(self) -> Anchor:
         """Length and head of the chain, to be kept elsewhere: with the checkpoint, at a peer."""
-        return self._read().anchor()
+        return self._transactions.read().anchor()
 
     def verify(self, anchor: Anchor | None = None) -> Anchor:
         """Check the file, every entry and every stored message; the present anchor if all holds.
@@ -364,7 +359,7 @@ class Ledger:
             LedgerRolledBackError: if the ledger does not continue the anchor.
             InvalidValueError: for something else than an `Anchor`.
         """
-        with self._session("BEGIN") as (connection, book):
+        with self._transactions.session("BEGIN") as (connection, book):
             storage.check_storage(connection, book)
             if anchor is not None:
                 book.check_continues(anchor)
@@ -372,133 +367,18 @@ class Ledger:
 
     def export(self) -> dict[str, object]:
         """The whole ledger as a JSON object; `verify_export` and `events_of_export` read it."""
-        return exports.export(self._read())
-
-    def _read(self) -> Book:
-        with self._session("BEGIN") as (_, book):
-            return book
-
-    @contextmanager
-    def _session(self, begin: str) -> Iterator[tuple[sqlite3.Connection, Book]]:
-        """One transaction over the checked contents of the file.
-
-        SQLite lets nobody commit while it lasts, so that anchors kept by others meanwhile are of
-        what was read here.
-        """
-        seen = self._seen
-        with storage.session(self._path, begin) as connection:
-            book = contents.read(storage.read_entries(connection))
-            if _checked_id(self._path, book, self._identity) != self._id:
-                raise LedgerRolledBackError(
-                    f"the ledger {self._path} must be the one with the id {self._id}, and has the "
-                    f"id {book.id}: it was replaced while it was in use; {WHAT_TO_DO}"
-                )
-            if seen is not None:
-                book.check_continues(seen)
-            if self._anchors is not None:
-                self._anchors.check(book)
-            self._seen = book.anchor()
-            yield connection, book
-
-    @contextmanager
-    def _writing(self) -> Iterator[tuple[sqlite3.Connection, Book, Callable[[Entry], None]]]:
-        """A transaction that appends an entry, and calls `keep(entry)` before it does.
-
-        The entry is committed on leaving, and its anchor gets its name in the second place after
-        that; if it could not, nothing was appended.
-        """
-        kept = list[Anchor]()
-        with ExitStack() as second_place:
-            with self._session("BEGIN IMMEDIATE") as (connection, book):
-
-                def keep(entry: Entry) -> None:
-                    kept.append(Anchor(length=entry.seq + 1, head=entry.digest))
-                    if self._anchors is not None:
-                        keeping = self._anchors.keeping(book, self._path, kept[-1])
-                        second_place.enter_context(keeping)
-
-                yield connection, book, keep
-            if kept:
-                self._seen = kept[-1]
-
-    def _keep_anchor(self) -> None:
-        """Bring the second place up to the ledger: after a crash, a move, or on a first use."""
-        if self._anchors is None or self._anchors.holds(self._read(), self._path):
-            return
-        with ExitStack() as second_place, self._session("BEGIN IMMEDIATE") as (_, book):
-            second_place.enter_context(self._anchors.keeping(book, self._path, book.anchor()))
+        return exports.export(self._transactions.read())
 
     def _join(self, earlier: EarlierLedgers) -> None:
         """Count what earlier ledgers of this data released, once each, as they are now."""
-        for old in earlier.claim(self._identity):
-            with self._writing() as (connection, book, keep):
+        for old in earlier.to_join(self._identity):
+            with self._transactions.writing() as (_, book, append):
                 known = book.inherited.get(contents.source_of(old))
                 if known is not None:
                     old.check_continues(known.anchor)
                 if known is None or known.anchor != old.anchor():
                     entry = contents.inheriting(book.anchor(), old)
-                    keep(entry)
-                    storage.append(connection, entry)
-
-
-def _checked_id(path: Path, book: Book, wanted: Identity, way_out: str = "") -> str:
-    """The id of a ledger that is of this data, in this unit.
-
-    Args:
-        path: where it lies.
-        book: what it says.
-        wanted: whose releases it must count.
-        way_out: what else can be done about another unit or relation, for the message.
-
-    Raises:
-        LedgerForeignError: if it is of other data, or of another unit or relation.
-    """
-    found = book.identity
-    if isinstance(found, EarlierIdentity) or book.id is None:
-        raise _of_first_version(path)
-    for name in ("client", "dataset"):
-        if getattr(found, name) != getattr(wanted, name):
-            raise LedgerForeignError(
-                f"the ledger {path} must be for the {name} {getattr(wanted, name)!r}, and is for "
-                f"{getattr(found, name)!r}; open the ledger of this data, with the words it "
-                "was created with"
-            )
-    for name in ("unit", "neighbouring"):
-        stated, kept = wanted.to_json()[name], found.to_json()[name]
-        if stated != kept:
-            raise LedgerForeignError(
-                f"the ledger {path} must be opened with the {name} it was created with, {kept!r}, "
-                f"and not {stated!r}: a budget of one unit and relation says nothing about "
-                f"another; use the words that it was created with{way_out}"
-            )
-    return book.id
-
-
-def _way_to_other_words(path: Path, book: Book, anchors: AnchorFolder | None) -> str:
-    """How to begin anew in other words, where nothing was released; empty where something was.
-
-    Raises:
-        LedgerRolledBackError: if the second place knows that it held more, or that another ledger
-            lay here.
-    """
-    if len(book.entries) > 1 or book.id is None:
-        return ""
-    files = [path]
-    if anchors is not None:
-        anchors.check_same(path, book)
-        anchors.check(book)
-        files += anchors.files_about(path, book.id)
-    return (
-        ". It counts no release: if none was ever made under these words, and they are a mistake, "
-        f"end every program that uses it, remove {', '.join(map(str, files))}, and open it again"
-    )
-
-
-def _of_first_version(path: Path) -> LedgerForeignError:
-    return LedgerForeignError(
-        f"the ledger {path} must be of this version, and is of the first, which is only read; "
-        "open or create a new ledger, and let it join this one (EarlierLedgers)"
-    )
+                    append(entry)
 
 
 def _check_callable(admit: object) -> None:
@@ -510,12 +390,8 @@ def _check_callable(admit: object) -> None:
         )
 
 
-def check_answer(answer: object) -> None:
-    """Refuse what a predicate returns, whose False would let the release happen.
-
-    Raises:
-        InvalidValueError: for a bool, that of numpy included.
-    """
+def _check_answer(answer: object) -> None:
+    """Refuse what a predicate returns, whose False would let the release happen."""
     if type(answer).__name__ == "bool":  # by name, as ledgers need no numpy
         raise InvalidValueError(
             "admit must raise to refuse, or return something else than a bool; it returned "

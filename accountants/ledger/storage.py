@@ -3,6 +3,10 @@
 `entries` holds the hash chain, `outbox` the bytes of the last commit of each run. The header of
 the file carries an application id and the number of the schema, so that neither another program's
 database nor a later schema is read as a ledger. Files of the first schema are read, never written.
+
+A change is a `BEGIN IMMEDIATE` transaction that is on disk when it ends: `synchronous=EXTRA` is
+`FULL` plus a sync of the folder after the rollback journal is gone, without which a power cut could
+undo the last commit.
 """
 
 import os
@@ -12,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from accountants.durable import create_private_folders, sync_folder
 from accountants.errors import LedgerError, LedgerMissingError, LedgerStateError
 from accountants.ledger.book import Book, read
 from accountants.ledger.chain import WHAT_TO_DO, Entry, damaged
-from accountants.ledger.durable import create_private_folders, sync_folder
 from accountants.ledger.identity import EARLIER_SCHEMA, SCHEMA, check_schema
 
 BUSY_TIMEOUT_S = 30.0

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from accountants import Budget, Event, Neighbouring, event_from_json
-from accountants.events import is_within
+from accountants.histories import is_within
 from accountants.ledger.book import Book
 from accountants.ledger.export import book_of_export
 from privfed.errors import ReportError

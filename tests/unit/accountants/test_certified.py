@@ -591,3 +591,17 @@ def test_many_coins_lose_nothing_to_the_grid():
 def test_large_pure_losses_name_the_sum_that_bounds_them():
     bounds = certified.epsilon([PureDP(epsilon=300.0, neighbouring=ADD, steps=2)], 1e-6, ADD)
     assert (bounds.upper, bounds.method) == (pytest.approx(600.0), certified.PURE)
+
+
+def test_the_quick_answer_agrees_with_the_bound():
+    for sigma in (0.5, 1.0, 1.5, 2.0):
+        plan = [PoissonGaussian(noise_multiplier=sigma, sample_rate=0.05, steps=100)]
+        exact = certified.epsilon(plan, 1e-5, Neighbouring.ADD_REMOVE)
+        for limit in (0.5, 1.0, 2.0, 4.0):
+            assert certified.is_within(plan, 1e-5, limit, Neighbouring.ADD_REMOVE) == (
+                exact.upper <= limit
+            )
+        assert certified.is_within(plan, 1e-5, exact.upper, Neighbouring.ADD_REMOVE)
+        assert not certified.is_within(
+            plan, 1e-5, exact.lower * (1 - 1e-6), Neighbouring.ADD_REMOVE
+        )

@@ -20,15 +20,15 @@ GOLDEN = "test_golden_values.py"
 
 FAULTS = {
     "dropped round": (
-        "events.py",
+        "histories.py",
         "total[one] = total.get(one, 0) + event.steps",
         "total[one] = max(total.get(one, 0), event.steps)",
-        "test_events.py",
+        "test_histories.py",
     ),
     "one step too few": (
         "analyses/composition.py",
-        "return Schedule(tuple(steps), tuple(counts), tail, sketches)",
-        "return Schedule(tuple(steps), tuple(max(n - 1, 1) for n in counts), tail, sketches)",
+        "return cls(tuple(steps), tuple(counts), tail, sketches)",
+        "return cls(tuple(steps), tuple(max(n - 1, 1) for n in counts), tail, sketches)",
         GOLDEN,
     ),
     "count not added": (
@@ -74,7 +74,7 @@ FAULTS = {
         "ledger/test_book.py",
     ),
     "kept anchor not looked at": (
-        "ledger/ledger.py",
+        "ledger/transactions.py",
         "                self._anchors.check(book)\n",
         "                pass\n",
         "ledger/test_anchors.py",
@@ -86,7 +86,7 @@ FAULTS = {
         "ledger/test_anchors.py",
     ),
     "anchor written too late": (
-        "ledger/ledger.py",
+        "ledger/transactions.py",
         "                        second_place.enter_context(keeping)",
         "                        keeping.__enter__()",
         "ledger/test_anchors.py",

@@ -5,7 +5,7 @@ import math
 import mpmath as mp
 import numpy as np
 
-from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.lattices import Fineness, FixedSizeStep
 from accountants.analyses.pairs import ReplacedPair
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from accountants.analyses import composition, gaussian
-from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.cells import Sketch
 from accountants.analyses.lattices import Discretised, Fineness, FixedSizeStep, NormalStep
-from accountants.analyses.pairs import MixturePair, Sketch
+from accountants.analyses.pairs import MixturePair
 
 
 class Turned(NormalStep):
@@ -174,22 +175,22 @@ def test_beyond_the_largest_epsilon_the_delta_is_that_of_the_largest(monkeypatch
 
 def test_a_schedule_has_tails_that_are_small_beside_delta():
     steps = (RandomisedResponseStep(0.8), NormalStep(MixturePair((0.9, 0.1), 2.0)))
-    plan = composition.schedule(steps, [3, 5], 1e-4)
-    assert (plan.steps, plan.counts) == (steps, (3, 5))
-    assert plan.tail == pytest.approx(1e-11 / 8, rel=1e-12)
-    assert len(plan.sketches) == 2
-    assert composition.schedule(steps, [3, 5], 5e-324).tail == 1e-300
+    schedule = composition.Schedule.of(steps, [3, 5], 1e-4)
+    assert (schedule.mechanisms, schedule.counts) == (steps, (3, 5))
+    assert schedule.tail == pytest.approx(1e-11 / 8, rel=1e-12)
+    assert len(schedule.sketches) == 2
+    assert composition.Schedule.of(steps, [3, 5], 5e-324).tail == 1e-300
 
 
 def test_one_step_that_differs_makes_the_schedule_differ():
     even, rare = RandomisedResponseStep(0.8), NormalStep(MixturePair((0.9, 0.1), 2.0))
     loose = FixedSizeStep(MixturePair((0.9, 0.1), 2.0))
 
-    def plan(*steps):
-        return composition.schedule(steps, [1] * len(steps), 1e-5)
+    def schedule(*steps):
+        return composition.Schedule.of(steps, [1] * len(steps), 1e-5)
 
-    assert (plan(even).symmetric, plan(even, rare).symmetric) == (True, False)
-    assert (plan(even, rare).tight, plan(even, loose).tight) == (True, False)
+    assert (schedule(even).symmetric, schedule(even, rare).symmetric) == (True, False)
+    assert (schedule(even, rare).tight, schedule(even, loose).tight) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -208,18 +209,18 @@ def test_the_grid_is_fitted_to_the_ends_of_the_first_bounded_loss(losses, step, 
     quiet = NormalStep(MixturePair((0.9, 0.1), 2.0))
     for kind in (RandomisedResponseStep, LaplaceStep):
         steps = [quiet, *map(kind, losses)]
-        plan = composition.schedule(steps, [1] * len(steps), 1e-5)
-        assert plan.aligned(step) == pytest.approx(aligned, rel=1e-12)
-        assert plan.aligned(step) <= step * (1 + 1e-12)
-    assert composition.schedule([quiet], [1], 1e-5).aligned(step) == step
+        schedule = composition.Schedule.of(steps, [1] * len(steps), 1e-5)
+        assert schedule.aligned(step) == pytest.approx(aligned, rel=1e-12)
+        assert schedule.aligned(step) <= step * (1 + 1e-12)
+    assert composition.Schedule.of([quiet], [1], 1e-5).aligned(step) == step
 
 
 def test_all_steps_are_on_one_grid_or_none_is():
     steps = [NormalStep(MixturePair((0.9, 0.1), 2.0)), RandomisedResponseStep(0.7)]
-    plan = composition.schedule(steps, [2, 3], 1e-5)
-    found = plan.discretised(1.0, 0.03)
+    schedule = composition.Schedule.of(steps, [2, 3], 1e-5)
+    found = schedule.discretised(1.0, 0.03)
     assert [each.forward.grid.step for each in found] == [1.4 / 47] * 2
-    assert plan.discretised(1.0, 1e-7) is None
+    assert schedule.discretised(1.0, 1e-7) is None
 
 
 # Search on a curve

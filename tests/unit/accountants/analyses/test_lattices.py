@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.cells import Cells, Grid
 from accountants.analyses.lattices import (
     _SHIFT,
     Fineness,
@@ -18,7 +19,7 @@ from accountants.analyses.lattices import (
     dominated,
     dominating,
 )
-from accountants.analyses.pairs import Cells, Grid, MixturePair, ReplacedPair, group_weights
+from accountants.analyses.pairs import MixturePair, ReplacedPair, group_weights
 from tests.unit.accountants.analyses.enclosure import (
     EPSILONS,
     FINENESS,

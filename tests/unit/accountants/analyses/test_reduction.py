@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from accountants import certified
-from accountants.analyses.bounded import LaplaceStep, RandomisedResponseStep
+from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.lattices import FixedSizeStep, NormalStep
 from accountants.analyses.pairs import MixturePair, ReplacedPair
 from accountants.analyses.reduction import Reduced, reduced
@@ -116,10 +116,10 @@ def test_bounded_losses_are_steps_and_their_sum():
 
 def test_counts_stand_apart_from_all_else():
     found = only(NoisedCount(epsilon=0.25, steps=5), ADD, 3)
-    assert (found.steps, found.pure, found.largest_count) == ((), 0.0, 0.25)
-    assert found.counts_epsilon == found.pure_epsilon == almost(3.75)
+    assert (found.steps, found.pure, found.largest_noised_count) == ((), 0.0, 0.25)
+    assert found.noised_counts_epsilon == found.pure_epsilon == almost(3.75)
     both = reduced([NoisedCount(epsilon=0.25), NoisedCount(epsilon=0.5, steps=3)], ADD, 1)
-    assert (both.largest_count, both.counts_epsilon) == (0.5, almost(1.75))
+    assert (both.largest_noised_count, both.noised_counts_epsilon) == (0.5, almost(1.75))
 
 
 @pytest.mark.parametrize(("relation", "squared"), [(ADD, 9), (REPLACE, 36)])
@@ -176,7 +176,7 @@ def test_a_history_is_the_sum_of_its_parts():
     assert found.steps == (NormalStep(MixturePair((0.75, 0.25), 5.0)), LaplaceStep(0.125))
     assert found.counts == (7, 2)
     assert found.unsampled == pytest.approx(7 / 25, rel=1e-15)
-    assert (found.pure, found.counts_epsilon) == (almost(0.25), almost(0.5))
+    assert (found.pure, found.noised_counts_epsilon) == (almost(0.25), almost(0.5))
     assert (found.renyi_only, found.unprotected) == (True, False)
 
 
@@ -198,7 +198,7 @@ def test_nothing_is_released_by_nothing():
     ],
 )
 def test_only_bounded_losses_have_an_epsilon_at_delta_zero(changes, expected):
-    assert Reduced(pure=0.5, counts_epsilon=0.25, **changes).pure_epsilon == expected
+    assert Reduced(pure=0.5, noised_counts_epsilon=0.25, **changes).pure_epsilon == expected
 
 
 def test_all_gaussians_are_one_more_step():
@@ -213,7 +213,7 @@ def test_all_gaussians_are_one_more_step():
 def test_sums_of_epsilons_are_not_rounded_down(one, steps):
     exact = Fraction(one) * steps
     pure = only(PureDP(epsilon=one, neighbouring=ADD, steps=steps)).pure
-    counts = only(NoisedCount(epsilon=one, steps=steps)).counts_epsilon
+    counts = only(NoisedCount(epsilon=one, steps=steps)).noised_counts_epsilon
     for found in (pure, counts):
         assert exact <= Fraction(found) <= exact * (1 + Fraction(1, 10**14))
 

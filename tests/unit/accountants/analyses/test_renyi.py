@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 
 from accountants.analyses import gaussian, renyi
 from accountants.errors import InvalidValueError
-from accountants.events import (
-    Gaussian,
-    PoissonGaussian,
-    PureDP,
-)
+from accountants.events import Gaussian, PoissonGaussian, PureDP
 from accountants.guarantees import Neighbouring
 
 ADD_REMOVE, REPLACE_ONE = Neighbouring.ADD_REMOVE, Neighbouring.REPLACE_ONE

@@ -10,22 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accountants.analyses import tilted
-from accountants.analyses.lattices import Lattice
-from accountants.analyses.pairs import Grid
 from accountants.analyses.tilted import Window, compose
+from tests.unit.accountants.analyses.small_lattices import COIN, LONG, RARE, STEP, lattice
 
 some = settings(max_examples=60, deadline=None, derandomize=True)
-STEP = 0.125
-
-
-def lattice(masses, first=-1, infinity=0.0, drift=0.0, origin=0.0, places=None):
-    places = np.arange(first, first + len(masses)) if places is None else np.array(places)
-    return Lattice(Grid(origin, STEP, places), np.array(masses), infinity, drift)
-
-
-COIN = lattice([0.3, 0.0, 0.7])
-RARE = lattice([0.02, 0.975, 0.003, 0.0, 0.002], first=-2, origin=0.01)
-LONG = lattice([0.1, 0.2, 0.3, 0.4], places=[-40, -3, 5, 60])
 
 
 def composed_exactly(lattices, steps):
@@ -177,31 +165,6 @@ def test_drift_moves_each_bound_outwards():
         assert more.delta_below(epsilon) <= plain.delta_above(epsilon + 0.1)
         assert more.delta_above(epsilon) > plain.delta_above(epsilon)
     assert more.drift >= plain.drift + 0.1 * (1 - 1e-12)
-
-
-# Nearly all mass within twelve places of the heaviest one, on both sides of it, and some beyond.
-NEARBY = lattice([1e-3, 0.0, 2e-4, 0.95, 0.01, 3e-4, *[1e-5] * 11, 2e-5, 1e-6], first=-3)
-
-
-@pytest.mark.parametrize("count", [1, 1000, 10**9])
-@pytest.mark.parametrize("each", [COIN, RARE, LONG, NEARBY], ids=["coin", "rare", "long", "nearby"])
-def test_the_spectrum_is_within_its_error(each, count):
-    """Powers of the transform at single frequencies, at fifty digits."""
-    points = 96
-    masses = each.masses / each.masses.sum()
-    phase = tilted._phase(each, masses, count)
-    spectrum, errors = tilted._spectrum([phase], points)
-    with mp.workdps(50):
-        weights = [mp.mpf(float(mass)) for mass in phase.masses]
-        total = mp.fsum(weights)
-        for frequency in (0, 1, 2, 7, 24, 47, 48):
-            turn = -2j * mp.pi * frequency / points
-            exact = mp.fsum(
-                w / total * mp.exp(turn * int(place))
-                for w, place in zip(weights, phase.places, strict=True)
-            )
-            slack = 4 * count * 2.0**-52 * float(abs(exact**count))
-            assert abs(mp.mpc(spectrum[frequency]) - exact**count) <= errors[frequency] + slack
 
 
 def test_many_rare_steps_keep_their_digits():

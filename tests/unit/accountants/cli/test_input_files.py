@@ -18,7 +18,8 @@ from accountants.errors import (
     LedgerMissingError,
     UnsupportedAnalysisError,
 )
-from accountants.events import Laplace, event_to_json
+from accountants.event_json import event_to_json
+from accountants.events import Laplace
 from accountants.ledger.ledger import Ledger
 from tests.unit.accountants.command_line import (
     ADD,

@@ -15,14 +15,15 @@ from accountants.cli.printing import (
     RELATIONS,
     UNIT,
     assumptions,
-    claim,
+    basis,
     plain,
     print_rows,
     rounded_down,
     rounded_up,
     show,
 )
-from accountants.events import Gaussian, event_to_json
+from accountants.event_json import event_to_json
+from accountants.events import Gaussian
 from accountants.guarantees import Neighbouring
 from tests.unit.accountants.command_line import rows, run_command
 
@@ -75,7 +76,7 @@ def test_the_fewest_digits_are_kept_that_are_safe():
 @pytest.mark.parametrize("relation", list(Neighbouring))
 def test_a_claim_says_what_it_rests_on(relation):
     events = [Gaussian(noise_multiplier=2.0, steps=3), Gaussian(noise_multiplier=5.0)]
-    found = claim(iter(events), relation)
+    found = basis(iter(events), relation)
     assert found == {
         "events": [event_to_json(event) for event in events],
         "neighbouring": relation.value,
@@ -84,7 +85,7 @@ def test_a_claim_says_what_it_rests_on(relation):
         "unit": UNIT + "a person with k records is protected less",
         "assumes": ASSUMES,
     }
-    group = claim(events, relation, 7)
+    group = basis(events, relation, 7)
     assert group["group_size"] == 7
     assert group["neighbours"] == GROUPS[relation].format(7)
     assert "up to 7 units" in group["neighbours"]
@@ -96,7 +97,7 @@ def test_a_claim_says_what_it_rests_on(relation):
 
 @pytest.mark.parametrize("group_size", [1, 7])
 def test_rows_and_json_say_the_same(group_size):
-    record = claim([], Neighbouring.ZERO_OUT, group_size)
+    record = basis([], Neighbouring.ZERO_OUT, group_size)
     assert assumptions(Neighbouring.ZERO_OUT, group_size) == [
         ("neighbours", record["neighbours"] + " (zero_out)"),
         ("unit", record["unit"]),

@@ -3,11 +3,9 @@
 import fcntl
 import json
 import os
-import re
 import shutil
 import stat
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,6 @@ from accountants import (
     Ledger,
     LedgerCorruptError,
     LedgerError,
-    LedgerForeignError,
     LedgerMissingError,
     LedgerRolledBackError,
     LedgerStateError,
@@ -368,64 +365,6 @@ def test_ledgers_of_equal_names_in_two_places_are_two(path, opened, tmp_path):
     play(other, rounds=1)
     assert opened().events() == (RAN, RAN)
     assert opened(tmp_path / "demo" / "ledger").events() == (RAN,)
-
-
-# Words that were a mistake
-
-OTHER_WORDS = pytest.mark.parametrize(
-    "other", [{"unit": "one patient"}, {"neighbouring": Neighbouring.REPLACE_ONE}]
-)
-
-
-def removed_as_told(error):
-    """Remove the files that an error names; what they were."""
-    found = re.search(r"It counts no release: .* remove (.*), and open it again$", str(error))
-    files = [Path(name) for name in found[1].split(", ")]
-    for file in files:
-        file.unlink()
-    return files
-
-
-@OTHER_WORDS
-@pytest.mark.parametrize("with_second", [True, False])
-def test_an_unused_ledger_gives_way_to_other_words(path, second, other, with_second):
-    anchors = second if with_second else None
-    mistaken = Ledger.open_or_create(path, **OWNER | other, anchors=anchors)
-    with pytest.raises(LedgerForeignError, match="it was created with") as refused:
-        Ledger.open_or_create(path, **OWNER, anchors=anchors)
-    kept = [*(second.folder / "ledgers").glob("*.json"), *(second.folder / "paths").glob("*")]
-    assert len(kept) == (2 if with_second else 0)
-    assert removed_as_told(refused.value) == [path, *kept]
-    right = Ledger.open_or_create(path, **OWNER, anchors=anchors)
-    play(right, rounds=2)
-    assert Ledger.open(path, **OWNER, anchors=anchors).events() == (RAN, RAN)
-    with pytest.raises(LedgerForeignError):
-        mistaken.reserve("late", 0, [PLANNED], always)
-    if with_second:
-        assert second.find(right.id).anchor == right.anchor()
-        assert second.find(mistaken.id) is None
-
-
-@OTHER_WORDS
-def test_a_ledger_that_counts_something_gives_way_to_nothing(path, opened, second, other):
-    """Not even what was reserved and never committed."""
-    opened().reserve("a", 0, [PLANNED], always)
-    with pytest.raises(LedgerForeignError, match="it was created with$"):
-        Ledger.open_or_create(path, **OWNER | other, anchors=second)
-
-
-@OTHER_WORDS
-def test_an_empty_copy_that_was_put_back_gives_way_to_nothing(path, opened, second, other):
-    ledger = opened()
-    empty = path.read_bytes()
-    play(ledger)
-    path.write_bytes(empty)
-    with pytest.raises(LedgerRolledBackError, match="at least the 7 entries"):
-        Ledger.open_or_create(path, **OWNER | other, anchors=second)
-    path.unlink()
-    Ledger.create(path, **OWNER)
-    with pytest.raises(LedgerRolledBackError, match="was replaced by another"):
-        Ledger.open_or_create(path, **OWNER | other, anchors=second)
 
 
 # A second place that cannot be written

@@ -18,7 +18,7 @@ from accountants.errors import (
     LedgerStateError,
     UnsupportedAnalysisError,
 )
-from accountants.events import event_to_json
+from accountants.event_json import event_to_json
 from accountants.ledger.book import (
     Commit,
     Inheritance,

@@ -1,7 +1,6 @@
 """The ledger: what counts, what is refused, and what damage shows."""
 
 import os
-import shutil
 import threading
 
 import numpy as np
@@ -14,9 +13,7 @@ from accountants import (
     Ledger,
     LedgerCorruptError,
     LedgerError,
-    LedgerForeignError,
     LedgerMissingError,
-    LedgerRolledBackError,
     LedgerStateError,
     Neighbouring,
     PoissonGaussian,
@@ -211,28 +208,6 @@ def test_open_or_create_makes_the_first(path):
     assert path.exists()
 
 
-@pytest.mark.parametrize("field", ["client", "dataset"])
-def test_a_foreign_ledger_is_refused(path, ledger, field):
-    with pytest.raises(LedgerForeignError, match=f"the {field} 'other'"):
-        Ledger.open(path, **OWNER | {field: "other"})
-    with pytest.raises(LedgerForeignError):
-        Ledger.open_or_create(path, **OWNER | {field: "other"})
-
-
-@pytest.mark.parametrize(
-    ("field", "other"), [("unit", "one patient"), ("neighbouring", "replace_one")]
-)
-def test_another_unit_or_relation_on_the_same_data_is_refused(path, ledger, field, other):
-    play(ledger)
-    for use in (Ledger.open, Ledger.open_or_create):
-        with pytest.raises(LedgerForeignError, match="says nothing about another; use the") as no:
-            use(path, **OWNER | {field: other})
-        assert f"the {field} it was created with, {OWNER[field]!r}, and not {other!r}" in str(
-            no.value
-        )
-    assert len(Ledger.open(path, **OWNER).events()) == 3
-
-
 def test_two_ledgers_of_equal_names_have_different_ids(path, ledger):
     other = Ledger.create(path.with_name("other"), **OWNER)
     assert other.identity == ledger.identity
@@ -241,14 +216,6 @@ def test_two_ledgers_of_equal_names_have_different_ids(path, ledger):
         assert set(each.id) <= set("0123456789abcdef")
         assert len(each.id) == 32
         assert each.export()["id"] == Ledger.open(each.path, **OWNER).id == each.id
-
-
-def test_a_ledger_replaced_by_one_of_equal_names_under_a_running_process_shows(path, ledger):
-    other = Ledger.create(path.with_name("other"), **OWNER)
-    play(other)
-    os.replace(other.path, path)
-    with pytest.raises(LedgerRolledBackError, match=f"id {ledger.id}, and has the id {other.id}"):
-        ledger.reserve("a", 0, [STEP], always)
 
 
 def test_a_moved_ledger_goes_on(path, ledger, tmp_path):
@@ -305,12 +272,3 @@ def test_inspecting_refuses_what_is_no_whole_ledger(path, ledger):
     edit(path, ("DELETE FROM outbox",))
     with pytest.raises(LedgerCorruptError, match="bytes of the last commit"):
         Ledger.inspect(path)
-
-
-@pytest.mark.parametrize("use", [Ledger.events, Ledger.anchor, Ledger.verify, Ledger.export])
-def test_a_running_process_notices_an_older_copy_by_itself(path, ledger, tmp_path, use):
-    shutil.copy(path, tmp_path / "backup")
-    play(ledger, rounds=1)
-    shutil.copy(tmp_path / "backup", path)
-    with pytest.raises(LedgerRolledBackError):
-        use(ledger)

@@ -431,3 +431,23 @@ def test_damage_that_no_entry_shows_is_seen(file):
     assert held(file) == [FIRST]
     with pytest.raises(LedgerCorruptError, match="SQLite reports .*restore a copy"):
         storage.verified_book(file)
+
+
+def test_a_new_ledger_and_its_folders_survive_a_power_cut(tmp_path, monkeypatch):
+    """Each folder with a new name in it is synced, after the name is there."""
+    path = tmp_path / "new" / "deep" / "ledger"
+    names = {folder.parent: folder for folder in (path, *path.parents[:2])}
+    synced, fsync = [], os.fsync
+
+    def watch(descriptor):
+        inode = os.fstat(descriptor).st_ino
+        synced.extend(
+            folder
+            for folder, name in names.items()
+            if name.exists() and folder.stat().st_ino == inode
+        )
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    Ledger.create(path, **OWNER)
+    assert synced == [tmp_path, tmp_path / "new", tmp_path / "new" / "deep"]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from accountants.analyses import gaussian, tuning
+from accountants.analyses import discretisation, gaussian
+from accountants.analyses.cells import Sketch
 from accountants.analyses.lattices import NormalStep
-from accountants.analyses.pairs import MixturePair, Sketch
+from accountants.analyses.pairs import MixturePair
 
 
 def coin(loss):
@@ -27,7 +28,7 @@ def shift_of(sigma, tail=1e-300):
 
 def moments(*parts, backward=False):
     sketches, counts = zip(*parts, strict=True)
-    return tuning.moments(sketches, counts, backward=backward)
+    return discretisation.moments(sketches, counts, backward=backward)
 
 
 # Moments
@@ -93,7 +94,7 @@ def test_the_tilt_for_delta_gives_the_best_renyi_bound(sigma, count, delta):
     tilts = np.geomspace(1e-4, 1e4, 100_001)
     saved = tilts * np.log(tilts) - (1 + tilts) * np.log1p(tilts)
     every = (tilts * (tilts + 1) * square / 2 - math.log(delta) + saved) / tilts
-    tilt, guess = tuning.tilt_for_delta(moments((shift_of(sigma), count)), delta)
+    tilt, guess = discretisation.tilt_for_delta(moments((shift_of(sigma), count)), delta)
     assert guess == pytest.approx(every.min(), rel=1e-4)
     assert tilt == pytest.approx(tilts[every.argmin()], rel=2e-2)
     assert guess >= gaussian.epsilon(math.sqrt(square), delta)[0] * (1 - 1e-6)
@@ -105,23 +106,25 @@ def test_the_tilt_for_epsilon_puts_it_in_the_middle(sigma, count, tilt):
     """Under tilt t the loss of a Gaussian has mean mu^2 (1/2 + t)."""
     square = count / sigma**2
     found = moments((shift_of(sigma), count))
-    assert tuning.tilt_for_epsilon(found, square * (0.5 + tilt)) == pytest.approx(tilt, rel=1e-5)
+    assert discretisation.tilt_for_epsilon(found, square * (0.5 + tilt)) == pytest.approx(
+        tilt, rel=1e-5
+    )
 
 
 def test_a_tilt_out_of_range_ends_at_the_range():
     found = moments((coin(0.8), 5))
-    smallest, largest = (math.exp(end) for end in tuning._log_range(found))
-    assert tuning.tilt_for_epsilon(found, 0.0) == pytest.approx(smallest, rel=1e-5)
-    assert tuning.tilt_for_epsilon(found, 100.0) == pytest.approx(largest, rel=1e-5)
+    smallest, largest = (math.exp(end) for end in discretisation._log_range(found))
+    assert discretisation.tilt_for_epsilon(found, 0.0) == pytest.approx(smallest, rel=1e-5)
+    assert discretisation.tilt_for_epsilon(found, 100.0) == pytest.approx(largest, rel=1e-5)
     scale = math.sqrt(5) * 0.8
     assert (smallest, largest) == pytest.approx((1e-4 / scale, 1e3))
     quiet = moments((coin(0.01), 1))
-    assert [math.exp(end) for end in tuning._log_range(quiet)] == pytest.approx([1e-4, 1e5])
+    assert [math.exp(end) for end in discretisation._log_range(quiet)] == pytest.approx([1e-4, 1e5])
 
 
 def test_the_smallest_place_of_a_dip_is_found():
     for place in (-1.0, -0.4, 0.3, 2.0):
-        found = tuning._smallest(lambda x, place=place: (x - place) ** 2, -1.0, 2.0)
+        found = discretisation._smallest(lambda x, place=place: (x - place) ** 2, -1.0, 2.0)
         assert found == pytest.approx(place, abs=1e-4)
 
 
@@ -136,14 +139,14 @@ def test_the_smallest_place_of_a_dip_is_found():
     ],
 )
 def test_the_step_is_as_wide_as_the_gap_allows(tilt, epsilon, steps, gap, step):
-    assert tuning.grid_step(tilt, epsilon, steps, gap) == pytest.approx(step, rel=1e-12)
+    assert discretisation.grid_step(tilt, epsilon, steps, gap) == pytest.approx(step, rel=1e-12)
 
 
 def test_a_window_holds_nearly_all_of_a_gaussian_and_little_more():
     """Under tilt t the loss is N(mu^2 (1/2 + t), mu^2): 1e-10 is 6.4 deviations away."""
     found, mu, tilt = moments((shift_of(2.0), 9)), 1.5, 1.2
     epsilon = mu * mu * (0.5 + tilt)
-    window = tuning.window(found, tilt, epsilon, 1e-3, 1e-4)
+    window = discretisation.window(found, tilt, epsilon, 1e-3, 1e-4)
     middle = mu * mu * (0.5 + window.tilt)
     low, high = ((window.low - middle) / mu, (window.high - middle) / mu)
     assert norm.cdf(low) < 1e-10
@@ -170,7 +173,7 @@ def test_a_window_leaves_out_less_than_it_may(count, tilt):
     found = moments((LOPSIDED, count))
     epsilon = found.mean_and_deviation(tilt)[0]
     delta = 1e-3 * math.exp(found.log_moment(tilt) - tilt * epsilon)
-    window = tuning.window(found, tilt, epsilon, delta, 0.25)
+    window = discretisation.window(found, tilt, epsilon, delta, 0.25)
     losses, masses = tilted_losses(LOPSIDED, count, window.tilt)
     outside = masses[(losses < window.low) | (losses > window.high)].sum()
     share = delta * math.exp(window.tilt * epsilon - found.log_moment(window.tilt))
@@ -181,7 +184,9 @@ def test_a_window_leaves_out_less_than_it_may(count, tilt):
 def test_a_window_has_room_for_the_steps_of_the_grid():
     """Each of nine runs may be off by a step."""
     found = moments((shift_of(2.0), 9))
-    fine, coarse = (tuning._window_at(found, 1.2, math.log(0.1), step) for step in (1e-4, 0.01))
+    fine, coarse = (
+        discretisation._window_at(found, 1.2, math.log(0.1), step) for step in (1e-4, 0.01)
+    )
     wider = (2 + 2 * math.sqrt(9)) * (0.01 - 1e-4)
     assert fine.low - coarse.low == pytest.approx(wider, rel=1e-9)
     assert coarse.high - fine.high == pytest.approx(wider, rel=1e-9)
@@ -190,10 +195,10 @@ def test_a_window_has_room_for_the_steps_of_the_grid():
 def test_where_few_large_losses_decide_a_smaller_tilt_has_a_shorter_window():
     rare = NormalStep(MixturePair((1 - 1e-4, 1e-4), 0.4)).sketch(1e-12)
     found = moments((rare, 100))
-    tilt, epsilon = tuning.tilt_for_delta(found, 1e-4)
-    share = tuning._share(found, tilt, epsilon, 1e-4)
-    middle = tuning._window_at(found, tilt, share, 1e-4)
-    window = tuning.window(found, tilt, epsilon, 1e-4, 1e-4)
+    tilt, epsilon = discretisation.tilt_for_delta(found, 1e-4)
+    share = discretisation._share(found, tilt, epsilon, 1e-4)
+    middle = discretisation._window_at(found, tilt, share, 1e-4)
+    window = discretisation.window(found, tilt, epsilon, 1e-4, 1e-4)
     assert window.tilt < tilt
     assert window.high - window.low < 0.7 * (middle.high - middle.low)
 
@@ -202,19 +207,21 @@ def test_rounding_forbids_a_smaller_tilt_where_delta_is_tiny():
     """Masses at a smaller tilt would be rounded by more than counts beside a delta of 1e-20."""
     rare = NormalStep(MixturePair((1 - 1e-4, 1e-4), 0.4)).sketch(1e-60)
     found = moments((rare, 100))
-    tilt, epsilon = tuning.tilt_for_delta(found, 1e-20)
+    tilt, epsilon = discretisation.tilt_for_delta(found, 1e-20)
     here, lower = (
-        tuning._window_at(found, each, tuning._share(found, each, epsilon, 1e-20), 1e-4)
+        discretisation._window_at(
+            found, each, discretisation._share(found, each, epsilon, 1e-20), 1e-4
+        )
         for each in (tilt, 0.7 * tilt)
     )
     assert lower.high - lower.low < 0.5 * (here.high - here.low)
-    assert tuning.window(found, tilt, epsilon, 1e-20, 1e-4) == here
+    assert discretisation.window(found, tilt, epsilon, 1e-20, 1e-4) == here
 
 
 @pytest.mark.parametrize(
     ("share", "expected"), [(0.0, 1e-10), (-10.0, 1e-10), (-20.0, None), (-40.0, 1e-15)]
 )
 def test_what_may_lie_outside_is_a_share_of_what_counts(share, expected):
-    found = math.exp(tuning._outside(share))
+    found = math.exp(discretisation._outside(share))
     wanted = 1e-4 * math.exp(share) if expected is None else expected
     assert found == pytest.approx(wanted, rel=1e-12, abs=0)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from accountants.analyses.cells import WIDEST_LOSS, Cells, Grid, Sketch
+from accountants.analyses.floats import ULP, Floats
 from accountants.analyses.lattices import Discretised, Fineness, Lattice, dominated, dominating
-from accountants.analyses.pairs import ULP, WIDEST_LOSS, Cells, Floats, Grid, Sketch
 
 _ROUNDING = 16 * ULP
 _FIRST_CELL = 1.4

@@ -1,4 +1,4 @@
-"""Where to look and how finely: the tilt, the grid step and the window for a composition.
+"""How to discretise a composition: the tilt, the grid step and the window.
 
 All of this is estimated from sketches of a hundred points per mechanism. No bound rests on it: a
 bad choice gives a wide interval, never a wrong one.
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from accountants.analyses.pairs import Floats, Sketch
+from accountants.analyses.cells import Sketch
+from accountants.analyses.floats import Floats
 from accountants.analyses.tilted import Window
 
 # The share of delta, and the most and the least of the tilted mass, that may lie outside a window.
@@ -38,19 +39,19 @@ class Moments:
     Attributes:
         logs: log masses, shape (mechanisms, points), padded with -infinity.
         losses: shape (mechanisms, points).
-        steps: how often each mechanism runs, shape (mechanisms,).
+        counts: how often each mechanism runs, shape (mechanisms,).
     """
 
     logs: Floats
     losses: Floats
-    steps: Floats
+    counts: Floats
 
     def log_moment(self, tilt: float) -> float:
         """K(tilt)."""
         exponents = self.logs + tilt * self.losses
         top = np.max(exponents, axis=1, keepdims=True)
         sums = np.log(np.exp(exponents - top).sum(axis=1)) + top[:, 0]
-        return float(self.steps @ sums)
+        return float(self.counts @ sums)
 
     def mean_and_deviation(self, tilt: float) -> tuple[float, float]:
         """Mean and standard deviation of the composed loss under the tilt: K', sqrt(K'')."""
@@ -59,17 +60,17 @@ class Moments:
         weights /= weights.sum(axis=1, keepdims=True)
         means = (weights * self.losses).sum(axis=1)
         squares = (weights * (self.losses - means[:, None]) ** 2).sum(axis=1)
-        return float(self.steps @ means), math.sqrt(float(self.steps @ squares))
+        return float(self.counts @ means), math.sqrt(float(self.counts @ squares))
 
     def second_moment(self, tilt: float) -> float:
         """Sum over all runs of the mean square of the loss under the tilt."""
         exponents = self.logs + tilt * self.losses
         weights = np.exp(exponents - np.max(exponents, axis=1, keepdims=True))
         squares = (weights * self.losses**2).sum(axis=1) / weights.sum(axis=1)
-        return float(self.steps @ squares)
+        return float(self.counts @ squares)
 
 
-def moments(sketches: Sequence[Sketch], steps: Sequence[int], *, backward: bool) -> Moments:
+def moments(sketches: Sequence[Sketch], counts: Sequence[int], *, backward: bool) -> Moments:
     """The moments of a composition, in one direction."""
     longest = max(len(each.losses) for each in sketches)
     logs = np.full((len(sketches), longest), -np.inf)
@@ -78,7 +79,7 @@ def moments(sketches: Sequence[Sketch], steps: Sequence[int], *, backward: bool)
         used = slice(0, len(each.losses))
         logs[row, used] = each.log_q if backward else each.log_p
         losses[row, used] = -each.losses if backward else each.losses
-    return Moments(logs, losses, np.array(steps, dtype=np.float64))
+    return Moments(logs, losses, np.array(counts, dtype=np.float64))
 
 
 def tilt_for_delta(found: Moments, delta: float) -> tuple[float, float]:
@@ -118,9 +119,9 @@ def _log_range(found: Moments) -> tuple[float, float]:
     return math.log(_SMALLEST_TILT / max(scale, 1.0)), math.log(_LARGEST_TILT / min(scale, 1.0))
 
 
-def grid_step(tilt: float, epsilon: float, steps: int, relative_gap: float) -> float:
+def grid_step(tilt: float, epsilon: float, runs: int, relative_gap: float) -> float:
     """The step h for which the bounds come out `relative_gap` apart: T h^2 (t + 1) / 4."""
-    return min(math.sqrt(4 * relative_gap * epsilon / (steps * (tilt + 1))), 0.3 / (tilt + 1))
+    return min(math.sqrt(4 * relative_gap * epsilon / (runs * (tilt + 1))), 0.3 / (tilt + 1))
 
 
 def window(found: Moments, tilt: float, epsilon: float, delta: float, step: float) -> Window:
@@ -169,7 +170,7 @@ def _window_at(found: Moments, tilt: float, share: float, step: float) -> Window
     here, needed = found.log_moment(tilt), -_outside(share)
     shifts = _SHIFTS / deviation
     shifts = shifts[shifts * step <= max(_COARSEST_SHIFT, shifts[0] * step)]
-    margin = (2 + 2 * math.sqrt(float(found.steps.sum()))) * step
+    margin = (2 + 2 * math.sqrt(float(found.counts.sum()))) * step
     highs = [(found.log_moment(tilt + s) - here + needed) / s for s in shifts]
     lows = [(here - found.log_moment(tilt - s) - needed) / s for s in shifts]
     up, down = int(np.argmin(highs)), int(np.argmax(lows))

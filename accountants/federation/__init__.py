@@ -1,1 +1,0 @@
-"""Epsilon for every client of a federation: `FederatedAccountant`."""
