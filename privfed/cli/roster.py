@@ -69,7 +69,7 @@ def identity(
     from privfed.storage.private_files import write_new
 
     _require_aggregator(role, hosts, days)
-    has_transport = role != Role.AUTHORITY
+    has_transport = Role(role) is not Role.AUTHORITY
     pem, transport_key = new_transport_key() if has_transport else (b"", b"")
     made = Identity.generate(name, Role(role), transport_key)
     beside = {}
@@ -98,7 +98,7 @@ def identity(
         )
     if hosts:
         _say_certificate(paths[CERTIFICATE_SUFFIX])
-    elif role == Role.AGGREGATOR:
+    elif Role(role) is Role.AGGREGATOR:
         _say(f"No certificate yet: `privfed roster certificate {out} --host HOST` makes one.")
     if made.party.role is Role.AUTHORITY:
         _say(f"public:  {public}\n  Hand it to every party; they check rosters with it.")

@@ -17,7 +17,8 @@ MAGIC = b"PRIVFED\x05"
 DOMAIN = b"privfed message 5\n"
 ROSTER_DOMAIN = b"privfed roster 2\n"
 GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
-STATEMENT_KEYS = {"schema", "run", "round", "sender", "kind", "manifest", "blobs"}
+STATEMENT = {"schema": int, "run": str, "round": int, "sender": str, "kind": str,
+             "manifest": dict, "blobs": list}  # fmt: skip
 
 
 def canonical(value):
@@ -55,28 +56,22 @@ def well_formed(raw):
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
-    if not exact or not isinstance(value, dict) or set(value) != STATEMENT_KEYS:
+    if not exact or not isinstance(value, dict):
         return None
-    if type(value["schema"]) is not int or value["schema"] != 5:
+    if {key: type(inner) for key, inner in value.items()} != STATEMENT:
         return None
-    if type(value["round"]) is not int or value["round"] < 0:
+    if value["schema"] != 5 or value["round"] < 0:
         return None
-    if not all(isinstance(value[key], str) for key in ("run", "sender", "kind")):
-        return None
-    if not isinstance(value["manifest"], dict) or not isinstance(value["blobs"], list):
-        return None
-    blobs, at, names = {}, 8, []
+    blobs, at = {}, 8
     for entry in value["blobs"]:
-        if not isinstance(entry, list) or len(entry) != 3 or not isinstance(entry[0], str):
+        if not isinstance(entry, list) or list(map(type, entry)) != [str, int, str]:
             return None
         name, size, digest = entry
-        if type(size) is not int or not 0 <= size <= start - at:
-            return None
         blobs[name] = raw[at : at + size]
-        if hashlib.sha256(blobs[name]).hexdigest() != digest:
+        if size < 0 or hashlib.sha256(blobs[name]).hexdigest() != digest:
             return None
         at += size
-        names.append(name)
+    names = [entry[0] for entry in value["blobs"]]
     if at != start or names != sorted(set(names)):
         return None
     return Parsed(value, blobs, raw[-64:], text)
@@ -152,16 +147,9 @@ def agreement_to(listed):
     return {"listing": hashlib.sha256(canonical(listed)).hexdigest()}
 
 
-def stated_sender(raw):
-    """The sender that a message names, if it can still be found."""
+def stated(raw, key):
+    """The sender or kind that a message names, if it can still be found."""
     try:
-        return Draft.of(raw).value["sender"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def stated_kind(raw):
-    try:
-        return Draft.of(raw).value["kind"]
+        return Draft.of(raw).value[key]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

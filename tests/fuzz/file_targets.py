@@ -1,4 +1,4 @@
-"""What anybody reads from a file or a pipe: rosters, identities, frames, wrapped keys."""
+"""What anybody reads without a state: envelopes, rosters, identities, frames, wrapped keys."""
 
 import hashlib
 import json
@@ -17,31 +17,37 @@ from privfed.identity.keys import Identity, Party
 from privfed.identity.roster import Roster
 from privfed.protocol import streams
 from privfed.protocol.contributions import Contribution
-from tests.fuzz.byte_mutators import BYTE_STEPS
-from tests.fuzz.envelopes import ROSTER_DOMAIN, canonical, no_repeats, signed_by
+from privfed.protocol.envelopes import Envelope
+from tests.fuzz.envelopes import MAGIC, ROSTER_DOMAIN, canonical, no_repeats, signed_by, well_formed
 from tests.fuzz.holder_targets import Trickle
-from tests.fuzz.protocol_mutators import JSON_STEPS
+from tests.fuzz.recipes import BYTES, DOCUMENT, EVERYTHING
 from tests.fuzz.target import Target
 
 
 class FileTarget(Target):
-    """Reads one JSON document or another whole file."""
+    """A function that reads bytes, and one that says what is wrong with what was read."""
 
-    steps = JSON_STEPS
-
-    def __init__(self, world, base, read, judge, errors=(MessageError,), steps=None):
-        self.read, self.judge_bytes = read, judge
-        self.errors, self.steps = errors, steps or self.steps
-        super().__init__(world, base, [base], base)
-
-    def feed(self, raw):
-        return self.read(raw)
-
-    def judge(self, raw, result):
-        return self.judge_bytes(raw, result)
+    def __init__(self, world, valid, read, judge, steps=DOCUMENT, errors=(MessageError,)):
+        self.feed, self.judge, self.steps, self.errors = read, judge, steps, errors
+        super().__init__(world, [valid], valid)
 
 
-def file_targets(world):
+def envelope_target(world):
+    """Reads any envelope; signatures are not its business."""
+
+    def judge(raw, envelope):
+        parsed = well_formed(raw)
+        if parsed is None:
+            return "it is not well-formed"
+        same = {name: bytes(blob) for name, blob in envelope.blobs.items()} == parsed.blobs
+        return None if same and envelope.signature == raw[-64:] else "it was read as another"
+
+    target = FileTarget(world, "shared/sum", Envelope.from_bytes, judge, EVERYTHING)
+    target.bases = sorted(name for name, raw in world.messages.items() if raw.startswith(MAGIC))
+    return target
+
+
+def identity_target(world):
     path = world.folder / "mutated.identity"
 
     def load(raw):
@@ -50,7 +56,7 @@ def file_targets(world):
             file.write(raw)
         return Identity.load(path)
 
-    def judge_identity(raw, _):
+    def judge(raw, _):
         body = raw[:-32]
         if hashlib.sha256(body).digest() != raw[-32:]:
             return "forged: its checksum is wrong"
@@ -64,14 +70,19 @@ def file_targets(world):
         fits = pair == (party["signing_key"], party["wrapping_key"])
         return None if whole and fits else "its keys do not belong together"
 
-    def judge_roster(raw, _):
+    return FileTarget(world, "identity", load, judge, errors=(MessageError, IdentityError))
+
+
+def roster_target(world):
+    key = world.authority.party.signing_key
+
+    def judge(raw, _):
         value = json.loads(raw, object_pairs_hook=no_repeats)
         content = {key: new for key, new in value.items() if key != "signature"}
         if canonical(value) + b"\n" != raw:
             return "it is not canonical"
         signature = bytes.fromhex(value["signature"])
-        message = ROSTER_DOMAIN + canonical(content)
-        if not signed_by(world.authority.party.signing_key, message, signature):
+        if not signed_by(key, ROSTER_DOMAIN + canonical(content), signature):
             return "forged: the authority did not sign it"
         if set(content) != {"schema", "federation", "parties", "authority"}:
             return "it has other fields"
@@ -81,58 +92,54 @@ def file_targets(world):
         distinct = len(set(names)) == len(names) and len(set(keys)) == len(keys)
         return None if names and distinct else "names or keys repeat"
 
-    def same_json(raw, result):
-        again = canonical(result.to_json())
-        return None if again == canonical(json.loads(raw)) else "it was read as another"
+    return FileTarget(world, "roster", lambda raw: Roster.from_bytes(raw, authority=key), judge)
 
-    def same_party(raw, party):
+
+def party_target(world):
+    def judge(raw, party):
         return None if canonical(party.to_json()) + b"\n" == raw else "it was read as another"
 
-    def judge_framed(raw, message):
+    return FileTarget(world, "party", Party.from_bytes, judge)
+
+
+def json_target(world, valid):
+    """Parameters, or a contribution, which other messages contain."""
+    kinds = {"parameters/ckks": CKKSParameters, "contribution": Contribution}
+
+    def read(raw):
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise MessageError("no JSON") from error
+        return kinds.get(valid, BFVParameters).from_json(value)
+
+    def judge(raw, result):
+        same = canonical(result.to_json()) == canonical(json.loads(raw))
+        return None if same else "it was read as another"
+
+    return FileTarget(world, valid, read, judge)
+
+
+def frame_target(world):
+    def read(raw):
+        return streams.receive(Trickle(raw), most=1 << 20)
+
+    def judge(raw, message):
         if message is None:
             return None if raw == b"" else "bytes were taken for the end"
         size = int.from_bytes(raw[:8], "little")
         fits = size <= 1 << 20 and message == raw[8 : 8 + size] and len(message) == size
         return None if len(raw) >= 8 and fits else "it was read as another"
 
-    def value_of(raw):
-        try:
-            return json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise MessageError("no JSON") from error
+    return FileTarget(world, "frame", read, judge, (BYTES,))
 
-    key = world.authority.party.signing_key
-    kinds = {"shared": BFVParameters, "holder": BFVParameters, "ckks": CKKSParameters}
-    north = world.identities["north"]
-    both = (MessageError, IdentityError)
-    yield FileTarget(
-        world, "roster", lambda raw: Roster.from_bytes(raw, authority=key), judge_roster
-    )
-    yield FileTarget(world, "identity", load, judge_identity, both)
-    yield FileTarget(world, "party", Party.from_bytes, same_party)
-    for kind, parameters in kinds.items():
-        yield FileTarget(
-            world,
-            f"parameters/{kind}",
-            lambda raw, read=parameters.from_json: read(value_of(raw)),
-            same_json,
-        )
-    yield FileTarget(
-        world, "contribution", lambda raw: Contribution.from_json(value_of(raw)), same_json
-    )
-    yield FileTarget(
-        world,
-        "frame",
-        lambda raw: streams.receive(Trickle(raw), most=1 << 20),
-        judge_framed,
-        steps=BYTE_STEPS,
-    )
-    yield FileTarget(
-        world,
-        "wrapped",
-        lambda raw: unwrap(raw, north, world.wrapping_context),
-        lambda raw, secret: None if raw == world.messages["wrapped"] and secret == world.secret
-        else "forged: others can wrap to this context unseen",
-        (EncryptionError,),
-        BYTE_STEPS,
-    )  # fmt: skip
+
+def wrapped_target(world):
+    def read(raw):
+        return unwrap(raw, world.identities["north"], world.wrapping_context)
+
+    def judge(raw, secret):
+        same = raw == world.messages["wrapped"] and secret == world.secret
+        return None if same else "forged: others can wrap to this context unseen"
+
+    return FileTarget(world, "wrapped", read, judge, (BYTES,), (EncryptionError,))

@@ -11,45 +11,39 @@ from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError, MessageError
 from privfed.parties.key_holder import serving
 from privfed.protocol.contributions import Contribution
-from privfed.protocol.envelopes import Envelope, envelope_bytes
+from privfed.protocol.envelopes import Envelope
 from privfed.protocol.terms import Terms
 from privfed.settings.encryption import Custody
-from tests.fuzz.byte_mutators import BYTE_STEPS
 from tests.fuzz.envelopes import Draft, canonical, well_formed
-from tests.fuzz.mutators import inner_message
-from tests.fuzz.protocol_mutators import STATEMENT_STEPS, SUM_STEPS, largest_parameters
+from tests.fuzz.protocol_mutators import largest_parameters
+from tests.fuzz.recipes import BYTES, EVERYTHING
 from tests.fuzz.target import MOST_SECONDS, Target
 from tests.fuzz.worlds import CLIENTS, LEDGER, HolderRound
+
+ANSWERED = {"open-round": ("round-key", "result"), "sum": ("challenge",), "answers": ("result",)}
+"""The kinds of reply to each kind of request."""
 
 
 class HolderTarget(Target):
     """The key holder in one of its states, asked directly or through its loop."""
 
     errors = (MessageError, EncryptionError)
-    steps = (*STATEMENT_STEPS, *SUM_STEPS, inner_message)
-    VALID: ClassVar = {
-        "new": "open-round",
-        "opened": "sum",
-        "committed": "answers",
-        "finished": "open-round",
-    }
+    steps = EVERYTHING
+    VALID: ClassVar = {"opened": "sum", "committed": "answers"}
 
     def __init__(self, world, state, served=False):
-        self.state, self.served = state, served
-        main = self.VALID[state]
-        bases = [f"holder/{main}"] * 4 + ["holder/open-round", "holder/sum", "holder/answers"]
+        self.state, self.served, self.made = state, served, None
+        main = f"holder/{self.VALID.get(state, 'open-round')}"
+        bases = [main] * 4 + ["holder/open-round"] * 3 + ["holder/sum", "holder/answers"]
         bases += ["holder/later/open-round", "holder/later/sum", "holder/update/east"]
-        name = f"{'serving.answer' if served else 'key_holder'}/{state}"
-        self.made = None
-        super().__init__(world, name, bases, f"holder/{main}")
+        super().__init__(world, bases, main)
 
     def renew(self):
         if self.made is not None:
             self.made.remove()
         self.made = HolderRound(self.world).played(self.state)
-        own = {f"holder/{name}": raw for name, raw in self.made.messages.items()}
         # Messages that this state has not seen yet come from the world: another key's.
-        self.messages = own
+        self.own_messages = self.made.named_messages()
 
     def feed(self, raw):
         if not self.served:
@@ -58,14 +52,14 @@ class HolderTarget(Target):
         parsed = self.judge_of.genuine(reply, ("holder",))
         if isinstance(parsed, str):
             raise AssertionError(f"its reply is wrong: {parsed}")
-        if parsed.value["kind"] == "refusal":
-            stated = parsed.value["manifest"]
-            if stated["of"] != hashlib.sha256(raw).hexdigest():
-                raise AssertionError("it refuses another message")
-            if re.match("(MessageError|EncryptionError): ", stated["reason"]):
-                raise MessageError(stated["reason"])
-            raise AssertionError(f"not a documented reason: {stated['reason'][:200]}")
-        return reply
+        if parsed.value["kind"] != "refusal":
+            return reply
+        stated = parsed.value["manifest"]
+        if stated["of"] != hashlib.sha256(raw).hexdigest():
+            raise AssertionError("it refuses another message")
+        if re.match("(MessageError|EncryptionError): ", stated["reason"]):
+            raise MessageError(stated["reason"])
+        raise AssertionError(f"not a documented reason: {stated['reason'][:200]}")
 
     def judge(self, raw, reply):
         parsed = self.judge_of.genuine(raw, ("server",))
@@ -74,38 +68,37 @@ class HolderTarget(Target):
         answered = self.judge_of.genuine(reply, ("holder",))
         if isinstance(answered, str):
             return f"its reply is wrong: {answered}"
-        kinds = {"open-round": {"round-key", "result"}, "sum": {"challenge"}, "answers": {"result"}}
-        if answered.value["kind"] not in kinds.get(parsed.value["kind"], ()):
+        kind = parsed.value["kind"]
+        if answered.value["kind"] not in ANSWERED.get(kind, ()):
             return "a message of another kind was answered"
-        if parsed.value["kind"] == "open-round":
+        if kind == "open-round":
             return self._judge_opening(parsed, answered)
-        if parsed.value["kind"] == "sum":
-            names = self.judge_of.sum("holder", raw, self.made.terms)
-            return names if isinstance(names, str) else None
-        return self._judge_answers(parsed, reply)
+        if kind == "answers":
+            return self._judge_answers(parsed, reply)
+        names = self.judge_of.sum("holder", raw, self.made.terms)
+        return names if isinstance(names, str) else None
 
     def _judge_opening(self, parsed, answered):
-        manifest = parsed.value["manifest"]
+        value, manifest = parsed.value, parsed.value["manifest"]
         if manifest.get("roster") != self.world.roster.digest().hex():
             return "another roster"
         if parsed.blobs:
             return "its structure: a request to open a round has no blobs"
-        if parsed.value["round"] < 1:
+        if value["round"] < 1:
             return "rounds are counted from 1"
         theirs = manifest.get("encryption")
-        sizes = {k: theirs[k] for k in ("num_clients", "bits", "num_params")}
-        expected = derive(custody=Custody.KEY_HOLDER, **sizes).to_json()
-        if canonical(theirs) != canonical(expected):
+        sizes = {key: theirs[key] for key in ("num_clients", "bits", "num_params")}
+        if canonical(theirs) != canonical(derive(custody=Custody.KEY_HOLDER, **sizes).to_json()):
             return "its parameters are not derived"
-        if self.state == "finished" and parsed.value["run"] == "fuzzed":
-            same = canonical(manifest) == canonical(dict(self.made.agreed.manifest))
-            if parsed.value["round"] < 1 or (parsed.value["round"] == 1 and not same):
-                return "the finished round was opened again"
-        own = {} if answered.value["kind"] == "result" else {"key_id", "software"}
-        stated = {k: v for k, v in answered.value["manifest"].items() if k not in own}
-        if own and canonical(stated) != canonical(
-            {k: v for k, v in manifest.items() if k not in own}
-        ):
+        again = self.state == "finished" and (value["run"], value["round"]) == ("fuzzed", 1)
+        if again and canonical(manifest) != canonical(dict(self.made.agreed.manifest)):
+            return "the finished round was opened again"
+        own = {"key_id", "software"}
+        states = [
+            canonical({key: new for key, new in each.items() if key not in own})
+            for each in (manifest, answered.value["manifest"])
+        ]
+        if answered.value["kind"] == "round-key" and states[0] != states[1]:
             return "the round key states other terms"
         return None
 
@@ -117,26 +110,24 @@ class HolderTarget(Target):
             return "its terms are others, or it states more than is documented"
         if self.state != "committed" or sorted(parsed.blobs) != list(CLIENTS):
             return "nothing was committed, or others answered"
-        challenge = well_formed(self.made.messages["challenge"])
+        challenge = well_formed(self.made.messages["challenge"]).text
+        own = {"challenge", "values"}
         for name, raw in parsed.blobs.items():
-            own = {"challenge", "values"}
             answer = self.judge_of.message(
                 raw, senders=(name,), kind="answer", terms=terms, own=own, blobs=()
             )
             if isinstance(answer, str):
                 return f"an answer: {answer}"
-            stated = answer.value["manifest"]
-            if stated["challenge"] != hashlib.sha256(challenge.text).hexdigest():
+            if answer.value["manifest"]["challenge"] != hashlib.sha256(challenge).hexdigest():
                 return "an answer to another challenge"
-        cipher = self.world.cipher("holder")
-        opened = cipher.open(terms, reply)
+        opened = self.world.cipher("holder").open(terms, reply)
         exact = np.array_equal(opened.values, self.world.exact(opened.contributors))
         return None if exact else "it decrypted to a wrong sum"
 
     def recovered(self, raw, error):
         if self.state == "committed" and "it is not decrypted" in str(error):
             self.made.commit()  # one guess per challenge: the sum must be committed again
-            self.messages |= {f"holder/{n}": each for n, each in self.made.messages.items()}
+            self.own_messages = self.made.named_messages()
 
 
 class HugeTarget(HolderTarget):
@@ -144,70 +135,55 @@ class HugeTarget(HolderTarget):
 
     def __init__(self, world):
         super().__init__(world, "new")
-        self.name, self.valid = "key_holder/huge", "holder/open-round"
         self.bases = ["holder/sum"] * 3 + ["holder/answers", "holder/open-round"]
 
     def renew(self):
         super().renew()
         made, world = self.made, self.world
-        huge = largest_parameters()
-        manifest = {**made.agreed.manifest, "encryption": huge.to_json()}
+        manifest = {**made.agreed.manifest, "encryption": largest_parameters().to_json()}
         agreed = Terms(run="fuzzed", round=1, manifest=manifest)
-        key = made.holder.receive(made.by_server(agreed, "open-round"))
+        key = made.holder.receive(world.by("server", "open-round", agreed))
         made.terms = Terms(run="fuzzed", round=1, manifest=Draft.of(key).value["manifest"])
-        listed = []
+        few, listed = {"ciphertexts": b"few"}, []
         for name in CLIENTS:
-            update = envelope_bytes(
-                world.identities[name].sign,
-                made.terms,
-                sender=name,
-                kind="update",
-                manifest={"ledger": LEDGER},
-                blobs={"ciphertexts": b"few"},
-            )
+            own = {"ledger": LEDGER}
+            update = world.by(name, "update", made.terms, manifest=own, blobs=few)
             listed.append(Contribution.of(Envelope.from_bytes(update)).to_json())
-        self.messages = {
-            "holder/open-round": made.by_server(world.terms("holder", number=2), "open-round"),
-            "holder/sum": envelope_bytes(
-                world.identities["server"].sign,
-                made.terms,
-                sender="server",
-                kind="sum",
-                manifest={"contributions": listed},
-                blobs={"ciphertexts": b"few"},
-            ),
+        own, later = {"contributions": listed}, world.terms("holder", number=2)
+        self.own_messages = {
+            "holder/open-round": world.by("server", "open-round", later),
+            "holder/sum": world.by("server", "sum", made.terms, manifest=own, blobs=few),
         }
 
 
 class StreamTarget(Target):
     """`serving.serve`: a stream of messages; every whole one gets one signed answer."""
 
-    steps = BYTE_STEPS
+    steps = (BYTES,)
 
     def __init__(self, world):
-        super().__init__(world, "serving.serve", ["stream"], "stream")
+        super().__init__(world, ["stream"], "stream")
 
     def renew(self):
         self.made = HolderRound(self.world)
 
     def feed(self, raw):
-        sink = io.BytesIO()
-        self.sink = sink
-        serving.serve(self.made.holder, self.world.identities["holder"], Trickle(raw), sink)
-        return sink
+        self.sink = io.BytesIO()
+        holder, identity = self.made.holder, self.world.identities["holder"]
+        serving.serve(holder, identity, Trickle(raw), self.sink)
 
     def seconds(self, raw):
         return MOST_SECONDS * (1 + len(unframed(raw)[0]) // 1000)
 
-    def judge(self, raw, sink):
+    def judge(self, raw, _):
         asked, rest = unframed(raw)
-        return "a cut stream ended without a word" if rest else self._replies(asked, sink)
+        return "a cut stream ended without a word" if rest else self._judge_replies(asked)
 
     def judge_refusal(self, raw, error):
-        return self._replies(unframed(raw)[0], self.sink)
+        return self._judge_replies(unframed(raw)[0])
 
-    def _replies(self, asked, sink):
-        replies, rest = unframed(sink.getvalue())
+    def _judge_replies(self, asked):
+        replies, rest = unframed(self.sink.getvalue())
         if rest or len(replies) != len(asked):
             return f"{len(asked)} messages got {len(replies)} answers"
         wrong = [r for r in replies if isinstance(self.judge_of.genuine(r, ("holder",)), str)]

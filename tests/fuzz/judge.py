@@ -18,6 +18,13 @@ from tests.fuzz.envelopes import (
 )
 from tests.fuzz.worlds import ABSENT, CLIENTS, MIN_CLIENTS, PARAMS
 
+REPLIES = {
+    "round-key": ({"key_id", "software"}, {"public_key"}),
+    "challenge": ({"seed", "sum", "contributors"}, ()),
+    "result": ({"contributors"}, {"sums"}),
+}
+"""What the key holder's replies state beside the terms, and their blobs."""
+
 
 class Judge:
     """Says why a message must be refused, or None if it may be accepted."""
@@ -54,6 +61,22 @@ class Judge:
         if blobs is not None and set(parsed.blobs) != set(blobs):
             return f"it has other blobs than {sorted(blobs)}"
         return parsed
+
+    def reply(self, raw, kind, terms, also=()):
+        """The key holder's reply if it states what its kind must, otherwise the reason."""
+        own, blobs = REPLIES[kind]
+        return self.message(
+            raw, senders=("holder",), kind=kind, terms=terms, own={*own, *also}, blobs=blobs
+        )
+
+    def contributors(self, parsed):
+        """Why a challenge or result names nobody who could have contributed, or None."""
+        names = parsed.value["manifest"]["contributors"]
+        if not isinstance(names, list) or len(names) < MIN_CLIENTS:
+            return "it has too few contributors"
+        if any(name not in (*CLIENTS, ABSENT) for name in names) or names != sorted(set(names)):
+            return "its contributors are not different enrolled clients"
+        return None
 
     def update(self, kind, raw, terms):
         names = {"shared": {"ciphertexts", "seeds"}, "ckks": {"ciphertexts", "seeds"},
@@ -141,7 +164,7 @@ class Judge:
         return "forged: its client did not sign a contribution"
 
     def _signed(self, name, terms, kind, own, blobs, signature):
-        if not isinstance(signature, str) or len(signature) != 128:
+        if not isinstance(signature, str) or not re.fullmatch("[0-9a-f]{128}", signature):
             return False
         message = to_sign(terms, name, kind, own, blobs)
         return signed_by(self.world.keys[name], message, bytes.fromhex(signature))

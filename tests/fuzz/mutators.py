@@ -1,7 +1,6 @@
-"""From a recipe's steps to bytes: all mutators by name, who signs, and what is changed after that.
+"""From a recipe's steps to bytes: change a valid message, sign it as somebody, change it once more.
 
-`prepared` is the core: change a valid message, sign it as somebody, change it once more. Changes
-that need this themselves (a message inside a message, a signature) are here too.
+Changes that need this themselves (a message inside a message, a signature) are here too.
 """
 
 import faulthandler
@@ -10,41 +9,29 @@ import json
 import random
 
 from privfed.errors import EncryptionError, MessageError
-from tests.fuzz.byte_mutators import BYTE_STEPS, flip, oversized
-from tests.fuzz.envelopes import (
-    GROUP_ORDER,
-    MAGIC,
-    ROSTER_DOMAIN,
-    Draft,
-    canonical,
-    signed,
-    stated_sender,
-)
-from tests.fuzz.protocol_mutators import STATEMENT_STEPS, SUM_STEPS, picked
+from tests.fuzz import blob_mutators, byte_mutators, json_mutators, protocol_mutators
+from tests.fuzz.blob_mutators import picked
+from tests.fuzz.byte_mutators import flip
+from tests.fuzz.envelopes import GROUP_ORDER, MAGIC, ROSTER_DOMAIN, Draft, canonical, signed, stated
+
+NOTHING_LEFT = (
+    EncryptionError, MessageError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+    StopIteration, RecursionError, ArithmeticError,
+)  # fmt: skip
+"""What a step raises if an earlier one, or the form of the base, left nothing to work on."""
 
 
-def inner_message(data, chance, world, steps=None, signer=None, blob=None):
+def inner_message(data, chance, world, steps, signer, blob=None):
     """A change of a message inside a message, such as an answer among answers."""
     draft = Draft.of(data)
-    if not draft.blobs:
-        return data
-    index = picked(draft, chance, blob)
-    name, raw = draft.blobs[index]
-    if steps is None:
-        steps = [{"do": chance.choice(STATEMENT_STEPS).__name__, "seed": chance.randrange(1 << 30)}]
-        signer = chance.choice(["kept", "sender", "sender", "server", "stated"])
+    index, name, raw = picked(draft, chance, blob)
     draft.blobs[index] = (name, prepared(world, raw, steps, signer))
     return draft.to_bytes()
 
 
-def signature(data, chance, world, how=None):
+def signature(data, chance, world, how):
     """After all signing: the last 64 bytes."""
-    if len(data) < 64:
-        return data
     body, old = data[:-64], data[-64:]
-    how = how or chance.choice(
-        ["remove", "zero", "swap", "malleate", "noise", "digest", "identity"]
-    )
     if how == "remove":
         return body
     if how == "swap":
@@ -62,29 +49,12 @@ def signature(data, chance, world, how=None):
 
 
 def crash(data, chance, world):
-    """A native crash, to see that the runner notices."""
+    """A native crash, to see that it is noticed."""
     faulthandler._sigsegv()
 
 
-OTHER_STEPS = (inner_message, oversized, signature, crash)
-MUTATORS = {
-    change.__name__: change for change in (*BYTE_STEPS, *STATEMENT_STEPS, *SUM_STEPS, *OTHER_STEPS)
-}
-"""Every change by the name that it has in recipes."""
-
-
-def signer_of(world, raw, who):
-    """A function that signs: as a name, as who the message names, or as nobody enrolled."""
-    if who == "stranger":
-        return world.outsider.sign
-    if who in ("sender", "stated"):
-        who = stated_sender(raw)
-    known = world.identities.get(who) if isinstance(who, str) else None
-    return (known or world.outsider).sign
-
-
 def prepared(world, base, steps, signer, after=()):
-    """The bytes of a recipe."""
+    """The bytes of a recipe: change a valid message, sign it as somebody, change it once more."""
     raw = _changed(world, base, steps)
     if signer != "kept" and base.startswith(MAGIC):
         sign = signer_of(world, base if signer == "sender" else raw, signer)
@@ -96,25 +66,26 @@ def prepared(world, base, steps, signer, after=()):
     return _changed(world, raw, after)
 
 
+def signer_of(world, raw, who):
+    """A function that signs: as a name, as who the message names, or as nobody enrolled."""
+    who = stated(raw, "sender") if who in ("sender", "stated") else who
+    known = world.identities.get(who) if isinstance(who, str) else None
+    return (known or world.outsider).sign
+
+
+def mutator(name):
+    here = {"inner_message": inner_message, "signature": signature, "crash": crash}
+    modules = (byte_mutators, json_mutators, blob_mutators, protocol_mutators)
+    return here.get(name) or next(vars(each)[name] for each in modules if name in vars(each))
+
+
 def _changed(world, raw, steps):
     for step in steps:
         arguments = {key: value for key, value in step.items() if key not in ("do", "seed")}
         chance = random.Random(step.get("seed", 0))
         try:
-            raw = MUTATORS[step["do"]](raw, chance, world, **arguments)
-        except (
-            EncryptionError,
-            ValueError,
-            KeyError,
-            IndexError,
-            TypeError,
-            AttributeError,
-            StopIteration,
-            RecursionError,
-            ArithmeticError,
-            MessageError,
-        ):
-            # An earlier step left nothing that this one could work on.
+            raw = mutator(step["do"])(raw, chance, world, **arguments)
+        except NOTHING_LEFT:
             raw = flip(raw, chance, world)
     return raw
 

@@ -1,174 +1,154 @@
-"""The player: feeds recipes to all targets of one world, in this process, and counts.
+"""The player: feeds recipes to all targets of one world and says what is a defect.
 
 A message must be refused with a documented error or rightly accepted, in time, without a word on
 standard output or a swallowed failure in the log, and a refused one must leave the state as it was.
 """
 
+import json
 import logging
 import os
 import signal
-import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from functools import partial
+from pathlib import Path
 
-from tests.fuzz.recipes import built, targets_of
-from tests.fuzz.target import MOST_SECONDS
-from tests.fuzz.worlds import World
+from tests.fuzz import file_targets
+from tests.fuzz.holder_targets import HolderTarget, HugeTarget, StreamTarget
+from tests.fuzz.mutators import prepared
+from tests.fuzz.reply_targets import LinkTarget, ReplyTarget, UpdateAnswerTarget
+from tests.fuzz.round_targets import AggregatorTarget, KeyTarget, OpenTarget
+from tests.fuzz.worlds import HolderRound, World
+
+JSON = ("parameters/shared", "parameters/holder", "parameters/ckks", "contribution")
+TARGETS = {
+    "envelope": file_targets.envelope_target,
+    **{f"aggregator/{kind}": partial(AggregatorTarget, kind=kind)
+       for kind in ("shared", "holder", "ckks", "plain")},
+    **{f"open/{kind}": partial(OpenTarget, kind=kind) for kind in ("shared", "ckks", "plain")},
+    "open/shared/later": partial(OpenTarget, kind="shared", later=True),
+    **{f"receive_secret/{kind}": partial(KeyTarget, kind=kind) for kind in ("shared", "ckks")},
+    **{f"client/{step}": partial(ReplyTarget, step=step) for step in ReplyTarget.KINDS},
+    "client/answer/own update": UpdateAnswerTarget,
+    **{f"link/{step}": partial(LinkTarget, step=step) for step in LinkTarget.KINDS},
+    **{f"key_holder/{state}": partial(HolderTarget, state=state) for state in HolderRound.STATES},
+    **{f"serving.answer/{state}": partial(HolderTarget, state=state, served=True)
+       for state in ("new", "committed")},
+    "key_holder/huge": HugeTarget,
+    "serving.serve": StreamTarget,
+    "roster": file_targets.roster_target,
+    "identity": file_targets.identity_target,
+    "party": file_targets.party_target,
+    **{name: partial(file_targets.json_target, valid=name) for name in JSON},
+    "frame": file_targets.frame_target,
+    "wrapped": file_targets.wrapped_target,
+}  # fmt: skip
+"""Every entry point, made for a world."""
 
 REAL_PER_CPU = 10
-CHECK_EVERY = 40
 
 
 class TooSlowError(BaseException):
     """One message took more than its time; not an Exception, so that nothing swallows it."""
 
 
-@dataclass
-class Tally:
-    """What happened, by target."""
-
-    messages: int = 0
-    refused: Counter = field(default_factory=Counter)
-    accepted: Counter = field(default_factory=Counter)
-    resigned_accepted: Counter = field(default_factory=Counter)
-    checked: Counter = field(default_factory=Counter)
-    forgeries: int = 0
-    slowest: float = 0.0
-    growth: int = 0
-    defects: list = field(default_factory=list)
-    outcomes: list = field(default_factory=list)
-
-    def to_json(self):
-        names = sorted({*self.refused, *self.accepted})
-        counts = {
-            name: {
-                "refused": self.refused[name],
-                "accepted": self.accepted[name],
-                "accepted changed": self.resigned_accepted[name],
-                "state checked": self.checked[name],
-            }
-            for name in names
-        }
-        return {
-            "messages": self.messages,
-            "targets": counts,
-            "forgeries accepted": self.forgeries,
-            "slowest_s": round(self.slowest, 3),
-            "memory growth": self.growth,
-            "defects": self.defects,
-            "outcomes of the given": self.outcomes,
-        }
+class DefectError(AssertionError):
+    """A message was handled wrongly."""
 
 
-class _Logged(logging.Handler):
-    """The key holder's log: a traceback in it is a failure that its loop swallowed."""
+class Player(logging.Handler):
+    """Plays recipes; as a handler, it notes failures that the key holder's loop swallowed.
 
-    def __init__(self):
+    Attributes:
+        note: the file with the recipe that is played, which a native crash leaves behind.
+        counts: by target, how many messages were refused, accepted, and accepted though changed,
+            and how often it was seen to take its valid message after a refusal.
+    """
+
+    def __init__(self, folder):
         super().__init__()
-        self.failure = None
+        self.world, self.note = World(folder), Path(folder, "recipe.json")
+        self.targets, self.counts = {}, defaultdict(Counter)
+
+    def target(self, name):
+        if name not in self.targets:
+            self.targets[name] = TARGETS[name](self.world)
+        return self.targets[name]
 
     def emit(self, record):
         record.getMessage()
         if record.exc_info:
-            self.failure = record.exc_info[1]
+            self.swallowed = record.exc_info[1]
 
+    def play(self, recipe, check=True):
+        """Play one recipe: "refused" or "accepted".
 
-class Player:
-    """Plays recipes against all targets of one world."""
-
-    def __init__(self, folder, note=lambda recipe: None, printed=lambda: 0):
-        self.world = World(folder)
-        self.targets = targets_of(self.world)
-        self.tally = Tally()
-        self.note, self.printed = note, printed
-        self.log = _Logged()
-        logger = logging.getLogger("privfed.key_holder")
-        logger.addHandler(self.log)
-        logger.propagate = False
-        self.start_memory = None
-
-    def play(self, recipe, check=False):
-        """One recipe; returns "refused", "accepted", or the reason why it is a defect."""
-        target = self.targets[recipe["target"]]
-        self.note(recipe)
-        self.log.failure = None
-        raw = built(recipe, target, self.world)
-        self.tally.messages += 1
-        before, talk = target.print(), self.printed()
-        outcome, reason = self._fed(target, recipe, raw)
-        if self.log.failure is not None:
-            reason = reason or f"swallowed in the loop: {self.log.failure!r}"
-        if self.printed() != talk:
-            reason = reason or "something was printed"
-        if outcome == "refused" and target.print() != before:
-            reason = reason or "a refused message changed the state"
-        check = check or self.tally.refused[target.name] % CHECK_EVERY == 1
+        Raises:
+            DefectError: with the reason; `check` looks for harm to the state that came unseen.
+        """
+        target = self.target(recipe["target"])
+        self.note.write_text(json.dumps(recipe))
+        base = target.message(recipe["base"])
+        after = recipe.get("after", ())
+        raw = prepared(self.world, base, recipe["steps"], recipe["signer"], after)
+        outcome, reason = self._fed(target, raw)
+        counts = self.counts[recipe["target"]]
         if outcome == "refused" and check and reason is None:
             reason = self._still_works(target)
+            counts["state checked"] += 1
         if outcome != "refused" or reason:
             target.renew()
-        if self.tally.messages % 500 == 0:
-            self._weigh()
         if reason is not None:
-            self._defect(recipe, reason)
-            return reason
+            raise DefectError(f"{reason}: {json.dumps(recipe)}")
+        counts[outcome] += 1
+        counts["accepted changed"] += outcome == "accepted" and raw != base
         return outcome
 
-    def _fed(self, target, recipe, raw):
-        began = time.process_time()
+    def _fed(self, target, raw):
+        """How the target took it, and the reason why that is a defect."""
+        before, printed, self.swallowed = target.print(), printed_bytes(), None
+        log = logging.getLogger("privfed.key_holder")
+        log.addHandler(self)
         try:
-            result = _timed(target.feed, raw, target.seconds(raw))
-            outcome = "accepted"
+            result, outcome = timed(target.feed, raw, target.seconds(raw)), "accepted"
         except target.errors as error:
             result, outcome = error, "refused"
         except TooSlowError:
             return "slow", "it took too long"
-        except RecursionError as error:
-            return "failed", f"untyped: {error!r}"
         except Exception as error:  # noqa: BLE001 any other is what the fuzzer looks for
             return "failed", f"untyped: {error!r:.300}"
-        spent = time.process_time() - began
-        self.tally.slowest = max(self.tally.slowest, spent * MOST_SECONDS / target.seconds(raw))
-        if spent > target.seconds(raw):
-            return "slow", f"it took {spent:.1f} s"
-        return outcome, self._judged(target, recipe, raw, outcome, result)
-
-    def _judged(self, target, recipe, raw, outcome, result):
-        name = target.name
-        if outcome == "refused":
-            self.tally.refused[name] += 1
-            reason = target.judge_refusal(raw, result)
-            target.recovered(raw, result)
-            return reason
-        self.tally.accepted[name] += 1
-        changed = raw != target.message(recipe["base"])
-        self.tally.resigned_accepted[name] += changed
-        reason = target.judge(raw, result)
-        self.tally.forgeries += isinstance(reason, str) and "forged" in reason
-        return f"accepted, though {reason}" if reason else None
+        finally:
+            log.removeHandler(self)
+        if printed_bytes() != printed:
+            return outcome, "something was printed"
+        if self.swallowed is not None:
+            return outcome, f"swallowed in the loop: {self.swallowed!r}"
+        if outcome == "accepted":
+            reason = target.judge(raw, result)
+            return outcome, f"accepted, though {reason}" if reason else None
+        reason = target.judge_refusal(raw, result)
+        target.recovered(raw, result)
+        if target.print() != before:
+            reason = reason or "a refused message changed the state"
+        return outcome, reason
 
     def _still_works(self, target):
-        self.tally.checked[target.name] += 1
+        raw = target.message(target.valid)
         try:
-            result = target.feed(target.message(target.valid))
+            reason = target.judge(raw, target.feed(raw))
         except Exception as error:  # noqa: BLE001 whatever it is, the state is damaged
             return f"afterwards the valid message is refused: {error!r:.300}"
-        reason = target.judge(target.message(target.valid), result)
         target.renew()
         return f"afterwards the valid message is misread: {reason}" if reason else None
 
-    def _weigh(self):
-        with open("/proc/self/statm") as file:
-            memory = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        if self.start_memory is None:
-            self.start_memory = memory
-        self.tally.growth = max(self.tally.growth, memory - self.start_memory)
 
-    def _defect(self, recipe, reason):
-        self.tally.defects.append({**recipe, "why": reason})
+def printed_bytes():
+    """So much was written to standard output and error, where pytest catches them in files."""
+    return os.fstat(1).st_size + os.fstat(2).st_size
 
 
-def _timed(feed, raw, seconds):
+def timed(feed, raw, seconds):
+    """What `feed` returns, unless it takes more CPU time, or waits for very long."""
+
     def stop(number, frame):
         raise TooSlowError
 

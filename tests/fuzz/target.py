@@ -6,7 +6,7 @@ None. The entry points themselves are in the modules whose names end in `_target
 
 from privfed.errors import MessageError
 from tests.fuzz.judge import Judge
-from tests.fuzz.protocol_mutators import STATEMENT_STEPS
+from tests.fuzz.recipes import STATEMENT
 
 MOST_SECONDS = 2.0
 
@@ -15,20 +15,19 @@ class Target:
     """One entry point with its state.
 
     Attributes:
-        name: in recipes and counts.
         bases: names of the messages that it is meant for.
         valid: the one that it must accept at any time.
         errors: those it is documented to raise.
-        steps: mutators that fit its bytes.
+        steps: draws the changes that fit its bytes.
     """
 
     errors = (MessageError,)
-    steps = STATEMENT_STEPS
+    steps = STATEMENT
 
-    def __init__(self, world, name, bases, valid):
+    def __init__(self, world, bases, valid):
         self.world, self.judge_of = world, Judge(world)
-        self.name, self.bases, self.valid = name, bases, valid
-        self.messages = {}
+        self.bases, self.valid = bases, valid
+        self.own_messages = {}
         self.renew()
 
     def renew(self):
@@ -36,7 +35,7 @@ class Target:
 
     def message(self, name):
         """The base of that name; a target may have its own of a fresh key."""
-        return self.messages[name] if name in self.messages else self.world.messages[name]
+        return self.own_messages.get(name) or self.world.messages[name]
 
     def print(self):
         """What a refused message must leave as it was."""

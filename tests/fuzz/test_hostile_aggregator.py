@@ -11,13 +11,15 @@ import pytest
 
 from privfed import BFV, Custody, Plain
 from privfed.engines.simulation import Simulation
-from privfed.protocol.envelopes import Envelope, envelope_bytes, statement_of
+from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import ABSENT, REFUSAL, SUM
-from privfed.protocol.terms import Terms
 from privfed.storage.run_folder import RunFolder
+from tests.fuzz.byte_mutators import flip
+from tests.fuzz.envelopes import Draft, signed, stated
 
 VALUES = [None, True, -1, 0, 1, 2**63, 0.5, 1e308, "", "x" * 300, "00" * 32, [], {}, [[]], {"a": 1}]
 """What stands in the place of a value; none is one that a message of these runs states there."""
+KINDS = ("hello", "start", "state", "fetch-state", "finish", "train", "sum", "strange")
 MUTANTS = 12
 
 
@@ -31,69 +33,53 @@ class Hostile:
 
     def exchange(self, messages):
         for name, message in messages.items():
-            kind = statement_of(message).kind
+            kind = stated(message, "kind")
             if kind == SUM and isinstance(self._running.settings.encryption, Plain):
                 continue  # in clear, the clients believe the sum that they are told
-            for _ in range(MUTANTS):
-                mutant = self._mutant(message)
-                if mutant == message:
-                    continue
-                reply = self._running.clients[name].handle(mutant)
-                self.replies.setdefault(kind, []).append((name, reply))
+            for mutant in (self._mutant(message) for _ in range(MUTANTS)):
+                if mutant != message:
+                    reply = self._running.clients[name].handle(mutant)
+                    self.replies.setdefault(kind, []).append((name, reply))
         return self._honest(messages)
 
     def _mutant(self, message):
         choose = self._random
         if choose.random() < 0.25:
             return self._damaged(message)
-        envelope = Envelope.from_bytes(message)
-        statement, manifest = envelope.statement, dict(envelope.statement.manifest)
-        run, number, kind = statement.run, statement.round, statement.kind
-        blobs = {name: bytes(blob) for name, blob in envelope.blobs.items()}
+        draft = Draft.of(message)
+        value, manifest = draft.value, draft.value["manifest"]
+        key, kind = choose.choice(sorted(manifest)), value["kind"]
         what = choose.choice(["value", "value", "drop", "add", "round", "run", "blob", "kind"])
-        if what == "value":
-            manifest[choose.choice(sorted(manifest))] = choose.choice(VALUES)
-        elif what == "drop":
-            del manifest[choose.choice(sorted(manifest))]
-        elif what == "add":
-            manifest["further"] = choose.choice(VALUES)
+        if what == "drop":
+            del manifest[key]
+        elif what in ("value", "add"):
+            manifest["further" if what == "add" else key] = choose.choice(VALUES)
         elif what == "round":
             # Rounds ahead may be skipped, which costs nobody anything: others must be refused.
-            ahead = kind in ("train", "start", "abandon")
-            number = choose.choice([99, 2**40] if ahead else [number + 1, number + 7, 2**40])
+            ahead, now = kind in ("train", "start", "abandon"), value["round"]
+            value["round"] = choose.choice([99, 2**40] if ahead else [now + 1, now + 7, 2**40])
         elif what == "run":
-            run = choose.choice(["", "another", "0" * 32])
+            value["run"] = choose.choice(["", "another", "0" * 32])
         elif what == "kind":
-            kinds = ["hello", "start", "state", "fetch-state", "finish", "train", "sum", "strange"]
-            kind = choose.choice([one for one in kinds if one != kind])
+            value["kind"] = choose.choice([one for one in KINDS if one != kind])
         else:
-            self._change_blobs(blobs)
-        return envelope_bytes(
-            self._running.parties.aggregator.sign,
-            Terms(run=run, round=number, manifest=manifest),
-            sender=statement.sender,
-            kind=kind,
-            blobs=blobs,
-        )
+            self._change_blobs(draft.blobs)
+        return signed(draft.to_bytes(), self._running.parties.aggregator.sign)
 
     def _change_blobs(self, blobs):
         choose = self._random
         if not blobs or choose.random() < 0.3:
-            blobs["further"] = b"bytes"
-            return
-        name = choose.choice(sorted(blobs))
-        if choose.random() < 0.5:
-            del blobs[name]
+            blobs.append(("further", b"bytes"))
         else:
-            blobs[name] = self._damaged(blobs[name])
+            name, content = blobs.pop(choose.randrange(len(blobs)))
+            blobs += [(name, self._damaged(content))] if choose.random() < 0.5 else []
+        blobs.sort()
 
     def _damaged(self, content):
-        choose, changed = self._random, bytearray(content)
-        if choose.random() < 0.3 or not changed:
-            return bytes(changed[: choose.randrange(len(changed) + 1)])
-        at = choose.randrange(len(changed))
-        changed[at] ^= 1 << choose.randrange(8)
-        return bytes(changed)
+        cut = self._random.random() < 0.3
+        if cut:
+            return content[: self._random.randrange(len(content) + 1)]
+        return flip(content, self._random, None)
 
 
 @pytest.mark.parametrize("encryption", [Plain(), BFV(), BFV(custody=Custody.KEY_HOLDER)], ids=str)

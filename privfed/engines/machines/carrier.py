@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from privfed.storage.private_files import replace_private
+from accountants.durable import PRIVATE, write_durably
 
 _SHORTEST_S: Final = 1.0
 _LONGEST_S: Final = 30.0
@@ -50,7 +50,8 @@ class Carrier:
         self._said = said
         self._ending = threading.Event()
         self._process: subprocess.Popen[str] | None = None
-        replace_private(folder / f"{name}.json", json.dumps(dict(settings)).encode())
+        content = json.dumps(dict(settings)).encode()
+        write_durably(folder / f"{name}.json", content, mode=PRIVATE)
         self._watch = threading.Thread(target=self._keep_running, daemon=True)
 
     @property

@@ -162,7 +162,9 @@ def replace_failing(plain, monkeypatch):
 class TestWhatItOpened:
     def test_a_metric_that_is_not_finite_is_stated_as_none(self, plain, monkeypatch):
         ending = ending_in_clear(plain)
-        monkeypatch.setattr(plain.one, "_transition", replace(plain.one._transition, evaluate=diverged))
+        monkeypatch.setattr(
+            plain.one, "_transition", replace(plain.one._transition, evaluate=diverged)
+        )
         assert statement_of(plain.one.handle(ending)).manifest["metric_value"] is None
 
     def test_a_spoiled_sum_is_refused_in_fixed_words(self, plain, monkeypatch):
