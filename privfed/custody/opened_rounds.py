@@ -15,10 +15,8 @@ A line is on the disk before the client acts on it. So a last line that is not w
 or a power cut, was never acted on, and is dropped. Whatever else does not read is refused.
 """
 
-import errno
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from accountants import durable
 from privfed.errors import EncryptionError
 
 
@@ -105,15 +104,8 @@ class OpenedRounds:
         """
         line = _line({"clients": sorted(clients)})
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-            with FileIO(os.open(path, flags, 0o600), "w") as file:
-                _write(file, line)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            durable.create_private_folders(path.parent)
+            durable.create_durably(path, line, mode=durable.PRIVATE)
         except OSError as error:
             raise EncryptionError(
                 f"a client must be able to remember whose sums it opened, {path} cannot be made: "
@@ -225,9 +217,7 @@ class OpenedRounds:
 
     def _append(self, file: FileIO, kept: _Kept, values: Mapping[str, Any]) -> None:
         try:
-            file.truncate(kept.size)
-            file.seek(kept.size)
-            _write(file, _line(values))
+            durable.append_durably(file, _line(values), at=kept.size)
         except OSError as error:
             raise EncryptionError(
                 f"the record of opened rounds {self._path} cannot be written: {error.strerror}; "
@@ -237,9 +227,3 @@ class OpenedRounds:
 
 def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values).encode() + b"\n"
-
-
-def _write(file: FileIO, line: bytes) -> None:
-    if file.write(line) != len(line):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.fsync(file.fileno())

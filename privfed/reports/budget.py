@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
 
+from accountants import federation
 from privfed.errors import ReportError
 from privfed.reports.clients import ClientGuarantee, NotClosed
 from privfed.reports.records import record_of_json, require_whole
@@ -191,7 +192,8 @@ class BudgetReport:
 def largest_epsilon(clients: Iterable[ClientGuarantee], status: str) -> float:
     """The epsilon of a federation of disjoint records: the largest of its clients."""
     going_on = status == RUNNING
-    return max(client.epsilon_if_begun if going_on else client.epsilon_spent for client in clients)
+    claims = {row.id: row.epsilon_if_begun if going_on else row.epsilon_spent for row in clients}
+    return federation.largest_epsilon(claims)[1]
 
 
 def _require_schema(schema: object) -> None:

@@ -1,17 +1,15 @@
-"""Files that are there whole or not at all, also after a crash or a power cut.
+"""Files that are there whole or not at all, with errors that say what to do.
 
-What is new is written beside the final name, flushed to the disk and renamed over the old; then the
-folder is flushed too, since the name is kept there. A kill at any moment leaves the old or the new
-file, and once a call has returned it is the new one.
+How they come to survive a crash or a power cut: `accountants/durable.py`.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from accountants import durable
 from privfed.errors import FileError
 
 
@@ -48,13 +46,8 @@ def write_durably(path: Path, content: bytes) -> None:
         FileError: if it cannot be written; what was at `path` is still there, unless only the
             flush of the folder failed.
     """
-    half_made = path.with_name(path.name + ".part")
     with writing(path):
-        with half_made.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(half_made, path)
+        durable.write_durably(path, content, mode=None, draft=path.with_name(path.name + ".part"))
 
 
 def replace_durably(source: Path, target: Path) -> None:
@@ -68,15 +61,5 @@ def replace_durably(source: Path, target: Path) -> None:
         FileError: as `write_durably`.
     """
     with writing(target):
-        with source.open("rb+") as file:
-            os.fsync(file.fileno())
-        _rename(source, target)
-
-
-def _rename(source: Path, target: Path) -> None:
-    os.replace(source, target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        durable.sync_file(source)
+        durable.publish(source, target)

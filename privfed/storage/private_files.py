@@ -2,7 +2,9 @@
 
 import os
 import stat
+from pathlib import Path
 
+from accountants import durable
 from privfed.errors import IdentityError
 
 
@@ -33,9 +35,8 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
             had begun to write is removed.
     """
     name = os.fspath(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o600)
+        durable.create_durably(Path(path), content, mode=mode)
     except FileExistsError as error:
         raise IdentityError(
             f"a key, roster or certificate must go into a new file, {name!r} exists; "
@@ -43,27 +44,6 @@ def write_new(path: str | os.PathLike[str], content: bytes, *, mode: int) -> Non
         ) from error
     except (OSError, ValueError) as error:
         raise _unwritable(name, error) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        _flush_folder(os.path.dirname(os.path.abspath(path)))
-    except BaseException as error:
-        os.unlink(path)
-        if isinstance(error, OSError):
-            raise _unwritable(name, error) from error
-        raise
-
-
-def _flush_folder(folder: str | bytes) -> None:
-    """The name of a new file is kept in its folder, which is flushed on its own."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_private(path: str | os.PathLike[str], *, most: int) -> bytes:

@@ -94,16 +94,17 @@ class TestAClosedRound:
 
 def test_a_line_is_on_the_disk_before_the_client_acts(tmp_path, path, disk_steps):
     opened = OpenedRounds.create(path, CLIENTS)
-    assert disk_steps == [("file", path.stat().st_size), "folder"]
+    assert disk_steps[-2:] == [("file", path.stat().st_size), "folder"]
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
+    made = len(disk_steps)
     opened.require(4, ("a", "b", "c"))
-    assert disk_steps[2:] == [("file", path.stat().st_size)]
+    assert disk_steps[made:] == [("file", path.stat().st_size)]
     opened.require(4, ("a", "b", "c"))
     again(path).contributors_of(4)
-    assert len(disk_steps) == 3, "one flush a round at most"
+    assert len(disk_steps) == made + 1, "one flush a round at most"
     opened.close(5, WHY)
-    assert disk_steps[3:] == [("file", path.stat().st_size)]
+    assert disk_steps[made + 1 :] == [("file", path.stat().st_size)]
 
 
 def test_a_round_in_which_all_take_part_costs_few_bytes(path):

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from accountants import durable
 from privfed.errors import IdentityError
 from privfed.storage import private_files
 from privfed.storage.private_files import read_private, write_new, write_private
@@ -65,7 +66,7 @@ def test_a_file_whose_folder_cannot_be_flushed_is_removed(tmp_path, monkeypatch)
     def fail(folder):
         raise OSError("disk full")
 
-    monkeypatch.setattr(private_files, "_flush_folder", fail)
+    monkeypatch.setattr(durable, "sync_folder", fail)
     with pytest.raises(IdentityError, match="disk full"):
         write_private(tmp_path / "secret", b"x")
     assert list(tmp_path.iterdir()) == []
