@@ -29,7 +29,7 @@ from tests.fuzz.player import TARGETS, DefectError, Player
 from tests.fuzz.recipes import recipes
 from tests.fuzz.worlds import HolderRound, World
 
-USUAL = 450
+USUAL = 400
 MESSAGES = int(os.environ.get("FUZZ_MESSAGES", USUAL))
 COSTLY = {"key_holder/opened", "key_holder/committed", "key_holder/finished"}
 COSTLY |= {"serving.answer/committed"}
