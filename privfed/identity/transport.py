@@ -235,7 +235,10 @@ def hosts_of(certificate: bytes) -> tuple[str, ...]:
 
 
 def _point(key: bytes) -> ec.EllipticCurvePublicKey:
-    """SEC 1, section 2.3.4, for compressed points alone; x must be reduced."""
+    """SEC 1, section 2.3.4, for compressed points alone; x must be reduced.
+
+    OpenSSL checks both again; that two encodings are never one key must not hang on its version.
+    """
     compressed = (
         isinstance(key, bytes) and len(key) == TRANSPORT_KEY_BYTES and key[:1] in (b"\2", b"\3")
     )

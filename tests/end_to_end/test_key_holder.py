@@ -558,9 +558,8 @@ class TestARealRoster:
         refused(IdentityError, "public key must be 32 bytes", authority=b"")
 
     def test_a_swapped_key_is_refused(self, enrolled, refused):
-        path = enrolled.identities / "north.identity"
-        path.unlink()
-        path.with_name("north.identity.party.json").unlink()
+        for written in enrolled.identities.glob("north.identity*"):
+            written.unlink()
         enrolled.identity("north", "client")
         refused(IdentityError, "'north' must have the keys that the roster names")
 

@@ -114,6 +114,8 @@ def test_a_transport_key_is_a_private_file_of_its_own(tmp_path, role):
     assert key_of(tmp_path, "key", "transport_key") == transport_key
     (line,) = [line for line in output.splitlines() if line.startswith("transport: ")]
     assert str(secret) in line
+    for part in secret.read_text().splitlines()[1:-1]:
+        assert part not in output
 
 
 def test_an_authority_has_no_transport_key(tmp_path):

@@ -313,6 +313,27 @@ class TestCertificates:
         with pytest.raises(IdentityError, match="1 to 3650 days"):
             self_signed_certificate(PEM, "hub", ["hub"], days, NOW)
 
+    @pytest.mark.parametrize("names", [["hub.org", "a@hub.org"], ["a@hub.org"]])
+    def test_one_that_is_for_something_else_too(self, names):
+        kinds = [x509.RFC822Name if "@" in name else x509.DNSName for name in names]
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hub")])
+        values = [kind(name) for kind, name in zip(kinds, names, strict=True)]
+        secret = serialization.load_pem_private_key(PEM, None)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(secret.public_key())
+            .serial_number(1)
+            .not_valid_before(NOW)
+            .not_valid_after(NOW + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName(values), critical=False)
+            .sign(secret, hashes.SHA384())
+            .public_bytes(serialization.Encoding.PEM)
+        )
+        with pytest.raises(IdentityError, match="for none or for something else"):
+            hosts_of(made)
+
     def test_another_secret(self):
         other = pem_of(ec.generate_private_key(ec.SECP256R1()))
         with pytest.raises(IdentityError, match="P-384 key"):
