@@ -203,11 +203,22 @@ def key_holder(
     results: Results = None,
     min_clients: MinClients = 3,
     listen: Listen = None,
+    hub: Annotated[
+        str | None,
+        typer.Option(
+            "--hub",
+            metavar="HOST:PORT",
+            help="Connect to the hub of a run between machines, like a node, and open no port.",
+        ),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="With --hub: the hub's certificate.")
+    ] = None,
 ) -> None:
     """Hold the key of a federation: a new one each round, and one verified sum decrypted with it.
 
     It runs until it is stopped. `privfed run` starts one by itself where the configuration names
-    no address.
+    no address. With --hub it reads IDENTITY.transport beside the identity file.
     """
     from privfed.cli.roster import authority_key
     from privfed.identity.keys import Identity
@@ -222,12 +233,29 @@ def key_holder(
     with only_holder_of(folder), logged_in(folder):
         holder = KeyHolder(own, enrolled, folder, min_clients)
         try:
-            if listen is None:
+            if hub is not None:
+                _connected(holder, own, hub, certificate, identity)
+            elif listen is None:
                 serve(holder, own, sys.stdin.buffer, sys.stdout.buffer)
             else:
                 _listen(holder, own, listen)
         finally:
             holder.close()
+
+
+def _connected(
+    holder: "KeyHolder", own: "Identity", hub: str, certificate: Path | None, identity: Path
+) -> None:
+    """Answer what a process that carries messages brings from the hub, until stopped."""
+    from privfed.cli.node import with_pump
+    from privfed.engines.machines import sockets
+    from privfed.parties.key_holder.serving import answer
+
+    if certificate is None:
+        raise ConfigError("--hub needs the hub's certificate (--certificate)")
+    key = identity.with_name(f"{identity.name}.transport")
+    with with_pump(hub, certificate, key, _say) as path, sockets.listening(path) as server:
+        sockets.answer_all(server, lambda message: answer(holder, own, message), lambda: False)
 
 
 def _listen(holder: "KeyHolder", own: "Identity", address: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,6 +190,25 @@ def _take_part(
         time.sleep(_LINGER_S)  # the last reply is on its way
     finally:
         if file.pump:
+            carrier.stop()
+
+
+@contextlib.contextmanager
+def with_pump(
+    hub: str, certificate: Path, key: Path, said: Callable[[str], None]
+) -> Iterator[Path]:
+    """A process that carries messages between a hub and the socket whose path is given."""
+    from privfed.engines.machines.carrier import Carrier
+
+    with tempfile.TemporaryDirectory(prefix="privfed-pump-") as name:
+        place = Path(name)
+        path = place / "node.sock"
+        settings = pump_settings(hub, certificate, key, path)
+        carrier = Carrier("privfed.engines.flower.pump", settings, place, said)
+        carrier.start()
+        try:
+            yield path
+        finally:
             carrier.stop()
 
 

@@ -178,8 +178,7 @@ def run(
     )
     with table, _hub(served, table, resume=resume, without=without or ()) as hub:
         try:
-            if not resume:
-                hub.wait(lambda names: table.note(f"waiting for {', '.join(names)}"))
+            hub.wait(lambda names: table.note(f"waiting for {', '.join(names)}"))
             hub.begin()
             record = hub.run.record
             table.on_start(
@@ -203,11 +202,12 @@ def _hub(
     served: _Served, table: "RoundTable | JsonLines", *, resume: bool, without: Sequence[str]
 ) -> Iterator["Hub"]:
     """The hub, with the process that carries its messages."""
-    from privfed.engines.machines.carried import Carried
+    from privfed.engines.machines.carried import Carried, CarriedLink
     from privfed.engines.machines.carrier import Carrier
     from privfed.engines.machines.hub import REACHED, Hub
     from privfed.identity.transport import as_pem
     from privfed.parties.aggregator.kept_run import ReachedFile
+    from privfed.parties.aggregator.openers import Link
     from privfed.parties.aggregator.run import Following
     from privfed.protocol.links import AddressLink
 
@@ -222,7 +222,8 @@ def _hub(
 
     host, port = served.listen
     _bound(host, port).close()
-    names = served.proposal.names
+    address, holder = served.hub["key_holder"], _holder_without_a_port(served)
+    names = [*served.proposal.names, *holder]
     with tempfile.TemporaryDirectory(prefix="privfed-hub-") as place:
         folder = Path(place)
         carrier = Carrier(
@@ -240,21 +241,47 @@ def _hub(
             table.note,
         )
         carrier.start()
-        address = served.hub["key_holder"]
+        carried = Carried(folder / "link.sock", served.hub["timeout_s"])
+
+        def connect(_: str) -> Link:
+            if address is not None:
+                return AddressLink(address)
+            return CarriedLink(carried=carried, name=holder[0])
+
         try:
             yield Hub(
                 identity=served.identity,
                 roster=served.roster,
                 proposal=served.proposal,
-                carried=Carried(folder / "link.sock", served.hub["timeout_s"]),
+                carried=carried,
                 folder=served.folder,
                 following=following,
-                connect=None if address is None else lambda _: AddressLink(address),
+                connect=connect if _has_holder(served.proposal) else None,
                 resume=resume,
                 without=without,
+                besides=holder,
             )
         finally:
             carrier.stop()
+
+
+def _has_holder(proposal: "Proposal") -> bool:
+    from privfed.settings.encryption import Custody
+
+    return proposal.summation.custody is Custody.KEY_HOLDER
+
+
+def _holder_without_a_port(served: _Served) -> list[str]:
+    """Name of the key holder, where the run has one that is reached like a node."""
+    from privfed.identity.keys import Role
+
+    if not _has_holder(served.proposal) or served.hub["key_holder"] is not None:
+        return []
+    holders = served.roster.of_role(Role.KEY_HOLDER)
+    if not holders:
+        raise ConfigError("custody key_holder needs a key holder in the roster, it names none")
+    _require_transport(served.roster, holders[0].name)
+    return [holders[0].name]
 
 
 def _require_new(folder: Path, *, resume: bool) -> None:

@@ -120,9 +120,11 @@ class Machines:
         bert: folder with the base model.
         custody: who holds the key.
         rounds: planned.
+        holder_listens: whether the key holder opens a port, and is no node.
     """
 
-    def __init__(self, folder, bert, *, custody="shared_key", rounds=3):
+    def __init__(self, folder, bert, *, custody="shared_key", rounds=3, holder_listens=False):
+        self.holder_listens = holder_listens
         self.folder, self.custody, self.rounds = folder, custody, rounds
         self.running = {}
         self.events = []
@@ -172,7 +174,7 @@ class Machines:
 
     def _agree(self, bert):
         ministry = self.folder / "ministry"
-        holder = self.custody == "key_holder"
+        holder = self.custody == "key_holder" and self.holder_listens
         (ministry / "run.toml").write_text(
             _RUN.format(
                 base=json.dumps(str(bert)),
@@ -241,8 +243,11 @@ class Machines:
 
     def start_holder(self):
         words = ("key-holder", "--identity", "own.identity", "--roster", "federation.roster")
-        listen = ("--listen", f"127.0.0.1:{self.holder_port}", "--results", "results")
-        self.start("holder", *words, "--authority", self.authority, *listen)
+        reached = ("--hub", f"127.0.0.1:{self.port}", "--certificate", "hub.crt")
+        if self.holder_listens:
+            reached = ("--listen", f"127.0.0.1:{self.holder_port}")
+        more = ("--authority", self.authority, "--results", "results")
+        self.start("holder", *words, *reached, *more)
 
     def start_all(self):
         if self.custody == "key_holder":

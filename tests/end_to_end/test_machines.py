@@ -57,10 +57,17 @@ def check(federation):
         )
 
 
-@pytest.mark.parametrize("custody", ["shared_key", "key_holder"])
-def test_three_rounds_over_tls(machines, custody):
+WAYS = {
+    "shared_key": {},
+    "key_holder": {"custody": "key_holder"},
+    "key_holder at an address": {"custody": "key_holder", "holder_listens": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_three_rounds_over_tls(machines, way):
     """Equal adapters, and every epsilon that of the ledger; nothing but the Fleet API answers."""
-    federation = machines(custody=custody)
+    federation = machines(**way)
     federation.start_all()
     federation.wait_for(lambda: federation.rounds_over() == [1])
     for path in ("/v1/control/list-runs", "/v1/runtime/get-nodes", "/docs", "/openapi.json", "/"):

@@ -216,8 +216,31 @@ def main() -> None:
     try:
         pump.run(lambda word: print(word, flush=True))
     except (httpx.HTTPError, MessageError, OSError) as error:
-        print(f"lost: {type(error).__name__}: {error}", flush=True)
+        print(_why_lost(error, settings), flush=True)
         sys.exit(3)
+
+
+def _why_lost(error: Exception, settings: PumpSettings) -> str:
+    """What to look at when the connection is gone."""
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        if status == httpx.codes.UNAUTHORIZED:
+            return (
+                f"{settings.hub} refuses this transport key: the roster that the hub uses names "
+                "another, or the two clocks are minutes apart"
+            )
+        return f"{settings.hub} answers with status {status}; it is asked again"
+    if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error):
+        return (
+            f"{settings.hub} shows another certificate than {settings.certificate}, or an old one"
+        )
+    if isinstance(error, httpx.ConnectError):
+        return f"{settings.hub} does not answer; it is asked again"
+    if isinstance(error, httpx.TransportError):
+        return f"the connection to {settings.hub} broke ({type(error).__name__})"
+    if isinstance(error, MessageError):
+        return str(error)
+    return f"the node itself does not answer ({type(error).__name__})"
 
 
 def _end_with_input(pump: Pump) -> None:

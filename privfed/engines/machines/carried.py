@@ -15,11 +15,12 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from privfed.canonical import canonical_json
-from privfed.errors import MessageError
+from privfed.errors import EncryptionError, MessageError
 from privfed.protocol import streams
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import HELLO
@@ -123,6 +124,33 @@ class Carried:
                 self._stream = connection.makefile("rwb")
                 connection.close()  # the stream keeps it open
         return self._stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedLink:
+    """A connection to a key holder that is a node like the clients' and opens no port.
+
+    Attributes:
+        carried: the way to the nodes.
+        name: of the key holder.
+    """
+
+    carried: Carried
+    name: str
+
+    def ask(self, message: bytes) -> bytes:
+        """Send one message and wait for the answer.
+
+        Raises:
+            EncryptionError: if none came.
+        """
+        reply = self.carried.exchange({self.name: message}).get(self.name)
+        if reply is None:
+            raise EncryptionError(
+                f"the key holder {self.name!r} must be connected and answer, it did not; start "
+                "it, then start the run again with resume: the round gets a new key"
+            )
+        return reply
 
 
 def _until_whole(stream: streams.Stream) -> Iterator[bytes]:

@@ -41,6 +41,7 @@ class Hub:
         connect: opens the connection to the key holder for a run; None without one.
         resume: whether it goes on with the run in the folder.
         without: clients that take no (further) part.
+        besides: who must be connected besides clients: a key holder that opens no port.
     """
 
     identity: Identity
@@ -52,6 +53,7 @@ class Hub:
     connect: Callable[[str], Link] | None
     resume: bool = False
     without: Sequence[str] = ()
+    besides: Sequence[str] = ()
     run: AggregatorRun = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,13 +86,15 @@ class Hub:
         )
 
     def wait(self, waiting: Callable[[Sequence[str]], None]) -> None:
-        """Wait until all that a new run begins with are connected.
+        """Wait until all that the run needs at first are connected.
 
         Args:
             waiting: told who is missing, whenever that changes.
         """
         told: list[str] | None = None
-        while missing := sorted(set(self.run.members).difference(self.carried.present())):
+        new = self.run.reached is None
+        needed = {*self.besides, *(self.run.members if new else ())}
+        while missing := sorted(needed.difference(self.carried.present())):
             if missing != told:
                 waiting(missing)
                 told = missing
