@@ -429,7 +429,7 @@ class TestRequired:
         with pytest.raises(IdentityError, match="signed with the transport key"):
             require_certificate_of(forged, PUBLIC, NOW)
 
-    @pytest.mark.parametrize("key", [b"", PUBLIC[:-1]])
+    @pytest.mark.parametrize("key", [b"", PUBLIC[:-1]], ids=["none", "cut"])
     def test_a_party_without_a_key(self, key):
         with pytest.raises(IdentityError, match="point of P-384"):
             require_certificate_of(CERTIFICATE, key, NOW)
