@@ -57,7 +57,7 @@ steps_per_round = 3
 
 [adapter]
 kind = "lora"
-rank = 2
+rank = {rank}
 target_modules = ["query", "value"]
 layers = [4, 5]
 
@@ -102,12 +102,13 @@ cache_frozen_layers = true
 """
 
 
-def play(folder: Path, say: Callable[[str], None]) -> None:
+def play(folder: Path, say: Callable[[str], None], *, rank: int = 2) -> None:
     """Enrol everybody, agree, and run: the whole of it.
 
     Args:
         folder: new; each party has a folder of its own below it.
         say: told each command, and what the hub prints.
+        rank: of LoRA.
 
     Raises:
         ConfigError: if the folder is there already.
@@ -120,7 +121,7 @@ def play(folder: Path, say: Callable[[str], None]) -> None:
         place.mkdir(parents=True)
     labels = _deal(parties)
     _enrol(parties, say)
-    agreement = _agree(parties, labels, say)
+    agreement = _agree(parties, labels, rank, say)
     for name in _SIZES:
         text = _NODE_TOML.format(name=name, agreement=agreement, accept=_ACCEPTED)
         (parties[name] / f"{name}.toml").write_text(text)
@@ -174,13 +175,19 @@ def _authority(parties: Mapping[str, Path]) -> str:
     return str(json.loads(file.read_text())["signing_key"])
 
 
-def _agree(parties: Mapping[str, Path], labels: Sequence[str], say: Callable[[str], None]) -> str:
+def _agree(
+    parties: Mapping[str, Path],
+    labels: Sequence[str],
+    rank: int,
+    say: Callable[[str], None],
+) -> str:
     """Write the public file, make what belongs to it, and hand all of it to everybody."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     ministry = parties["ministry"]
     text = _RUN_TOML.format(
         seed=SEED,
+        rank=rank,
         base=json.dumps(packaged.minilm_folder()),
         labels=json.dumps(list(labels)),
         sizes="\n".join(f"{name} = {size}" for name, size in _SIZES.items()),

@@ -7,8 +7,7 @@ user.
 
     python -m privfed.engines.flower.pump SETTINGS.json
 
-ends when its standard input does, or when the hub no longer knows it; whoever started it starts it
-again.
+ends when its standard input does.
 """
 
 import json
@@ -50,6 +49,7 @@ from privfed.protocol import streams
 _SOONEST_S: Final = 0.2
 _LATEST_S: Final = 3.0
 _BACK_OFF: Final = 1.5
+_AGAIN_S: Final = 2.0
 _BEAT_S: Final = 5.0
 _HEARTBEAT_S: Final = 10.0
 """A node that is silent for twice as long is away."""
@@ -77,9 +77,10 @@ class Pump:
 
     Args:
         settings: see `PumpSettings`.
+        stopped: set when it is to end.
     """
 
-    def __init__(self, settings: PumpSettings) -> None:
+    def __init__(self, settings: PumpSettings, stopped: threading.Event) -> None:
         key = load_pem_private_key(Path(settings.key).read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise MessageError("a transport key must be one of an elliptic curve")
@@ -95,28 +96,25 @@ class Pump:
             ],
         )
         self._node: Any = None
-        self._stopped = threading.Event()
+        self._stopped = stopped
 
-    def run(self, said: Callable[[str], None]) -> None:
-        """Carry messages until `stop` is called or the hub no longer knows this node.
+    def run(self, connected: Callable[[], None]) -> None:
+        """Carry messages until it is to end.
 
         Args:
-            said: told of the connection, in a word.
+            connected: told once there is a connection.
+
+        Raises:
+            httpx.HTTPError, MessageError, OSError: if hub or worker do not answer any more.
         """
         with self._client:
             reply = self._client.ActivateNode(
                 ActivateNodeRequest(public_key=self._public, heartbeat_interval=_HEARTBEAT_S)
             )
             self._node = Node(node_id=reply.node_id)
-            said("connected")
-            try:
-                self._carry()
-            finally:
-                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
-
-    def stop(self) -> None:
-        """End soon."""
-        self._stopped.set()
+            connected()
+            self._carry()
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
 
     def _carry(self) -> None:
         pause, beaten = _SOONEST_S, time.monotonic()
@@ -209,25 +207,35 @@ class Pump:
 
 
 def main() -> None:
-    """Carry messages until standard input ends."""
+    """Carry messages until standard input ends; a connection that is lost is made again."""
     settings = PumpSettings(**json.loads(Path(sys.argv[1]).read_text()))
-    pump = Pump(settings)
-    threading.Thread(target=_end_with_input, args=(pump,), daemon=True).start()
-    try:
-        pump.run(lambda word: print(word, flush=True))
-    except (httpx.HTTPError, MessageError, OSError) as error:
-        print(_why_lost(error, settings), flush=True)
-        sys.exit(3)
+    stopped, last = threading.Event(), ""
+    threading.Thread(target=_end_with_input, args=(stopped,), daemon=True).start()
+    while not stopped.is_set():
+        try:
+            Pump(settings, stopped).run(lambda: print(f"connected to {settings.hub}", flush=True))
+            last = ""
+        except (httpx.HTTPError, MessageError, OSError) as error:
+            why = _why_lost(error, settings)
+            if why != last:
+                print(why, flush=True)
+            last = why
+        stopped.wait(_AGAIN_S)
 
 
 def _why_lost(error: Exception, settings: PumpSettings) -> str:
     """What to look at when the connection is gone."""
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
+        if status == httpx.codes.PRECONDITION_FAILED:
+            return (
+                f"{settings.hub} does not take this node: its roster has no such transport key, or "
+                "the node's last connection still counts, for some seconds"
+            )
         if status == httpx.codes.UNAUTHORIZED:
             return (
-                f"{settings.hub} refuses this transport key: the roster that the hub uses names "
-                "another, or the two clocks are minutes apart"
+                f"{settings.hub} was started again, or the clocks of hub and node are minutes "
+                "apart; connecting again"
             )
         return f"{settings.hub} answers with status {status}; it is asked again"
     if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error):
@@ -243,9 +251,9 @@ def _why_lost(error: Exception, settings: PumpSettings) -> str:
     return f"the node itself does not answer ({type(error).__name__})"
 
 
-def _end_with_input(pump: Pump) -> None:
+def _end_with_input(stopped: threading.Event) -> None:
     sys.stdin.buffer.read()
-    pump.stop()
+    stopped.set()
 
 
 if __name__ == "__main__":
