@@ -52,7 +52,11 @@ class Proxy:
     def _accept(self) -> None:
         while True:
             near, _ = self._server.accept()
-            far = socket.create_connection(("127.0.0.1", self._to))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:  # nobody listens there yet
+                near.close()
+                continue
             for source, sink, name in ((near, far, "up"), (far, near, "down")):
                 threading.Thread(target=self._pass, args=(source, sink, name), daemon=True).start()
 

@@ -29,11 +29,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from privfed.canonical import canonical_json
-from privfed.engines.flower.internals import (
+from privfed.engines.flower.internals import Message
+from privfed.engines.flower.internals_hub import (
     NOOP_ACCOUNT_NAME,
     NOOP_FEDERATION_ID,
     NOOP_FLWR_AID,
-    Message,
     NodeAuthMiddleware,
     NoOpFederationManager,
     ProtobufTranslationMiddleware,

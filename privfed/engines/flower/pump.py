@@ -24,19 +24,18 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from privfed.engines.flower.internals import (
+from privfed.engines.flower.internals import Message
+from privfed.engines.flower.internals_node import (
     ActivateNodeRequest,
     ConfirmMessageReceivedRequest,
     DeactivateNodeRequest,
     FleetHttpClient,
-    Message,
     Node,
     NodeAuthHttpInterceptor,
     PullMessagesRequest,
     PullObjectRequest,
     PushMessagesRequest,
     PushObjectRequest,
-    RuntimeVersionHttpInterceptor,
     SendNodeHeartbeatRequest,
     message_from_proto,
     message_to_proto,
@@ -50,8 +49,8 @@ _SOONEST_S: Final = 0.2
 _LATEST_S: Final = 3.0
 _BACK_OFF: Final = 1.5
 _AGAIN_S: Final = 2.0
-_BEAT_S: Final = 5.0
-_HEARTBEAT_S: Final = 10.0
+_BEAT_S: Final = 8.0
+_HEARTBEAT_S: Final = 15.0
 """A node that is silent for twice as long is away."""
 
 
@@ -91,7 +90,6 @@ class Pump:
             False,
             settings.certificate,
             interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
         )

@@ -1,0 +1,28 @@
+"""What the hub's link takes from Flower: the Fleet API and the state behind it.
+
+See `internals.py`.
+"""
+
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.error.http import http_error_translator
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.config_loader import get_objectstore_linkstate_factories
+from flwr.superlink.federation.noop_federation_manager import NoOpFederationManager
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet.router import router as fleet_router
+
+__all__ = [
+    "NOOP_ACCOUNT_NAME",
+    "NOOP_FEDERATION_ID",
+    "NOOP_FLWR_AID",
+    "NoOpFederationManager",
+    "NodeAuthMiddleware",
+    "ProtobufTranslationMiddleware",
+    "TaskIdentity",
+    "TaskType",
+    "fleet_router",
+    "get_objectstore_linkstate_factories",
+    "http_error_translator",
+]
