@@ -99,14 +99,17 @@ def free_port():
         return found.getsockname()[1]
 
 
-def command(*words, inside=None):
-    """Run a command of the program here, and return what it printed."""
+def command(*words, inside=None, fails=False):
+    """Run a command of the program here, and return what it printed, or its error."""
     before = Path.cwd()
     os.chdir(inside or before)
     try:
         done = CliRunner().invoke(app, list(map(str, words)))
     finally:
         os.chdir(before)
+    if fails:
+        assert done.exit_code != 0, done.output
+        return f"{done.output}{done.exception}"
     if done.exit_code != 0:
         raise AssertionError((words, done.output, done.exception))
     return done.output
@@ -206,8 +209,16 @@ class Machines:
             text.replace('run = "run.toml"', 'run = "run.toml"\nidentity = "own.identity"')
         )
 
+    def edit(self, party, old, new, *, file=None):
+        """Change a file of a party; by default that of a node."""
+        path = self.folder / party / (file or f"{party}.toml")
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
     def start(self, party, *words):
         """Start a party's process; what it prints is kept, and events of the hub are read."""
+        (self.folder / party).mkdir(exist_ok=True)
         log = (self.folder / party / "printed.txt").open("a")
         environment = {
             **os.environ,
@@ -216,7 +227,7 @@ class Machines:
             "PYTHONUNBUFFERED": "1",
         }
         self.running[party] = subprocess.Popen(
-            [sys.executable, "-m", "privfed", *words],
+            [sys.executable, "-m", "privfed", *map(str, words)],
             cwd=self.folder / party,
             env=environment,
             stdout=subprocess.PIPE if party == "hub" else log,
@@ -237,9 +248,14 @@ class Machines:
     def start_node(self, name):
         self.start(name, "node", "run", f"{name}.toml", "--json")
 
+    @property
+    def serve(self):
+        """The command of the hub."""
+        words = ("serve", "run", "run.toml", "--identity", "own.identity", "--json")
+        return (*words, "--listen", f"127.0.0.1:{self.port}")
+
     def start_hub(self, *more):
-        hub = ("serve", "run", "run.toml", "--identity", "own.identity", "--json")
-        self.start("hub", *hub, "--listen", f"127.0.0.1:{self.port}", *more)
+        self.start("hub", *self.serve, *more)
 
     def start_holder(self):
         words = ("key-holder", "--identity", "own.identity", "--roster", "federation.roster")

@@ -1,12 +1,21 @@
 """Hub and nodes as operators start them: processes of their own, over TLS, with Flower between."""
 
+import re
+import signal
 import socket
 import ssl
+import sys
+import threading
+from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 from accountants import Neighbouring, epsilon
+from privfed.engines.machines import sockets
+from privfed.protocol import streams
 from tests.end_to_end.machines import BUDGETS, COUNTS, NAMES, STEPS, Machines, command, marker
+from tests.end_to_end.test_separate_processes import found_in, secret_halves
 
 pytest.importorskip("flwr", reason="runs between machines need the extra privfed[flower]")
 
@@ -120,3 +129,154 @@ def test_kills_of_every_process(machines):
     for name in NAMES:
         steps = sum(event.steps for event in federation.ledger(name).events())
         assert steps <= 5 * STEPS, "no round was reserved twice"
+
+
+class Overheard:
+    """Stands between a node and what carries its bytes, and keeps all of them."""
+
+    def __init__(self, path, to):
+        self.heard = {"in": b"", "out": b""}
+        self._to = to
+        self._server = sockets.listening(path)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._pass_on)
+        self._thread.start()
+
+    def _pass_on(self):
+        with self._server:
+            sockets.answer_all(self._server, self._answer, self._over.is_set)
+
+    def _answer(self, message):
+        with socket.socket(socket.AF_UNIX) as far:
+            far.connect(str(self._to))
+            with far.makefile("rwb") as stream:
+                streams.send(stream, message)
+                reply = streams.receive(stream)
+        self.heard["in"] += message
+        self.heard["out"] += reply
+        return reply
+
+    def close(self):
+        self._over.set()
+        self._thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/PID/mem")
+def test_nothing_private_is_where_it_must_not_be(machines, tmp_path_factory, request):
+    """Not in what leaves a node, nor in the memory of the hub and of what carries bytes."""
+    federation = machines(rounds=4)
+    place = tmp_path_factory.mktemp("s")
+    federation.edit("north", "[data]", f'pump = false\nsocket = "{place / "own"}"\n[data]')
+    overheard = Overheard(place / "pump", place / "own")
+    request.addfinalizer(overheard.close)
+    federation.start_all()
+    federation.start(
+        "pump-north",
+        *("node", "pump", "--hub", f"127.0.0.1:{federation.port}", "--socket", place / "pump"),
+        *("--certificate", "../north/hub.crt", "--key", "../north/own.identity.transport"),
+    )
+    federation.wait_for(lambda: 2 in federation.rounds_over())
+    federation.running["south"].send_signal(signal.SIGSTOP)  # the hub waits for it
+    secrets = {f"text of {name}": marker(name).encode() for name in NAMES}
+    for party in ("holder", *NAMES):
+        halves = secret_halves(federation.folder / party / "own.identity")
+        secrets |= {f"{what} of {party}": content for what, content in halves.items()}
+    (kept,) = federation.folder.glob("south/state/clients/south/wards/runs/*/round-00002.*")
+    secrets["adapter"] = load_file(kept)["adapter"][:12].tobytes()
+    run = kept.parent.name
+    for name in NAMES:
+        payload = federation.ledger(name).last_outgoing(run)
+        secrets[f"update of {name}"] = payload[40:88]
+    assert len(set(secrets.values())) == len(secrets)
+    held = found_in(federation.running["south"].pid, secrets)
+    assert {"text of south", "signing key of own of south", "adapter", "update of south"} <= held
+    assert "text of north" not in held
+    hub, pump = federation.running["hub"].pid, federation.carrier("south")
+    for process in (hub, federation.carrier("hub"), pump, federation.carrier("pump-north")):
+        assert found_in(process, secrets) == set(), process
+        maps = Path(f"/proc/{process}/maps").read_text()
+        assert not re.search("torch|tenseal", maps), process
+    own = secret_halves(federation.folder / "hub/own.identity")
+    assert found_in(hub, own) == set(own), "the search finds what is there"
+    assert found_in(federation.carrier("hub"), own) == set(), "the link holds no key of the hub"
+    federation.running["south"].send_signal(signal.SIGCONT)
+    federation.finish()
+    assert len(overheard.heard["out"]) > 100_000
+    for name in NAMES:
+        assert marker(name).encode() not in overheard.heard["out"] + overheard.heard["in"]
+
+
+class TestRefusals:
+    """One sentence at the right party, and nothing is spent."""
+
+    @pytest.fixture
+    def federation(self, machines):
+        return machines()
+
+    def refused(self, federation, party, *words):
+        """The one line with which a command ends."""
+        return command(*words, inside=federation.folder / party, fails=True)
+
+    def node(self, federation, old, new):
+        federation.edit("north", old, new)
+        return self.refused(federation, "north", "node", "run", "north.toml")
+
+    def test_a_run_that_nobody_confirmed(self, federation):
+        line = f'agreement = "{federation.agreement}"'
+        assert federation.agreement in self.node(federation, line, "")
+
+    def test_another_agreement_than_was_confirmed(self, federation):
+        told = self.node(federation, federation.agreement, "ab" * 32)
+        assert f"confirmed the agreement {'ab' * 32}" in told
+        assert federation.agreement in told
+
+    def test_a_public_file_that_was_changed(self, federation):
+        """What differs is named, with both values."""
+        federation.edit("north", "rounds = 3", "rounds = 4", file="run.toml")
+        told = self.node(federation, "", "")
+        assert "settings.rounds was 3 and is 4" in told
+
+    def test_a_custody_that_was_not_accepted(self, federation):
+        assert "opens your updates" in self.node(federation, "any client together", "nobody")
+
+    def test_keys_of_another(self, federation):
+        other = federation.folder / "south/own.identity"
+        told = self.node(federation, '"own.identity"', f'"{other}"')
+        assert "'north' must have the keys that the roster names" in told
+
+    def test_the_certificate_of_another_hub(self, federation):
+        hub = federation.folder / "other.identity"
+        new = ("roster", "identity", "hub", "--role", "aggregator", "--host", "127.0.0.1")
+        command(*new, "--out", hub)
+        certificate = hub.with_name("other.identity.crt").read_bytes()
+        (federation.folder / "north/hub.crt").write_bytes(certificate)
+        assert "certificate" in self.node(federation, "", "")
+
+    def test_a_port_in_use(self, federation):
+        with socket.create_server(("127.0.0.1", federation.port)):
+            told = self.refused(federation, "hub", *federation.serve)
+        assert f"listen at 127.0.0.1:{federation.port}" in told
+
+    def test_a_run_to_resume_that_is_not_there(self, federation):
+        told = self.refused(federation, "hub", *federation.serve, "--resume")
+        assert "there is no run to go on with" in told
+
+    def test_a_key_holder_as_hub(self, federation):
+        """The roster names another aggregator."""
+        serve = [w.replace("own.identity", "../holder/own.identity") for w in federation.serve]
+        assert "certificate" in self.refused(federation, "hub", *serve)
+
+
+def test_another_initial_adapter_at_one_node(machines):
+    """The hub names what differs, and nobody spent anything."""
+    federation = machines()
+    start = federation.folder / "west/start.safetensors"
+    content = bytearray(start.read_bytes())
+    content[-1] ^= 1
+    start.write_bytes(content)
+    federation.start_all()
+    federation.wait_for(lambda: federation.ended("hub"))
+    assert federation.running["hub"].returncode == 1
+    assert "start" in federation.printed()["hub"]
+    for name in NAMES:
+        assert federation.ledger(name).events() == ()
