@@ -259,25 +259,19 @@ def pump(
 @node_app.command()
 def status(config: File, as_json: AsJson = False) -> None:
     """Say how far the node has come and what its ledger counts, whether or not it runs."""
-    from privfed.cli.node_file import load_node_file
-    from privfed.engines.machines.node import status_of
-    from privfed.storage.state_folder import client_folder
+    from privfed.cli.node_file import place_of
+    from privfed.engines.machines.status import status_of
 
-    file = load_node_file(config)
-    folder = client_folder(file.settings.state, file.name, file.client.dataset)
-    found = status_of(folder)
+    found = status_of(place_of(config))
     if as_json:
         print(json.dumps(found))
         return
     if found is None:
         _say("this node has taken part in nothing yet")
         return
-    alive = _is_alive(int(found["process"]))
+    alive = "running" if _is_alive(int(found["process"])) else "not running"
     age = time.time() - float(found["at"])
-    _say(
-        f"{'running' if alive else 'not running'}; last: {found['what']} "
-        f"(round {found['round']} of {file.settings.rounds}, {age:.0f} s ago)"
-    )
+    _say(f"{alive}; last: {found['what']} (round {found['round']}, {age:.0f} s ago)")
     if found["epsilon"] is not None:
         _say(f"epsilon of your ledger then: {found['epsilon']:.4f}")
 

@@ -15,6 +15,7 @@ from privfed.errors import ConfigError
 from privfed.models.tasks import Classification
 from privfed.parties.client.client import Client
 from privfed.run_settings import FederationSettings
+from privfed.storage.state_folder import client_folder, default_state_folder
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -121,6 +122,16 @@ def load_node_file(path: Path) -> NodeFile:
     )
     root.end()
     return found
+
+
+def place_of(path: Path) -> Path:
+    """The folder in which a node keeps what outlives a run, without reading model or text."""
+    root = parsed(path)
+    name, state = root.take("name", str), root.take("state", str, None)
+    public = parsed(path.parent / root.take("run", str))
+    dataset = public.section("data").take("dataset", str)
+    where = default_state_folder() if state is None else path.parent / state
+    return client_folder(where, name, dataset)
 
 
 def _own(root: Section, folder: Path, settings: FederationSettings) -> FederationSettings:

@@ -202,9 +202,10 @@ _ONE_PROCESS: Final = (
     "the protocol, not of this run. Epsilon does not depend on it."
 )
 _PROGRAMS: Final = (
-    "The parties ran as programs of their own and sent each other signed messages. A client's "
-    "program reads the text and the ledger of its own organisation and sends neither, but for the "
-    "export of its ledger where its operator allows that. The confidentiality described here is "
-    "that of the protocol, under the assumptions in the table of who could see what: which party "
-    "pooled what it saw with which other is checked nowhere. Epsilon does not depend on it."
+    "The parties ran as programs of their own, as between separate machines, and sent each other "
+    "signed messages; whether two of them shared a machine is not checked. A client's program "
+    "reads the text and the ledger of its own organisation and sends neither, but for the export "
+    "of its ledger where its operator allows that. The confidentiality described here is that of "
+    "the protocol, under the assumptions in the table of who could see what: which party pooled "
+    "what it saw with which other is checked nowhere. Epsilon does not depend on it."
 )

@@ -4,17 +4,15 @@ It is a client's `Program` behind a socket, and holds no connection to anybody b
 carries its bytes. It plays one run, that which its operator confirmed, and ends with it.
 """
 
-import json
-import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
 
 from privfed.engines.machines import sockets
 from privfed.engines.machines.own_results import OwnResults
+from privfed.engines.machines.status import keep_status
 from privfed.errors import ConfigError, IdentityError, PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
@@ -28,10 +26,7 @@ from privfed.parties.client.starting import facts_in
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import CLOSED, EPSILON, METRIC_VALUE, OPENED, REFUSAL, STARTED
 from privfed.run_settings import FederationSettings
-from privfed.storage.durable import write_durably
 from privfed.storage.state_folder import client_folder
-
-_STATUS: Final = "node.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +107,11 @@ class Node:
         if self.files.played(self._proposal):
             return None
         kept, known = self.files.kept(), None
+        if kept is None and (self.results / "report.json").exists():
+            raise ConfigError(
+                f"{self.results} holds the results of an earlier run; move them away, or name "
+                "another folder (results)"
+            )
         memories = Memories(self.settings.anchors, self.client.id)
         if kept is not None:
             if self.settings.encryption.custody is not None:
@@ -195,32 +195,11 @@ class Node:
             self._closed.set()
 
     def _keep_status(self, happened: Told) -> None:
-        values: dict[str, Any] = {
-            "what": happened.what,
-            "run": happened.run,
-            "round": happened.round,
-            "epsilon": happened.epsilon,
-            "metric": happened.metric,
-            "at": time.time(),
-            "process": os.getpid(),
-        }
         try:
-            write_durably(self.folder / _STATUS, json.dumps(values).encode())
+            keep_status(self.folder, asdict(happened))
         except PrivfedError as error:
-            self._log_failure(error)
-
-    def _log_failure(self, error: PrivfedError) -> None:
-        if self._program is not None:
-            self._program.node.log.warning("the status cannot be written: %s", error)
-
-
-def status_of(folder: Path) -> dict[str, Any] | None:
-    """What a node last wrote of itself; None if it never did."""
-    try:
-        found: dict[str, Any] = json.loads((folder / _STATUS).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found
+            if self._program is not None:
+                self._program.node.log.warning("the status cannot be written: %s", error)
 
 
 def require_enrolled(roster: Roster, identity: Identity, name: str) -> None:
