@@ -6,6 +6,7 @@ See `internals.py`.
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.error.http import http_error_translator
+from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import get_objectstore_linkstate_factories
@@ -17,6 +18,7 @@ __all__ = [
     "NOOP_ACCOUNT_NAME",
     "NOOP_FEDERATION_ID",
     "NOOP_FLWR_AID",
+    "NoObjectInStoreError",
     "NoOpFederationManager",
     "NodeAuthMiddleware",
     "ProtobufTranslationMiddleware",

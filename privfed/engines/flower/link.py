@@ -12,12 +12,12 @@ ends when its standard input does.
 import contextlib
 import json
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ from privfed.engines.flower.internals_hub import (
     NOOP_FEDERATION_ID,
     NOOP_FLWR_AID,
     NodeAuthMiddleware,
+    NoObjectInStoreError,
     NoOpFederationManager,
     ProtobufTranslationMiddleware,
     TaskIdentity,
@@ -43,7 +44,15 @@ from privfed.engines.flower.internals_hub import (
     get_objectstore_linkstate_factories,
     http_error_translator,
 )
-from privfed.engines.flower.pieces import MOST_REQUEST_BYTES, in_pieces, pieces_of, sealed
+from privfed.engines.flower.pieces import (
+    MOST_OBJECTS,
+    MOST_REQUEST_BYTES,
+    in_pieces,
+    names_in,
+    pieces_of,
+    sealed,
+)
+from privfed.engines.machines import sockets
 from privfed.engines.machines.carried import LOST, WHOLE
 from privfed.errors import MessageError
 from privfed.protocol import streams
@@ -52,7 +61,7 @@ _FLEET: Final = "/v1/fleet/"
 _POLL_S: Final = 0.1
 _TASK_BEAT_S: Final = 20.0
 _KIND: Final = "query"
-_OBJECT_S: Final = 600.0
+_CONNECTIONS_PER_NODE: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +85,14 @@ class LinkSettings:
     socket: str
     database: str
     nodes: Mapping[str, str]
+
+
+class Arrived(Enum):
+    """How much of a reply is here: all, part of it, or nothing that ever will be whole."""
+
+    WHOLE = auto()
+    COMING = auto()
+    NEVER = auto()
 
 
 class SmallRequests:
@@ -131,6 +148,7 @@ class Link:
         self._state.activate_task(self._task)
         TaskIdentity.run_id, TaskIdentity.node_id = self._run, 1
         TaskIdentity.task_id = self._task
+        self._here: set[str] = set()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def app(self) -> FastAPI:
@@ -164,16 +182,23 @@ class Link:
             waiting: clients that were sent a message, by its name, as `push` gave it.
             timeout_s: how long a client may take.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, claimed = time.monotonic() + timeout_s, dict[str, Message]()
         while waiting and time.monotonic() < deadline:
-            replies = self._state.get_message_res(message_ids=set(waiting), run_id=self._run)
-            for reply in replies:
-                asked = reply.metadata.reply_to_message_id
-                if asked in waiting and not reply.has_error():  # Flower's own, of a lost node
+            open_ = set(waiting).difference(claimed)
+            for reply in self._state.get_message_res(message_ids=open_, run_id=self._run):
+                claimed[reply.metadata.reply_to_message_id] = reply
+            over = []
+            for asked, reply in claimed.items():
+                arrived = self._arrived(reply)
+                if arrived is Arrived.COMING:  # it holds nobody up
+                    continue
+                if arrived is Arrived.WHOLE:
                     yield waiting[asked], self._pieces(reply)
+                over.append(asked)
+            for asked in over:
                 self._state.delete_messages(message_ins_ids={asked})
-                waiting.pop(asked, None)
-            if not replies:
+                del waiting[asked], claimed[asked]
+            if not over:
                 time.sleep(_POLL_S)
         self._state.delete_messages(message_ins_ids=set(waiting))
 
@@ -189,24 +214,35 @@ class Link:
             self._state.store_object(self._run, session, one, objects[one].deflate())
         return str(bare.metadata.message_id)
 
+    def _arrived(self, reply: Message) -> "Arrived":
+        """How much of a reply is here."""
+        if reply.has_error():  # Flower makes it, of a node that is lost
+            return Arrived.NEVER
+        try:
+            tree = self._state.object_store.get_object_tree(reply.metadata.message_id)
+        except NoObjectInStoreError:
+            return Arrived.NEVER
+        names = names_in(tree)
+        if len(names) > MOST_OBJECTS:
+            return Arrived.NEVER
+        for name in names:
+            if name not in self._here:
+                content = self._state.get_object(self._run, name)
+                if content is None:
+                    return Arrived.NEVER
+                if not content:
+                    return Arrived.COMING
+                self._here.add(name)
+        return Arrived.WHOLE
+
     def _pieces(self, reply: Message) -> Iterator[bytes]:
         store, number = self._state.object_store, reply.metadata.message_id
+        tree = store.get_object_tree(number)
         try:
-            yield from pieces_of(store.get_object_tree(number), self._object)
+            yield from pieces_of(tree, lambda name: bytes(self._state.get_object(self._run, name)))
         finally:
+            self._here.difference_update(names_in(tree))
             store.delete(number)
-
-    def _object(self, name: str) -> bytes:
-        """One object of a reply, which its node may still be sending."""
-        deadline = time.monotonic() + _OBJECT_S
-        while time.monotonic() < deadline:
-            content = self._state.get_object(self._run, name)
-            if content is None:
-                raise MessageError("an object of a reply is missing")
-            if content:
-                return bytes(content)
-            time.sleep(_POLL_S / 2)
-        raise MessageError("an object of a reply did not come")
 
     def _beat(self) -> None:
         """Without this, Flower takes the run for dead."""
@@ -245,11 +281,8 @@ def _all_or_nothing(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def listen(link: Link, path: Path) -> None:
     """Answer one hub after the other at a socket that its user alone can open."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(path))
-        path.chmod(0o600)
-        server.listen(1)
+    with sockets.listening(path) as server:
+        server.settimeout(None)
         while True:
             connection, _ = server.accept()
             lost = contextlib.suppress(OSError, MessageError)
@@ -271,6 +304,7 @@ def main() -> None:
             ssl_keyfile=settings.key,
             log_config=None,
             timeout_keep_alive=60,
+            limit_concurrency=16 + _CONNECTIONS_PER_NODE * len(settings.nodes),
         )
     )
     threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()

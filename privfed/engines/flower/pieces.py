@@ -17,10 +17,13 @@ from privfed.engines.flower.internals import (
     remove_content_from_message,
 )
 from privfed.errors import MessageError
+from privfed.protocol.streams import MOST_BYTES
 
 PIECE_BYTES: Final = 4 << 20
 MOST_REQUEST_BYTES: Final = PIECE_BYTES + (1 << 20)
 """Of one request over HTTP: a piece and what Flower writes around it."""
+MOST_OBJECTS: Final = MOST_BYTES // PIECE_BYTES + 2
+"""Of the longest message: its pieces, their list, and itself."""
 _PIECE: Final = "piece"
 
 
@@ -53,11 +56,19 @@ def pieces_of(tree: ObjectTree, pull: Callable[[str], bytes]) -> Iterator[bytes]
         MessageError: for anything but the pieces of a message.
     """
     for records in tree.children:
-        for name in _names_in(pull(records.object_id)):
+        for name in _listed_in(pull(records.object_id)):
             yield _piece_in(pull(name))
 
 
-def _names_in(records: bytes) -> list[str]:
+def names_in(tree: ObjectTree) -> list[str]:
+    """Names of all objects of a message, each once."""
+    found = dict.fromkeys([tree.object_id])
+    for child in tree.children:
+        found.update(dict.fromkeys(names_in(child)))
+    return list(found)
+
+
+def _listed_in(records: bytes) -> list[str]:
     """Names of the pieces in the records of a message, in their order."""
     try:
         listed: dict[str, str] = json.loads(get_object_body(records, RecordDict))

@@ -1,6 +1,7 @@
 """Sockets between a party and the process that carries its bytes: on one machine, for one user."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,11 @@ def listening(path: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX)
     try:
         path.unlink(missing_ok=True)
-        server.bind(str(path))
-        path.chmod(0o600)
+        before = os.umask(0o177)
+        try:
+            server.bind(str(path))
+        finally:
+            os.umask(before)
         server.listen(1)
     except OSError as error:
         server.close()
