@@ -72,7 +72,7 @@ authority = "{authority}"
 [hub]
 address = "127.0.0.1:{port}"
 certificate = "hub.crt"
-patience_s = 120.0
+patience_s = {patience_s}
 {holder}
 """
 _NODE = """name = "{name}"
@@ -124,10 +124,20 @@ class Machines:
         custody: who holds the key.
         rounds: planned.
         holder_listens: whether the key holder opens a port, and is no node.
+        patience_s: how long the hub waits for a node that is lost.
     """
 
-    def __init__(self, folder, bert, *, custody="shared_key", rounds=3, holder_listens=False):
-        self.holder_listens = holder_listens
+    def __init__(
+        self,
+        folder,
+        bert,
+        *,
+        custody="shared_key",
+        rounds=3,
+        holder_listens=False,
+        patience_s=120.0,
+    ):
+        self.holder_listens, self.patience_s = holder_listens, patience_s
         self.folder, self.custody, self.rounds = folder, custody, rounds
         self.running = {}
         self.events = []
@@ -183,6 +193,7 @@ class Machines:
                 base=json.dumps(str(bert)),
                 custody=self.custody,
                 rounds=self.rounds,
+                patience_s=self.patience_s,
                 authority=self.authority,
                 port=self.port,
                 holder=f'key_holder = "127.0.0.1:{self.holder_port}"' if holder else "",

@@ -131,6 +131,41 @@ def test_kills_of_every_process(machines):
         assert steps <= 5 * STEPS, "no round was reserved twice"
 
 
+def test_a_key_holder_that_dies(machines):
+    """The hub ends with a sentence that says what to do, and that works."""
+    federation = machines(custody="key_holder", rounds=4)
+    federation.start_all()
+    federation.wait_for(lambda: 1 in federation.rounds_over())
+    federation.kill("holder")
+    federation.wait_for(lambda: federation.ended("hub"))
+    assert federation.running["hub"].returncode == 1
+    told = federation.printed()["hub"]
+    assert "--resume` goes on" in told
+    assert "the key holder 'keys' must be connected" in told
+    federation.start_holder()
+    federation.start_hub("--resume")
+    federation.finish()
+    assert federation.rounds_over()[-1] == 4
+    check(federation)
+
+
+def test_a_node_that_is_lost_for_good(machines):
+    """It costs the others one round at most; the hub says whom it lacks."""
+    federation = machines(rounds=4, patience_s=4.0)
+    federation.start_all()
+    federation.wait_for(lambda: 1 in federation.rounds_over())
+    over = federation.rounds_over()[-1]
+    federation.kill("west")
+    federation.wait_for(lambda: federation.ended("hub"))
+    assert federation.running["hub"].returncode == 1
+    assert "west" in federation.printed()["hub"]
+    over = max(over, *federation.rounds_over())
+    for name in ("north", "south"):
+        begun = sum(event.steps for event in federation.ledger(name).events()) / STEPS
+        assert over <= begun <= over + 1
+    assert federation.ended("north") is federation.ended("south") is False, "they wait for the hub"
+
+
 class Overheard:
     """Stands between a node and what carries its bytes, and keeps all of them."""
 
