@@ -25,10 +25,9 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from privfed.canonical import canonical_json
+from privfed.engines.flower.front_door import FrontDoor, Impatient
 from privfed.engines.flower.internals import Message
 from privfed.engines.flower.internals_hub import (
     NOOP_ACCOUNT_NAME,
@@ -46,18 +45,16 @@ from privfed.engines.flower.internals_hub import (
 )
 from privfed.engines.flower.pieces import (
     MOST_OBJECTS,
-    MOST_REQUEST_BYTES,
     in_pieces,
     names_in,
     pieces_of,
     sealed,
 )
 from privfed.engines.machines import sockets
-from privfed.engines.machines.carried import LOST, WHOLE
+from privfed.engines.machines.carried import LOST, PIECE, WHOLE
 from privfed.errors import MessageError
 from privfed.protocol import streams
 
-_FLEET: Final = "/v1/fleet/"
 _POLL_S: Final = 0.1
 _TASK_BEAT_S: Final = 20.0
 _KIND: Final = "query"
@@ -95,30 +92,6 @@ class Arrived(Enum):
     NEVER = auto()
 
 
-class SmallRequests:
-    """Refuses a request whose size is not announced, or that is larger than any piece.
-
-    It is the outermost layer: what follows reads a whole request before it knows who sent it.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what is small, and what is asked of the Fleet API."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if not scope["path"].startswith(_FLEET):
-            await PlainTextResponse("not found", status_code=404)(scope, receive, send)
-            return
-        sizes = [value for name, value in scope["headers"] if name == b"content-length"]
-        if len(sizes) != 1 or not sizes[0].isdigit() or int(sizes[0]) > MOST_REQUEST_BYTES:
-            await PlainTextResponse("too large", status_code=413)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
 class Link:
     """Messages on their way, in Flower's state.
 
@@ -138,6 +111,7 @@ class Link:
             name: self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key.encode(), 0)
             for name, key in settings.nodes.items()
         }
+        self._keys = [key.encode() for key in settings.nodes.values()]
         self._names = {number: name for name, number in self._ids.items()}
         self._run = self._state.create_run(
             None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
@@ -158,7 +132,7 @@ class Link:
             redoc_url=None,
             openapi_url=None,
             middleware=[
-                Middleware(SmallRequests),
+                Middleware(FrontDoor, keys=self._keys),
                 Middleware(BaseHTTPMiddleware, dispatch=http_error_translator),
                 Middleware(ProtobufTranslationMiddleware),
                 Middleware(NodeAuthMiddleware),
@@ -216,6 +190,12 @@ class Link:
 
     def _arrived(self, reply: Message) -> "Arrived":
         """How much of a reply is here."""
+        try:
+            return self._seen(reply)
+        except Exception:  # noqa: BLE001 - whatever a node sent costs its own reply, and no other
+            return Arrived.NEVER
+
+    def _seen(self, reply: Message) -> "Arrived":
         if reply.has_error():  # Flower makes it, of a node that is lost
             return Arrived.NEVER
         try:
@@ -264,16 +244,17 @@ def answer(link: Link, stream: streams.Stream) -> None:
                 sent[message] = name
         for name, pieces in link.replies(sent, timeout_s):
             streams.send(stream, canonical_json({"from": name}))
-            for piece in _all_or_nothing(pieces):
-                streams.send(stream, piece)
+            for frame in _framed(pieces):
+                streams.send(stream, frame)
         streams.send(stream, canonical_json({"from": None}))
 
 
-def _all_or_nothing(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The pieces, then the word that they are all; another word if one did not come."""
+def _framed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The pieces, each behind a byte that says so; then whether they were all."""
     try:
-        yield from pieces
-    except MessageError:
+        for piece in pieces:
+            yield PIECE + piece
+    except Exception:  # noqa: BLE001 - whatever a node sent costs its own reply, and no other
         yield LOST
     else:
         yield WHOLE
@@ -290,11 +271,19 @@ def listen(link: Link, path: Path) -> None:
                 answer(link, stream)
 
 
+def listen_or_end(link: Link, path: Path) -> None:
+    """Listen; if that fails, end the whole process, which is started again."""
+    try:
+        listen(link, path)
+    finally:
+        os._exit(1)
+
+
 def main() -> None:
     """Serve until standard input ends."""
     settings = LinkSettings(**json.loads(Path(sys.argv[1]).read_text()))
     link = Link(settings)
-    threading.Thread(target=listen, args=(link, Path(settings.socket)), daemon=True).start()
+    threading.Thread(target=listen_or_end, args=(link, Path(settings.socket)), daemon=True).start()
     server = uvicorn.Server(
         uvicorn.Config(
             link.app(),
@@ -303,6 +292,7 @@ def main() -> None:
             ssl_certfile=settings.certificate,
             ssl_keyfile=settings.key,
             log_config=None,
+            http=Impatient,
             timeout_keep_alive=60,
             limit_concurrency=16 + _CONNECTIONS_PER_NODE * len(settings.nodes),
         )

@@ -71,10 +71,15 @@ def names_in(tree: ObjectTree) -> list[str]:
 def _listed_in(records: bytes) -> list[str]:
     """Names of the pieces in the records of a message, in their order."""
     try:
-        listed: dict[str, str] = json.loads(get_object_body(records, RecordDict))
-    except (ValueError, TypeError) as error:
+        listed = json.loads(get_object_body(records, RecordDict))
+    except (ValueError, TypeError, RecursionError) as error:
         raise MessageError("the records of a message must be numbered pieces") from error
-    if set(listed) != {f"{number:06}" for number in range(len(listed))}:
+    if (
+        not isinstance(listed, dict)
+        or len(listed) > MOST_OBJECTS
+        or set(listed) != {f"{number:06}" for number in range(len(listed))}
+        or not all(isinstance(name, str) for name in listed.values())
+    ):
         raise MessageError("the records of a message must be numbered pieces")
     return [listed[name] for name in sorted(listed)]
 
@@ -84,6 +89,6 @@ def _piece_in(content: bytes) -> bytes:
         piece = ConfigRecord.inflate(content).get(_PIECE)
     except (ValueError, TypeError, DecodeError) as error:
         raise MessageError("a piece of a message must be bytes") from error
-    if not isinstance(piece, bytes):
-        raise MessageError("a piece of a message must be bytes")
+    if not isinstance(piece, bytes) or not 0 < len(piece) <= PIECE_BYTES:
+        raise MessageError(f"a piece of a message must be 1 to {PIECE_BYTES} bytes")
     return piece

@@ -10,6 +10,7 @@ user.
 ends when its standard input does.
 """
 
+import contextlib
 import json
 import socket
 import sys
@@ -162,7 +163,8 @@ class Pump:
 
     def _beat_until(self, done: threading.Event) -> None:
         while not done.wait(_BEAT_S):
-            self._beat()
+            with contextlib.suppress(httpx.HTTPError, MessageError):  # one may fail
+                self._beat()
 
     def _beat(self) -> None:
         reply = self._client.SendNodeHeartbeat(
@@ -232,8 +234,8 @@ def _why_lost(error: Exception, settings: PumpSettings) -> str:
             )
         if status == httpx.codes.UNAUTHORIZED:
             return (
-                f"{settings.hub} was started again, or the clocks of hub and node are minutes "
-                "apart; connecting again"
+                f"{settings.hub} was started again, or the clock here is ahead of the hub's, or "
+                "minutes behind it; connecting again"
             )
         return f"{settings.hub} answers with status {status}; it is asked again"
     if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error):

@@ -3,7 +3,7 @@
     hub                                   carrier
     {"ask": "present"}               ->   {"present": [NAME, ...]}
     {"ask": "exchange", "to": [NAME, ...], "timeout_s": S}, then each message
-                                     ->   {"from": NAME}, its pieces, WHOLE or LOST; ...;
+                                     ->   {"from": NAME}, PIECE and bytes, ..., WHOLE or LOST; ...;
                                           {"from": null}
 
 Replies are kept in files until they are read, so that memory holds one of them, however many
@@ -25,10 +25,8 @@ from privfed.protocol import streams
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import HELLO
 
-WHOLE: Final = b""
-"""After the last piece of a reply; a piece is never empty."""
-LOST: Final = b"\x00lost"
-"""In place of a piece that did not come; no message of privfed begins so."""
+PIECE, WHOLE, LOST = b"p", b"w", b"l"
+"""With what every frame of a reply begins: a piece follows, all came, or one did not come."""
 _GREETING_S: Final = 60.0
 _PAUSE_S: Final = 0.5
 _CONNECT_S: Final = 60.0
@@ -41,15 +39,22 @@ class Spooled(Mapping[str, bytes]):
         self._folder = tempfile.TemporaryDirectory(prefix="privfed-replies-")
         self._files: dict[str, Path] = {}
 
-    def keep(self, name: str, pieces: Iterator[bytes]) -> None:
-        """Keep a reply; one that breaks off is none."""
-        path = Path(self._folder.name) / str(len(self._files))
+    def keep(self, name: str, frames: Iterator[bytes]) -> None:
+        """Keep a reply; one that breaks off, or is too long, is none."""
+        path, length = Path(self._folder.name) / str(len(self._files)), 0
         with path.open("wb") as file:
-            for piece in pieces:
-                if piece == LOST:
+            for frame in frames:
+                length += len(frame)
+                if length <= streams.MOST_BYTES:
+                    file.write(frame[len(PIECE) :])
+                if frame[:1] == LOST:
                     return
-                file.write(piece)
-        self._files[name] = path
+        if length <= streams.MOST_BYTES and name not in self._files:
+            self._files[name] = path
+
+    def drop(self, name: str) -> None:
+        """Forget a reply, if there is one."""
+        self._files.pop(name, None)
 
     def __getitem__(self, name: str) -> bytes:
         return self._files[name].read_bytes()
@@ -86,7 +91,7 @@ class Carried:
             stream = self._connected()
             streams.send(stream, canonical_json({"ask": "present"}))
             return list(json.loads(_required(stream))["present"])
-        except (OSError, MessageError):
+        except (OSError, MessageError, ValueError, LookupError, TypeError):
             self._stream = None
             return []
 
@@ -104,9 +109,10 @@ class Carried:
             for message in messages.values():
                 streams.send(stream, message)
             while (name := json.loads(_required(stream))["from"]) is not None:
-                replies.keep(name, _until_whole(stream))
-        except (OSError, MessageError):
+                replies.keep(name if name in messages else "", _until_whole(stream))
+        except (OSError, MessageError, ValueError, LookupError, TypeError):
             self._stream = None
+        replies.drop("")
         return replies
 
     def _connected(self) -> streams.Stream:
@@ -154,10 +160,9 @@ class CarriedLink:
 
 
 def _until_whole(stream: streams.Stream) -> Iterator[bytes]:
-    while (piece := _required(stream)) != WHOLE:
-        yield piece
-        if piece == LOST:
-            return
+    while (frame := _required(stream))[:1] == PIECE:
+        yield frame
+    yield frame
 
 
 def _required(stream: streams.Stream) -> bytes:
