@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,8 @@ class FederationSettings:
         values = self.describe()
         for own in ("computation", "fresh_ledgers", "secret_randomness", "seed", "clients"):
             del values[own]
+        files = {"start": self.start, "roster": self.enrolment and self.enrolment.roster}
+        values["files"] = {name: path and file_digest(path) for name, path in files.items()}
         values["model"].pop("base", None)  # a path, perhaps; its parameters' digest names the model
         del values["training"]["physical_batch_size"]
         return values
@@ -237,6 +240,20 @@ def _privacy_settings(privacy: PrivacyConfig) -> dict[str, Any]:
 def _with_kind(choice: Clipping | Optimizer) -> dict[str, Any]:
     """Its fields, and its class: two kinds may have the same fields, or none."""
     return {"kind": type(choice).__name__, **asdict(choice)}
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 (hex) of a file that all parties have; None where it is still to be made."""
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return _digest_of_file(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _digest_of_file(path: Path, *_: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(records: Sequence[Record]) -> str:

@@ -88,6 +88,9 @@ _NODE_TOML: Final = """name = "{name}"
 run = "run.toml"
 agreement = "{agreement}"
 accept = "{accept}"
+dataset = "bbc-news"
+epsilon = 2.0
+delta = 1e-4
 state = "state"
 anchors = "anchors"
 share_ledger = true

@@ -1,6 +1,7 @@
 """`privfed node`: one organisation's part in a run between machines."""
 
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -64,6 +65,7 @@ def check(config: File) -> None:
     _say(f"run:        {file.settings.title}; {file.settings.rounds} rounds")
     _say(f"agreement:  SHA-256 {digest}")
     _say(f"roster:     {roster.federation}, SHA-256 {roster.digest().hex()}")
+    _say(f"custody:    {file.settings.encryption.custody}, bfv")
     _say(f"records:    {len(file.client.records)} that can be trained on, which stay here")
     if isinstance(file.client.public_size, NoisySize):
         _say("size:       will be released once, under noise that your ledger counts")
@@ -87,8 +89,11 @@ def check(config: File) -> None:
         sizes=file.settings.public_size_source,
         held_out_source=file.settings.held_out_source,
         encrypted=True,
+        in_one_process=False,
     ):
         _say(f"published:  {row.what}")
+    if file.share_ledger:
+        _say("published:  at the end, the ledger with all runs on this data set (share_ledger)")
     state = file.settings.state.absolute()
     free = shutil.disk_usage(next(p for p in (state, *state.parents) if p.exists())).free
     _say(f"disk:       {free / 1e9:.1f} GB free at {state}")
@@ -149,10 +154,13 @@ def run(
     """Take part until the run is over. Started again after whatever stopped it, it goes on."""
     _quiet_loading()
     from privfed.cli.node_file import load_node_file
+    from privfed.engines.machines.sources import require_same_data_set
 
     file = load_node_file(config)
     file.require_confirmed()
     roster = _roster(file)
+    if file.source is not None:
+        require_same_data_set(file.settings.state, file.source, file.client.dataset)
     table = _Table(file, as_json=as_json)
     node = _node(file, roster, table)
     try:
@@ -177,16 +185,16 @@ def _take_part(
     """Answer until the run is over, with a process that carries messages beside this one."""
     from privfed.engines.machines.carrier import Carrier
 
-    carrier = Carrier(
-        "privfed.engines.flower.pump",
-        pump_settings(file.hub, file.certificate, file.transport, socket_path),
-        place,
-        lambda line: table.note(f"hub: {line}"),
-    )
+    def said(line: str) -> None:
+        if not node.is_over:  # after that the hub may be gone
+            table.note(f"hub: {line}")
+
+    settings = pump_settings(file.hub, file.certificate, file.transport, socket_path)
+    carrier = Carrier("privfed.engines.flower.pump", settings, place, said)
     if file.pump:
         carrier.start()
     try:
-        node.listen(socket_path)
+        node.listen(socket_path, file.socket_group)
         time.sleep(_LINGER_S)  # the last reply is on its way
     finally:
         if file.pump:
@@ -273,15 +281,41 @@ def status(config: File, as_json: AsJson = False) -> None:
     age = time.time() - float(found["at"])
     _say(f"{alive}; last: {found['what']} (round {found['round']}, {age:.0f} s ago)")
     if found["epsilon"] is not None:
-        _say(f"epsilon of your ledger then: {found['epsilon']:.4f}")
+        from privfed.reports.round_record import rounded_up
+
+        _say(f"epsilon of your ledger then: {rounded_up(found['epsilon'])}")
 
 
 def _is_alive(process: int) -> bool:
+    return Path(f"/proc/{process}").exists() if sys.platform == "linux" else _answers(process)
+
+
+def _answers(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except OSError:
+    except ProcessLookupError:
         return False
+    except PermissionError:
+        return True
     return True
+
+
+@node_app.command(name="give-up")
+def give_up(config: File) -> None:
+    """Forget the run that is open here, which will not go on. What it released stays counted."""
+    from privfed.cli.node_file import place_of
+    from privfed.parties.client.kept_run import RunFiles
+
+    files = RunFiles(place_of(config))
+    try:
+        kept = files.kept()
+        if kept is None:
+            _say("no run is open here")
+            return
+        files.give_up(kept.run)
+        _say(f"run {kept.run} is given up; the ledger counts what it released")
+    finally:
+        files.release()
 
 
 @node_app.command()
@@ -297,11 +331,14 @@ After=network-online.target
 
 [Service]
 Type=exec
+User={getpass.getuser()}
 WorkingDirectory={place.parent}
 ExecStart={program} node run {shlex.quote(str(place))}
 Restart=on-failure
 RestartSec=10
 KillSignal=SIGINT
+SuccessExitStatus=130 143
+RestartPreventExitStatus=1
 TimeoutStopSec=60
 UMask=0077
 NoNewPrivileges=yes
@@ -361,6 +398,8 @@ class _Table:
 
     def head(self, brought: "Prepared") -> None:
         """What the organisation brings, and the head of the table."""
+        from privfed.reports.round_record import rounded_up
+
         facts = brought.facts[self._name]
         size, noise = facts.client["public_size"], facts.noise_multiplier
         if self._as_json:
@@ -369,7 +408,7 @@ class _Table:
             return
         _say(
             f"{self._name}: public size {size}, noise multiplier {noise:.4g}, epsilon "
-            f"{facts.epsilon_before:.4f} before"
+            f"{rounded_up(facts.epsilon_before)} before"
         )
         _say(_LINE.format("round", self._metric, "epsilon of budget", "seconds"))
 

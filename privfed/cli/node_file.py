@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from privfed.agreement import Declaration, budget_of
 from privfed.cli.hub_file import hub_of
 from privfed.cli.public_file import PublicRun, load_public_run, require_accepted
 from privfed.cli.run_file import base_of, computation_of
@@ -15,6 +16,7 @@ from privfed.errors import ConfigError
 from privfed.models.tasks import Classification
 from privfed.parties.client.client import Client
 from privfed.run_settings import FederationSettings
+from privfed.settings.privacy import PrivacyConfig
 from privfed.storage.state_folder import client_folder, default_state_folder
 
 _LOG: Final = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class NodeFile:
         results: folder for report and adapter.
         pump: whether the process that carries messages is started here.
         socket: path at which the node listens for it; None chooses one.
+        socket_group: group that may open it besides this user; None for nobody else.
+        source: file with the organisation's text; None on the hub.
         client: what it brings.
     """
 
@@ -52,6 +56,8 @@ class NodeFile:
     results: Path
     pump: bool
     socket: Path | None
+    socket_group: str | None
+    source: Path | None
     client: Client
 
     def require_confirmed(self) -> None:
@@ -91,10 +97,12 @@ def load_node_file(path: Path) -> NodeFile:
             f"name must be that of a client of {run}, got {name!r}; it names "
             f"{[one.id for one in public.settings.clients]}"
         )
+    _require_own_limits(root, declared[0], public.settings.privacy)
     identity = folder / root.take("identity", str, f"{name}.identity")
     settings = _own(root, folder, public.settings)
     data = root.section("data")
     continues = data.take("continues", str, None)
+    source = folder / data.look("source")
     (own,) = declared
     client = Client(
         id=own.id,
@@ -117,11 +125,39 @@ def load_node_file(path: Path) -> NodeFile:
         share_ledger=root.take("share_ledger", bool, False),
         results=folder / root.take("results", str, f"results-{name}"),
         pump=root.take("pump", bool, True),
-        socket=Path(chosen) if (chosen := root.take("socket", str, None)) else None,
+        socket=folder / chosen if (chosen := root.take("socket", str, None)) else None,
+        socket_group=root.take("socket_group", str, None),
+        source=source if source.is_file() else None,
         client=client,
     )
     root.end()
     return found
+
+
+def _require_own_limits(root: Section, declared: Declaration, privacy: PrivacyConfig) -> None:
+    """Refuse a run that counts on another ledger, or to another budget, than this party set.
+
+    The name of the data set says which ledger counts, and the public file is written by others.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    dataset, budget = root.take("dataset", str), budget_of(declared, privacy)
+    if dataset != declared.dataset:
+        raise ConfigError(
+            f"the public file calls this data set {declared.dataset!r} and your file {dataset!r}: "
+            "under another name what earlier runs spent is not counted. Have the public file use "
+            "the name under which your ledger counts"
+        )
+    for what, asked, most in (
+        ("epsilon", budget.epsilon, root.take("epsilon", float)),
+        ("delta", budget.delta, root.take("delta", float)),
+    ):
+        if not asked <= most:
+            raise ConfigError(
+                f"the public file gives {declared.id!r} a budget of {what} {asked:g}, your file "
+                f"allows at most {most:g}"
+            )
 
 
 def place_of(path: Path) -> Path:

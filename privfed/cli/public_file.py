@@ -6,6 +6,7 @@ certificate, `start.safetensors` and `agreement.json`, which `privfed agreement`
 """
 
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,11 @@ class PublicRun:
         Raises:
             ConfigError: naming what differs.
         """
+        if not self.start.is_file():
+            raise ConfigError(
+                f"{self.start} must lie beside the public file, the same bytes at every party; ask "
+                "whoever wrote the public file"
+            )
         mine, given = self.settings.proposal(), read_agreement(self.agreement)
         differing = differences(given.to_json(), mine.to_json())
         if differing:
@@ -114,13 +120,15 @@ def _held_out(data: Section, task: Task, folder: Path) -> tuple[tuple[Record, ..
 
 
 def _parties(section: Section, folder: Path) -> Enrolment:
-    found = Enrolment(
-        roster=folder / section.take("roster", str),
-        authority=section.take("authority", str),
-        identities=folder,
-    )
+    """The roster and its authority: by its key, not by a file, so that the agreement pins it."""
+    roster, authority = section.take("roster", str), section.take("authority", str)
     section.end()
-    return found
+    if re.fullmatch("[0-9a-f]{64}", authority) is None:
+        raise ConfigError(
+            "[parties] authority must be the public key of who signed the roster, 64 hex digits "
+            f"(`privfed roster identity` prints it), got {authority!r:.80}"
+        )
+    return Enrolment(roster=folder / roster, authority=authority, identities=folder)
 
 
 def _require_custody(settings: FederationSettings, section: Section) -> None:
@@ -129,11 +137,14 @@ def _require_custody(settings: FederationSettings, section: Section) -> None:
     Raises:
         ConfigError: if nothing is encrypted, or nobody said who holds the key.
     """
-    if settings.encryption.custody is None:
+    if not isinstance(settings.encryption, BFV):
         raise ConfigError(
-            "between machines updates are encrypted: [encryption] kind must be 'bfv' or 'ckks'"
+            "between machines updates are summed under [encryption] kind 'bfv': in clear nothing "
+            "is hidden from the hub, and 'ckks' hides nothing from a hub that deviates"
         )
-    if isinstance(settings.encryption, BFV) and not section.has("custody"):
+    if section.has("key_holder"):
+        raise ConfigError("where the key holder listens stands in [hub] key_holder")
+    if not section.has("custody"):
         raise ConfigError(
             'between machines [encryption] custody has no default: say "shared_key" (every '
             'client can decrypt) or "key_holder" (a party of its own can)'
@@ -174,6 +185,7 @@ def make_public_files(path: Path) -> list[str]:
         brought = prepare(replace(public.settings, start=None), [], {}, start=None)
         write_durably(public.start, brought.start)
         told.append(f"made {public.start}, the initial adapter")
+        public = load_public_run(path)
     proposal = public.settings.proposal()
     if not public.agreement.exists():
         content = json.dumps(proposal.to_json(), indent=2, allow_nan=False) + "\n"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import shutil
 import socket
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from privfed.errors import ConfigError, RunFolderError
+from privfed.errors import ConfigError, RunFolderError, TooFewClientsError
 
 if TYPE_CHECKING:
     from privfed.agreement import Proposal
@@ -170,13 +171,18 @@ def run(
     from privfed.cli.display import JsonLines, RoundTable
     from privfed.cli.ending import tell
     from privfed.errors import PrivfedError
+    from privfed.storage.run_folder import only_one_in
 
     served = _read(config, identity, listen, out)
     _require_new(served.folder, resume=resume)
     table = (
         JsonLines(sys.stdout) if as_json else RoundTable(_console, served.proposal.metric, logs={})
     )
-    with table, _hub(served, table, resume=resume, without=without or ()) as hub:
+    with (
+        only_one_in(served.folder),
+        table,
+        _hub(served, table, resume=resume, without=without or ()) as hub,
+    ):
         try:
             hub.wait(lambda names: table.note(f"waiting for {', '.join(names)}"))
             hub.begin()
@@ -195,6 +201,13 @@ def run(
             raise
     for line in (report.headline, f"report: {served.folder / 'report.html'}"):
         table.note(line)
+    if report.not_closed:
+        names = ", ".join(one.id for one in report.not_closed)
+        raise TooFewClientsError(
+            f"no statement of {names} came, so that the report has no bound for the federation; "
+            f"once they run again, `{_again('--finish')}` asks them",
+            [one.id for one in report.not_closed],
+        )
 
 
 @contextlib.contextmanager
@@ -321,9 +334,9 @@ def status(config: PublicFile, out: Out = None, as_json: AsJson = False) -> None
     _say(f"last change {age:.0f} s ago")
 
 
-def _again() -> str:
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return " ".join(["privfed", *words, "--resume"])
+def _again(*more: str) -> str:
+    words = [word for word in sys.argv[1:] if word not in ("--resume", *more)]
+    return shlex.join(["privfed", *words, "--resume", *more])
 
 
 def _say(line: str) -> None:

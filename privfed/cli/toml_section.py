@@ -117,6 +117,10 @@ class Section:
             raise ConfigError(f"{self._place} {key} must be one of {list(kinds)}, got {name!r}")
         return kinds[name]
 
+    def look(self, key: str) -> str:
+        """The text of a key that is taken later; empty if it has none."""
+        return str(self._left.get(key, ""))
+
     def has(self, key: str) -> bool:
         """Whether the file gives a key that was not taken yet."""
         return key in self._left

@@ -11,14 +11,15 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from privfed.errors import ReportError
-from privfed.models.in_place import InPlaceModel
-from privfed.private_step.private_model import PrivateModel
 from privfed.reports.budget import BudgetReport
 from privfed.storage.durable import writing
 from privfed.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:  # a folder is checked without torch
+    from privfed.private_step.private_model import PrivateModel
 
 DESCRIPTION: Final = "privfed.json"
 
@@ -35,7 +36,7 @@ the package {package}. What was guaranteed to whose records stands in `../report
 """
 
 
-def save_adapter(folder: RunFolder, model: PrivateModel, report: BudgetReport) -> None:
+def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport) -> None:
     """Write the adapter that a report is about; each file appears whole.
 
     Args:
@@ -43,6 +44,8 @@ def save_adapter(folder: RunFolder, model: PrivateModel, report: BudgetReport) -
         model: with the adapter in place.
         report: that will stand beside it.
     """
+    from privfed.models.in_place import InPlaceModel
+
     draft = folder.path / ".adapter.part"
     in_place = isinstance(model.adapter, InPlaceModel)
     package, loader = ("privfed", "InPlaceModel") if in_place else ("peft", "PeftModel")

@@ -154,6 +154,7 @@ def published(settings: FederationSettings, facts: RunFacts) -> tuple[Published,
         sizes=settings.public_size_source,
         held_out_source=settings.held_out_source,
         encrypted=facts.scheme.parameters is not None,
+        in_one_process=facts.in_one_process,
     )
 
 

@@ -11,7 +11,7 @@ at which it was written.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Final
@@ -60,6 +60,11 @@ def write_statements(
     write_durably(folder / "report.html", render_html(report).encode())
 
 
+def kept_statements(folder: Path, clients: Sequence[str]) -> dict[str, bytes]:
+    """What clients said at the end of a run, as far as it lies in its folder already."""
+    return _statements(folder / STATEMENTS, CLOSED, list(clients))
+
+
 def statement_file_name(client: str, kind: str) -> str:
     """Name of a client's statement below `statements`."""
     return f"{quote(client, safe=' -_.@')}.{kind}"
@@ -91,7 +96,7 @@ def verify_statements(folder: Path, *, authority: str | None) -> tuple[BudgetRep
     named, notes = (authority, []) if authority else _authority_of(folder / "run.json")
     roster = Roster.load(folder / ROSTER_FILE, authority=_key(named))
     clients = [*(row.id for row in report.clients), *(one.id for one in report.not_closed)]
-    closed, opened = (_statements(folder, kind, clients) for kind in (CLOSED, OPENED))
+    closed, opened = (_statements(folder / STATEMENTS, kind, clients) for kind in (CLOSED, OPENED))
     _require_none_beside(folder / STATEMENTS, {CLOSED: closed, OPENED: opened})
     _require_same(report, assemble(closed, opened, roster, run=report.run, clients=clients))
     for row in report.clients:
@@ -129,7 +134,7 @@ def _key(text: str) -> bytes:
 
 
 def _statements(folder: Path, kind: str, clients: list[str]) -> dict[str, bytes]:
-    paths = {name: folder / STATEMENTS / statement_file_name(name, kind) for name in clients}
+    paths = {name: folder / statement_file_name(name, kind) for name in clients}
     return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
 

@@ -48,15 +48,18 @@ def not_covered(
     return tuple(items)
 
 
-def published(*, sizes: str, held_out_source: str, encrypted: bool) -> tuple[Published, ...]:
+def published(
+    *, sizes: str, held_out_source: str, encrypted: bool, in_one_process: bool
+) -> tuple[Published, ...]:
     """Everything that left the clients without noise, and where it came from.
 
     Args:
         sizes: where the public sizes come from.
         held_out_source: what the held-out text is.
         encrypted: whether single updates were.
+        in_one_process: whether the parties ran in one process, so that nobody could time a client.
     """
-    rows = (
+    rows: tuple[tuple[str, str], ...] = (
         ("names of clients and data sets, their descriptions, what one record is", "declared"),
         ("public sizes, and what follows from them: sampling rates, noise, weights", sizes),
         (
@@ -85,6 +88,15 @@ def published(*, sizes: str, held_out_source: str, encrypted: bool) -> tuple[Pub
             "how often the client reserved and committed; heads are digests of salted numbers",
         ),
     )
+    if not in_one_process:
+        rows = (
+            *rows,
+            (
+                "how long each client takes for every message, to the aggregator and to whoever "
+                "watches the network",
+                "depends on how many records the client itself drew in the round",
+            ),
+        )
     return tuple(Published(what=what, source=source) for what, source in rows)
 
 

@@ -13,7 +13,8 @@ report.json, report.html
 import fcntl
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,7 +78,7 @@ class RunFolder:
             )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self.take_lock()
 
     def latest(self, settings: Mapping[str, Any]) -> Checkpoint | None:
         """The checkpoint to resume from; None if the run died before its first.
@@ -88,7 +89,7 @@ class RunFolder:
         """
         if not self.path.is_dir():
             raise RunFolderError(f"there is no run to resume in {self.path}")
-        self._take_lock()
+        self.take_lock()
         try:
             return self._matching(settings)
         except BaseException:
@@ -118,7 +119,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def _take_lock(self) -> None:
+    def take_lock(self) -> None:
         """Two processes that drive one run would decrypt two sums of the same round."""
         with writing(self.path):
             self._lock = (self.path / _LOCK).open("wb")
@@ -173,6 +174,23 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole or not at all."""
         write_durably(self.path / name, text.encode())
+
+
+@contextmanager
+def only_one_in(path: Path) -> Iterator[None]:
+    """Keep other processes away from a run folder, which is made if it is missing.
+
+    Raises:
+        RunFolderError: if another process has it.
+    """
+    folder = RunFolder(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    folder.take_lock()
+    try:
+        yield
+    finally:
+        folder.release()
 
 
 def ledger_file_name(client: str) -> str:

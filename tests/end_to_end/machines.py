@@ -82,6 +82,9 @@ accept = "{accepted}"
 state = "state"
 anchors = "anchors"
 share_ledger = {share}
+dataset = "wards"
+epsilon = {epsilon}
+delta = {delta}
 [data]
 source = "own.jsonl"
 text = "text"
@@ -215,6 +218,8 @@ class Machines:
             agreement=agreement,
             accepted=ACCEPTED,
             share="false" if name == "north" else "true",
+            epsilon=BUDGETS[name][0],
+            delta=BUDGETS[name][1],
         )
         (self.folder / name / f"{name}.toml").write_text(
             text.replace('run = "run.toml"', 'run = "run.toml"\nidentity = "own.identity"')

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from accountants import Neighbouring, epsilon
 from privfed.engines.machines import sockets
+from privfed.engines.machines.sources import require_same_data_set
 from privfed.protocol import streams
 from tests.end_to_end.machines import BUDGETS, COUNTS, NAMES, STEPS, Machines, command, marker
 from tests.end_to_end.test_separate_processes import found_in, secret_halves
@@ -274,6 +275,47 @@ class TestRefusals:
     def test_a_custody_that_was_not_accepted(self, federation):
         assert "opens your updates" in self.node(federation, "any client together", "nobody")
 
+    def test_another_data_set_than_the_ledger_counts_for(self, federation):
+        """Under a new name earlier runs would not be counted."""
+        told = self.node(federation, 'dataset = "wards"', 'dataset = "wards-2"')
+        assert "under another name what earlier runs spent is not counted" in told
+
+    def test_a_larger_budget_than_is_allowed(self, federation):
+        told = self.node(federation, "epsilon = 4.0", "epsilon = 3.5")
+        assert "a budget of epsilon 4, your file allows at most 3.5" in told
+
+    def test_a_source_that_was_used_under_another_name(self, federation):
+        known = federation.folder / "north/state"
+        source = federation.folder / "north/own.jsonl"
+        require_same_data_set(known, source, "wards-1")
+        assert "was used as the data set 'wards-1'" in self.node(federation, "", "")
+
+    def test_a_missing_initial_adapter(self, federation):
+        (federation.folder / "north/start.safetensors").unlink()
+        assert "start.safetensors must lie beside" in self.node(federation, "", "")
+
+    def test_another_initial_adapter(self, federation):
+        """It is part of what was agreed on."""
+        path = federation.folder / "north/start.safetensors"
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        assert "settings.files.start was" in self.node(federation, "", "")
+
+    def test_another_roster(self, federation):
+        path = federation.folder / "north/federation.roster"
+        path.write_bytes(path.read_bytes() + b" ")
+        assert "settings.files.roster was" in self.node(federation, "", "")
+
+    def test_an_authority_that_is_a_file(self, federation):
+        old = f'authority = "{federation.authority}"'
+        federation.edit("north", old, 'authority = "board.party.json"', file="run.toml")
+        assert "64 hex digits" in self.node(federation, "", "")
+
+    def test_ckks(self, federation):
+        """A hub that deviates opens every update."""
+        old = 'kind = "bfv"\ncustody = "shared_key"'
+        federation.edit("north", old, 'kind = "ckks"', file="run.toml")
+        assert "hides nothing from a hub that deviates" in self.node(federation, "", "")
+
     def test_keys_of_another(self, federation):
         other = federation.folder / "south/own.identity"
         told = self.node(federation, '"own.identity"', f'"{other}"')
@@ -300,18 +342,3 @@ class TestRefusals:
         """The roster names another aggregator."""
         serve = [w.replace("own.identity", "../holder/own.identity") for w in federation.serve]
         assert "certificate" in self.refused(federation, "hub", *serve)
-
-
-def test_another_initial_adapter_at_one_node(machines):
-    """The hub names what differs, and nobody spent anything."""
-    federation = machines()
-    start = federation.folder / "west/start.safetensors"
-    content = bytearray(start.read_bytes())
-    content[-1] ^= 1
-    start.write_bytes(content)
-    federation.start_all()
-    federation.wait_for(lambda: federation.ended("hub"))
-    assert federation.running["hub"].returncode == 1
-    assert "start" in federation.printed()["hub"]
-    for name in NAMES:
-        assert federation.ledger(name).events() == ()

@@ -107,5 +107,6 @@ class Impatient(H11Protocol):
         asyncio.get_running_loop().call_later(_FIRST_REQUEST_S, self._too_late)
 
     def _too_late(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        asked: Any = self.cycle  # None until the first request
+        if asked is None and not self.transport.is_closing():
             self.transport.close()

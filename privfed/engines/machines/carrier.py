@@ -19,11 +19,18 @@ from accountants.durable import PRIVATE, write_durably
 _SHORTEST_S: Final = 1.0
 _LONGEST_S: Final = 30.0
 _STOP_S: Final = 15.0
+_PASSED: Final = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "LC_ALL", "TMPDIR", "TZ")
 _QUIET: Final = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Of the process: what Python needs, and nothing else that its party was given."""
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    return {**passed, **_QUIET, "HOME": str(home), "FLWR_HOME": str(home / "flower")}
 
 
 class Carrier:
@@ -98,7 +105,7 @@ class Carrier:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={**os.environ, **_QUIET, "FLWR_HOME": str(self._home / "flower")},
+                env=_environment(self._home),
                 start_new_session=True,  # Ctrl-C ends the party, which ends this
             )
             lines = 0

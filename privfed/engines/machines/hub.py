@@ -5,6 +5,7 @@ no adapter and no text. It imports neither torch nor TenSEAL, and parses nothing
 itself.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +14,16 @@ from typing import Final
 
 from privfed.agreement import Proposal
 from privfed.engines.machines.carried import Carried
-from privfed.errors import IdentityError
+from privfed.errors import IdentityError, MessageError, ReportError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.kept_run import ReachedFile
 from privfed.parties.aggregator.openers import Link
+from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.run import AggregatorRun, Following
 from privfed.reports.assembling import assemble
 from privfed.reports.budget import BudgetReport
-from privfed.reports.statement_folder import write_statements
+from privfed.reports.statement_folder import kept_statements, write_statements
 
 REACHED: Final = "reached.json"
 _PAUSE_S: Final = 0.5
@@ -82,7 +84,7 @@ class Hub:
             exchange=self.carried.exchange,
             following=self.following(self),
             reached=reached,
-            declined=() if reached is not None else tuple(self.without),
+            declined=tuple(self.without) if reached is None else _declined(self.proposal, reached),
         )
 
     def wait(self, waiting: Callable[[Sequence[str]], None]) -> None:
@@ -116,10 +118,21 @@ class Hub:
 
     def finish(self) -> BudgetReport:
         """The federation's report, from what clients state and sign at the end."""
-        closed = self.run.finish()
+        run, clients = self.run.record.run, self.run.participants
+        said = {**kept_statements(self.folder, clients), **self.run.finish()}
         opened = self.run.reached.opened if self.run.reached is not None else {}
-        report = assemble(
-            closed, opened, self.roster, run=self.run.record.run, clients=self.run.participants
-        )
+        closed: dict[str, bytes] = {}
+        for name in clients:  # one that contradicts itself or the others is as if it said nothing
+            with contextlib.suppress(MessageError, ReportError):
+                if name in said:
+                    more = {**closed, name: said[name]}
+                    assemble(more, opened, self.roster, run=run, clients=clients)
+                    closed = more
+        report = assemble(closed, opened, self.roster, run=run, clients=clients)
         write_statements(self.folder, report, closed, opened, self.roster)
         return report
+
+
+def _declined(proposal: Proposal, reached: Reached) -> tuple[str, ...]:
+    """Clients that took no part from the beginning of a run that goes on."""
+    return tuple(name for name in proposal.names if name not in reached.facts)

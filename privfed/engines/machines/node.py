@@ -161,9 +161,14 @@ class Node:
         self._follow(reply)
         return reply
 
-    def listen(self, path: Path) -> None:
-        """Answer whoever carries messages, until the run is over."""
-        with sockets.listening(path) as server:
+    def listen(self, path: Path, group: str | None = None) -> None:
+        """Answer whoever carries messages, until the run is over.
+
+        Args:
+            path: of the socket.
+            group: that may open it besides this user.
+        """
+        with sockets.listening(path, group) as server:
             sockets.answer_all(server, self.answer, lambda: self.is_over)
         path.unlink(missing_ok=True)
 
@@ -189,7 +194,8 @@ class Node:
         elif said.kind == REFUSAL:
             happened = Told(what="refused", run=said.run, round=said.round)
         if happened is not None:
-            self._keep_status(happened)
+            if happened.what != "refused":
+                self._keep_status(happened)
             self.told(happened)
         if said.kind == CLOSED:
             self._closed.set()

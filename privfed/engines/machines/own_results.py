@@ -54,7 +54,7 @@ class OwnResults:
         """
         folder = RunFolder(self.folder)
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (client,) = [row.id for row in report.clients]
         folder.write_json(ledger_file_name(client), export)
         write_vector(self.model.adapter, self.settings.method.left(progress.state))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,12 @@ _LONGEST_PATH: Final = 100
 _LOOK_S: Final = 0.5
 
 
-def listening(path: Path) -> socket.socket:
-    """A socket that its user alone can open.
+def listening(path: Path, group: str | None = None) -> socket.socket:
+    """A socket that its user alone can open, or a group too.
+
+    Args:
+        path: where it is made.
+        group: name of the group; None for nobody else.
 
     Raises:
         ConfigError: if it cannot be made there.
@@ -33,10 +38,14 @@ def listening(path: Path) -> socket.socket:
             server.bind(str(path))
         finally:
             os.umask(before)
+        if group is not None:
+            shutil.chown(path, group=group)
+            path.chmod(0o660)
         server.listen(1)
-    except OSError as error:
+    except (OSError, LookupError) as error:
         server.close()
-        raise ConfigError(f"a socket must be possible at {path}, but: {error.strerror}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"a socket must be possible at {path}, but: {reason}") from error
     server.settimeout(_LOOK_S)
     return server
 

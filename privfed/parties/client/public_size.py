@@ -11,14 +11,16 @@ import fcntl
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from accountants import Budget, BudgetExceededError, Event, Ledger, NoisedCount, epsilon
 from accountants.ledger.book import Book
 from privfed.data.public_size import NoisySize, released_size
 from privfed.errors import DataError
-from privfed.private_step.randomness import Randomness
 from privfed.storage.durable import writing
+
+if TYPE_CHECKING:  # a report is checked without torch, and asks here which sizes were released
+    from privfed.private_step.randomness import Randomness
 
 Events = tuple[Event, ...]
 
@@ -28,7 +30,7 @@ _LOCK: Final = "public-size.lock"
 
 
 def public_size(
-    declared: int | NoisySize, count: int, ledger: Ledger, budget: Budget, randomness: Randomness
+    declared: int | NoisySize, count: int, ledger: Ledger, budget: Budget, randomness: "Randomness"
 ) -> int:
     """The number that stands for how many records a client holds.
 
@@ -73,7 +75,7 @@ def _alone(ledger: Path) -> Iterator[None]:
 
 
 def _released(
-    declared: NoisySize, count: int, ledger: Ledger, budget: Budget, randomness: Randomness
+    declared: NoisySize, count: int, ledger: Ledger, budget: Budget, randomness: "Randomness"
 ) -> int:
     attempt = 0
     while (status := ledger.status(_RUN, attempt)) is not None:
