@@ -47,7 +47,8 @@ def test_the_pump_reaches_the_socket_by_its_group_and_nobody_else_does():
     assert pump["SupplementaryGroups"] == node["Group"] == ["privfed"]
     assert (node["RuntimeDirectory"], node["RuntimeDirectoryMode"]) == (["privfed"], ["0750"])
     socket = re.search(r"--socket (\S+)", pump["ExecStart"][0])[1]
-    assert f"chmod 0660 {socket}" in node["ExecStartPost"][0]
+    text = (DEPLOY / "privfed-node.service").read_text()
+    assert f'socket = "{socket}", socket_group = "privfed"' in text
     assert node["UMask"] == ["0077"], "its group must not read what the node writes"
     assert node["StateDirectoryMode"] == ["0700"]
 
