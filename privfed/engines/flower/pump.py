@@ -112,20 +112,24 @@ class Pump:
             )
             self._node = Node(node_id=reply.node_id)
             connected()
-            self._carry()
+            done = threading.Event()
+            beating = threading.Thread(target=self._beat_until, args=(done,), daemon=True)
+            beating.start()
+            try:
+                self._carry()
+            finally:
+                done.set()
+                beating.join()
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
 
     def _carry(self) -> None:
-        pause, beaten = _SOONEST_S, time.monotonic()
+        pause = _SOONEST_S
         while not self._stopped.is_set():
             if self._carried():
                 pause = _SOONEST_S
             else:
                 self._stopped.wait(pause)
                 pause = min(pause * _BACK_OFF, _LATEST_S)
-            if time.monotonic() > beaten + _BEAT_S:
-                self._beat()
-                beaten = time.monotonic()
 
     def _carried(self) -> bool:
         """Fetch a message, have it answered, send the reply; False if there was none."""
@@ -144,34 +148,22 @@ class Pump:
         return True
 
     def _answer_of_worker(self, content: bytes) -> bytes:
-        """What the worker says, while heartbeats go on."""
-        done = threading.Event()
-        beating = threading.Thread(target=self._beat_until, args=(done,), daemon=True)
-        beating.start()
-        try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.connect(self._settings.socket)
-                with connection.makefile("rwb") as stream:
-                    streams.send(stream, content)
-                    reply = streams.receive(stream)
-        finally:
-            done.set()
-            beating.join()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self._settings.socket)
+            with connection.makefile("rwb") as stream:
+                streams.send(stream, content)
+                reply = streams.receive(stream)
         if reply is None:
             raise MessageError("the worker gave no answer")
         return reply
 
     def _beat_until(self, done: threading.Event) -> None:
+        """Tell the hub that this node is here, also while the worker works or a reply is sent."""
         while not done.wait(_BEAT_S):
-            with contextlib.suppress(httpx.HTTPError, MessageError):  # one may fail
-                self._beat()
-
-    def _beat(self) -> None:
-        reply = self._client.SendNodeHeartbeat(
-            SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_HEARTBEAT_S)
-        )
-        if not reply.success:
-            raise MessageError("the hub does not know this node any more")
+            with contextlib.suppress(httpx.HTTPError):  # one may fail
+                self._client.SendNodeHeartbeat(
+                    SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_HEARTBEAT_S)
+                )
 
     def _pull(self, run: int, name: str) -> bytes:
         while True:
