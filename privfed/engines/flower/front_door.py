@@ -27,6 +27,9 @@ from privfed.engines.flower.pieces import MOST_REQUEST_BYTES
 
 FLEET: Final = "/v1/fleet/"
 _ANNOUNCING: Final = f"{FLEET}push-messages"
+_OF_PIECES: Final = (f"{FLEET}push-object", f"{FLEET}pull-object")
+_PIECES_AT_ONCE: Final = 2
+"""So that memory hardly grows with the number of nodes; others are read when it is their turn."""
 _MOST_ANNOUNCED_BYTES: Final = 1 << 16
 """Of a message without its pieces: their names."""
 _MOST_HEADER_BYTES: Final = 1 << 13
@@ -54,6 +57,7 @@ class FrontDoor:
         self._app = app
         self._keys = frozenset(keys)
         self._now = now
+        self._pieces = asyncio.Semaphore(_PIECES_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -61,6 +65,10 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         refused = self._why_not(scope)
+        if refused is None and scope["path"] in _OF_PIECES:
+            async with self._pieces:
+                await self._app(scope, receive, send)
+            return
         if refused is None:
             await self._app(scope, receive, send)
             return

@@ -4,6 +4,7 @@ See `internals.py`.
 """
 
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, TIMESTAMP_HEADER
+from flwr.supercore import sql_mixin
 from flwr.supercore.constant import (
     FLEET_HTTP_PUBLIC_KEY_HEADER,
     FLEET_HTTP_SIGNATURE_HEADER,
@@ -37,5 +38,6 @@ __all__ = [
     "fleet_router",
     "get_objectstore_linkstate_factories",
     "http_error_translator",
+    "sql_mixin",
     "verify_signature",
 ]

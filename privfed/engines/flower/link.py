@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -42,6 +42,7 @@ from privfed.engines.flower.internals_hub import (
     fleet_router,
     get_objectstore_linkstate_factories,
     http_error_translator,
+    sql_mixin,
 )
 from privfed.engines.flower.pieces import (
     MOST_OBJECTS,
@@ -58,6 +59,7 @@ from privfed.protocol import streams
 _POLL_S: Final = 0.1
 _TASK_BEAT_S: Final = 20.0
 _KIND: Final = "query"
+_SMALL_CACHES: Final = {"cache_size": "-2000", "mmap_size": "0"}
 _CONNECTIONS_PER_NODE: Final = 8
 
 
@@ -102,6 +104,7 @@ class Link:
     def __init__(self, settings: LinkSettings) -> None:
         for name in (settings.database, f"{settings.database}-wal", f"{settings.database}-shm"):
             Path(name).unlink(missing_ok=True)
+        sql_mixin.SQLITE_PRAGMAS = _with_small_caches(sql_mixin.SQLITE_PRAGMAS)
         os.close(os.open(settings.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         _, self._factory = get_objectstore_linkstate_factories(
             settings.database, NoOpFederationManager()
@@ -228,6 +231,11 @@ class Link:
         """Without this, Flower takes the run for dead."""
         while self._state.acknowledge_task_heartbeat(self._task):
             time.sleep(_TASK_BEAT_S)
+
+
+def _with_small_caches(pragmas: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Flower's settings of SQLite, but for caches of 64 MB for each connection."""
+    return tuple((name, _SMALL_CACHES.get(name, value)) for name, value in pragmas)
 
 
 def answer(link: Link, stream: streams.Stream) -> None:

@@ -24,6 +24,7 @@ _QUIET: Final = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "PYTHONUNBUFFERED": "1",
+    "MALLOC_ARENA_MAX": "2",
 }
 
 
