@@ -136,9 +136,9 @@ class TestWhatIsRefused:
     def test_records_of_another_kind(self):
         with pytest.raises(MessageError, match="numbered pieces"):
             given_as(b"{}", kind="ArrayRecord")
+        tree = ObjectTree(object_id="m", children=[ObjectTree(object_id="r")])
+        records = RecordDict({"000000": ConfigRecord({"piece": b"x"})})
         with pytest.raises(MessageError, match="a piece of a message must be bytes"):
-            tree = ObjectTree(object_id="m", children=[ObjectTree(object_id="r")])
-            records = RecordDict({"000000": ConfigRecord({"piece": b"x"})})
             list(pieces_of(tree, lambda _: records.deflate()))
 
     @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"nan,"], ids=str)

@@ -163,6 +163,7 @@ class TestCarrying:
             with meanwhile(run):
                 until(link.present)
                 number = link.push("b", b"x", 20.0)
+        link._state.deactivate_node(link._ids["b"])
         link._state.delete_messages(message_ins_ids={number})
 
     def test_a_worker_that_is_not_there(self, made, link, transport):
