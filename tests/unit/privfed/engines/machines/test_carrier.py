@@ -178,6 +178,7 @@ def test_stopped_while_it_starts(modules, tmp_path, monkeypatch):
     if left is not None:
         carrier._process.stdin.close()
         carrier._watch.join(10)
+        carrier._process.stdout.close()
     assert left is None
 
 
