@@ -76,7 +76,8 @@ def test_its_files_are_what_a_hub_and_a_node_read(parties, bert_folder):
     assert len(found.client.records) == len(rows(north / "articles.jsonl"))
 
 
-def test_a_folder_that_is_there_is_left_alone(tmp_path):
+def test_a_folder_that_is_there_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_machines, "_deal", lambda _: pytest.fail("it began"))
     (tmp_path / "kept").mkdir()
     with pytest.raises(ConfigError, match="kept must not be there yet"):
         demo_machines.play(tmp_path / "kept", print)
