@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from privfed.cli.main import app
 from privfed.cli.run_file import load_federation
+from tests.unit.privfed.cli.between import NAMES, copied, public_file, write, write_texts
 from tests.unit.privfed.cli.configurations import TOPICS, as_toml
 
 
@@ -93,3 +96,41 @@ def load(tmp_path, topic_records):
         return load_federation(path, tmp_path / "ledgers")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def enrolled(tmp_path_factory):
+    """A folder with everybody's keys, the roster and the hub's certificate; and the authority."""
+    folder = tmp_path_factory.mktemp("enrolled")
+
+    def roster(*words):
+        done = CliRunner().invoke(app, ["roster", *map(str, words)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    roles = {**dict.fromkeys(NAMES, "client"), "hub": "aggregator", "board": "authority"}
+    for name, role in {**roles, "keys": "key_holder"}.items():
+        hosts = ["--host", "127.0.0.1"] if name == "hub" else []
+        roster("identity", name, "--role", role, "--out", folder / f"{name}.identity", *hosts)
+    parties = [folder / f"{name}.identity.party.json" for name in ("hub", "keys", *NAMES)]
+    signed = ["--federation", "wards", "--authority", folder / "board.identity"]
+    roster("sign", *parties, *signed, "--out", folder / "wards.roster")
+    (folder / "hub.identity.crt").rename(folder / "hub.crt")
+    board = json.loads((folder / "board.identity.party.json").read_text())
+    return folder, board["signing_key"]
+
+
+@pytest.fixture
+def public(bert_folder, enrolled):
+    """The tables of a public file."""
+    return public_file(bert_folder, enrolled[1])
+
+
+@pytest.fixture
+def place(tmp_path, enrolled, public):
+    """A folder with all files of a run between machines, but what `privfed agreement` makes."""
+    folder = tmp_path / "parties"
+    folder.mkdir()
+    copied(enrolled[0], folder)
+    write_texts(folder)
+    write(folder / "run.toml", public)
+    return folder

@@ -1,13 +1,15 @@
 """What a run prints: a line for each round, who was missing, and how far it had come."""
 
 import io
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 from rich.console import Console
 
-from privfed.cli.display import RoundTable
+from privfed.cli.display import JsonLines, RoundTable
 from privfed.reports.round_record import Abandoned, Reason, RoundRecord
 
 
@@ -106,3 +108,46 @@ def test_a_round_that_was_given_up_is_one_line_however_long(started, printed):
     last = printed.getvalue().splitlines()[-1]
     assert last.startswith("    2  Round 2 was abandoned: clients whose updates were to be summed")
     assert last.endswith("(missing: [red], b).")
+
+
+class TestJsonLines:
+    """For programs that follow a run: an object a line, and each at once."""
+
+    def printed(self, play):
+        out = Flushed()
+        with JsonLines(out) as lines:
+            play(lines)
+        assert out.flushed == len(out.getvalue().splitlines())
+        return [json.loads(line) for line in out.getvalue().splitlines()]
+
+    def test_the_run_and_the_rounds_before_a_resume(self):
+        past = TestTheTable().record()
+        found = self.printed(lambda to: to.on_start("00ff", 3, ("a", "b"), 0.25, (past,)))
+        begun = {"event": "start", "run": "00ff", "rounds": 3, "clients": ["a", "b"]}
+        assert found[0] == {**begun, "baseline": 0.25}
+        assert found[1] == {"event": "round", **json.loads(json.dumps(asdict(past)))}
+        assert found[1]["epsilon"] == {"a": 0.50001, "b": 1.25, "c": 0.0}
+        assert found[1]["clients"] == ["a", "b"]
+        assert len(found) == 2
+
+    def test_a_round_that_was_given_up(self):
+        abandoned = Abandoned(round=2, reason=Reason.AWAY, missing=("[red]", "b"))
+        (found,) = self.printed(lambda to: to.on_abandoned(abandoned))
+        assert found == {"event": "abandoned", **abandoned.to_json()}
+        assert found["round"] == 2
+
+    def test_what_happened_besides_stays_one_line(self):
+        (found,) = self.printed(lambda to: to.note('two\nlines, and "quotes"'))
+        assert found == {"event": "note", "text": 'two\nlines, and "quotes"'}
+
+    def test_that_a_client_is_done_is_no_line(self):
+        assert self.printed(lambda to: to.on_client(2, "a")) == []
+
+
+class Flushed(io.StringIO):
+    """Counts how often what was printed was handed over."""
+
+    flushed = 0
+
+    def flush(self):
+        self.flushed += 1

@@ -20,12 +20,14 @@ import privfed
 from privfed.cli import display
 from privfed.cli import main as cli
 from privfed.cli.display import RoundTable
-from privfed.errors import FileError, RunFolderError
+from privfed.errors import ConfigError, FileError, RunFolderError
 from privfed.parties.key_holder.serving import only_holder_of
 from privfed.reports import adapter_folder
 from privfed.reports.statement_folder import write_statements
 from privfed.storage import checkpoint, durable, run_folder
 from privfed.storage.checkpoint import load_latest
+from tests.unit.privfed.cli.between import write
+from tests.unit.privfed.cli.configurations import changed
 
 COMMANDS = ("demo", "run", "report", "roster", "key-holder")
 MAIN = [sys.executable, "-c", "from privfed.cli.main import main; main()"]
@@ -591,3 +593,23 @@ class TestPlacesThatCannotBeUsed:
                 (out / "report.json").write_text(json.dumps({**report, key: value}))
                 line = failure("report", out)
                 assert "UnforeseenError" not in line, (key, value, line)
+
+
+class TestAgreement:
+    """The public files of a run between machines."""
+
+    def test_says_what_organisations_compare(self, place):
+        (place / "start.safetensors").write_bytes(b"made before")
+        printed = invoke("agreement", place / "run.toml").output
+        (digest,) = re.findall("^agreement: SHA-256 ([0-9a-f]{64})$", printed, re.MULTILINE)
+        assert f"made {place / 'agreement.json'}" in printed
+        again = invoke("agreement", place / "run.toml").output
+        assert f"SHA-256 {digest}" in again
+        assert "made " not in again
+
+    def test_what_does_not_belong_together_is_refused(self, place, public):
+        (place / "start.safetensors").write_bytes(b"made before")
+        invoke("agreement", place / "run.toml")
+        write(place / "run.toml", changed(public, "federation/rounds", 9))
+        with pytest.raises(ConfigError, match="rounds was 4 and is 9"):
+            invoke("agreement", place / "run.toml")

@@ -7,6 +7,7 @@ import pytest
 from accountants import Budget
 from privfed import NoisySize, RecordGroup
 from privfed.cli import run_file_data as run_data
+from privfed.cli.toml_section import Section
 from privfed.errors import ConfigError, DataError
 from tests.unit.privfed.cli.configurations import MISSING, changed, texts
 
@@ -442,3 +443,33 @@ class TestRowsThatAreLeftOut:
         assert record.levelname == "INFO"
         held = len(federation.held_out)
         assert f"{held} are held out, and {160 - held} are trained on" in record.getMessage()
+
+
+class TestSizesOfARunBetweenMachines:
+    """All are declared, since nobody has the records of all."""
+
+    def read(self, sizes):
+        return run_data.declared_sizes(Section("data", {"public_sizes": sizes}))
+
+    def test_by_name_sorted(self):
+        found = self.read({"west": 27, "east": 31, "north": {"noise_epsilon": 0.25}})
+        noisy = NoisySize(noise_epsilon=0.25, minimum=1)
+        assert list(found.items()) == [("east", 31), ("north", noisy), ("west", 27)]
+
+    def test_they_have_no_default(self):
+        with pytest.raises(ConfigError, match=r"\[data\] needs the key 'public_sizes'"):
+            run_data.declared_sizes(Section("data", {"public_size": 30}))
+
+    @pytest.mark.parametrize("size", [0, -3, 2.5, "30", True])
+    def test_what_is_no_size_is_named_with_its_client(self, size):
+        with pytest.raises(ConfigError, match="north"):
+            self.read({"east": 31, "north": size})
+
+    def test_an_unknown_key_of_a_size_is_named(self):
+        sizes = {"north": {"noise_epsilon": 0.25, "minimum": 9}}
+        with pytest.raises(ConfigError, match=r"\[data.public_sizes.north\] has unknown key"):
+            self.read(sizes)
+
+    def test_at_most_a_thousand(self):
+        with pytest.raises(ConfigError, match="at most 1000 clients can take part.*got 1001"):
+            self.read({f"ward-{number}": 30 for number in range(1001)})

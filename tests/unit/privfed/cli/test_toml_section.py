@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from privfed.cli.toml_section import Section, choose
+from privfed.cli.toml_section import Section, choose, parsed
 from privfed.errors import ConfigError
 
 TABLE = {"count": 3, "share": 0.5, "name": "x", "on": True, "items": ["a", "b"], "inner": {"k": 1}}
@@ -129,6 +129,49 @@ class TestTheEnd:
         before = dict(TABLE)
         section.take("count", int)
         assert before == TABLE
+
+
+class TestWhetherAKeyIsThere:
+    def test_until_it_is_taken(self, section):
+        assert section.has("count")
+        section.take("count", int)
+        assert not section.has("count")
+
+    def test_also_where_it_says_nothing(self):
+        section = Section("outer", {"off": False, "none": {}, "empty": ""})
+        assert [section.has(key) for key in ("off", "none", "empty", "gone")] == [True] * 3 + [
+            False
+        ]
+
+    def test_asking_takes_nothing(self, section):
+        section.has("count")
+        assert section.take("count", int) == 3
+
+
+class TestAFile:
+    def test_its_top_level(self, tmp_path):
+        path = tmp_path / "run.toml"
+        path.write_text('title = "café"\n[inner]\nk = 1\n', encoding="utf-8")
+        root = parsed(path)
+        assert root.name == ""
+        assert root.take("title", str) == "café"
+        assert root.section("inner").take("k", int) == 1
+        root.end()
+
+    def test_one_that_is_not_there(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"configuration .*none\.toml does not exist"):
+            parsed(tmp_path / "none.toml")
+
+    @pytest.mark.parametrize("content", [b"title = ", b"a = 1\na = 2\n", b"\xff", b"[x\n"])
+    def test_one_that_is_no_toml(self, tmp_path, content):
+        path = tmp_path / "run.toml"
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"run\.toml is no readable TOML file: \S"):
+            parsed(path)
+
+    def test_a_folder(self, tmp_path):
+        with pytest.raises(ConfigError, match="is no readable TOML file"):
+            parsed(tmp_path)
 
 
 class Colour(StrEnum):

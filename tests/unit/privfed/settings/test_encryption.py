@@ -70,6 +70,22 @@ class TestBFV:
             Plain(key_holder="localhost:1")
 
 
+@pytest.mark.parametrize(
+    ("summation", "custody"),
+    [
+        (BFV(), Custody.SHARED_KEY),
+        (BFV(custody=Custody.KEY_HOLDER), Custody.KEY_HOLDER),
+        (CKKS(), Custody.SHARED_KEY),
+        (Plain(), None),
+        (FixedPoint(), None),
+        (Summation(), None),
+    ],
+    ids=str,
+)
+def test_who_holds_the_key_is_said_of_all_of_them(summation, custody):
+    assert summation.custody is custody
+
+
 @pytest.mark.parametrize("value", NOT_POSITIVE)
 def test_any_summation_checks_its_range(value):
     with pytest.raises(ConfigError, match="public_range"):

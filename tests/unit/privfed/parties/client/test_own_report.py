@@ -8,6 +8,7 @@ import pytest
 from accountants import PoissonGaussian, epsilon
 from accountants.ledger.export import book_of_export
 from privfed import Plain
+from privfed.errors import FileError
 from privfed.methods.method import vector_digest
 from privfed.parties.client import own_report
 from privfed.parties.client.own_report import events_until
@@ -198,6 +199,51 @@ class TestWhatIsNotSaid:
             assert found.export is None
             entry = apart.programs[name].node.ledger.export()["entries"][1]
             assert entry["digest"].encode() not in message, "an entry that is no anchor"
+
+
+class TestWhatItKeepsForItself:
+    def kept(self, played, keep):
+        """Have the client close its run with this function, which keeps what it is given."""
+        apart, run = played
+        program = apart.programs[ME]
+        closing = replace(program._outside.closing, keep=keep)
+        program._outside = replace(program._outside, closing=closing)
+        return apart, apart.finish(run.record)
+
+    def test_is_all_that_it_says_and_what_does_not_leave(self, played):
+        given = []
+        apart, message = self.kept(played, lambda *what: given.append(what))
+        said = read_closed(
+            apart.programs[ME].handle(message),
+            apart.roster,
+            client=ME,
+            run=played[1].record.run,
+        )
+        assert ME not in SHARING
+        ((report, record, export, progress),) = given
+        assert said.report == report
+        assert said.export is None
+        assert export == json.loads(json.dumps(apart.programs[ME].node.ledger.export()))
+        assert record.run == played[1].record.run
+        assert [row.round for row in record.rounds] == [1, 2, 3]
+        assert {name for row in record.rounds for name in row.epsilon} == {ME}
+        assert progress.round == 3
+        assert vector_digest(progress.state.adapter) == report.adapter_sha256
+
+    def test_comes_before_a_word_is_said(self, played):
+        """What cannot be kept is not closed: the run stays open, and is closed when asked again."""
+
+        def fails(*what):
+            raise FileError("/home/north is full")
+
+        apart, message = self.kept(played, fails)
+        reason = apart.reason(ME, message)
+        assert reason.startswith("FileError")
+        assert "/home/north" not in reason
+        assert apart.programs[ME].membership.name == played[1].record.run
+        assert apart.files[ME].closed(played[1].record.run) is None
+        apart, message = self.kept(played, None)
+        assert apart.ask(ME, message).statement.kind == CLOSED
 
 
 class TestTheNumbersOfTheRounds:

@@ -1,0 +1,260 @@
+"""One organisation's node: it plays the one run that was prepared, and ends with it."""
+
+import os
+import socket
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from accountants import AnchorFolder
+from privfed import BFV
+from privfed.engines.machines import sockets
+from privfed.engines.machines.node import Told, require_enrolled, status_of
+from privfed.errors import ConfigError, IdentityError, RunFolderError, TooFewClientsError
+from privfed.identity.keys import Identity, Role
+from privfed.protocol import streams
+from privfed.protocol.envelopes import statement_of
+from privfed.protocol.kinds import CLOSED, FINISH, HELLO, READY, REFUSAL, TRAIN
+from privfed.protocol.ready import terms_before
+from privfed.protocol.signing import signed_message
+from privfed.storage.state_folder import client_folder
+from privfed.verification import verify_and_render
+from tests.unit.privfed.engines.machines.beside import NAMES, begun
+
+ME = "client-1"
+
+
+def message(beside, kind=HELLO, *, run="", number=0):
+    proposal = beside.settings.proposal().digest()
+    terms = terms_before(beside.roster, proposal, run, number)
+    return signed_message(beside.identities["hub"], terms, kind)
+
+
+class TestWhoItIs:
+    def test_its_keys_are_those_of_the_roster(self, beside):
+        made = beside()
+        require_enrolled(made.roster, made.identities[ME], ME)
+        assert made.node(ME).folder == client_folder(made.settings.state, ME, "topics")
+
+    @pytest.mark.parametrize("role", [Role.CLIENT, Role.AGGREGATOR])
+    def test_other_keys_are_refused(self, beside, role):
+        made = beside()
+        with pytest.raises(IdentityError, match="'client-1' must have the keys that the roster"):
+            made.node(ME, identity=Identity.generate(ME, role))
+
+    def test_so_are_those_of_another_client(self, beside):
+        made = beside()
+        with pytest.raises(IdentityError, match="'client-1' must have the keys"):
+            made.node(ME, identity=made.identities["client-2"])
+
+    def test_so_is_one_of_another_role(self, beside):
+        made = beside()
+        for name, role in (("hub", "aggregator"), ("keys", "key_holder")):
+            with pytest.raises(IdentityError, match=f"enrolled as client.* as {role}"):
+                require_enrolled(made.roster, made.identities[name], name)
+
+    def test_so_is_one_that_is_not_enrolled(self, beside):
+        made = beside()
+        with pytest.raises(IdentityError, match="'elsewhere'"):
+            require_enrolled(made.roster, made.identities[ME], "elsewhere")
+
+    def test_one_process_at_a_time_has_its_runs(self, beside):
+        made = beside()
+        first = made.node(ME)
+        made.nodes.clear()
+        with pytest.raises(RunFolderError, match="another process plays a run"):
+            made.node(ME)
+        first.files.release()
+        made.node(ME)
+
+
+class TestBeforeARun:
+    def test_it_answers_nobody_before_it_is_prepared(self, beside):
+        made = beside()
+        with pytest.raises(ConfigError, match="prepared before it answers"):
+            made.node(ME).answer(message(made))
+        assert made.told[ME] == []
+
+    def test_prepared_it_greets_and_refuses_what_belongs_to_no_run(self, beside):
+        made = beside()
+        node = made.node(ME)
+        assert node.prepare().nodes.keys() == {ME}
+        assert statement_of(node.answer(message(made))).kind == READY
+        assert made.told[ME] == [], "a greeting is nothing that an operator asked about"
+        assert status_of(node.folder) is None
+        refused = message(made, TRAIN, run="ab" * 16, number=2)
+        assert statement_of(node.answer(refused)).kind == REFUSAL
+        (told,) = made.told[ME]
+        assert (told.what, told.epsilon, told.metric) == ("refused", None, None)
+        found = status_of(node.folder)
+        assert (found["what"], found["process"]) == ("refused", os.getpid())
+        assert not node.is_over
+
+    @pytest.mark.xfail(strict=True, reason="a refusal itself states no run and no round")
+    def test_what_was_refused_is_told_with_its_round(self, beside):
+        made = beside()
+        node = made.node(ME)
+        node.prepare()
+        node.answer(message(made, TRAIN, run="ab" * 16, number=2))
+        (told,) = made.told[ME]
+        assert (told.round, told.run) == (2, "ab" * 16)
+
+    def test_one_that_cannot_take_part_says_why(self, beside, monkeypatch):
+        made = beside()
+
+        class Nobody:
+            nodes, notes = {}, ("its size is too small",)
+
+        monkeypatch.setattr("privfed.engines.machines.node.prepare", lambda *given, **about: Nobody)
+        with pytest.raises(ConfigError, match="^its size is too small$"):
+            made.node(ME).prepare()
+
+
+class TestAWholeRun:
+    @pytest.fixture
+    def played(self, beside):
+        made = beside()
+        made.prepared()
+        hub = begun(made.hub())
+        hub.play()
+        made.report = hub.finish()
+        return made, hub
+
+    def test_each_step_is_told_and_the_last_one_kept(self, played):
+        made, hub = played
+        run = hub.run.record.run
+        for name in NAMES:
+            told = made.told[name]
+            assert [(one.what, one.round) for one in told] == [
+                ("began", 0),
+                ("round", 1),
+                ("round", 2),
+                ("closed", 2),
+            ]
+            assert {one.run for one in told} == {run}
+            for number in (1, 2):
+                row = hub.run.record.rounds[number - 1]
+                assert told[number].epsilon == row.epsilon[name]
+                assert told[number].metric == row.value
+                assert told[number].seconds > 0
+            assert told[1].epsilon < told[2].epsilon
+            found = status_of(made.nodes[name].folder)
+            assert (found["what"], found["run"], found["round"]) == ("closed", run, 2)
+            assert abs(found["at"] - time.time()) < 60
+            assert made.nodes[name].is_over
+        spent = {made.told[name][2].epsilon for name in NAMES}
+        assert len(spent) == len(NAMES), "each its own"
+        self.check_results(made)
+        self.check_after_the_end(made)
+
+    def check_results(self, made):
+        """What `privfed report` checks; all hold the same adapter."""
+        anchors, adapters = AnchorFolder(made.settings.anchors), set()
+        for name in NAMES:
+            report, _ = verify_and_render(made.results(name), anchors)
+            assert [row.id for row in report.clients] == [name]
+            assert report.adapter_sha256 == made.report.adapter_sha256
+            adapters.add((made.results(name) / "adapter/adapter_model.safetensors").read_bytes())
+        assert len(adapters) == 1
+
+    def check_after_the_end(self, made):
+        """Started again, it needs no model to say so, and says the same once more."""
+        messages = made.carrying.carried[-1]
+        assert statement_of(messages[ME]).kind == FINISH
+        again = made.node(ME)
+        assert again.prepare() is None
+        assert not again.is_over
+        assert statement_of(again.answer(message(made))).kind == REFUSAL
+        assert not again.is_over
+        assert statement_of(again.answer(messages[ME])).kind == CLOSED
+        assert again.is_over
+        assert [one.what for one in made.told[ME]][-2:] == ["refused", "closed"]
+
+
+def test_started_again_it_goes_on_with_its_run(beside):
+    """It has no key of the epoch any more: one round is lost, and the next has a new one."""
+    made = beside(encryption=BFV(bits=8), rounds=3)
+    made.prepared()
+    hub = begun(made.hub())
+    hub.run.play_round()
+    before = made.nodes[ME].files.kept()
+    made.node(ME).prepare()
+    assert made.nodes[ME].files.kept().run == before.run == hub.run.record.run
+    with pytest.raises(TooFewClientsError, match="client-1"):
+        hub.play()
+    hub = begun(made.hub(resume=True))
+    hub.play()
+    assert hub.run.record.over == 3
+    assert hub.run.record.rounds[-1].clients == NAMES
+    assert {one.run for one in made.told[ME] if one.what != "refused"} == {before.run}
+    assert [one.what for one in made.told[ME]].count("began") == 2
+    assert made.told[ME][-1].round == 3
+
+
+class TestListening:
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch):
+        monkeypatch.setattr(sockets, "_LOOK_S", 0.02)
+
+    def test_ends_when_the_run_is_over(self, beside, tmp_path):
+        made = beside()
+        node = made.node(ME)
+        node.prepare()
+        closed = signed_message(
+            made.identities[ME], terms_before(made.roster, "ab" * 32, "cd" * 16), CLOSED
+        )
+        greeted = message(made)
+        genuine = type(node._program).handle
+        node._program.handle = lambda asked: (
+            genuine(node._program, asked) if asked == greeted else closed
+        )
+        path = tmp_path / "node.sock"
+        thread = threading.Thread(target=node.listen, args=(path,), daemon=True)
+        thread.start()
+        assert statement_of(asked(path, greeted)).kind == READY
+        assert thread.is_alive()
+        assert asked(path, message(made, FINISH)) == closed
+        thread.join(10)
+        assert not thread.is_alive()
+        assert not path.exists()
+        assert [one.what for one in made.told[ME]] == ["closed"]
+
+
+def asked(path, question):
+    with socket.socket(socket.AF_UNIX) as client:
+        for _ in range(500):
+            try:
+                client.connect(str(path))
+                break
+            except OSError:
+                time.sleep(0.01)
+        with client.makefile("rwb") as stream:
+            streams.send(stream, question)
+            return streams.receive(stream)
+
+
+class TestTheStatus:
+    def test_of_one_that_never_wrote_any(self, tmp_path):
+        assert status_of(tmp_path) is None
+        assert status_of(tmp_path / "none") is None
+
+    def test_of_a_file_that_is_none(self, tmp_path):
+        (tmp_path / "node.json").write_bytes(b"{")
+        assert status_of(tmp_path) is None
+
+    def test_that_it_cannot_be_written_stops_nothing(self, beside):
+        """The disk is full: the round counts all the same."""
+        made = beside()
+        node = made.node(ME)
+        (node.folder / "node.json").mkdir()
+        node.prepare()
+        reply = node.answer(message(made, TRAIN, run="ab" * 16, number=2))
+        assert statement_of(reply).kind == REFUSAL
+        assert [one.what for one in made.told[ME]] == ["refused"]
+
+    def test_what_is_told_can_be_a_round_without_a_number(self):
+        told = Told(what="round", round=3)
+        assert (told.metric, told.epsilon) == (None, None)
+        assert replace(told, epsilon=1.5).epsilon == 1.5
