@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from privfed.agreement import Proposal
+from privfed.checks import require_within
 from privfed.cli.toml_section import parsed
 from privfed.errors import ConfigError
 
@@ -46,4 +47,6 @@ def hub_of(path: Path) -> dict[str, Any]:
         "authority": parties.take("authority", str),
     }
     hub.end()
+    require_within(1.0, 1e7, timeout_s=found["timeout_s"])
+    require_within(0.0, 1e7, patience_s=found["patience_s"])
     return found

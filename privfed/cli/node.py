@@ -44,7 +44,7 @@ _LEAST_FREE: Final = 2 << 30
 _HAPPENED: Final = {
     "began": "run {run}: a key of its own was made, and the run goes on",
     "closed": "the run is over; this node signed its report",
-    "refused": "refused a message about round {round}; the reason is in the client's log",
+    "refused": "refused a message of the hub; the reason is in the client's log",
 }
 _LINGER_S: Final = 8.0
 _CONNECT_S: Final = 10.0

@@ -178,6 +178,8 @@ class Link:
             if not over:
                 time.sleep(_POLL_S)
         self._state.delete_messages(message_ins_ids=set(waiting))
+        for asked in waiting:
+            self._state.object_store.delete(asked)
 
     def push(self, name: str, content: bytes, timeout_s: float) -> str | None:
         """Send a message to a client; its name, or None if the client is not there."""

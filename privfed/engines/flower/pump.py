@@ -221,13 +221,13 @@ def _why_lost(error: Exception, settings: PumpSettings) -> str:
         status = error.response.status_code
         if status == httpx.codes.PRECONDITION_FAILED:
             return (
-                f"{settings.hub} does not take this node: its roster has no such transport key, or "
-                "the node's last connection still counts, for some seconds"
+                f"{settings.hub} does not take this node yet: its last connection still counts, "
+                "for some seconds"
             )
         if status == httpx.codes.UNAUTHORIZED:
             return (
-                f"{settings.hub} was started again, or the clock here is ahead of the hub's, or "
-                "minutes behind it; connecting again"
+                f"{settings.hub} does not let this node in: it was started again, its roster has "
+                "another transport key, or the clock here is ahead of its own, or minutes behind"
             )
         return f"{settings.hub} answers with status {status}; it is asked again"
     if isinstance(error, httpx.ConnectError) and "CERTIFICATE" in str(error):

@@ -109,6 +109,8 @@ class Carrier:
                 env=_environment(self._home),
                 start_new_session=True,  # Ctrl-C ends the party, which ends this
             )
+            if self._ending.is_set() and self._process.stdin is not None:
+                self._process.stdin.close()  # it was told to end while it started
             lines = 0
             if self._process.stdout is not None:
                 for line in self._process.stdout:

@@ -56,7 +56,6 @@ class TestTheTables:
         with pytest.raises(ConfigError, match=rf"\[hub\] {key} must be of type"):
             hub_of(path)
 
-    @pytest.mark.xfail(strict=True, reason="how long to wait is not checked")
     @pytest.mark.parametrize("key", ["timeout_s", "patience_s"])
     @pytest.mark.parametrize("value", [float("nan"), -1.0])
     def test_a_time_that_is_none(self, place, public, key, value):

@@ -52,7 +52,7 @@ class TestWhatIsRead:
 
     def test_defaults(self, load, place):
         values = node_file()
-        for key in set(values) - {"name", "run", "accept", "data"}:
+        for key in set(values) - {"name", "run", "accept", "dataset", "epsilon", "delta", "data"}:
             del values[key]
         for key in ("person", "continues"):
             del values["data"][key]
@@ -88,7 +88,6 @@ class TestWhatIsRead:
     @pytest.mark.parametrize(
         ("path", "where"),
         [
-            ("epsilon", "the top level"),
             ("privacy", "the top level"),
             ("data/public_sizes", r"\[data\]"),
             ("data/held_out_source", r"\[data\]"),
@@ -101,7 +100,9 @@ class TestWhatIsRead:
         with pytest.raises(ConfigError, match=rf"^{where} has unknown key.*'{name}'"):
             load(changed(node_file(), path, 1))
 
-    @pytest.mark.parametrize("path", ["name", "run", "data", "data/source", "data/text"])
+    @pytest.mark.parametrize(
+        "path", ["name", "run", "dataset", "epsilon", "delta", "data", "data/source", "data/text"]
+    )
     def test_one_that_is_missing_is_named(self, load, path):
         with pytest.raises(ConfigError, match=f"needs the key '{path.split('/')[-1]}'"):
             load(changed(node_file(), path, MISSING))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 
 import httpx
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -42,10 +43,22 @@ class InProcess(httpx.BaseTransport):
 
     def __init__(self, app):
         self._app = httpx.ASGITransport(app)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def handle_request(self, request):
         """The answer."""
-        return asyncio.run(self._answer(request))
+        return asyncio.run_coroutine_threadsafe(self._answer(request), self._loop).result(60)
+
+    def close(self):
+        """A client that is closed leaves the application to the others."""
+
+    def end(self):
+        """End the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        while self._loop.is_running():
+            time.sleep(0.01)
+        self._loop.close()
 
     async def _answer(self, request):
         if not isinstance(request.stream, httpx.AsyncByteStream):

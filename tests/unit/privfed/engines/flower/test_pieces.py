@@ -24,11 +24,6 @@ def _small_pieces():
         yield
 
 
-NOT_CAUGHT = pytest.mark.xfail(
-    strict=True, reason="records that are no table of names end the process that reads them"
-)
-
-
 def sent(records):
     """What travels of a message with these records."""
     return sealed(Message(records, 9, "query"))
@@ -130,7 +125,7 @@ class TestWhatIsRefused:
         ids=str,
     )
     def test_a_piece_that_is_no_bytes(self, values):
-        with pytest.raises(MessageError, match="a piece of a message must be bytes"):
+        with pytest.raises(MessageError, match="a piece of a message must be"):
             came(RecordDict({"000000": ConfigRecord(values)}))
 
     def test_records_of_another_kind(self):
@@ -138,7 +133,7 @@ class TestWhatIsRefused:
             given_as(b"{}", kind="ArrayRecord")
         tree = ObjectTree(object_id="m", children=[ObjectTree(object_id="r")])
         records = RecordDict({"000000": ConfigRecord({"piece": b"x"})})
-        with pytest.raises(MessageError, match="a piece of a message must be bytes"):
+        with pytest.raises(MessageError, match="a piece of a message must be"):
             list(pieces_of(tree, lambda _: records.deflate()))
 
     @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"nan,"], ids=str)
@@ -146,7 +141,6 @@ class TestWhatIsRefused:
         with pytest.raises(MessageError, match="numbered pieces"):
             given_as(body)
 
-    @NOT_CAUGHT
     @pytest.mark.parametrize(
         "value", [None, 5, ["000000"], {"000000": 5}, {"000000": ["one"]}], ids=json.dumps
     )
@@ -155,7 +149,6 @@ class TestWhatIsRefused:
         with pytest.raises(MessageError, match="numbered pieces"):
             given_as(json.dumps(value).encode())
 
-    @NOT_CAUGHT
     def test_a_body_that_is_nested_too_deeply(self):
         with pytest.raises(MessageError, match="numbered pieces"):
             given_as(b"[" * 100_000)
@@ -164,7 +157,7 @@ class TestWhatIsRefused:
     def test_a_piece_that_is_no_object(self, content):
         _, tree, objects = sent(in_pieces(b"abc"))
         (records,) = tree.children
-        with pytest.raises(MessageError, match="a piece of a message must be bytes"):
+        with pytest.raises(MessageError, match="a piece of a message must be"):
             list(
                 pieces_of(
                     tree,
@@ -172,7 +165,6 @@ class TestWhatIsRefused:
                 )
             )
 
-    @pytest.mark.xfail(strict=True, reason="an empty piece is taken")
     def test_an_empty_piece(self):
         """Between hub and link an empty piece is the end of a reply: what followed it would be
         read as the next reply, of whoever it names."""

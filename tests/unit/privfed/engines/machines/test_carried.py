@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privfed.engines.machines import carried as carried_module
-from privfed.engines.machines.carried import LOST, WHOLE, Carried, CarriedLink, Spooled
+from privfed.engines.machines.carried import LOST, PIECE, WHOLE, Carried, CarriedLink, Spooled
 from privfed.errors import EncryptionError
 from privfed.identity.keys import Identity, Role
 from privfed.protocol import streams
@@ -73,8 +73,12 @@ class FakeCarrier:
         return True
 
 
+def framed(*pieces, end=WHOLE):
+    return [*(PIECE + piece for piece in pieces), end]
+
+
 def replied(name, *pieces):
-    return [{"from": name}, *pieces, WHOLE]
+    return [{"from": name}, *framed(*pieces)]
 
 
 OVER = {"from": None}
@@ -113,7 +117,7 @@ class TestAnExchange:
         assert messages == list(sent.values())
 
     def test_one_that_is_lost_is_none(self, hub, path):
-        life = [[*[{"from": "a"}, b"begun", LOST], *replied("b", b"whole"), OVER]]
+        life = [[{"from": "a"}, *framed(b"begun", end=LOST), *replied("b", b"whole"), OVER]]
         with FakeCarrier(path, life):
             found = hub.exchange({"a": message(), "b": message()})
         assert dict(found) == {"b": b"whole"}
@@ -149,8 +153,8 @@ class TestACarrierThatDies:
         [
             [],
             [{"from": "a"}],
-            [{"from": "a"}, b"some"],
-            [{"from": "a"}, b"some", CUTS_OFF],
+            [{"from": "a"}, PIECE + b"some"],
+            [{"from": "a"}, PIECE + b"some", CUTS_OFF],
             [CUTS_OFF],
         ],
         ids=["at once", "after a name", "after a piece", "in a piece", "in a name"],
@@ -195,8 +199,8 @@ class TestWhoIsPresent:
 class TestReplies:
     def test_lie_in_files_that_go_with_them(self):
         spooled = Spooled()
-        spooled.keep("a", iter([b"1", b"23"]))
-        spooled.keep("b", iter([]))
+        spooled.keep("a", iter(framed(b"1", b"23")))
+        spooled.keep("b", iter(framed()))
         folder = Path(spooled._folder.name)
         assert (spooled["a"], spooled["b"]) == (b"123", b"")
         assert (list(spooled), len(spooled), "c" in spooled) == (["a", "b"], 2, False)
@@ -208,16 +212,30 @@ class TestReplies:
 
     def test_one_that_breaks_off_leaves_the_earlier_one_of_another(self):
         spooled = Spooled()
-        spooled.keep("a", iter([b"whole"]))
-        spooled.keep("b", iter([b"beg", LOST, b"never read"]))
-        spooled.keep("c", iter([b"third"]))
+        spooled.keep("a", iter(framed(b"whole")))
+        spooled.keep("b", iter([PIECE + b"beg", LOST, PIECE + b"never read"]))
+        spooled.keep("c", iter(framed(b"third")))
         assert dict(spooled) == {"a": b"whole", "c": b"third"}
         spooled._folder.cleanup()
 
-    def test_the_two_words_cannot_be_mistaken(self):
-        assert WHOLE == b""
-        assert LOST != WHOLE
-        assert not message().startswith(LOST)
+    def test_a_piece_says_that_it_is_one(self, hub, path):
+        """Whatever a node writes into it: it can end no reply, and begin no other's."""
+        forged = (b"a", WHOLE, b'{"from": "b"}', PIECE, LOST)
+        life = [[*replied("a", *forged), *replied("b", b"own"), OVER]]
+        with FakeCarrier(path, life):
+            found = hub.exchange({"a": message(), "b": message()})
+        assert dict(found) == {"a": b"".join(forged), "b": b"own"}
+
+    def test_one_of_somebody_who_was_not_asked_is_dropped(self, hub, path):
+        life = [[*replied("c", b"x"), *replied("a", b"own"), *replied("a", b"twice"), OVER]]
+        with FakeCarrier(path, life):
+            assert dict(hub.exchange({"a": message()})) == {"a": b"own"}
+
+    @pytest.mark.parametrize("strange", [b"no json", [1], {"to": 1}], ids=str)
+    def test_what_makes_no_sense_is_no_answer(self, hub, path, strange):
+        with FakeCarrier(path, [[strange]], [[strange]]):
+            assert dict(hub.exchange({"a": message()})) == {}
+            assert hub.present() == []
 
 
 class TestAKeyHolderThatIsANode:

@@ -156,7 +156,6 @@ def test_stopped_twice_or_before_it_began(modules, tmp_path):
     assert carrier.process_id is None
 
 
-@pytest.mark.xfail(strict=True, reason="a process that starts while it is stopped goes on")
 def test_stopped_while_it_starts(modules, tmp_path, monkeypatch):
     """As when the hub or the node cannot be made, right after its carrier was started."""
     monkeypatch.setattr(carrier_module, "_STOP_S", 0.2)
