@@ -40,7 +40,10 @@ class TestNotCovered:
 class TestPublished:
     def rows(self, encrypted):
         rows = statements.published(
-            sizes="declared by the wards", held_out_source="31 notes", encrypted=encrypted
+            sizes="declared by the wards",
+            held_out_source="31 notes",
+            encrypted=encrypted,
+            in_one_process=True,
         )
         assert len({row.what for row in rows}) == len(rows)
         return {row.what: row.source for row in rows}
@@ -56,6 +59,14 @@ class TestPublished:
         assert "sizes of messages; who sent which update" in self.rows(False)
         assert "sizes of messages" in self.rows(True)
         assert "sizes of messages" not in self.rows(False)
+
+    def test_between_machines_each_client_can_be_timed(self):
+        said = {"sizes": "s", "held_out_source": "h", "encrypted": True}
+        together = statements.published(**said, in_one_process=True)
+        apart = statements.published(**said, in_one_process=False)
+        (row,) = [row for row in apart if row not in together]
+        assert "how long each client takes" in row.what
+        assert "how many records the client itself drew" in row.source
 
 
 class TestClipping:
