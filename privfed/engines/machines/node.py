@@ -6,14 +6,14 @@ carries its bytes. It plays one run, that which its operator confirmed, and ends
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from privfed.engines.machines import sockets
 from privfed.engines.machines.own_results import OwnResults
 from privfed.engines.machines.status import keep_status
-from privfed.errors import ConfigError, IdentityError, PrivfedError
+from privfed.errors import ConfigError, IdentityError, MessageError, PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.client.client import Client
@@ -25,6 +25,7 @@ from privfed.parties.client.setup import Known, Prepared, prepare
 from privfed.parties.client.starting import facts_in
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import CLOSED, EPSILON, METRIC_VALUE, OPENED, REFUSAL, STARTED
+from privfed.protocol.ready import Facts
 from privfed.run_settings import FederationSettings
 from privfed.storage.state_folder import client_folder
 
@@ -116,9 +117,7 @@ class Node:
         if kept is not None:
             if self.settings.encryption.custody is not None:
                 memories.resume(kept.run)
-            known = Known(
-                anchors={}, facts=facts_in(kept.start, self.roster, self.settings.proposal())
-            )
+            known = Known(anchors={}, facts=self._facts_of(kept.start))
         brought = prepare(
             self.settings,
             [self.client],
@@ -150,6 +149,20 @@ class Node:
             ),
         )
         return brought
+
+    def _facts_of(self, start: bytes) -> Mapping[str, Facts]:
+        """What clients brought to the run that is open, which must be this one.
+
+        Raises:
+            ConfigError: if it is another.
+        """
+        try:
+            return facts_in(start, self.roster, self.settings.proposal())
+        except MessageError as error:
+            raise ConfigError(
+                "a run with other public files is open on this data set; end it with its own "
+                "files, or forget it with `privfed node give-up` (the ledger keeps what it counts)"
+            ) from error
 
     def answer(self, message: bytes) -> bytes:
         """The reply to a message of the hub."""
