@@ -75,6 +75,7 @@ class _Served:
 def _read(path: Path, identity: Path, listen: str | None, out: Path | None) -> _Served:
     from privfed.cli.hub_file import hub_of, read_agreement
     from privfed.cli.roster import authority_key
+    from privfed.engines.machines.hub import require_aggregator
     from privfed.identity.keys import Identity
     from privfed.identity.roster import Roster
     from privfed.identity.transport import require_certificate_of
@@ -84,6 +85,7 @@ def _read(path: Path, identity: Path, listen: str | None, out: Path | None) -> _
     proposal = read_agreement(path.parent / "agreement.json")
     own = Identity.load(identity)
     roster = Roster.load(hub["roster"], authority=authority_key(hub["authority"]))
+    require_aggregator(roster, own)
     if proposal.settings.get("authority") != hub["authority"]:
         raise ConfigError(
             f"agreement.json was made for a roster of the authority "
@@ -121,6 +123,7 @@ def check(
     _say(f"custody:   {served.proposal.settings['encryption'].get('custody', 'shared_key')}")
     for name in served.proposal.names:
         _require_transport(served.roster, name)
+    _content(served.transport)  # whether it can be read
     host, port = served.listen
     with contextlib.closing(_bound(host, port)):
         _say(f"listen:    {host}:{port} is free; nodes reach it as {served.hub['address']}")

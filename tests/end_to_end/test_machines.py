@@ -310,6 +310,20 @@ class TestRefusals:
         federation.edit("north", old, 'authority = "board.party.json"', file="run.toml")
         assert "64 hex digits" in self.node(federation, "", "")
 
+    def test_a_run_that_is_open_with_other_files(self, federation):
+        """It is named, and can be given up."""
+        runs = federation.folder / "north/state/clients/north/wards/runs"
+        (runs / ("ab" * 16)).mkdir(parents=True)
+        (runs / "open").write_text("ab" * 16)
+        (runs / ("ab" * 16) / "start").write_bytes(b"of another run")
+        told = self.node(federation, "", "")
+        assert "is open on this data set" in told or "opened" in told
+        given_up = command("node", "give-up", "north.toml", inside=federation.folder / "north")
+        assert f"run {'ab' * 16} is given up" in given_up
+        assert "no run is open" in command(
+            "node", "give-up", "north.toml", inside=federation.folder / "north"
+        )
+
     def test_ckks(self, federation):
         """A hub that deviates opens every update."""
         old = 'kind = "bfv"\ncustody = "shared_key"'
@@ -341,4 +355,4 @@ class TestRefusals:
     def test_a_key_holder_as_hub(self, federation):
         """The roster names another aggregator."""
         serve = [w.replace("own.identity", "../holder/own.identity") for w in federation.serve]
-        assert "certificate" in self.refused(federation, "hub", *serve)
+        assert "keys of the aggregator" in self.refused(federation, "hub", *serve)

@@ -65,11 +65,7 @@ class Hub:
             IdentityError: if the roster names another aggregator.
             RunFolderError: if what was kept cannot be read.
         """
-        if self.identity.party not in self.roster.of_role(Role.AGGREGATOR):
-            raise IdentityError(
-                "the hub must have the keys of the aggregator that the roster names, these are "
-                f"those of {self.identity.party.name!r}"
-            )
+        require_aggregator(self.roster, self.identity)
         for name in self.proposal.names:
             if self.roster.party(name).role is not Role.CLIENT:
                 raise IdentityError(f"{name!r} must be enrolled as client")
@@ -131,6 +127,19 @@ class Hub:
         report = assemble(closed, opened, self.roster, run=run, clients=clients)
         write_statements(self.folder, report, closed, opened, self.roster)
         return report
+
+
+def require_aggregator(roster: Roster, identity: Identity) -> None:
+    """Refuse keys that are not those of the roster's aggregator.
+
+    Raises:
+        IdentityError: saying whose they are.
+    """
+    if identity.party not in roster.of_role(Role.AGGREGATOR):
+        raise IdentityError(
+            "the hub must have the keys of the aggregator that the roster names, these are those "
+            f"of {identity.party.name!r}"
+        )
 
 
 def _declined(proposal: Proposal, reached: Reached) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`privfed serve`: what the hub checks before it begins, and what its link is told."""
 
 import socket
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -11,7 +12,7 @@ from privfed.engines.machines import carrier as carrier_module
 from privfed.engines.machines.hub import REACHED, Hub
 from privfed.errors import ConfigError, IdentityError, PrivfedError, RunFolderError
 from privfed.identity.roster import Roster
-from privfed.identity.transport import as_pem
+from privfed.identity.transport import as_pem, new_transport_key, self_signed_certificate
 from tests.unit.privfed.cli.between import NAMES, write
 from tests.unit.privfed.cli.configurations import changed
 from tests.unit.privfed.cli.test_node import FakeCarrier
@@ -74,10 +75,16 @@ class TestCheck:
         ):
             invoke("check", *words)
 
+    def test_keys_that_are_not_the_aggregators(self, place, words):
+        with pytest.raises(IdentityError, match="keys of the aggregator"):
+            invoke("check", words[0], "--identity", place / f"{NAMES[0]}.identity")
+
     def test_a_certificate_that_is_not_its_own(self, place, words):
-        for name in NAMES[:1]:
-            with pytest.raises(IdentityError, match="certificate must be of the transport key"):
-                invoke("check", words[0], "--identity", place / f"{name}.identity")
+        pem, _ = new_transport_key()
+        other = self_signed_certificate(pem, "hub", ["127.0.0.1"], 2, datetime.now(UTC))
+        (place / "hub.crt").write_bytes(other)
+        with pytest.raises(IdentityError, match="certificate must be of the transport key"):
+            invoke("check", *words)
 
     def test_one_that_is_not_there(self, place, words):
         (place / "hub.crt").unlink()
