@@ -5,9 +5,8 @@ no adapter and no text. It imports neither torch nor TenSEAL, and parses nothing
 itself.
 """
 
-import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -103,7 +102,7 @@ class Hub:
         left_out = None
         if self.run.reached is not None:
             record = self.run.record
-            new = set(self.without).difference(record.left_out)
+            new = set(self.without).difference(record.left_out, self.run.declined)
             left_out = {**record.left_out, **dict.fromkeys(sorted(new), record.over + 1)}
         self.run.begin(left_out)
 
@@ -117,16 +116,42 @@ class Hub:
         run, clients = self.run.record.run, self.run.participants
         said = {**kept_statements(self.folder, clients), **self.run.finish()}
         opened = self.run.reached.opened if self.run.reached is not None else {}
-        closed: dict[str, bytes] = {}
-        for name in clients:  # one that contradicts itself or the others is as if it said nothing
-            with contextlib.suppress(MessageError, ReportError):
-                if name in said:
-                    more = {**closed, name: said[name]}
-                    assemble(more, opened, self.roster, run=run, clients=clients)
-                    closed = more
+
+        def fit(closed: Mapping[str, bytes]) -> bool:
+            try:
+                assemble(closed, opened, self.roster, run=run, clients=clients)
+            except (MessageError, ReportError):
+                return False
+            return True
+
+        closed = most_that_fit(said, clients, fit)
         report = assemble(closed, opened, self.roster, run=run, clients=clients)
         write_statements(self.folder, report, closed, opened, self.roster)
         return report
+
+
+def most_that_fit(
+    said: Mapping[str, bytes], clients: Sequence[str], fit: Callable[[Mapping[str, bytes]], bool]
+) -> dict[str, bytes]:
+    """What most clients say alike: one that contradicts itself or them is as if it said nothing.
+
+    Args:
+        said: by client.
+        clients: all of them.
+        fit: whether statements can stand in one report.
+    """
+    best: dict[str, bytes] = {}
+    names = [name for name in clients if name in said]
+    for start in range(len(names)):
+        found: dict[str, bytes] = {}
+        for name in (*names[start:], *names[:start]):
+            if fit({**found, name: said[name]}):
+                found[name] = said[name]
+        if len(found) > len(best):
+            best = found
+        if len(best) == len(names):
+            break
+    return best
 
 
 def require_aggregator(roster: Roster, identity: Identity) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from privfed import BFV
 from privfed.engines.machines import hub as hub_module
-from privfed.engines.machines.hub import REACHED
+from privfed.engines.machines.hub import REACHED, most_that_fit
 from privfed.errors import IdentityError, PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
@@ -126,3 +126,27 @@ class TestARun:
         with pytest.raises(PrivfedError):
             hub.begin()
         assert not (hub.folder / REACHED).exists()
+
+
+class TestWhatMostSay:
+    def agree(self, closed):
+        """Statements that begin alike fit; one that is empty fits with none."""
+        return all(closed.values()) and len({said[:1] for said in closed.values()}) == 1
+
+    def test_all_that_fit(self):
+        said = {"a": b"x1", "b": b"x2", "c": b"x3"}
+        assert most_that_fit(said, "abc", self.agree) == said
+
+    @pytest.mark.parametrize("liar", ["a", "b", "c"])
+    def test_one_that_says_another_thing_puts_nobody_else_out(self, liar):
+        """Wherever it comes in their order."""
+        said = {name: b"y" if name == liar else b"x" for name in "abc"}
+        found = most_that_fit(said, "abc", self.agree)
+        assert found == {name: b"x" for name in "abc" if name != liar}
+
+    def test_one_that_contradicts_itself_is_left_out(self):
+        said = {"a": b"", "b": b"x", "d": b"x"}
+        assert most_that_fit(said, "abcd", self.agree) == {"b": b"x", "d": b"x"}
+
+    def test_nobody(self):
+        assert most_that_fit({}, "abc", self.agree) == {}

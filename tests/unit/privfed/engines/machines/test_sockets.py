@@ -1,6 +1,8 @@
 """Sockets on one machine, for one user: message after message, one at a time."""
 
 import contextlib
+import grp
+import os
 import socket
 import stat
 import threading
@@ -149,3 +151,15 @@ class TestAnswering:
             assert ask(tmp_path / "s", b"x") is None
             thread.join(10)
         assert raised == ["not prepared"]
+
+
+def test_a_group_may_open_it_too(tmp_path):
+    group = grp.getgrgid(os.getgid()).gr_name
+    with sockets.listening(tmp_path / "own") as alone:
+        assert alone.fileno() >= 0
+        assert (tmp_path / "own").stat().st_mode & 0o777 == 0o600
+    with sockets.listening(tmp_path / "shared", group):
+        found = (tmp_path / "shared").stat()
+        assert (found.st_mode & 0o777, found.st_gid) == (0o660, os.getgid())
+    with pytest.raises(ConfigError, match="no-such-group"):
+        sockets.listening(tmp_path / "none", "no-such-group")
