@@ -7,6 +7,7 @@ constant B (Abadi et al. 2016, arXiv:1607.00133, Algorithm 1). An empty draw is 
 
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ from privfed.private_step.clipping import (
     squared_norms,
 )
 from privfed.private_step.correcting import Corrector
+from privfed.private_step.data_parallel import ClippedSum
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import NoiseStream, RandomStream
 from privfed.private_step.sampling import poisson_sample
@@ -151,19 +153,39 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
             self._count += float(votes.sum())
         self._used = [weakref.ref(sample) for sample in samples]
 
+    def add(self, sums: ClippedSum) -> None:
+        """Add what other processes of the client clipped to `p.summed_grad`."""
+        sizes = [parameter.numel() for parameter in self.params]
+        for parameter, part in zip(self.params, torch.split(sums.total, sizes), strict=True):
+            total = part.to(parameter.device).view(parameter.shape)
+            summed = parameter.summed_grad
+            parameter.summed_grad = total if summed is None else summed + total
+        self._count += sums.votes
+
+    def current_config(self) -> DPSGDConfig:
+        """The settings, with C as it is now."""
+        return replace(self._config, clipping_norm=float(self._bound.current))
+
+    def clipped_sum(self) -> ClippedSum:
+        """All that was added since the last step, on the CPU."""
+        return ClippedSum(total=self._summed().cpu(), votes=self._count)
+
     def add_noise(self) -> None:
         """Put the noised sum of clipped gradients into `p.grad`.
 
         It is rounded to float32 once, after the noise: rounded apart, sum and noise would leave
         traces of each other in the last bits.
         """
-        sizes = [parameter.summed_grad.numel() for parameter in self.params]
-        total = torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
+        sizes = [parameter.numel() for parameter in self.params]
+        total = self._summed()
         total += noise_of_sum(self._config, self._bound, self._noise, len(total), total.device)
         for parameter, part in zip(self.params, torch.split(total, sizes), strict=True):
             parameter.grad = part.to(parameter.dtype).view_as(parameter)
         follow_quantile(self._config, self._bound, self._noise, self._count)
         self._count = 0.0
+
+    def _summed(self) -> Tensor:
+        return torch.cat([parameter.summed_grad.flatten() for parameter in self.params])
 
     def _require_rows(self, samples: Sequence[Any]) -> None:
         """Opacus accepts one row for a whole batch, and lists that it divides by."""
@@ -280,13 +302,14 @@ def train_round(
     optimizer = private_optimizer(model, config, noise, bound)
     corrector = _corrector(optimizer, config, correction)
     try:
-        for _ in range(config.steps):
-            chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
-            drawn = torch.from_numpy(chosen)
-            before = [] if corrector is None else corrector.before_step()
-            private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
-            if corrector is not None:
-                corrector.after_step(before)
+        with nullcontext() if model.replicas is None else model.replicas.threads():
+            for _ in range(config.steps):
+                chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
+                drawn = torch.from_numpy(chosen)
+                before = [] if corrector is None else corrector.before_step()
+                private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
+                if corrector is not None:
+                    corrector.after_step(before)
     finally:
         model.forget()
 
@@ -309,23 +332,38 @@ def private_step(
     """One step on the drawn records, in parts that fit the memory; noise is added once.
 
     Args:
-        model: its trainable parameters are moved.
+        model: its trainable parameters are moved; its replicas take a part of the batch each.
         optimizer: clips, adds noise, divides by B, moves.
         encoded: all records, tensors with leading dimension (records,).
         drawn: indices of the batch, shape (batch,); may be empty.
         physical_batch_size: records per forward pass.
     """
     optimizer.zero_grad(set_to_none=True)
-    batches = list(physical_batches(encoded, drawn, physical_batch_size))
-    if not batches:
-        for parameter in optimizer.params:
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-        optimizer.set_present(None)
-        optimizer.step()
-    for position, batch in enumerate(batches):
+    if model.replicas is None:
+        accumulate(model, optimizer, encoded, drawn, physical_batch_size)
+    else:
+        own = model.replicas.deal(model, encoded, drawn, optimizer.current_config())
+        accumulate(model, optimizer, encoded, own, physical_batch_size)
+        for sums in model.replicas.sums():
+            optimizer.add(sums)
+    for parameter in optimizer.params:
+        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+    optimizer.set_present(None)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def accumulate(
+    model: PrivateModel,
+    optimizer: HiddenNoiseOptimizer,
+    encoded: Batch,
+    drawn: Tensor,
+    physical_batch_size: int,
+) -> None:
+    """Add the clipped gradients of records to `p.summed_grad`; arguments as of `private_step`."""
+    for batch in physical_batches(encoded, drawn, physical_batch_size):
         model.per_example_gradients(batch.tensors, batch.present)
         optimizer.set_present(batch.present)
-        optimizer.signal_skip_step(do_skip=position < len(batches) - 1)
+        optimizer.signal_skip_step(do_skip=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    optimizer.zero_grad(set_to_none=True)

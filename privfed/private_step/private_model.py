@@ -16,6 +16,7 @@ from privfed.models.frozen_layers import FrozenLayers
 from privfed.models.tasks import EXAMPLE_WEIGHT, FROZEN_STATES, Batch, Task
 from privfed.models.vector import trainable
 from privfed.private_step.batches import num_rows, physical_batches
+from privfed.private_step.data_parallel import Replicas
 from privfed.private_step.dropout import forget_keys, new_keys, secret_dropouts
 from privfed.private_step.gradients import HookGradients, LeafGradients, PerExampleGradients
 from privfed.settings.computation import Computation, GradientMethod, Precision
@@ -42,6 +43,7 @@ class PrivateModel:
         device: as given.
         base_sha256: as given; None if it was not.
         added: as given.
+        replicas: other processes of the client that hold this model; None: there are none.
 
     Raises:
         GateError: if a trainable parameter has no exact per-example gradient; it is named.
@@ -65,6 +67,7 @@ class PrivateModel:
         self.device = device
         self.base_sha256 = base_sha256
         self.added = added
+        self.replicas: Replicas | None = None
         self.adapter = model.to(device)
         self._low = _LOW_PRECISION.get(computation.precision)
         self._loss_scale = _LOSS_SCALE.get(computation.precision, 1.0)

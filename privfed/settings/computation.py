@@ -58,6 +58,8 @@ class Computation:
             of once per step. It pays where every record is drawn more than once (sampling rate x
             steps > 1), since all of them are run at the start. What enters the block is kept in
             the memory of each client: records x max_length x width numbers.
+        processes: that share every batch of a client, each with the base model and a CUDA device;
+            on the CPU, threads do as well.
     """
 
     precision: Precision = Precision.FP32
@@ -66,11 +68,12 @@ class Computation:
     gradients: GradientMethod = GradientMethod.EXPANDED_LEAVES
     stacked_clients: int = 1
     cache_frozen_layers: bool = False
+    processes: int = 1
 
     def __post_init__(self) -> None:
         """Check every field."""
         require_type(bool, compile=self.compile)
-        require_count(MOST, stacked_clients=self.stacked_clients)
+        require_count(MOST, stacked_clients=self.stacked_clients, processes=self.processes)
         kinds = {
             "precision": Precision,
             "checkpointing": Checkpointing,
@@ -82,6 +85,11 @@ class Computation:
                     f"{name} must be one of {[member.value for member in kind]}, "
                     f"got {getattr(self, name)!r}"
                 )
+        if self.processes > 1 and self.stacked_clients > 1:
+            raise ConfigError(
+                "processes share the batch of one client at a time; take stacked_clients = 1 with "
+                "processes above 1"
+            )
         if self.cache_frozen_layers and self.checkpointing is Checkpointing.REENTRANT:
             raise ConfigError(
                 "reentrant checkpointing needs all blocks to run; take 'non_reentrant' with "

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -128,6 +129,7 @@ class Machines:
         rounds: planned.
         holder_listens: whether the key holder opens a port, and is no node.
         patience_s: how long the hub waits for a node that is lost.
+        processes: of the node "south".
     """
 
     def __init__(
@@ -139,7 +141,9 @@ class Machines:
         rounds=3,
         holder_listens=False,
         patience_s=120.0,
+        processes=1,
     ):
+        self.processes = processes
         self.holder_listens, self.patience_s = holder_listens, patience_s
         self.folder, self.custody, self.rounds = folder, custody, rounds
         self.running = {}
@@ -221,9 +225,10 @@ class Machines:
             epsilon=BUDGETS[name][0],
             delta=BUDGETS[name][1],
         )
-        (self.folder / name / f"{name}.toml").write_text(
-            text.replace('run = "run.toml"', 'run = "run.toml"\nidentity = "own.identity"')
-        )
+        text = text.replace('run = "run.toml"', 'run = "run.toml"\nidentity = "own.identity"')
+        if name == "south":
+            text += f"\n[computation]\nprocesses = {self.processes}\n"
+        (self.folder / name / f"{name}.toml").write_text(text)
 
     def edit(self, party, old, new, *, file=None):
         """Change a file of a party; by default that of a node."""
@@ -360,6 +365,16 @@ class Machines:
             except OSError:
                 continue
         return found
+
+    def replicas(self):
+        """Of each party, how many processes take a part of its batches."""
+        found = [
+            path.parent.joinpath("cwd").resolve().name
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"privfed.private_step.replica" in path.read_bytes()
+            and path.parent.joinpath("cwd").resolve().is_relative_to(self.folder)
+        ]
+        return Counter(found)
 
     def ledger(self, name):
         return Ledger.inspect(ledger_path(self.folder / name / "state", name, DATASET))

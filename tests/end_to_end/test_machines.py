@@ -68,7 +68,7 @@ def check(federation):
 
 
 WAYS = {
-    "shared_key": {},
+    "shared_key": {"processes": 2},
     "key_holder": {"custody": "key_holder"},
     "key_holder at an address": {"custody": "key_holder", "holder_listens": True},
 }
@@ -80,6 +80,7 @@ def test_three_rounds_over_tls(machines, way):
     federation = machines(**way)
     federation.start_all()
     federation.wait_for(lambda: federation.rounds_over() == [1])
+    assert federation.replicas() == ({"south": 1} if federation.processes == 2 else {})
     for path in ("/v1/control/list-runs", "/v1/runtime/get-nodes", "/docs", "/openapi.json", "/"):
         assert asked(federation.port, "POST", path) == 404
     assert asked(federation.port, "POST", "/v1/fleet/pull-messages") in (401, 415)

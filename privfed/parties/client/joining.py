@@ -25,25 +25,18 @@ from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity
-from privfed.methods.method import Method, Trains
-from privfed.models.adapters import Adapter, freeze_orthonormal_a
-from privfed.models.base_modes import switch_off_dropout
-from privfed.models.load import choose_device
-from privfed.models.start_file import load_start, names_added
-from privfed.models.tasks import Batch, Task
-from privfed.models.vector import base_digest, saved_tensors
+from privfed.methods.method import Method
+from privfed.models.tasks import Batch
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.public_size import public_size
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig
-from privfed.private_step.gate import check_per_example_gradients
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import Randomness
 from privfed.private_step.trial import usable_records
 from privfed.protocol.participation import Participation
 from privfed.reports.round_record import rounded_up
-from privfed.settings.computation import Computation, Precision
 from privfed.settings.privacy import PrivacyConfig
 from privfed.settings.training import TrainingConfig
 from privfed.storage.durable import writing
@@ -62,49 +55,6 @@ _LESS: Final = (
 
 _SMALLEST_SHARE: Final = 0.01
 """A run that could spend less than this share of a budget would drown in noise: refused."""
-
-
-def build_private_model(
-    task: Task,
-    adapter: Adapter,
-    method: Method,
-    computation: Computation,
-    *,
-    examples_per_record: int,
-    physical_batch_size: int,
-    num_clients: int,
-    seed: int,
-    device: str | None,
-    start: Path | None = None,
-) -> PrivateModel:
-    """The base model with its adapter, passed through the gate; all initial values are public.
-
-    Low precision hides small errors, so the gate sees such a model in full precision first. Initial
-    values come from the file `start`; without one they are drawn from the public seed.
-    """
-    check = partial(
-        check_per_example_gradients,
-        seed=seed,
-        examples_per_record=examples_per_record,
-        physical_batch_size=physical_batch_size,
-        stacked_clients=min(computation.stacked_clients, num_clients),
-    )
-    base = task.build()
-    switch_off_dropout(base)  # also where a task of somebody's own builds it
-    digest, before = base_digest(base), {id(tensor) for _, tensor in saved_tensors(base)}
-    model = adapter.attach(base, task.modules_to_save, seed)
-    if method.trains is Trains.B:
-        freeze_orthonormal_a(model, seed)
-    added = names_added(model, before)
-    if start is not None:
-        load_start(start, model, added)
-    where = choose_device(device)
-    if computation.precision is not Precision.FP32:
-        full = replace(computation, precision=Precision.FP32)
-        check(PrivateModel(model, task, where, full))
-    private = PrivateModel(model, task, where, computation, base_sha256=digest, added=added)
-    check(private)
-    return private
 
 
 def require_single_examples(clients: Sequence[Client], privacy: PrivacyConfig) -> None:

@@ -31,6 +31,7 @@ from privfed.models.vector import (
 from privfed.parties.client import joining
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
+from privfed.private_step.building import Blueprint
 from privfed.private_step.evaluation import held_out_metric, require_readable
 from privfed.private_step.private_model import PrivateModel
 from privfed.protocol.ready import Facts
@@ -159,18 +160,19 @@ def _model_and_start(
     settings: FederationSettings, start: Path | None, *, num_clients: int
 ) -> tuple[PrivateModel, bytes]:
     """The model that these clients share, and the file from which it starts: as given, or new."""
-    model = joining.build_private_model(
-        settings.model,
-        settings.adapter,
-        settings.method,
-        settings.computation,
+    blueprint = Blueprint(
+        task=settings.model,
+        adapter=settings.adapter,
+        trains=settings.method.trains,
+        computation=settings.computation,
         examples_per_record=settings.privacy.examples_per_record,
         physical_batch_size=settings.training.physical_batch_size,
-        num_clients=num_clients,
+        stacked_clients=min(settings.computation.stacked_clients, num_clients),
         seed=settings.seed,
         device=settings.device,
         start=start,
     )
+    model = blueprint.build()
     if start is None:
         return model, start_bytes(model.adapter, model.added)
     return model, start.read_bytes()

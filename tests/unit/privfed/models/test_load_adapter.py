@@ -26,7 +26,7 @@ from privfed import (
 from privfed.data.records import Record
 from privfed.errors import ModelError
 from privfed.models.vector import base_digest, read_vector, write_vector
-from privfed.parties.client import joining
+from privfed.private_step.building import Blueprint
 
 ADAPTERS = {
     "lora": (LoRA(rank=2, target_modules=("query", "value")), FedAvg()),
@@ -49,17 +49,17 @@ def trained(base, tmp_path):
     def make(name):
         task = Classification(base=base, labels=("a", "b", "c"), max_length=12, logit_scale=2.0)
         adapter, method = ADAPTERS[name]
-        private = joining.build_private_model(
-            task,
-            adapter,
-            method,
-            Computation(),
+        private = Blueprint(
+            task=task,
+            adapter=adapter,
+            trains=method.trains,
+            computation=Computation(),
             examples_per_record=1,
             physical_batch_size=4,
-            num_clients=3,
+            stacked_clients=3,
             seed=5,
             device="cpu",
-        )
+        ).build()
         values = read_vector(private.adapter)
         moved = np.random.default_rng(0).normal(size=values.size).astype(np.float32)
         write_vector(private.adapter, values + moved)

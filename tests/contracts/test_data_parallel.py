@@ -1,0 +1,190 @@
+"""A step shared by several processes releases what it releases in one."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+
+from privfed import Classification, LoRA
+from privfed.errors import ConfigError, ModelError, PrivfedError
+from privfed.methods.method import Trains
+from privfed.models.vector import read_vector, write_vector
+from privfed.private_step.building import Blueprint
+from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.dpsgd import private_optimizer, private_step, train_round
+from privfed.private_step.randomness import SecureNoise
+from privfed.settings.computation import Computation
+from privfed.settings.privacy import FlatClipping, PerLayerClipping, QuantileClipping
+from tests.contracts.private_steps import LABELS, LENGTH, Silence, config, made_up, stream
+
+RECORDS = 11
+
+
+class Unlike(Classification):
+    """A task that builds another model every time."""
+
+    def build(self):
+        model = super().build()
+        with torch.no_grad():
+            next(model.parameters()).add_(torch.rand(()))
+        return model
+
+
+def blueprint(folder, **changes):
+    task = changes.pop("task", Classification)
+    plan = Blueprint(
+        task=task(base=folder, labels=LABELS, max_length=LENGTH),
+        adapter=LoRA(rank=2, target_modules=("query", "value")),
+        trains=Trains.BOTH,
+        computation=Computation(processes=3),
+        examples_per_record=1,
+        physical_batch_size=4,
+        stacked_clients=1,
+        seed=5,
+        device="cpu",
+    )
+    return replace(plan, **changes)
+
+
+@pytest.fixture(scope="module")
+def shared(bert_folder):
+    """A model in three processes."""
+    model = blueprint(bert_folder).build()
+    yield model
+    model.replicas.close()
+
+
+@pytest.fixture(scope="module")
+def alone(bert_folder):
+    """The same model in one."""
+    return blueprint(bert_folder, computation=Computation()).build()
+
+
+def step(model, drawn, settings, bound=None, noise=None):
+    """The noised mean of one step at the initial values."""
+    before = read_vector(model.adapter)
+    model.forget()
+    optimizer = private_optimizer(model, settings, noise or Silence(), bound)
+    released = []
+    optimizer.attach_step_hook(
+        lambda taken: released.append(torch.cat([p.grad.flatten() for p in taken.params]))
+    )
+    encoded = made_up(model, RECORDS)
+    drawn = torch.tensor(drawn, dtype=torch.long)
+    private_step(model, optimizer, encoded, drawn, settings.physical_batch_size)
+    write_vector(model.adapter, before)
+    model.forget()
+    (only,) = released
+    return only
+
+
+@pytest.mark.parametrize(
+    "clipping", [FlatClipping(), PerLayerClipping(), QuantileClipping(count_noise=4.0)]
+)
+@pytest.mark.parametrize("drawn", [range(RECORDS), [7, 2], [4], []])
+def test_the_sum_is_that_of_one_process(shared, alone, clipping, drawn):
+    """C is small, so that every record is clipped; some processes get no record."""
+    settings = config(
+        clipping_norm=0.02, clipping=clipping, noise_multiplier=3.0, physical_batch_size=3
+    )
+    bounds = [AdaptiveBound(initial=0.02, current=0.015) for _ in range(2)]
+    one = step(alone, drawn, settings, bounds[0])
+    three = step(shared, drawn, settings, bounds[1])
+    assert torch.allclose(one, three, rtol=1e-4, atol=1e-8)
+    assert bool(one.any()) == bool(len(drawn))
+    assert bounds[0] == bounds[1]
+
+
+def test_noise_is_drawn_once(shared):
+    """On an empty draw the released mean is the noise of one stream, to the bit."""
+    settings = config(noise_multiplier=2.0, clipping_norm=0.5, expected_batch_size=7)
+    released = step(shared, [], settings, noise=SecureNoise(stream(3)))
+    expected = 2.0 * 0.5 * SecureNoise(stream(3)).normal(len(released), released.device)
+    assert torch.equal(released, expected.float() / 7)
+
+
+def test_a_round_ends_at_the_same_adapter(shared, alone):
+    ends = []
+    for model in (alone, shared):
+        before = read_vector(model.adapter)
+        settings = config(steps=3, learning_rate=0.5, expected_batch_size=5)
+        streams = {"sampling": stream(1), "noise": SecureNoise(stream(2))}
+        train_round(model, made_up(model, RECORDS), settings, **streams)
+        ends.append(read_vector(model.adapter))
+        write_vector(model.adapter, before)
+    assert abs(ends[0] - before).max() > 0.01
+    assert abs(ends[0] - ends[1]).max() < 1e-5
+
+
+def test_what_a_failed_step_left_is_in_no_later_one(shared, alone, monkeypatch):
+    """The process of the client fails after it dealt out records: their sums are never added."""
+
+    def fails(*_):
+        raise RuntimeError("out of memory")
+
+    settings = config(clipping_norm=0.02)
+    with monkeypatch.context() as patched:
+        patched.setattr(shared, "per_example_gradients", fails)
+        with pytest.raises(RuntimeError):
+            step(shared, range(RECORDS), settings)
+    shared.forget()
+    again, expected = (step(model, [1, 5, 8, 9], settings) for model in (shared, alone))
+    assert torch.allclose(again, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_a_process_that_dies_is_told_and_started_again(shared, alone):
+    settings = config(clipping_norm=0.02)
+    shared.replicas._running[1]._process.kill()
+    with pytest.raises(PrivfedError, match="ended.*the next round starts it again"):
+        step(shared, range(RECORDS), settings)
+    shared.forget()
+    again, expected = (step(model, range(RECORDS), settings) for model in (shared, alone))
+    assert torch.allclose(again, expected, rtol=1e-4, atol=1e-8)
+
+
+def test_what_a_replica_says_is_no_part_of_the_message(shared):
+    """The trace may quote text; it stands in a note, which goes to the client's own log."""
+    encoded = {**made_up(shared, RECORDS), "labels": torch.full((RECORDS,), 77)}
+    settings = config()
+    own = shared.replicas.deal(shared, encoded, torch.arange(RECORDS), settings)
+    assert own.tolist() == [0, 1, 2, 3]
+    with pytest.raises(PrivfedError) as caught:
+        list(shared.replicas.sums())
+    assert "77" not in str(caught.value)
+    assert "Target 77" in "".join(caught.value.__notes__)
+
+
+def test_another_model_is_refused(bert_folder):
+    plan = blueprint(bert_folder, task=Unlike, computation=Computation(processes=2))
+    with pytest.raises(ModelError, match="built another model"):
+        plan.build()
+
+
+def test_a_model_that_cannot_be_built_elsewhere_is_refused(bert_folder):
+    class Local(Classification):
+        pass
+
+    with pytest.raises(ConfigError, match="another process can import"):
+        blueprint(bert_folder, task=Local).build()
+
+
+def test_of_a_message_nothing_is_shared_memory():
+    """A pickled tensor holds its numbers; torch's own pickler for processes would name a file."""
+    assert b"\x00\x00\x28\x42" in pickle.dumps(torch.full((3,), 42.0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without CUDA")
+def test_without_cuda_devices(bert_folder, monkeypatch):
+    """Each replica takes the device after that of the client."""
+    from privfed.private_step.data_parallel import _environments
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2,GPU-7f,3")
+    found = [one["CUDA_VISIBLE_DEVICES"] for one in _environments(3, torch.device("cuda:1"))]
+    assert found == ["GPU-7f", "3"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    found = [one["CUDA_VISIBLE_DEVICES"] for one in _environments(3, torch.device("cuda"))]
+    assert found == ["1", "2"]
+    with pytest.raises(ConfigError, match="needs as many CUDA devices, from cuda:2 on.*sees 4"):
+        _environments(3, torch.device("cuda:2"))
