@@ -7,8 +7,9 @@ nothing that is larger than what a node ever sends.
 
 import asyncio
 import binascii
+import gc
 from base64 import b64decode
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,9 +28,12 @@ from privfed.engines.flower.pieces import MOST_REQUEST_BYTES
 
 FLEET: Final = "/v1/fleet/"
 _ANNOUNCING: Final = f"{FLEET}push-messages"
-_OF_PIECES: Final = (f"{FLEET}push-object", f"{FLEET}pull-object")
-_PIECES_AT_ONCE: Final = 2
-"""So that memory hardly grows with the number of nodes; others are read when it is their turn."""
+_STORING: Final = f"{FLEET}push-object"
+_OF_PIECES: Final = (_STORING, f"{FLEET}pull-object")
+_PIECES_AT_ONCE: Final = 8
+"""On their way, one of each node: memory does not grow with the number of nodes."""
+_PIECE_S: Final = 300.0
+"""In which a piece must be here; a line of 0.2 Mbit/s is fast enough."""
 _MOST_ANNOUNCED_BYTES: Final = 1 << 16
 """Of a message without its pieces: their names."""
 _MOST_HEADER_BYTES: Final = 1 << 13
@@ -57,7 +61,9 @@ class FrontDoor:
         self._app = app
         self._keys = frozenset(keys)
         self._now = now
+        self._turns = {key: asyncio.Lock() for key in self._keys}
         self._pieces = asyncio.Semaphore(_PIECES_AT_ONCE)
+        self._storing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -65,15 +71,31 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         refused = self._why_not(scope)
-        if refused is None and scope["path"] in _OF_PIECES:
-            async with self._pieces:
-                await self._app(scope, receive, send)
-            return
-        if refused is None:
+        if refused is not None:
+            await _refuse(*refused, scope, receive, send)
+        elif scope["path"] in _OF_PIECES:
+            async with self._turns[_key_of(dict(scope["headers"]))], self._pieces:
+                await self._pass_piece(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
+
+    async def _pass_piece(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a request whole, which may take its time, and only then let Flower have it.
+
+        Flower copies a piece several times; so it is given one after the other.
+        """
+        try:
+            body = await asyncio.wait_for(_whole(receive), _PIECE_S)
+        except (TimeoutError, ConnectionError):
+            await _refuse(408, "too slow", scope, receive, send)
             return
-        status, text = refused
-        await PlainTextResponse(text, status, {"Connection": "close"})(scope, receive, send)
+        if scope["path"] == _STORING:
+            async with self._storing:
+                await self._app(scope, _again(body, receive), send)
+        else:
+            await self._app(scope, _again(body, receive), send)
+        if len(body) > _MOST_ANNOUNCED_BYTES:
+            gc.collect()  # starlette's requests hold their bodies in cycles
 
     def _why_not(self, scope: Scope) -> tuple[int, str] | None:
         path, headers = scope["path"], scope["headers"]
@@ -84,6 +106,8 @@ class FrontDoor:
         given = dict(headers)
         if len(given) != len(headers) or given.get(b"content-type") != _MEDIA_TYPE:
             return 415, "another media type"
+        if b"transfer-encoding" in given:  # it would count, and not the length
+            return 413, "of no announced size"
         size, most = given.get(b"content-length", b""), MOST_REQUEST_BYTES
         if path == _ANNOUNCING:
             most = _MOST_ANNOUNCED_BYTES
@@ -93,7 +117,7 @@ class FrontDoor:
 
     def _is_signed(self, given: dict[bytes, bytes]) -> bool:
         try:
-            key = b64decode(given[FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()], validate=True)
+            key = _key_of(given)
             signature = b64decode(
                 given[FLEET_HTTP_SIGNATURE_HEADER.lower().encode()], validate=True
             )
@@ -104,6 +128,43 @@ class FrontDoor:
         if key not in self._keys or not -_AHEAD_S < age < _OLDEST_S:
             return False
         return bool(verify_signature(bytes_to_public_key(key), timestamp, signature))
+
+
+def _key_of(given: dict[bytes, bytes]) -> bytes:
+    """The key (PEM) that a request names, whether or not it is signed by it."""
+    return b64decode(given[FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()], validate=True)
+
+
+async def _refuse(status: int, text: str, scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(text, status, {"Connection": "close"})(scope, receive, send)
+
+
+async def _whole(receive: Receive) -> bytes:
+    """The body of a request.
+
+    Raises:
+        ConnectionError: if the connection ends before it.
+    """
+    parts = []
+    while True:
+        event = await receive()
+        if event["type"] != "http.request":
+            raise ConnectionError("the connection ended")
+        parts.append(event.get("body", b""))
+        if not event.get("more_body", False):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read, once, and then what comes after it."""
+    left = [body]
+
+    async def given() -> MutableMapping[str, Any]:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return given
 
 
 class Impatient(H11Protocol):

@@ -10,6 +10,7 @@ ends when its standard input does.
 """
 
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -185,8 +186,9 @@ class Link:
         """Send a message to a client; its name, or None if the client is not there."""
         if name not in self.present():
             return None
-        message = Message(in_pieces(content), self._ids[name], _KIND, ttl=timeout_s + 60)
-        bare, tree, objects = sealed(message)
+        records = in_pieces(content)
+        del content  # a long one is held in memory once
+        bare, tree, objects = sealed(Message(records, self._ids[name], _KIND, ttl=timeout_s + 60))
         session = self._state.start_session(self._run)
         _, missing = self._state.store_message_and_object_tree(bare, tree, session)
         for one in missing:
@@ -308,6 +310,7 @@ def main() -> None:
         )
     )
     threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
+    gc.freeze()  # collections are then short; the front door makes one after each piece
     server.run()
 
 

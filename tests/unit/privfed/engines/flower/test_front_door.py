@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from privfed.engines.flower import front_door
 from privfed.engines.flower.front_door import FrontDoor
 from privfed.engines.flower.pieces import MOST_REQUEST_BYTES
 from privfed.identity.transport import as_pem, new_transport_key
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+PIECE = "/v1/fleet/push-object"
 KEYS = {"a": new_transport_key(), "stranger": new_transport_key()}
 
 
@@ -36,24 +38,101 @@ def headers(name="a", *, at=NOW, signer=None, **changes):
     return [(k.encode(), v.encode()) for k, v in given.items() if v is not None]
 
 
-def asked(given, path="/v1/fleet/push-object", method="POST"):
+def asked(given, path=PIECE, method="POST"):
     """Status of the answer, or None if the request was passed on."""
     reached, answered = [], []
 
     async def app(scope, receive, send):
+        assert (await receive())["body"] == b"content"
         reached.append(scope["path"])
 
     async def send(message):
         answered.append(message.get("status"))
 
     async def receive():
-        raise AssertionError("nothing is read")
+        return {"type": "http.request", "body": b"content"}
 
     door = FrontDoor(app, [as_pem(KEYS["a"][1])], lambda: NOW)
     scope = {"type": "http", "path": path, "method": method, "headers": given}
     asyncio.run(door(scope, receive, send))
     assert len(reached) == (not answered)
     return answered[0] if answered else None
+
+
+class Door:
+    """A front door with many requests at once, whose bodies come when a test says so."""
+
+    def __init__(self):
+        self.stored, self.storing, self.most = [], 0, 0
+        self.door = FrontDoor(self._app, [as_pem(KEYS[name][1]) for name in KEYS], lambda: NOW)
+        self.answers = {}
+
+    async def _app(self, scope, receive, send):
+        self.storing += 1
+        self.most = max(self.most, self.storing)
+        await asyncio.sleep(0.01)
+        self.stored.append((await receive())["body"])
+        self.storing -= 1
+
+    async def request(self, name, *parts):
+        """A piece in parts; a number is a pause."""
+        left = list(parts)
+
+        async def receive():
+            part = left.pop(0) if left else None
+            if isinstance(part, float):
+                await asyncio.sleep(part)
+                part = left.pop(0)
+            if part is None:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": part, "more_body": bool(left)}
+
+        async def send(message):
+            self.answers.setdefault(parts, message.get("status"))
+
+        scope = {"type": "http", "path": PIECE, "method": "POST", "headers": headers(name)}
+        await self.door(scope, receive, send)
+
+
+def test_flower_gets_one_piece_after_the_other():
+    """It copies each several times."""
+    door = Door()
+
+    async def all_at_once():
+        await asyncio.gather(*(door.request(name, b"x" + name.encode()) for name in KEYS))
+
+    asyncio.run(all_at_once())
+    assert sorted(door.stored) == [b"xa", b"xstranger"]
+    assert door.most == 1
+
+
+def test_a_slow_node_holds_up_itself_alone():
+    door = Door()
+
+    async def both():
+        slow = [door.request("a", b"slow", 0.2, b"ly"), door.request("a", b"next")]
+        await asyncio.gather(*slow, door.request("stranger", b"fast"))
+
+    asyncio.run(both())
+    assert door.stored == [b"fast", b"slowly", b"next"]
+
+
+def test_a_piece_that_does_not_come_is_given_up(monkeypatch):
+    monkeypatch.setattr(front_door, "_PIECE_S", 0.05)
+    door = Door()
+
+    async def both():
+        await asyncio.gather(door.request("a", b"x", 9.0, b"y"), door.request("a", b"next"))
+
+    asyncio.run(both())
+    assert door.stored == [b"next"]
+    assert list(door.answers.values()) == [408]
+
+
+def test_a_connection_that_ends_within_a_piece():
+    door = Door()
+    asyncio.run(door.request("a", b"x", None))
+    assert door.stored == []
 
 
 @pytest.mark.parametrize("size", [0, 1, MOST_REQUEST_BYTES])
@@ -79,6 +158,11 @@ def test_an_announcement_is_smaller_than_a_piece():
     given = headers(content_length=str(1 << 17))
     assert asked(given) is None
     assert asked(given, path="/v1/fleet/push-messages") == 413
+
+
+def test_a_size_that_does_not_count():
+    """By the standard a transfer encoding overrides the length."""
+    assert asked(headers(transfer_encoding="chunked")) == 413
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/protobuf; x=1", None])
