@@ -321,8 +321,8 @@ def give_up(config: File) -> None:
 @node_app.command()
 def unit(config: File) -> None:
     """Print a systemd unit that runs this node."""
-    program = shutil.which("privfed") or f"{sys.executable} -m privfed"
-    place = config.resolve()
+    program = (shutil.which("privfed") or f"{sys.executable} -m privfed").replace("%", "%%")
+    place = Path(str(config.resolve()).replace("%", "%%"))  # % begins a specifier of systemd
     print(
         f"""[Unit]
 Description=privfed node of {place.stem}

@@ -3,10 +3,12 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -147,6 +149,7 @@ class Machines:
         self.holder_listens, self.patience_s = holder_listens, patience_s
         self.folder, self.custody, self.rounds = folder, custody, rounds
         self.running = {}
+        self.temporary = Path(tempfile.mkdtemp(prefix="pf"))  # short: sockets lie in it
         self.events = []
         self.port, self.holder_port = free_port(), free_port()
         for party in ("ministry", "hub", "holder", *NAMES):
@@ -246,6 +249,7 @@ class Machines:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(self.temporary),
         }
         self.running[party] = subprocess.Popen(
             [sys.executable, "-m", "privfed", *map(str, words)],
@@ -354,6 +358,12 @@ class Machines:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+    def left_behind(self):
+        """What the parties left in the folder for temporary files, which is removed."""
+        found = sorted(path.name for path in self.temporary.iterdir())
+        shutil.rmtree(self.temporary)
+        return found
 
     def left_over(self):
         """Command lines of processes that still work in this federation's folder."""

@@ -33,6 +33,7 @@ def machines(tmp_path, bert_folder):
     for each in made:
         each.close()
         assert each.left_over() == [], "no process stays behind"
+        assert each.left_behind() == [], "nor anything of them"
 
 
 def check(federation):

@@ -12,6 +12,7 @@ ends when its standard input does.
 
 import contextlib
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -213,6 +214,7 @@ def main() -> None:
                 print(why, flush=True)
             last = why
         stopped.wait(_AGAIN_S)
+    shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)  # the node may have been killed
 
 
 def _why_lost(error: Exception, settings: PumpSettings) -> str:

@@ -33,10 +33,14 @@ _CONNECT_S: Final = 60.0
 
 
 class Spooled(Mapping[str, bytes]):
-    """Replies by client, each in a file, read when it is asked for."""
+    """Replies by client, each in a file, read when it is asked for.
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="privfed-replies-")
+    Args:
+        folder: private, in which they are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(dir=folder, prefix="replies-")
         self._files: dict[str, Path] = {}
 
     def keep(self, name: str, frames: Iterator[bytes]) -> None:
@@ -76,7 +80,7 @@ class Carried:
     aggregator asks again.
 
     Args:
-        path: of the socket.
+        path: of the socket, in a private folder.
         timeout_s: how long a client may take for one message.
     """
 
@@ -97,7 +101,7 @@ class Carried:
 
     def exchange(self, messages: Mapping[str, bytes]) -> Spooled:
         """Carry one message to each client, and the replies of those who answered in time."""
-        replies = Spooled()
+        replies = Spooled(self._path.parent)
         if not messages:
             return replies
         kinds = {statement_of(message).kind for message in messages.values()}

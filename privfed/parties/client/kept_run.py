@@ -4,7 +4,8 @@
     runs/RUN/start                  the message that began it
     runs/RUN/left_out               clients that took no further part since
     runs/RUN/round-00003.safetensors  the adapter after the last round, and after the one before
-    runs/RUN.PROPOSAL.closed        what the client said when it was over
+    runs/RUN.PROPOSAL.closed        what the client said when it was over; .again: its operator let
+                                    another run of these settings begin
     runs/.lock                      held by the process that plays it
 
 Keys are not kept: a client that is restarted gets a new one.
@@ -166,11 +167,11 @@ class RunFiles:
         """Let another run of these settings begin. What the last one released stays counted."""
         with writing(self._folder):
             for path in self._folder.glob(f"*.{proposal}.closed"):
-                path.unlink()
+                path.rename(f"{path}.again")
 
     def closed(self, run: str) -> bytes | None:
         """What this client said at the end of a run; None if that is not over."""
-        found = list(self._folder.glob(f"{run}.*.closed")) if is_hex(run) else []
+        found = list(self._folder.glob(f"{run}.*.closed*")) if is_hex(run) else []
         return found[0].read_bytes() if found else None
 
     def give_up(self, run: str) -> None:

@@ -297,6 +297,11 @@ class TestStatus:
 
 
 class TestTheUnit:
+    def test_a_percent_sign_is_no_specifier(self, tmp_path):
+        path = tmp_path / "100%n.toml"
+        path.write_text("")
+        assert invoke("unit", path).count("100%%n") == 2
+
     @pytest.mark.parametrize("name", ["north.toml", "the north.toml"])
     def test_runs_this_node(self, tmp_path, name):
         path = tmp_path / name

@@ -197,11 +197,12 @@ class TestWhoIsPresent:
 
 
 class TestReplies:
-    def test_lie_in_files_that_go_with_them(self):
-        spooled = Spooled()
+    def test_lie_in_files_that_go_with_them(self, tmp_path):
+        spooled = Spooled(tmp_path)
         spooled.keep("a", iter(framed(b"1", b"23")))
         spooled.keep("b", iter(framed()))
         folder = Path(spooled._folder.name)
+        assert folder.parent == tmp_path, "whoever removes that removes these"
         assert (spooled["a"], spooled["b"]) == (b"123", b"")
         assert (list(spooled), len(spooled), "c" in spooled) == (["a", "b"], 2, False)
         assert folder.stat().st_mode & 0o077 == 0
@@ -210,8 +211,8 @@ class TestReplies:
         spooled._folder.cleanup()
         assert not folder.exists()
 
-    def test_one_that_breaks_off_leaves_the_earlier_one_of_another(self):
-        spooled = Spooled()
+    def test_one_that_breaks_off_leaves_the_earlier_one_of_another(self, tmp_path):
+        spooled = Spooled(tmp_path)
         spooled.keep("a", iter(framed(b"whole")))
         spooled.keep("b", iter([PIECE + b"beg", LOST, PIECE + b"never read"]))
         spooled.keep("c", iter(framed(b"third")))

@@ -115,8 +115,12 @@ class TestARun:
         made.prepared()
         hub = begun(made.hub(without=["client-0"]))
         assert hub.run.members == list(NAMES[1:])
-        hub.play()
-        assert {row.clients for row in hub.run.record.rounds} == {NAMES[1:]}
+        hub.run.play_round()
+        again = begun(made.hub(resume=True))
+        assert again.run.members == list(NAMES[1:]), "and so does a process that goes on"
+        assert again.run.record.left_out == {}, "it never took part"
+        again.play()
+        assert {row.clients for row in again.run.record.rounds} == {NAMES[1:]}
 
     def test_too_few_that_come_begin_nothing(self, beside):
         made = beside()
