@@ -10,7 +10,12 @@ from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA
 from .methods.fedprox import FedProx as FedProx
+from .methods.rolora import RoLoRA as RoLoRA
 from .methods.scaffold import Scaffold as Scaffold
+from .methods.server_optimizers import FedAdagrad as FedAdagrad
+from .methods.server_optimizers import FedAdam as FedAdam
+from .methods.server_optimizers import FedAvgM as FedAvgM
+from .methods.server_optimizers import FedYogi as FedYogi
 from .methods.tail_averaging import TailAveraging as TailAveraging
 from .models.adapters import LoRA as LoRA
 from .models.adapters import PeftAdapter as PeftAdapter

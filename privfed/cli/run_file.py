@@ -19,8 +19,11 @@ from privfed.identity.enrolment import Enrolment
 from privfed.methods.averaging import FedAvg, FFALoRA
 from privfed.methods.fedprox import FedProx
 from privfed.methods.method import Method
+from privfed.methods.rolora import RoLoRA
 from privfed.methods.scaffold import Scaffold
+from privfed.methods.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from privfed.methods.tail_averaging import TailAveraging
+from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
@@ -53,7 +56,10 @@ _CLIPPING: Mapping[str, type[Clipping]] = {
 _OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 _SUMMATIONS: Mapping[str, type[BFV | CKKS | Plain]] = {"bfv": BFV, "ckks": CKKS, "plain": Plain}
 _METHODS: Mapping[str, type[FedAvg]] = {
-    method.kind: method for method in (FedAvg, FFALoRA, FedProx, Scaffold)
+    method.kind: method for method in (FedAvg, FFALoRA, RoLoRA, FedProx, Scaffold)
+}
+_SERVER_OPTIMIZERS: Mapping[str, type[Wrapped]] = {
+    method.kind: method for method in (FedAvgM, FedAdagrad, FedAdam, FedYogi)
 }
 _ADAPTERS: Mapping[str, Callable[[Section], Adapter]] = {
     "lora": lambda section: section.build(LoRA),
@@ -117,7 +123,7 @@ def others_of(root: Section, path: Path) -> dict[str, Any]:
         "training": _training(root.section("training")),
         "computation": computation_of(root),
         "encryption": _encryption(root.section("encryption", {})),
-        "method": _method(root.section("method", {}), root.optional("averaging")),
+        "method": _method(root),
         "title": root.take("title", str, path.stem),
         **federation.values(Federation, _OF_FEDERATION),
     }
@@ -243,11 +249,15 @@ def _enrolment(section: Section | None, folder: Path) -> Enrolment | None:
     return files
 
 
-def _method(section: Section, averaging: Section | None) -> Method:
-    method = section.build(section.choose("kind", _METHODS, FedAvg.kind))
+def _method(root: Section) -> Method:
+    """The tables [method], [server_optimizer] and [averaging], each around the one before."""
+    section = root.section("method", {})
+    method: Method = section.build(section.choose("kind", _METHODS, FedAvg.kind))
     section.end()
-    if averaging is None:
-        return method
-    averaged = averaging.build(TailAveraging, of=method)
-    averaging.end()
-    return averaged
+    if (server := root.optional("server_optimizer")) is not None:
+        method = server.build(server.choose("kind", _SERVER_OPTIMIZERS), of=method)
+        server.end()
+    if (averaging := root.optional("averaging")) is not None:
+        method = averaging.build(TailAveraging, of=method)
+        averaging.end()
+    return method

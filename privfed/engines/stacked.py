@@ -40,7 +40,8 @@ def updates_of(stack: Sequence[Reserved]) -> list[NDArray[np.float64]]:
     updates: list[NDArray[np.float64]] = []
     with told_in([node.log for node in nodes], f"round {plan.round}: did not take part"):
         rounds = [
-            run.node.local_round(plan, state, run.correction(waiting)) for run, waiting in stack
+            run.node.local_round(plan, state, run.correction(waiting), run.trains(waiting))
+            for run, waiting in stack
         ]
         trained = train_stacked(nodes[0].model, rounds, state.adapter)
         start = state.adapter.astype(np.float64)

@@ -1,7 +1,7 @@
 """Federated averaging of adapters: FedAvg on all LoRA factors, and FFA-LoRA on B alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,6 @@ from privfed.methods.method import (
     Round,
     SentVector,
     Trained,
-    Trains,
     Vector,
 )
 from privfed.settings.training import TrainingConfig
@@ -38,6 +37,19 @@ def weighted_mean(
         contributors: whose vectors are in the sum.
     """
     return np.asarray(total / math.fsum(weights[client] for client in contributors))
+
+
+def noise_of_mean(round_: Round, contributors: Sequence[str]) -> float | None:
+    """Standard deviation of the noise in an entry of the mean update; None where it is not known.
+
+    The noise of an entry of one client's update is `Round.noise`; those of clients are independent.
+    """
+    if round_.noise is None:
+        return None
+    weights = round_.weights
+    return math.hypot(*(weights[c] * round_.noise[c] for c in contributors)) / math.fsum(
+        weights[c] for c in contributors
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +72,7 @@ class FedAvg:
     server_learning_rate: float = 1.0
 
     kind: ClassVar[str] = "fedavg"
-    trains: ClassVar[Trains] = Trains.BOTH
+    freezes_a: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -88,10 +100,13 @@ class FedAvg:
         """The initial adapter, shape (params,)."""
         return GlobalState(adapter=adapter)
 
-    def uploads(self, num_params: int, round_: Round) -> tuple[SentVector, ...]:
+    def trains(self, round_: Round) -> Collection[str]:
+        """All of the adapter."""
+        return round_.layout.names
+
+    def uploads(self, round_: Round) -> tuple[SentVector, ...]:
         """One vector: trained minus received parameters."""
-        del round_
-        return (SentVector(name=DELTA, length=num_params),)
+        return (SentVector(name=DELTA, length=round_.layout.length),)
 
     def correction(
         self, received: GlobalState, kept: Kept | None, client: str, round_: Round
@@ -148,4 +163,4 @@ class FFALoRA(FedAvg):
     """
 
     kind: ClassVar[str] = "ffa-lora"
-    trains: ClassVar[Trains] = Trains.B
+    freezes_a: ClassVar[bool] = True

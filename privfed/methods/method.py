@@ -7,9 +7,8 @@ holds the sums computes the next global state (`next`). All of it is numpy and d
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from accountants import Event
 from privfed.canonical import canonical_json
 from privfed.errors import ConfigError
+from privfed.protocol.layout import Layout
 from privfed.settings.training import TrainingConfig
 from privfed.storage.checkpoint import ADAPTER
 
@@ -26,13 +26,6 @@ DELTA: Final = "delta"
 
 Vector = NDArray[np.floating]
 Kept = Mapping[str, NDArray[Any]]
-
-
-class Trains(Enum):
-    """Which factors of LoRA move; the others are frozen, public and the same everywhere."""
-
-    BOTH = "both"
-    B = "b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,12 +90,17 @@ class Round:
         steps: private steps of every client.
         learning_rate: of these steps.
         weights: public weight of every client, the largest being 1.
+        layout: of the adapter.
+        noise: standard deviation of the noise in an entry of each client's update, where it is
+            known: with SGD without momentum, and a fixed clipping norm.
     """
 
     number: int
     steps: int
     learning_rate: float
     weights: Mapping[str, float]
+    layout: Layout
+    noise: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +133,10 @@ class Correction:
     shift: NDArray[np.float32] | None = None
     pull: float = 0.0
 
+    def only(self, moving: NDArray[np.bool_]) -> "Correction":
+        """That of the parameters that move; `moving` has shape (params,)."""
+        return self if self.shift is None else replace(self, shift=self.shift[moving])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -152,22 +154,28 @@ class Trained:
 
 
 FUNCTIONS: Final = (
-    *("describe", "check", "weights", "begin", "uploads", "correction", "local", "keeps"),
+    *("describe", "check", "weights", "begin", "trains", "uploads", "correction", "local", "keeps"),
     *("releases", "next", "left", "which_is_left"),
 )
 """What every method has."""
 
 
-def total_length(method: "Method", num_params: int, rounds: Iterable[Round]) -> int:
+def total_length(method: "Method", rounds: Iterable[Round]) -> int:
     """How many numbers a client sends in a round, the same in all of them.
 
     Raises:
-        ConfigError: if a method sends nothing, something else in another round, two vectors of one
-            name, or one in a range that is none.
+        ConfigError: if a method trains nothing, or what is not there; if it sends nothing,
+            something else in another round, two vectors of one name, or one in a range that is
+            none.
     """
     first: list[tuple[str, int]] | None = None
     for round_ in rounds:
-        sent = method.uploads(num_params, round_)
+        sent, trained = method.uploads(round_), set(method.trains(round_))
+        if not trained or not trained.issubset(round_.layout.names):
+            raise ConfigError(
+                f"a method must train parameters of the adapter, in round {round_.number} it "
+                f"trains {sorted(trained.difference(round_.layout.names))[:3] or 'nothing'}"
+            )
         named = [(one.name, one.length) for one in sent]
         first = named if first is None else first
         scales = all(math.isfinite(one.scale) and one.scale > 0 for one in sent)
@@ -186,8 +194,8 @@ class Method(Protocol):
     """A federated method."""
 
     @property
-    def trains(self) -> Trains:
-        """What is trained of a LoRA adapter."""
+    def freezes_a(self) -> bool:
+        """Whether factor A of LoRA is orthonormal, public and never trained."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -219,7 +227,14 @@ class Method(Protocol):
         """
         ...
 
-    def uploads(self, num_params: int, round_: Round) -> tuple[SentVector, ...]:
+    def trains(self, round_: Round) -> Collection[str]:
+        """The parameters that move in a round; all others stay as they are to the bit.
+
+        They alone have gradients, are clipped and get noise.
+        """
+        ...
+
+    def uploads(self, round_: Round) -> tuple[SentVector, ...]:
         """What a client sends in a round; the lengths are the same in every round."""
         ...
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from privfed.canonical import canonical_json
 from privfed.errors import ModelError
+from privfed.protocol.layout import Layout
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -91,7 +92,6 @@ def saved_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield f"{path}.{name}".removeprefix("."), buffer
 
 
-def layout_digest(model: nn.Module) -> str:
-    """SHA-256 (hex) of the names and shapes of the trainable parameters."""
-    layout = [[name, list(parameter.shape)] for name, parameter in trainable(model)]
-    return hashlib.sha256(canonical_json(layout)).hexdigest()
+def layout_of(model: nn.Module) -> Layout:
+    """Names and shapes of the trainable parameters, in the order of the vector."""
+    return Layout(tuple((name, tuple(parameter.shape)) for name, parameter in trainable(model)))

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from privfed.methods.method import Trains
 from privfed.models.adapters import Adapter, freeze_orthonormal_a
 from privfed.models.base_modes import switch_off_dropout
 from privfed.models.load import choose_device
@@ -24,7 +23,7 @@ class Blueprint:
     Attributes:
         task: builds the base model.
         adapter: is attached to it.
-        trains: which of its parts.
+        freezes_a: whether factor A of LoRA is orthonormal, public and never trained.
         computation: how it is computed.
         examples_per_record: that a record is read in.
         physical_batch_size: records per forward pass.
@@ -36,7 +35,7 @@ class Blueprint:
 
     task: Task
     adapter: Adapter
-    trains: Trains
+    freezes_a: bool
     computation: Computation
     examples_per_record: int
     physical_batch_size: int
@@ -78,7 +77,7 @@ class Blueprint:
         switch_off_dropout(base)  # also where a task of somebody's own builds it
         digest, before = base_digest(base), {id(tensor) for _, tensor in saved_tensors(base)}
         model = self.adapter.attach(base, task.modules_to_save, self.seed)
-        if self.trains is Trains.B:
+        if self.freezes_a:
             freeze_orthonormal_a(model, self.seed)
         added = names_added(model, before)
         if self.start is not None:

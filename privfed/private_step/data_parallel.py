@@ -22,12 +22,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from privfed.errors import ConfigError, ModelError, PrivfedError
 from privfed.models.start_file import start_bytes
 from privfed.models.tasks import Batch
+from privfed.models.vector import read_vector
 from privfed.private_step.batches import rows
 
 if TYPE_CHECKING:
@@ -59,12 +62,14 @@ class Share:
     """What a replica clips and adds up in one step.
 
     Attributes:
-        parameters: all trainable parameters, float32, shape (params,).
+        adapter: all trainable parameters, float32, shape (params,).
+        names: of those that move.
         records: tensors with leading dimension (records,); at least one.
         config: of the private step, with the present C.
     """
 
-    parameters: Tensor
+    adapter: NDArray[np.float32]
+    names: tuple[str, ...]
     records: Batch
     config: "DPSGDConfig"
 
@@ -74,7 +79,7 @@ class ClippedSum:
     """Clipped gradients, added up; no noise is in it, so it never leaves a client's processes.
 
     Attributes:
-        total: float64, shape (params,).
+        total: float64, shape (moving params,).
         votes: sum of `half_votes` over the records; 0 where C follows no quantile.
     """
 
@@ -228,13 +233,13 @@ class Replicas:
             self.close()
             self._start()
             self._wait()
-        parameters = torch.cat([p.detach().cpu().flatten() for _, p in model.parameters()])
+        adapter, names = read_vector(model.adapter), tuple(name for name, _ in model.parameters())
         own, *others = torch.tensor_split(drawn, len(self._running) + 1)
         for replica, part in zip(self._running, others, strict=True):
             if len(part):
                 self._asked.append(replica)
                 records = rows(encoded, part)
-                replica.send(Share(parameters=parameters, records=records, config=config))
+                replica.send(Share(adapter=adapter, names=names, records=records, config=config))
         return own
 
     def sums(self) -> Iterator[ClippedSum]:

@@ -6,7 +6,7 @@ constant B (Abadi et al. 2016, arXiv:1607.00133, Algorithm 1). An empty draw is 
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -286,6 +286,7 @@ def train_round(
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
     correction: Correction | None = None,
+    names: Collection[str] | None = None,
 ) -> None:
     """Train the model in place for one round of private steps.
 
@@ -297,29 +298,23 @@ def train_round(
         noise: secret stream of the noise, another one.
         bound: C of the client, where it follows a quantile; moved.
         correction: of every step, after its noise.
+        names: of the parameters that move; None: all.
     """
-    model.forget()
-    optimizer = private_optimizer(model, config, noise, bound)
-    corrector = _corrector(optimizer, config, correction)
-    try:
-        with nullcontext() if model.replicas is None else model.replicas.threads():
-            for _ in range(config.steps):
-                chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
-                drawn = torch.from_numpy(chosen)
-                before = [] if corrector is None else corrector.before_step()
-                private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
-                if corrector is not None:
-                    corrector.after_step(before)
-    finally:
-        model.forget()
-
-
-def _corrector(
-    optimizer: HiddenNoiseOptimizer, config: DPSGDConfig, correction: Correction | None
-) -> Corrector | None:
-    if correction is None:
-        return None
-    return Corrector(optimizer.params, [correction], [config.learning_rate])
+    names = model.layout.names if names is None else names
+    threads = nullcontext() if model.replicas is None else model.replicas.threads()
+    with model.training_only(names), threads:
+        optimizer = private_optimizer(model, config, noise, bound)
+        corrector = None
+        if correction is not None:
+            moving = [correction.only(model.layout.mask(names))]
+            corrector = Corrector(optimizer.params, moving, [config.learning_rate])
+        for _ in range(config.steps):
+            chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
+            drawn = torch.from_numpy(chosen)
+            before = [] if corrector is None else corrector.before_step()
+            private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
+            if corrector is not None:
+                corrector.after_step(before)
 
 
 def private_step(

@@ -63,12 +63,13 @@ class ExpandedLeaves:
         The backward pass belongs inside: gradient checkpointing runs layers again in it.
 
         Args:
-            leaves: by name of the parameter; shape (records, *parameter shape).
+            leaves: by name of the parameter, shape (records, *parameter shape); one without a leaf
+                is the same for all records, and frozen.
             examples: per record.
         """
         records = len(next(iter(leaves.values())))
         try:
-            for use in self._uses:
+            for use in (use for use in self._uses if use.name in leaves):
                 use.layer.records, use.layer.examples = records, examples
                 own = use.layer.leaves or {}
                 use.layer.leaves = {**own, use.key: leaves[use.name]}

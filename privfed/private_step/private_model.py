@@ -1,6 +1,6 @@
 """A model whose backward pass leaves one gradient per record."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from privfed.models.base_modes import training_mode
 from privfed.models.checkpointing import checkpoint_layers
 from privfed.models.frozen_layers import FrozenLayers
 from privfed.models.tasks import EXAMPLE_WEIGHT, FROZEN_STATES, Batch, Task
-from privfed.models.vector import trainable
+from privfed.models.vector import layout_of, trainable
 from privfed.private_step.batches import num_rows, physical_batches
 from privfed.private_step.data_parallel import Replicas
 from privfed.private_step.dropout import forget_keys, new_keys, secret_dropouts
@@ -43,6 +43,7 @@ class PrivateModel:
         device: as given.
         base_sha256: as given; None if it was not.
         added: as given.
+        layout: of what is trained.
         replicas: other processes of the client that hold this model; None: there are none.
 
     Raises:
@@ -63,10 +64,12 @@ class PrivateModel:
         computation = computation or Computation()
         _refuse_what_mixes_records(model)
         self._names = [name for name, _ in _trained(model)]
+        self._still: frozenset[str] = frozenset()
         self.task = task
         self.device = device
         self.base_sha256 = base_sha256
         self.added = added
+        self.layout = layout_of(model)
         self.replicas: Replicas | None = None
         self.adapter = model.to(device)
         self._low = _LOW_PRECISION.get(computation.precision)
@@ -83,8 +86,31 @@ class PrivateModel:
         else:
             self._gradients = LeafGradients(model, self._low, compiled=computation.compile)
 
+    @contextmanager
+    def training_only(self, names: Collection[str]) -> Iterator[None]:
+        """Let the others of the trainable parameters stand still within the block.
+
+        They get no gradient, and no part in a record's norm.
+
+        Args:
+            names: of those that move, at least one.
+
+        Raises:
+            ModelError: if one of them is not trainable.
+        """
+        unknown = sorted(set(names).difference(self._names))
+        if unknown or not names:
+            raise ModelError(f"some of {self._names[:3]}... must be trained, got {unknown[:3]}")
+        self.forget()
+        self._still = frozenset(self._names).difference(names)
+        try:
+            yield
+        finally:
+            self.forget()
+            self._still = frozenset()
+
     def parameters(self) -> list[tuple[str, Any]]:
-        """Trainable parameters by name; Opacus hangs `grad_sample` and `summed_grad` on them.
+        """Parameters that move, by name; Opacus hangs `grad_sample` and `summed_grad` on them.
 
         Raises:
             ModelError: if others are trainable than when the model was built.
@@ -96,7 +122,7 @@ class PrivateModel:
                 f"what is trainable must not change after the model was built; {changed[:3]} did: "
                 "the gate has not seen it, and its gradient would not be clipped"
             )
-        return found
+        return [(name, parameter) for name, parameter in found if name not in self._still]
 
     def with_frozen_states(
         self, encoded: Batch, rows_at_once: int, *, held_out: bool = False
@@ -163,7 +189,7 @@ class PrivateModel:
                 "twice: take a step, or call forget(), before the next pass"
             )
         records = num_rows(batch)
-        with self._masks():
+        with self._masks(), self._held_still():
             self._gradients.fill(
                 lambda model: self._loss_scale * self._total(model, batch, present),
                 records,
@@ -182,8 +208,7 @@ class PrivateModel:
 
         Args:
             batch: as for `per_example_gradients`.
-            values: all trainable parameters of each record, shape (records, params), in the order
-                of `parameters`.
+            values: of each record, what `parameters` names in that order, shape (records, moving).
             present: which rows are records; the others get zero.
 
         Returns:
@@ -194,7 +219,7 @@ class PrivateModel:
         """
         named = self.parameters()
         parts = torch.split(values, [parameter.numel() for _, parameter in named], dim=1)
-        with self._masks():
+        with self._masks(), self._held_still():
             samples = self._gradients.stacked(
                 lambda model: self._loss_scale * self._total(model, batch, present),
                 {
@@ -295,6 +320,17 @@ class PrivateModel:
         if present is not None:
             losses = torch.where(present.to(self.device), losses, 0.0)
         return losses.sum()
+
+    @contextmanager
+    def _held_still(self) -> Iterator[None]:
+        still = [p for name, p in trainable(self.adapter) if name in self._still]
+        try:
+            for parameter in still:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in still:
+                parameter.requires_grad_(True)
 
     @contextmanager
     def _masks(self) -> Iterator[None]:

@@ -39,15 +39,12 @@ class NoNoise:
 
 def clipped_sum(model: PrivateModel, share: Share) -> ClippedSum:
     """The clipped gradients of a share, added up."""
-    write_vector(model.adapter, share.parameters.numpy())
-    model.forget()
-    optimizer = private_optimizer(model, share.config, NoNoise())
-    drawn = torch.arange(num_rows(share.records))
-    try:
+    write_vector(model.adapter, share.adapter)
+    with model.training_only(share.names):
+        optimizer = private_optimizer(model, share.config, NoNoise())
+        drawn = torch.arange(num_rows(share.records))
         accumulate(model, optimizer, share.records, drawn, share.config.physical_batch_size)
         return optimizer.clipped_sum()
-    finally:
-        model.forget()
 
 
 def serve(pipe: Pipe) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from privfed.methods.method import Correction
 from privfed.models.tasks import Batch
+from privfed.models.vector import write_vector
 from privfed.private_step.batches import num_rows, rows
 from privfed.private_step.clipping import AdaptiveBound, clip_factors, scaled_sums, squared_norms
 from privfed.private_step.correcting import Corrector
@@ -49,6 +50,7 @@ class LocalRound:
         noise: secret stream of its noise, another one.
         bound: its C, where it follows a quantile; moved.
         correction: of every step, after its noise.
+        names: of the parameters that move; None: all.
     """
 
     encoded: Batch = field(repr=False)
@@ -57,6 +59,7 @@ class LocalRound:
     noise: NoiseStream
     bound: AdaptiveBound
     correction: Correction | None = None
+    names: tuple[str, ...] | None = None
 
 
 def train_stacked(
@@ -69,20 +72,22 @@ def train_stacked(
 
     Args:
         model: shared; computes gradients.
-        clients: at least one; the records of all have the same shapes.
+        clients: at least one; all move the same parameters, and their records have the same shapes.
         state: adapter at the start, shape (params,).
 
     Returns:
         Trained adapters, shape (clients, params).
     """
-    model.forget()
-    stack = _Stack(model, clients, state)
-    try:
+    write_vector(model.adapter, state)  # what does not move is taken from there
+    names = clients[0].names or model.layout.names
+    moving = model.layout.mask(names)
+    with model.training_only(names):
+        stack = _Stack(model, clients, state, moving)
         for step in range(max(client.config.steps for client in clients)):
             stack.take_step(step)
-    finally:
-        model.forget()
-    return stack.adapters.cpu().numpy()
+    trained = np.repeat(state[np.newaxis], len(clients), axis=0)
+    trained[:, moving] = stack.adapters.cpu().numpy()
+    return trained
 
 
 def record_shapes(encoded: Batch) -> dict[str, tuple[int, ...]]:
@@ -141,13 +146,18 @@ class _Stack:
         model: computes gradients.
         clients: what each brings.
         state: adapter at the start, shape (params,).
+        moving: which of it moves, shape (params,).
 
     Attributes:
-        adapters: of each client, shape (clients, params).
+        adapters: of each client, shape (clients, moving).
     """
 
     def __init__(
-        self, model: PrivateModel, clients: Sequence[LocalRound], state: NDArray[np.float32]
+        self,
+        model: PrivateModel,
+        clients: Sequence[LocalRound],
+        state: NDArray[np.float32],
+        moving: NDArray[np.bool_],
     ) -> None:
         self._model = model
         self._clients = clients
@@ -159,9 +169,9 @@ class _Stack:
         sizes = [num_rows(client.encoded) for client in clients]
         self._first = [0, *accumulate(sizes)][:-1]
         self._rows = max(client.config.physical_batch_size for client in clients)
-        self.adapters = torch.from_numpy(state).to(model.device).repeat(len(clients), 1)
+        self.adapters = torch.from_numpy(state[moving]).to(model.device).repeat(len(clients), 1)
         self._movers = list(_movers(clients, self.adapters))
-        corrections = [client.correction for client in clients]
+        corrections = [c.correction and c.correction.only(moving) for c in clients]
         self._corrector = None
         if any(correction is not None for correction in corrections):
             rates = [client.config.learning_rate for client in clients]

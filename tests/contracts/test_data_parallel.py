@@ -8,7 +8,6 @@ import torch
 
 from privfed import Classification, LoRA
 from privfed.errors import ConfigError, ModelError, PrivfedError
-from privfed.methods.method import Trains
 from privfed.models.vector import read_vector, write_vector
 from privfed.private_step.building import Blueprint
 from privfed.private_step.clipping import AdaptiveBound
@@ -36,7 +35,7 @@ def blueprint(folder, **changes):
     plan = Blueprint(
         task=task(base=folder, labels=LABELS, max_length=LENGTH),
         adapter=LoRA(rank=2, target_modules=("query", "value")),
-        trains=Trains.BOTH,
+        freezes_a=False,
         computation=Computation(processes=3),
         examples_per_record=1,
         physical_batch_size=4,
@@ -61,20 +60,18 @@ def alone(bert_folder):
     return blueprint(bert_folder, computation=Computation()).build()
 
 
-def step(model, drawn, settings, bound=None, noise=None):
+def step(model, drawn, settings, bound=None, noise=None, names=None):
     """The noised mean of one step at the initial values."""
-    before = read_vector(model.adapter)
-    model.forget()
-    optimizer = private_optimizer(model, settings, noise or Silence(), bound)
-    released = []
-    optimizer.attach_step_hook(
-        lambda taken: released.append(torch.cat([p.grad.flatten() for p in taken.params]))
-    )
-    encoded = made_up(model, RECORDS)
-    drawn = torch.tensor(drawn, dtype=torch.long)
-    private_step(model, optimizer, encoded, drawn, settings.physical_batch_size)
+    before, released = read_vector(model.adapter), []
+    with model.training_only(names or model.layout.names):
+        optimizer = private_optimizer(model, settings, noise or Silence(), bound)
+        optimizer.attach_step_hook(
+            lambda taken: released.append(torch.cat([p.grad.flatten() for p in taken.params]))
+        )
+        encoded = made_up(model, RECORDS)
+        drawn = torch.tensor(drawn, dtype=torch.long)
+        private_step(model, optimizer, encoded, drawn, settings.physical_batch_size)
     write_vector(model.adapter, before)
-    model.forget()
     (only,) = released
     return only
 
@@ -94,6 +91,16 @@ def test_the_sum_is_that_of_one_process(shared, alone, clipping, drawn):
     assert torch.allclose(one, three, rtol=1e-4, atol=1e-8)
     assert bool(one.any()) == bool(len(drawn))
     assert bounds[0] == bounds[1]
+
+
+def test_a_part_of_the_adapter_alone(shared, alone):
+    """What stands still has neither a gradient nor a part in the norm to which others are cut."""
+    names = [name for name in alone.layout.names if ".lora_A." not in name]
+    settings = config(clipping_norm=0.02)
+    one, three = (step(model, range(RECORDS), settings, names=names) for model in (alone, shared))
+    assert len(one) == alone.layout.mask(names).sum() < alone.layout.length
+    assert torch.allclose(one, three, rtol=1e-4, atol=1e-8)
+    assert one.norm() > 0.01
 
 
 def test_noise_is_drawn_once(shared):

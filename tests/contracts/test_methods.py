@@ -1,19 +1,22 @@
 """Every method, under every cipher: stopped after each round and within one, it ends the same."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from privfed import (
     BFV,
     CKKS,
     Callback,
     Computation,
+    FedAdam,
     FedAvg,
     FedProx,
     FFALoRA,
     Plain,
+    RoLoRA,
     Scaffold,
     TailAveraging,
 )
@@ -32,6 +35,7 @@ METHODS = {
     "scaffold": Scaffold(weighting="public_size"),
     "average of scaffold": TailAveraging(of=Scaffold(), first_round=2),
     "two sums": TwoSums(),
+    "adam of rolora": FedAdam(of=RoLoRA(weighting="public_size"), learning_rate=0.05),
 }
 CIPHERS = {
     "plain": Plain(),
@@ -116,6 +120,11 @@ def test_a_run_that_is_stopped_ends_where_one_does_that_is_not(
     require_same(arrays(whole), arrays(stopped), exactly=not isinstance(cipher, CKKS))
 
 
+def layout_of_run(folder):
+    """The initial values of what is trained, by name in the order of the vector."""
+    return dict(sorted(load_file(folder / "start.safetensors").items()))
+
+
 def after(start, name, method, **changes):
     federation, folder = start(name, method, **changes)
     federation.run(folder)
@@ -136,6 +145,44 @@ class TestWhatMethodsComeTo:
         apart = {name: np.abs(one[name] - two[name]).max() for name in two}
         assert apart["control"] < 0.01 * np.abs(one["control"]).max()
         assert apart["adapter"] < 0.01 * np.abs(one["adapter"]).max()
+
+    def test_under_rolora_a_leaves_the_row_space_in_which_it_began(self, start):
+        """Of the rows of B A, which under FFA-LoRA never do."""
+        outside = {}
+        for method in (RoLoRA(), FFALoRA()):
+            federation, folder = start(method.kind, method, rounds=4)
+            federation.run(folder)
+            first, last = (
+                load_file(folder / place)
+                for place in ("start.safetensors", "adapter/adapter_model.safetensors")
+            )
+            name = next(name for name in last if "query.lora_A" in name)
+            (begun,) = (v for k, v in first.items() if k.replace(".default", "") == name)
+            rows = np.linalg.svd(begun.astype(np.float64), full_matrices=False)[2]
+            product = last[name.replace("lora_A", "lora_B")] @ last[name]
+            rest = product - product @ rows.T @ rows
+            outside[method.kind] = np.linalg.norm(rest) / np.linalg.norm(product)
+        assert outside["rolora"] > 0.05
+        assert outside["ffa-lora"] < 1e-5
+
+    @pytest.mark.parametrize("stacked", [1, 3])
+    def test_the_factor_whose_turn_it_is_not_stands_still(self, start, stacked):
+        """To the bit; one client after the other and in a stack."""
+        federation, folder = start("turns", RoLoRA(), stacked=stacked)
+        before, seen = {}, []
+
+        class Noted(Callback):
+            def on_round(self, record):
+                seen.append(load_latest(folder / "checkpoints").tensors["adapter"])
+
+        federation.run(folder, callbacks=[Noted()])
+        layout = layout_of_run(folder)
+        before = [np.concatenate([v.ravel() for v in layout.values()]), *seen]
+        for number, (was, now) in enumerate(pairwise(before), start=1):
+            factor = ".lora_A." if number % 2 else ".lora_B."
+            still = np.concatenate([np.full(v.size, factor in k) for k, v in layout.items()])
+            assert (was == now)[still].all(), number
+            assert (was != now)[~still].mean() > 0.9, "what rounds to zero does not move either"
 
     def test_in_a_stack_each_client_has_its_own_variate(self, start):
         alone = after(start, "alone", Scaffold(), rounds=4)

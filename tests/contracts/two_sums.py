@@ -20,11 +20,11 @@ class TwoSums(FedAvg):
 
     kind: ClassVar[str] = "two-sums"
 
-    def uploads(self, num_params, round_):
+    def uploads(self, round_):
         scale = 2 / (round_.steps * round_.learning_rate)
         update, change = ((DELTA, 1.0), (CHANGE, scale))
         return tuple(
-            SentVector(name=name, length=num_params, scale=scale)
+            SentVector(name=name, length=round_.layout.length, scale=scale)
             for name, scale in (update, change)
         )
 

@@ -226,9 +226,9 @@ def play_client(folder, name):
     known.note_keys(SharedSecret, lambda *arguments: arguments[-1])
     real = ClientNode.update
 
-    def update(self, plan, state, correction):
+    def update(self, plan, state, correction, names):
         deaths.at("train", plan.round, "within")
-        return real(self, plan, state, correction)
+        return real(self, plan, state, correction, names)
 
     ClientNode.update = update
     path.unlink(missing_ok=True)

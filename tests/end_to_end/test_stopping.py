@@ -193,7 +193,7 @@ class TestARun:
     ):
         """Ctrl-C while a client's failure is dealt with; Python would show both."""
 
-        def update(self, plan, state, correction):
+        def update(self, plan, state, correction, names):
             raise ValueError("patient Smith")
 
         def interrupted(self, *arguments, **keywords):

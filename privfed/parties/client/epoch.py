@@ -39,7 +39,10 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.ready import terms_before
 from privfed.protocol.signing import exact_values, signed_message, verified
+from privfed.run_settings import FederationSettings
 from privfed.settings.encryption import Custody
+from privfed.settings.privacy import QuantileClipping
+from privfed.settings.training import SGD
 
 
 class Memory(Protocol):
@@ -278,6 +281,17 @@ class Epochs:
             participation=starting.participation,
             summation=settings.encryption,
             weights=starting.agreement.weights,
+            layout=self.node.model.layout,
+            step_noise=_step_noise(settings, starting),
             largest_range=starting.largest_range,
             evaluate=self.evaluate,
         )
+
+
+def _step_noise(settings: FederationSettings, starting: Starting) -> dict[str, float] | None:
+    """Of each client sigma C / B, where its update is the plain sum of steps under a fixed C."""
+    privacy, plain = settings.privacy, settings.training.optimizer == SGD(momentum=0.0)
+    if not plain or isinstance(privacy.clipping, QuantileClipping):
+        return None
+    unit = privacy.clipping_norm / privacy.expected_batch_size
+    return {client: facts.noise_multiplier * unit for client, facts in starting.facts.items()}

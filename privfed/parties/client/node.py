@@ -8,7 +8,7 @@ that was reserved and not committed is lost, and counted.
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from logging import Logger
 from typing import Any, Final
@@ -106,7 +106,11 @@ class ClientNode:
         return self.ledger.reserve(plan.run, plan.round, self.releases(), self.filter.admit)
 
     def local_round(
-        self, plan: RoundPlan, state: GlobalState, correction: Correction | None
+        self,
+        plan: RoundPlan,
+        state: GlobalState,
+        correction: Correction | None,
+        names: Collection[str] | None,
     ) -> LocalRound:
         """What this client brings to the private steps of a round: fresh secret streams.
 
@@ -114,6 +118,7 @@ class ClientNode:
             plan: of the round, which must be reserved.
             state: from which it trains.
             correction: of the steps, after their noise.
+            names: of the parameters that move; None: all.
         """
         if state.digest() != plan.base_digest:
             raise PrivfedError("the global state is not the one that the round plan names")
@@ -125,6 +130,7 @@ class ClientNode:
             noise=self._noise(),
             bound=self.bound,
             correction=correction,
+            names=None if names is None else tuple(names),
         )
 
     def numbers(self, vectors: Mapping[str, Vector], codec: Codec) -> NDArray[Any]:
@@ -207,10 +213,14 @@ class ClientNode:
         return np.frombuffer(_parts_of(committed)[0], dtype=codec.dtype)
 
     def update(
-        self, plan: RoundPlan, state: GlobalState, correction: Correction | None
+        self,
+        plan: RoundPlan,
+        state: GlobalState,
+        correction: Correction | None,
+        names: Collection[str] | None,
     ) -> NDArray[np.float64]:
         """Trained minus received parameters, shape (params,); arguments as of `local_round`."""
-        mine = self.local_round(plan, state, correction)
+        mine = self.local_round(plan, state, correction, names)
         write_vector(self.model.adapter, state.adapter)
         train_round(
             self.model,
@@ -220,6 +230,7 @@ class ClientNode:
             noise=mine.noise,
             bound=mine.bound,
             correction=mine.correction,
+            names=mine.names,
         )
         trained = read_vector(self.model.adapter).astype(np.float64)
         return trained - state.adapter.astype(np.float64)

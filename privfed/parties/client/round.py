@@ -1,5 +1,6 @@
 """How a client follows a run: from an opened sum to the next global state."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from privfed.encryption.ranges import next_range, range_warning
 from privfed.methods.averaging import weighted_mean
 from privfed.methods.method import GlobalState, Method, Round, SentVector
+from privfed.protocol.layout import Layout
 from privfed.protocol.participation import Participation
 from privfed.settings.encryption import FixedPoint, Summation
 from privfed.settings.training import TrainingConfig
@@ -57,6 +59,9 @@ class Transition:
         participation: who trains in which round.
         summation: how updates are summed.
         weights: of every client in the mean.
+        layout: of the adapter.
+        step_noise: standard deviation of the noise in an entry of each client's gradients, where
+            an update is their plain sum and the clipping norm is fixed; else None.
         largest_range: the public range from the settings.
         evaluate: the metric of an adapter, shape (params,), on held-out text.
     """
@@ -67,21 +72,30 @@ class Transition:
     participation: Participation
     summation: Summation
     weights: Mapping[str, float]
+    layout: Layout
+    step_noise: Mapping[str, float] | None
     largest_range: float
     evaluate: Callable[[NDArray[np.float32]], float]
 
     def round(self, number: int) -> Round:
         """What is public of a round before it is played."""
+        rate = self.training.learning_rate_of(number, self.participation.rounds)
+        noise = None
+        if self.step_noise is not None:
+            several = rate * math.sqrt(self.steps)
+            noise = {client: several * one for client, one in self.step_noise.items()}
         return Round(
             number=number,
             steps=self.steps,
-            learning_rate=self.training.learning_rate_of(number, self.participation.rounds),
+            learning_rate=rate,
             weights=self.weights,
+            layout=self.layout,
+            noise=noise,
         )
 
-    def uploads(self, number: int, num_params: int) -> tuple[SentVector, ...]:
+    def uploads(self, number: int) -> tuple[SentVector, ...]:
         """What a client sends in a round."""
-        return self.method.uploads(num_params, self.round(number))
+        return self.method.uploads(self.round(number))
 
     def after(
         self,
@@ -92,7 +106,7 @@ class Transition:
     ) -> Moved:
         """Move on by the sums of weighted vectors of a round, by the names of `uploads`."""
         state = self.method.next(progress.state, sums, contributors, self.round(number))
-        uploads = self.uploads(number, len(progress.state.adapter))
+        uploads = self.uploads(number)
         means = [
             weighted_mean(sums[one.name] / one.scale, self.weights, contributors) for one in uploads
         ]

@@ -5,7 +5,7 @@ own log. What it refuses about public messages (a sum, a list) it may give reaso
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -245,6 +245,11 @@ class ClientRun:
         method, round_ = self._transition.method, self._transition.round(waiting.current.plan.round)
         return method.correction(self.progress.state, waiting.kept, self.node.id, round_)
 
+    def trains(self, waiting: Waiting) -> Collection[str]:
+        """The parameters that move in a round that is reserved."""
+        round_ = self._transition.round(waiting.current.plan.round)
+        return self._transition.method.trains(round_)
+
     def absent(self) -> bytes:
         """The fixed words of a client that does not take part; they say nothing of why."""
         return self._signed(self.upload.terms_of_run(self.progress.round + 1), ABSENT, {})
@@ -256,7 +261,10 @@ class ClientRun:
         update = None
         with self._told(waiting.current.plan.round):
             update = self.node.update(
-                waiting.current.plan, self.progress.state, self.correction(waiting)
+                waiting.current.plan,
+                self.progress.state,
+                self.correction(waiting),
+                self.trains(waiting),
             )
         return self.absent() if update is None else self.finish(waiting, update)
 
@@ -288,7 +296,7 @@ class ClientRun:
         return sent
 
     def _codec(self, number: int) -> Codec:
-        uploads = self._transition.uploads(number, len(self.progress.state.adapter))
+        uploads = self._transition.uploads(number)
         return self.upload.codec(self.progress.public_range, uploads)
 
     def _answer(self, message: bytes) -> bytes:

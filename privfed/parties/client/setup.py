@@ -23,8 +23,7 @@ from privfed.models.tasks import Batch
 from privfed.models.tokenizer_digest import tokenizer_digest
 from privfed.models.vector import (
     frozen_digest,
-    layout_digest,
-    num_trainable,
+    layout_of,
     read_vector,
     write_vector,
 )
@@ -163,7 +162,7 @@ def _model_and_start(
     blueprint = Blueprint(
         task=settings.model,
         adapter=settings.adapter,
-        trains=settings.method.trains,
+        freezes_a=settings.method.freezes_a,
         computation=settings.computation,
         examples_per_record=settings.privacy.examples_per_record,
         physical_batch_size=settings.training.physical_batch_size,
@@ -221,7 +220,8 @@ def _facts(
             client.id: known.facts[client.id].noise_multiplier for client in clients
         }
         before = {client.id: known.facts[client.id].epsilon_before for client in clients}
-    params, sizes = num_trainable(model.adapter), {client.id: client.size for client in clients}
+    sizes = {client.id: client.size for client in clients}
+    layout = layout_of(model.adapter)
     weights = settings.method.weights(sizes)
     played = (
         Round(
@@ -229,15 +229,16 @@ def _facts(
             steps=settings.privacy.steps_per_round,
             learning_rate=settings.training.learning_rate_of(number, settings.rounds),
             weights=weights,
+            layout=layout,
         )
         for number in range(1, settings.rounds + 1)
     )
     common = {
         "base_weights": model.base_sha256,
         "base_model": frozen_digest(model.adapter),
-        "layout": layout_digest(model.adapter),
-        "num_params": params,
-        "num_values": total_length(settings.method, params, played),
+        "layout": layout.digest(),
+        "num_params": layout.length,
+        "num_values": total_length(settings.method, played),
         "start": hashlib.sha256(start).hexdigest(),
         "tokenizer": tokenizer_digest(settings.model.tokenizer()),
     }

@@ -16,12 +16,17 @@ from privfed import (
     SGD,
     CausalLanguageModel,
     Classification,
+    FedAdagrad,
+    FedAdam,
     FedAvg,
+    FedAvgM,
     FedProx,
+    FedYogi,
     FFALoRA,
     LoRA,
     PeftAdapter,
     Plain,
+    RoLoRA,
     Scaffold,
     TailAveraging,
     TrainingConfig,
@@ -44,7 +49,7 @@ EXAMPLE = Path(__file__).parents[4] / "docs" / "run.toml"
 SOURCE = inspect.getsource(run_config) + inspect.getsource(run_data)
 TABLES = (
     *(run_config._TASKS, run_config._CLIPPING, run_config._OPTIMIZERS),
-    *(run_config._SUMMATIONS, run_config._METHODS),
+    *(run_config._SUMMATIONS, run_config._METHODS, run_config._SERVER_OPTIMIZERS),
 )
 KINDS = (
     *(kind for table in TABLES for kind in table.values()),
@@ -251,6 +256,27 @@ class TestOtherChoices:
         settings["method"] = {"kind": "scaffold", "server_learning_rate": 0.5}
         del settings["training"]["momentum"]
         assert load(settings).method == Scaffold(server_learning_rate=0.5)
+
+    def test_each_optimiser_of_the_server_inside_the_average(self, load, settings):
+        settings["method"] = {"kind": "rolora"}
+        for settings["server_optimizer"], expected in (
+            ({"kind": "fedavgm", "momentum": 0.5}, FedAvgM(of=RoLoRA(), momentum=0.5)),
+            (
+                {"kind": "fedyogi", "learning_rate": 0.25, "beta1": 0.5, "beta2": 0.75, "tau": 0.1},
+                FedYogi(of=RoLoRA(), learning_rate=0.25, beta1=0.5, beta2=0.75, tau=0.1),
+            ),
+            ({"kind": "fedadam", "learning_rate": 0.5}, FedAdam(of=RoLoRA(), learning_rate=0.5)),
+            (
+                {"kind": "fedadagrad", "learning_rate": 0.5},
+                FedAdagrad(of=RoLoRA(), learning_rate=0.5),
+            ),
+        ):
+            method = load(settings).method
+            assert (type(method), type(method.of)) == (TailAveraging, type(expected))
+            assert method.of == expected
+        settings["server_optimizer"]["beta2"] = 0.75
+        with pytest.raises(ConfigError, match="beta2"):
+            load(settings)
 
     def test_how_many_train_in_a_round(self, load, settings):
         settings["federation"] |= {"min_clients": 3, "clients_per_round": 3}
@@ -475,7 +501,7 @@ WRONG_VALUE = [
     ("encryption/bits", 7, "bits"),
     ("encryption/public_range", 0, "public_range"),
     ("encryption/public_range", INF, "public_range"),
-    ("method/kind", "fedsgd", "['fedavg', 'ffa-lora', 'fedprox', 'scaffold']"),
+    ("method/kind", "fedsgd", "['fedavg', 'ffa-lora', 'rolora', 'fedprox', 'scaffold']"),
     ("method/weighting", "true_size", "weighting"),
     ("method/server_learning_rate", 0, "server_learning_rate"),
     ("federation/rounds", 0, "rounds"),

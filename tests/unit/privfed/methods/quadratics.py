@@ -7,8 +7,9 @@ learning rate 0.02 make a round. The optimum of their mean is 10 / 11.
 import numpy as np
 import torch
 
-from privfed.methods.method import Round, Trained
+from privfed.methods.method import Trained
 from privfed.private_step.correcting import Corrector
+from tests.unit.privfed.methods import vectors
 
 CLIENTS = {"flat": (1.0, 0.0), "steep": (10.0, 1.0)}
 OPTIMUM = 10 / 11
@@ -16,9 +17,8 @@ RATE = 0.02
 
 
 def round_of(number, steps=20):
-    return Round(
-        number=number, steps=steps, learning_rate=RATE, weights=dict.fromkeys(CLIENTS, 1.0)
-    )
+    weights = dict.fromkeys(CLIENTS, 1.0)
+    return vectors.round_of(number, weights, length=1, steps=steps, learning_rate=RATE)
 
 
 def fixed_point(method, *, steps=20, rounds=600, away=lambda number: (), largest=np.inf):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from accountants import PoissonGaussian
 from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg, FFALoRA
-from privfed.methods.method import DELTA, Round, SentVector, Trained, Trains
+from privfed.methods.method import DELTA, SentVector, Trained
 from privfed.run_settings import weight_notes
+from tests.unit.privfed.methods.vectors import round_of
 
 SIZES = {"a": 100, "b": 50, "c": 25}
 METHODS = pytest.mark.parametrize("method", [FedAvg, FFALoRA])
@@ -20,7 +21,7 @@ METHODS = pytest.mark.parametrize("method", [FedAvg, FFALoRA])
 def next_adapter(method, adapter, updates, sizes=SIZES):
     """A round as the federation plays it: weighted updates are summed, then divided."""
     weights = method.weights(sizes)
-    round_ = Round(number=4, steps=3, learning_rate=0.125, weights=weights)
+    round_ = round_of(4, weights, length=len(adapter))
     total = sum(weights[client] * update for client, update in updates.items())
     moved = method.next(method.begin(adapter), {DELTA: total}, sorted(updates), round_)
     assert method.left(moved) is moved.adapter
@@ -95,14 +96,15 @@ class TestTheMean:
 
 
 def test_only_ffa_lora_freezes_a():
-    assert (FedAvg().trains, FFALoRA().trains) == (Trains.BOTH, Trains.B)
+    assert (FedAvg().freezes_a, FFALoRA().freezes_a) == (False, True)
 
 
 @METHODS
 def test_it_sends_the_update_and_nothing_else(method):
-    round_ = Round(number=2, steps=3, learning_rate=0.125, weights={"a": 1.0, "b": 0.5})
+    round_ = round_of(2, {"a": 1.0, "b": 0.5}, length=7)
     chosen, received = method(), method().begin(np.zeros(2, np.float32))
-    assert chosen.uploads(7, round_) == (SentVector(name=DELTA, length=7, scale=1.0),)
+    assert chosen.uploads(round_) == (SentVector(name=DELTA, length=7, scale=1.0),)
+    assert chosen.trains(round_) == ("weight",)
     assert chosen.correction(received, None, "a", round_) is None
     trained = Trained(received=received, delta=np.array([3.0, -4.0]), kept=None)
     vectors = chosen.local(trained, "a", round_)

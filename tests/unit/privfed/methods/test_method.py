@@ -9,12 +9,12 @@ from privfed import FedAvg, TailAveraging
 from privfed.errors import ConfigError
 from privfed.methods.method import (
     GlobalState,
-    Round,
     SentVector,
     released_digest,
     total_length,
     vector_digest,
 )
+from tests.unit.privfed.methods.vectors import round_of
 
 ADAPTER = np.array([1.0, -2.5], dtype=np.float32)
 MEMORY = {"control": np.array([0.5, 0.25], np.float32), "counted": np.array([7], np.int32)}
@@ -82,28 +82,34 @@ def test_a_memory_must_not_hide_the_adapter():
 
 class TestWhatIsSent:
     def rounds(self, number=3):
-        return [
-            Round(number=n, steps=2, learning_rate=0.5, weights={"a": 1.0})
-            for n in range(1, number + 1)
-        ]
+        return [round_of(n, {"a": 1.0}, length=7) for n in range(1, number + 1)]
 
     def method(self, *each):
         """A method that sends these vectors, one list a round."""
 
         class Sends(FedAvg):
-            def uploads(self, num_params, round_):
+            def uploads(self, round_):
                 return tuple(each[min(round_.number, len(each)) - 1])
 
         return Sends()
 
     def test_its_length_is_that_of_all_vectors(self):
         two = [SentVector(name="delta", length=7), SentVector(name="more", length=4, scale=0.5)]
-        assert total_length(self.method(two), 7, self.rounds()) == 11
-        assert total_length(FedAvg(), 7, self.rounds()) == 7
+        assert total_length(self.method(two), self.rounds()) == 11
+        assert total_length(FedAvg(), self.rounds()) == 7
+
+    @pytest.mark.parametrize("names", [(), ("weight", "another")])
+    def test_what_is_trained_must_be_there(self, names):
+        class Trains(FedAvg):
+            def trains(self, round_):
+                return names if round_.number == 2 else round_.layout.names
+
+        with pytest.raises(ConfigError, match="in round 2 it trains"):
+            total_length(Trains(), self.rounds())
 
     def test_a_scale_may_follow_the_round(self):
         one, other = (SentVector(name="delta", length=7, scale=scale) for scale in (1.0, 0.25))
-        assert total_length(self.method([one], [other]), 7, self.rounds()) == 7
+        assert total_length(self.method([one], [other]), self.rounds()) == 7
 
     @pytest.mark.parametrize(
         "each",
@@ -123,4 +129,4 @@ class TestWhatIsSent:
     )
     def test_what_cannot_be_summed_is_refused_before_anything_is_spent(self, each):
         with pytest.raises(ConfigError, match="vectors"):
-            total_length(self.method(*each), 7, self.rounds())
+            total_length(self.method(*each), self.rounds())

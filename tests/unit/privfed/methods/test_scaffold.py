@@ -8,7 +8,8 @@ import pytest
 
 from privfed import SGD, AdamW, Scaffold, TrainingConfig
 from privfed.errors import ConfigError
-from privfed.methods.method import DELTA, Round, Trained
+from privfed.methods.method import DELTA, Trained
+from tests.unit.privfed.methods import vectors
 from tests.unit.privfed.methods.quadratics import OPTIMUM, fixed_point
 
 WEIGHTS = {"a": 1.0, "b": 0.5, "c": 0.25}
@@ -16,7 +17,7 @@ STEPS, RATE = 3, 0.125
 
 
 def round_(number, weights=WEIGHTS):
-    return Round(number=number, steps=STEPS, learning_rate=RATE, weights=weights)
+    return vectors.round_of(number, weights, length=2, steps=STEPS, learning_rate=RATE)
 
 
 class Client:

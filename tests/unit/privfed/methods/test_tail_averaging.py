@@ -8,14 +8,15 @@ import pytest
 from accountants import PoissonGaussian
 from privfed import SGD, FedAvg, FedProx, FFALoRA, Scaffold, TailAveraging, TrainingConfig
 from privfed.errors import ConfigError
-from privfed.methods.method import DELTA, Round, Trained
+from privfed.methods.method import DELTA, Trained
+from tests.unit.privfed.methods.vectors import round_of
 
 WEIGHTS = {"a": 1.0, "b": 0.5, "c": 0.25}
 TRAINING = TrainingConfig(learning_rate=0.125, optimizer=SGD())
 
 
 def round_(number):
-    return Round(number=number, steps=3, learning_rate=0.125, weights=WEIGHTS)
+    return round_of(number, WEIGHTS, length=2)
 
 
 def play(method, moves):
@@ -74,8 +75,9 @@ def test_all_else_is_as_of_the_method_itself(of):
     )
     assert repr(plain) == repr(wrapped)
     sizes = {"a": 8, "b": 4, "c": 2}
-    assert (method.trains, method.weights(sizes)) == (of.trains, of.weights(sizes))
-    assert method.uploads(2, round_(2)) == of.uploads(2, round_(2))
+    assert (method.freezes_a, method.weights(sizes)) == (of.freezes_a, of.weights(sizes))
+    assert method.uploads(round_(2)) == of.uploads(round_(2))
+    assert method.trains(round_(2)) == of.trains(round_(2))
     steps = PoissonGaussian(noise_multiplier=1.5, sample_rate=0.25, steps=3)
     assert method.releases(steps) == of.releases(steps)
 
@@ -102,7 +104,7 @@ class TestWhatIsRefused:
 
     def test_an_average_of_averages(self):
         """The inner one would do nothing."""
-        with pytest.raises(ConfigError, match="an average of averages"):
+        with pytest.raises(ConfigError, match="TailAveraging cannot be inside TailAveraging"):
             TailAveraging(of=TailAveraging(of=FedAvg()))
 
     def test_an_average_that_would_begin_after_the_last_round(self):

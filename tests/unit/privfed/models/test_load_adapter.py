@@ -52,7 +52,7 @@ def trained(base, tmp_path):
         private = Blueprint(
             task=task,
             adapter=adapter,
-            trains=method.trains,
+            freezes_a=method.freezes_a,
             computation=Computation(),
             examples_per_record=1,
             physical_batch_size=4,

@@ -11,7 +11,7 @@ from torch import nn
 
 from privfed import FFALoRA, LoRA
 from privfed.errors import ModelError
-from privfed.methods.method import Trains, vector_digest
+from privfed.methods.method import vector_digest
 from privfed.models.adapters import freeze_orthonormal_a
 from privfed.models.start_file import load_start, names_added, start_bytes
 from privfed.models.vector import frozen_digest, read_vector, saved_tensors
@@ -65,7 +65,7 @@ def test_who_loads_it_starts_where_it_was_made(tmp_path, frozen):
 
 def test_it_holds_what_the_adapter_added_and_nothing_of_the_base(tmp_path):
     """A factor that stays frozen too: FFA-LoRA's A is drawn, and no part of the base model."""
-    assert FFALoRA().trains is Trains.B
+    assert FFALoRA().freezes_a
     model, names = adapted(1, frozen=True)
     path = tmp_path / "start.safetensors"
     path.write_bytes(start_bytes(model, names))

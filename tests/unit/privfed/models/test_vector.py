@@ -9,7 +9,7 @@ from privfed.errors import ModelError
 from privfed.models.vector import (
     base_digest,
     frozen_digest,
-    layout_digest,
+    layout_of,
     num_trainable,
     read_vector,
     trainable,
@@ -79,12 +79,12 @@ def test_a_vector_of_another_adapter_is_refused_and_nothing_is_written(shape):
 def test_the_layout_digest_is_that_of_names_and_shapes_not_of_values():
     made, same = model(), model()
     write_vector(same, np.zeros(9, dtype=np.float32))
-    assert layout_digest(made) == layout_digest(same)
+    assert layout_of(made).digest() == layout_of(same).digest()
     same.a.bias.requires_grad_(True)
-    assert layout_digest(made) != layout_digest(same)
+    assert layout_of(made).digest() != layout_of(same).digest()
     other = model()
     other.a.weight = nn.Parameter(torch.zeros(3, 2))
-    assert layout_digest(made) != layout_digest(other)
+    assert layout_of(made).digest() != layout_of(other).digest()
 
 
 class TestTheDigestOfTheFrozenModel:

@@ -4,6 +4,7 @@ What a client trains is a vector that its name gives, so that whole runs are pla
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -38,11 +39,13 @@ from privfed.protocol.kinds import (
     STARTED,
     ready_of,
 )
+from privfed.protocol.layout import Layout
 from privfed.protocol.ready import Facts, Ready, epoch_of, terms_before
 from privfed.protocol.signing import signed_message
 from privfed.storage.state_folder import client_folder, ledger_path, local_logger
 
 INITIAL = np.array([0.5, -0.25, 0.125, 0.75, -0.625], dtype=np.float32)
+LAYOUT = Layout((("weight", (5,)),))
 SIGMAS = {"client-0": 3.0, "client-1": 2.5, "client-2": 2.75, "client-3": 3.25}
 EARLIER = {"client-0": 1, "client-1": 4, "client-2": 3, "client-3": 5}
 """Steps that each ledger counted before, in another run."""
@@ -127,7 +130,7 @@ class Apart:
         return ClientNode(
             id=client.id,
             identity=self.identities[client.id],
-            model=None,
+            model=SimpleNamespace(layout=LAYOUT),
             encoded=None,
             method=settings.method,
             config=DPSGDConfig(

@@ -7,10 +7,13 @@ from torch import nn
 
 from privfed.errors import ModelError
 from privfed.models.vector import read_vector, write_vector
+from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import private_optimizer, train_round
 from privfed.private_step.layers import PerExampleLayer
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import SecureNoise
+from privfed.private_step.stacked import LocalRound, train_stacked
+from privfed.settings.training import AdamW
 from tests.contracts.private_steps import (
     CASES,
     CPU,
@@ -23,7 +26,7 @@ from tests.contracts.private_steps import (
     reference_gradients,
     stream,
 )
-from tests.unit.privfed.private_step.toy import Toy
+from tests.unit.privfed.private_step.toy import Toy, toy
 
 QV = "bert lora q,v"
 
@@ -182,3 +185,76 @@ def test_two_models_of_one_process_do_not_meet(folders, built):
     references = reference_gradients(CASES[QV], folders, encoded)
     second.per_example_gradients({name: tensor.flip(0) for name, tensor in encoded.items()})
     check_exact(first, encoded, references)
+
+
+class TestTrainingOnly:
+    """Some of the parameters move; the others are as if they were frozen."""
+
+    @pytest.fixture
+    def layers(self):
+        torch.manual_seed(4)
+        return toy(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)))
+
+    def test_the_others_have_no_gradient_and_no_part_in_a_norm(self, layers):
+        model, batch = layers
+        model.per_example_gradients(batch)
+        whole = {name: p.grad_sample.clone() for name, p in model.parameters()}
+        model.forget()
+        with model.training_only(["1.weight", "0.bias"]):
+            model.per_example_gradients(batch)
+            part = {name: p.grad_sample.clone() for name, p in model.parameters()}
+        assert list(part) == ["0.bias", "1.weight"]
+        for name, gradients in part.items():
+            torch.testing.assert_close(gradients, whole[name])
+        assert [name for name, _ in model.parameters()] == list(whole)
+        for parameter in model.adapter.parameters():
+            assert parameter.requires_grad
+            assert parameter.grad is None
+
+    def test_after_a_failure_all_move_again(self, layers):
+        model, batch = layers
+        batch["x"] = batch["x"].flatten(1)  # fails within the pass
+        with pytest.raises(RuntimeError), model.training_only(["0.bias"]):
+            model.per_example_gradients(batch)
+        batch["x"] = batch["x"].view(4, 3, 4)
+        assert len(model.parameters()) == 4
+        model.per_example_gradients(batch)
+        assert all(parameter.requires_grad for parameter in model.adapter.parameters())
+
+    @pytest.mark.parametrize("names", [[], ["2.weight"], ["0.bias", "2.weight"]])
+    def test_what_is_not_there_is_refused(self, layers, names):
+        model, _ = layers
+        with pytest.raises(ModelError, match="must be trained"), model.training_only(names):
+            raise AssertionError("not reached")
+
+    def test_a_round_moves_what_was_named_to_the_bit(self, layers):
+        model, batch = layers
+        before = read_vector(model.adapter)
+        settings = config(steps=2, optimizer=AdamW(weight_decay=0.5), expected_batch_size=2)
+        streams = {"sampling": stream(1), "noise": SecureNoise(stream(2))}
+        train_round(model, batch, settings, names=["1.bias"], **streams)
+        moved = read_vector(model.adapter) != before
+        assert moved.tolist() == model.layout.mask(["1.bias"]).tolist()
+
+    def test_so_does_one_of_a_stack(self, layers):
+        model, batch = layers
+        before = read_vector(model.adapter)
+        settings = config(steps=2, optimizer=AdamW(weight_decay=0.5), expected_batch_size=2)
+        trained = train_stacked(
+            model,
+            [
+                LocalRound(
+                    encoded=batch,
+                    config=settings,
+                    sampling=stream(10 + client),
+                    noise=SecureNoise(stream(20 + client)),
+                    bound=AdaptiveBound.starting(settings.clipping_norm),
+                    names=("0.weight",),
+                )
+                for client in range(2)
+            ],
+            before,
+        )
+        for adapter in trained:
+            assert np.array_equal(adapter != before, model.layout.mask(["0.weight"]))
+        assert not np.array_equal(*trained)

@@ -20,6 +20,9 @@ def node(plain):
     return plain.one.node
 
 
+ALL = None
+
+
 @pytest.fixture
 def codec(plain):
     return codec_of(plain)
@@ -27,8 +30,7 @@ def codec(plain):
 
 def codec_of(clients):
     """How a client of FedAvg sends its update in the first round."""
-    params = len(clients.one.progress.state.adapter)
-    return clients.one.upload.codec(clients.range, clients.one._transition.uploads(1, params))
+    return clients.one.upload.codec(clients.range, clients.one._transition.uploads(1))
 
 
 def counted(node):
@@ -85,16 +87,16 @@ class TestTraining:
     def test_from_the_adapter_of_the_plan_alone(self, plain, node):
         state = plain.one.progress.state
         with pytest.raises(PrivfedError, match="not the one that the round plan names"):
-            node.local_round(plain.plan(), replace(state, adapter=state.adapter + 1), None)
+            node.local_round(plain.plan(), replace(state, adapter=state.adapter + 1), None, ALL)
         with pytest.raises(PrivfedError, match="not the one that the round plan names"):
-            node.local_round(plain.plan(), replace(state, memory={"more": np.zeros(1)}), None)
+            node.local_round(plain.plan(), replace(state, memory={"more": np.zeros(1)}), None, ALL)
         other = replace(state, adapter=state.adapter + 1)
         plan = RoundPlan(run="r", round=2, base_digest=vector_digest(other.adapter))
-        assert node.local_round(plan, other, None).config.steps == 2
+        assert node.local_round(plan, other, None, ALL).config.steps == 2
 
     def test_the_update_is_what_moved(self, plain, node):
         state = plain.one.progress.state
-        update = node.update(plain.plan(), state, None)
+        update = node.update(plain.plan(), state, None, ALL)
         assert update.shape == state.adapter.shape
         moved = read_vector(node.model.adapter)
         assert np.array_equal(moved.astype(np.float64), state.adapter.astype(np.float64) + update)
@@ -102,7 +104,7 @@ class TestTraining:
 
     def test_each_time_with_noise_of_its_own(self, plain, node):
         state = plain.one.progress.state
-        first, second = (node.update(plain.plan(), state, None) for _ in range(2))
+        first, second = (node.update(plain.plan(), state, None, ALL) for _ in range(2))
         assert not np.array_equal(first, second)
 
 

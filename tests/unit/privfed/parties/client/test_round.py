@@ -6,6 +6,7 @@ import pytest
 from privfed import BFV, CKKS, FedAvg, TailAveraging, TrainingConfig
 from privfed.methods.method import GlobalState, vector_digest
 from privfed.parties.client.round import Progress, Transition
+from privfed.protocol.layout import Layout
 from privfed.protocol.participation import Participation
 
 STATE = np.array([1.0, -2.0], dtype=np.float32)
@@ -31,6 +32,8 @@ def rules(**changes):
         "participation": Participation(names=("a", "b", "c"), per_round=None, rounds=9, seed="5e"),
         "summation": BFV(),
         "weights": WEIGHTS,
+        "layout": Layout((("weight", STATE.shape),)),
+        "step_noise": None,
         "largest_range": 64.0,
         "evaluate": lambda adapter: float(adapter[0]),
     }
