@@ -39,13 +39,18 @@ def given_as(body, *, kind="RecordDict"):
     """What arrives where the records of a message are something else."""
     head = f"{kind} ".encode() + b" " + str(len(body)).encode() + b"\x00"
     tree = ObjectTree(object_id="m", children=[ObjectTree(object_id="r")])
-    contents = {"r": head + body, "one": ConfigRecord({"piece": b"abc"}).deflate()}
+    contents = {
+        "r": head + body,
+        "one": ConfigRecord({"piece": b"abc"}).deflate(),
+        "two": ConfigRecord({"piece": b"de"}).deflate(),
+    }
     return list(pieces_of(tree, contents.__getitem__))
 
 
 def test_by_hand():
     assert came(in_pieces(b"0123456789abcdef")) == [b"0123456", b"789abcd", b"ef"]
-    assert given_as(b'{"000001": "one", "000000": "one"}') == [b"abc", b"abc"]
+    assert given_as(b'{"000001": "one", "000000": "two"}') == [b"de", b"abc"]
+    assert given_as(b'{"000000": "one", "000001": "one"}') == [b"abc", b"abc"]
 
 
 def test_a_request_holds_a_piece_of_four_megabytes(monkeypatch):
@@ -100,6 +105,9 @@ def test_names_are_those_of_all_objects_each_once():
     found = names_in(tree)
     assert len(found) == 4, "the message, its records, two pieces"
     assert set(found) == set(objects)
+    piece = ObjectTree(object_id="p")
+    records = ObjectTree(object_id="r", children=[piece, piece])
+    assert names_in(ObjectTree(object_id="m", children=[records])) == ["m", "r", "p"]
 
 
 def test_the_longest_message_is_within_the_limit_of_objects():

@@ -129,6 +129,23 @@ class TestCarrying:
         assert asked == [b"a first message", b"second"]
         assert link.present() == [], "it said that it goes"
 
+    def test_what_has_come_whole_the_hub_need_not_keep(self, made, link, settings, monkeypatch):
+        """It is told so before the worker thinks, which may take hours."""
+        pump, stopped = made()
+        told, genuine = [], pump_module.FleetHttpClient.ConfirmMessageReceived
+
+        def counted(self, request):
+            told.append((request.message_object_id, len(asked)))
+            return genuine(self, request)
+
+        monkeypatch.setattr(pump_module.FleetHttpClient, "ConfirmMessageReceived", counted)
+        with worker(settings.socket, [b"a"]) as asked, meanwhile(lambda: pump.run(lambda: None)):
+            until(link.present)
+            number = link.push("b", b"x", 20.0)
+            assert [name for name, _ in link.replies({number: "b"}, 20.0)] == ["b"]
+            stopped.set()
+        assert told == [(number, 0)]
+
     def test_it_is_there_while_the_worker_thinks(self, made, link, settings, monkeypatch):
         """Flower takes a node for lost that is silent; a round of training may take hours."""
         monkeypatch.setattr(pump_module, "_BEAT_S", 0.02)
