@@ -149,7 +149,8 @@ class TestAWholeRun:
         made.prepared()
         hub = begun(made.hub())
         hub.play()
-        made.report, made.start_sha256 = hub.finish(), hub.run.record.start_sha256
+        made.report, before = hub.finish(), hub.run.record
+        made.start_sha256, made.start_value = before.start_sha256, before.baseline
         return made, hub
 
     def test_each_step_is_told_and_the_last_one_kept(self, played):
@@ -186,7 +187,7 @@ class TestAWholeRun:
             report, _ = verify_and_render(made.results(name), anchors)
             assert [row.id for row in report.clients] == [name]
             assert report.adapter_sha256 == made.report.adapter_sha256
-            assert report.baseline == made.report.baseline
+            assert report.baseline == {"accuracy": made.start_value}
             start = (made.results(name) / "start.safetensors").read_bytes()
             assert hashlib.sha256(start).hexdigest() == made.start_sha256
             adapters.add((made.results(name) / "adapter/adapter_model.safetensors").read_bytes())
