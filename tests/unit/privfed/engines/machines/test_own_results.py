@@ -11,7 +11,7 @@ from privfed import FedAvg, TailAveraging
 from privfed.engines.machines.own_results import OwnResults
 from privfed.errors import FileError
 from privfed.methods.method import vector_digest
-from privfed.models.vector import read_vector
+from privfed.models.vector import read_vector, write_vector
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.run_folder import ledger_file_name
 from tests.unit.privfed.engines.machines.beside import begun
@@ -87,6 +87,7 @@ class TestOfAnAverage:
         _, given = kept
         results, *what = given[ME]
         _, report, _, _, progress = given[ME]
+        write_vector(results.model.adapter, progress.state.adapter + 1)
         results.write(*what)
         left = results.settings.method.left(progress.state)
         assert not np.array_equal(left, progress.state.adapter)
