@@ -274,14 +274,18 @@ class Replicas:
         _close(self._running)
 
     def _start(self) -> None:
-        for environment in self._environments:
-            self._running.append(_Process(environment, self._build))
+        try:
+            for environment in self._environments:
+                self._running.append(_Process(environment, self._build))
+        except BaseException:  # also where the user stops it: half of them would be asked
+            self.close()
+            raise
 
     def _wait(self) -> None:
         try:
             for replica in self._running:
                 self._require_ready(replica.receive())
-        except PrivfedError:
+        except BaseException:
             self.close()
             raise
 

@@ -50,8 +50,16 @@ def write_statements(
         FileError: if the folder cannot be written.
     """
     statements = folder / STATEMENTS
+    names = {
+        statement_file_name(client, kind)
+        for kind, messages in ((CLOSED, closed), (OPENED, opened))
+        for client in messages
+    }
     with writing(statements):
         statements.mkdir(parents=True, exist_ok=True)
+        for path in statements.iterdir():
+            if path.name not in names:
+                path.unlink()  # an earlier report had it, this one has not
     write_durably(folder / ROSTER_FILE, roster.to_bytes())
     for kind, messages in ((CLOSED, closed), (OPENED, opened)):
         for client, message in messages.items():

@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from privfed import Classification, LoRA
-from privfed.errors import ConfigError, ModelError, PrivfedError
-from privfed.models.vector import read_vector, write_vector
+from privfed.errors import ConfigError, GateError, ModelError, PrivfedError
+from privfed.models.start_file import start_bytes
+from privfed.models.vector import base_digest, read_vector, write_vector
+from privfed.private_step import building, data_parallel
+from privfed.private_step.batches import rows
 from privfed.private_step.building import Blueprint
 from privfed.private_step.clipping import AdaptiveBound
+from privfed.private_step.data_parallel import Share, model_digest
 from privfed.private_step.dpsgd import private_optimizer, private_step, train_round
 from privfed.private_step.randomness import SecureNoise
-from privfed.settings.computation import Computation
+from privfed.private_step.replica import NoNoise, clipped_sum
+from privfed.settings.computation import Computation, Precision
 from privfed.settings.privacy import FlatClipping, PerLayerClipping, QuantileClipping
 from tests.contracts.private_steps import LABELS, LENGTH, Silence, config, made_up, stream
 
@@ -28,6 +33,25 @@ class Unlike(Classification):
         with torch.no_grad():
             next(model.parameters()).add_(torch.rand(()))
         return model
+
+
+class Dropping(Classification):
+    """A task of somebody's own, whose base model drops out."""
+
+    def build(self):
+        model = super().build()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        return model
+
+
+class Mixing(Classification):
+    """A task in whose losses records have a part in each other's."""
+
+    def losses(self, model, batch):
+        found = super().losses(model, batch)
+        return found + found.mean()
 
 
 def blueprint(folder, **changes):
@@ -140,6 +164,38 @@ def test_what_a_failed_step_left_is_in_no_later_one(shared, alone, monkeypatch):
     assert torch.allclose(again, expected, rtol=1e-4, atol=1e-8)
 
 
+def test_what_was_interrupted_is_in_no_later_step(shared, alone, monkeypatch):
+    """As in a notebook: while it waits for sums, where no process starts, while others build."""
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    def only_one(*given):
+        if started:
+            raise OSError("no memory for a process")
+        started.append(genuine(*given))
+        return started[0]
+
+    settings, genuine, started = config(clipping_norm=0.02), data_parallel._Process, []
+    last = shared.replicas._running[1]
+    last.receive = stopped
+    with pytest.raises(KeyboardInterrupt):
+        step(shared, range(RECORDS), settings)
+    del last.receive
+    with monkeypatch.context() as patched:
+        patched.setattr(data_parallel, "_Process", only_one)
+        with pytest.raises(OSError, match="no memory"):
+            step(shared, range(RECORDS), settings)
+    assert shared.replicas._running == [], "half of them would be asked"
+    with monkeypatch.context() as patched:
+        patched.setattr(genuine, "receive", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            step(shared, range(RECORDS), settings)
+    shared.forget()
+    again, expected = (step(model, [1, 5, 8, 9], settings) for model in (shared, alone))
+    assert torch.allclose(again, expected, rtol=1e-4, atol=1e-8)
+
+
 def test_a_process_that_dies_is_told_and_started_again(shared, alone):
     settings = config(clipping_norm=0.02)
     shared.replicas._running[1]._process.kill()
@@ -162,10 +218,143 @@ def test_what_a_replica_says_is_no_part_of_the_message(shared):
     assert "Target 77" in "".join(caught.value.__notes__)
 
 
-def test_another_model_is_refused(bert_folder):
+def test_another_model_is_refused_and_its_process_ended(bert_folder, monkeypatch):
+    started, genuine = [], data_parallel._Process
+
+    def noted(*given):
+        started.append(genuine(*given))
+        return started[-1]
+
+    monkeypatch.setattr(data_parallel, "_Process", noted)
     plan = blueprint(bert_folder, task=Unlike, computation=Computation(processes=2))
-    with pytest.raises(ModelError, match="built another model"):
+    with pytest.raises(ModelError, match="built another model") as refused:
         plan.build()
+    (only,) = started
+    assert only._process.poll() is not None, refused
+
+
+def test_what_two_processes_compare_is_the_base_and_all_that_was_added(alone, monkeypatch):
+    before, values = model_digest(alone), read_vector(alone.adapter)
+    write_vector(alone.adapter, values + 1)
+    moved = model_digest(alone)
+    write_vector(alone.adapter, values)
+    assert model_digest(alone) == before
+    monkeypatch.setattr(alone, "base_sha256", "ab" * 32)
+    assert len({before, moved, model_digest(alone)}) == 3
+
+
+class TestAReplica:
+    @pytest.fixture
+    def share(self, alone):
+        records = rows(made_up(alone, RECORDS), torch.tensor([3, 8]))
+        return Share(
+            adapter=read_vector(alone.adapter),
+            names=alone.layout.names,
+            records=records,
+            config=config(),
+        )
+
+    def test_draws_no_noise(self):
+        with pytest.raises(PrivfedError, match="must not draw noise"):
+            NoNoise().normal(3, torch.device("cpu"))
+
+    def test_keeps_nothing_of_a_step(self, alone, share):
+        """No gradient of a record lies there until the next one."""
+        assert clipped_sum(alone, share).total.any()
+        for name, parameter in alone.parameters():
+            left = (parameter.grad, parameter.grad_sample, parameter.summed_grad)
+            assert left == (None, None, None), name
+
+    def test_nor_of_one_that_failed(self, alone, share, monkeypatch):
+        genuine = alone.per_example_gradients
+
+        def fails(*given):
+            genuine(*given)
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr(alone, "per_example_gradients", fails)
+        with pytest.raises(RuntimeError):
+            clipped_sum(alone, share)
+        assert all(parameter.grad_sample is None for _, parameter in alone.parameters())
+
+    def test_computes_at_the_parameters_that_it_is_given(self, alone, share):
+        before = read_vector(alone.adapter)
+        one = clipped_sum(alone, share).total
+        other = clipped_sum(alone, replace(share, adapter=share.adapter + 0.5)).total
+        write_vector(alone.adapter, before)
+        assert not torch.allclose(one, other)
+
+
+def test_threads_are_left_to_replicas_while_a_round_lasts(shared):
+    """Also where it fails."""
+
+    def fails():
+        with shared.replicas.threads():
+            within.append(torch.get_num_threads())
+            raise RuntimeError("out of memory")
+
+    before, within = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(5)
+        with pytest.raises(RuntimeError):
+            fails()
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
+    assert within == [shared.replicas._threads] != [5]
+
+
+class TestOneProcess:
+    """What is built, in however many."""
+
+    def built(self, folder, **changes):
+        return blueprint(folder, computation=Computation(), **changes).build()
+
+    @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16])
+    def test_passes_the_gate(self, bert_folder, precision):
+        plan = blueprint(bert_folder, task=Mixing, computation=Computation(precision=precision))
+        with pytest.raises(GateError, match="record"):
+            plan.build()
+
+    def test_starts_at_the_values_of_a_file(self, bert_folder, alone, tmp_path):
+        other = self.built(bert_folder, seed=6)
+        path = tmp_path / "start.safetensors"
+        path.write_bytes(start_bytes(other.adapter, other.added))
+        found = self.built(bert_folder, start=path)
+        assert model_digest(found) == model_digest(other) != model_digest(alone)
+
+    def test_names_the_base_model_without_its_adapter(self, bert_folder, alone):
+        assert alone.base_sha256 == base_digest(alone.task.build())
+
+    def test_trains_b_alone_where_the_method_says_so(self, bert_folder):
+        found = self.built(bert_folder, freezes_a=True)
+        names = [name for name, _ in found.parameters()]
+        assert any("lora_B" in name for name in names)
+        assert not any("lora_A" in name for name in names)
+
+    def test_drops_nothing_out(self, bert_folder):
+        found = self.built(bert_folder, task=Dropping)
+        rates = [one.p for one in found.adapter.modules() if isinstance(one, torch.nn.Dropout)]
+        assert rates
+        assert not any(rates)
+
+
+def test_a_replica_sees_one_device_and_builds_alone(bert_folder, monkeypatch):
+    """To it the second device of the machine is the first."""
+    given = []
+
+    def replicas(*arguments):
+        given.extend(arguments)
+        raise ModelError("none here")
+
+    monkeypatch.setattr(building, "choose_device", torch.device)
+    monkeypatch.setattr(building, "Replicas", replicas)
+    plan = blueprint(bert_folder, device="cuda:1", freezes_a=True, seed=8)
+    with pytest.raises(ModelError, match="none here"):
+        plan.build()
+    build, processes, device = given
+    assert (processes, device) == (3, torch.device("cuda:1"))
+    assert build.__self__ == replace(plan, device="cuda", computation=Computation())
 
 
 def test_a_model_that_cannot_be_built_elsewhere_is_refused(bert_folder):

@@ -4,10 +4,15 @@ All in one process: nodes ask the real application with real requests, which no 
 """
 
 import contextlib
+import gc
+import io
 import json
+import os
 import socket
 import stat
 import threading
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -18,8 +23,10 @@ from privfed.canonical import canonical_json
 from privfed.engines.flower import internals_node as node
 from privfed.engines.flower import link as link_module
 from privfed.engines.flower.internals import ConfigRecord, RecordDict
-from privfed.engines.flower.link import answer, listen
+from privfed.engines.flower.internals_hub import sql_mixin
+from privfed.engines.flower.link import LinkSettings, answer, listen
 from privfed.engines.machines.carried import LOST, PIECE, WHOLE
+from privfed.errors import ConfigError
 from privfed.protocol import streams
 from tests.unit.privfed.engines.flower.over_http import (
     NAMES,
@@ -352,6 +359,22 @@ class TestAReplyThatIsNotWhole:
             found = asked({"b": b"x", "c": b"y"})
         assert found == {"b": [LOST], "c": [b"c had y", WHOLE]}
 
+    def test_one_of_more_objects_than_a_message_has(self, nodes, asked, monkeypatch):
+        """It is not even begun: four pieces here, their list, and itself."""
+        monkeypatch.setattr("privfed.engines.flower.pieces.PIECE_BYTES", 1)
+        monkeypatch.setattr(link_module, "MOST_OBJECTS", 6)
+
+        def sends(name, content):
+            def reply():
+                taken, _ = nodes[name].wait()
+                nodes[name].reply(taken, content)
+
+            return reply
+
+        with meanwhile(sends("a", b"abcd"), sends("b", b"abcde")):
+            found = asked({"a": b"x", "b": b"y"})
+        assert found == {"a": [b"a", b"b", b"c", b"d", WHOLE]}
+
     def test_one_that_would_speak_for_another(self, nodes, asked):
         """After an empty piece the hub would read the next as who answers."""
         parts = (b"x", b"", canonical_json({"from": "a"}), b"what it never said", b"")
@@ -412,3 +435,72 @@ def test_the_database_is_made_anew_and_private(tmp_path):
     made = made_link(tmp_path)
     assert stat.S_IMODE((tmp_path / "link.db").stat().st_mode) == 0o600
     assert made.present() == []
+
+
+def test_the_caches_of_its_database_stay_small(link):
+    """Flower's own have 64 MB for each connection."""
+    assert dict(sql_mixin.SQLITE_PRAGMAS)["cache_size"] == "-2000"
+
+
+def test_the_run_is_kept_alive(tmp_path, monkeypatch):
+    """Flower takes one for dead that is silent."""
+    monkeypatch.setattr(link_module, "_TASK_BEAT_S", 0.01)
+    made, beats, enough = made_link(tmp_path), [], threading.Event()
+
+    def counted(task):
+        beats.append(task)
+        if len(beats) == 3:
+            enough.set()
+        return len(beats) < 3
+
+    made._state.acknowledge_task_heartbeat = counted
+    assert enough.wait(10)
+    assert beats == [made._task] * 3
+
+
+class TestTheProgram:
+    def test_ends_as_a_whole_where_no_hub_can_reach_it(self, link, tmp_path, monkeypatch):
+        codes = []
+        monkeypatch.setattr(os, "_exit", codes.append)
+        with pytest.raises(ConfigError):
+            link_module.listen_or_end(link, tmp_path / "none/link.sock")
+        assert codes == [1]
+
+    def test_serves_over_tls_and_leaves_nothing(self, tmp_path, monkeypatch):
+        """Its hub may have been killed, and removes nothing then."""
+        folder, served, listened = tmp_path / "own", [], []
+        folder.mkdir()
+        settings = LinkSettings(
+            host="127.0.0.5",
+            port=7443,
+            certificate="hub.crt",
+            key="hub.key",
+            socket=str(folder / "link.sock"),
+            database=str(folder / "link.db"),
+            nodes={},
+        )
+        (folder / "link.json").write_text(json.dumps(asdict(settings)))
+        server = SimpleNamespace(run=lambda: None, should_exit=False)
+        monkeypatch.setattr(
+            link_module,
+            "uvicorn",
+            SimpleNamespace(
+                Config=lambda app, **about: served.append(about), Server=lambda config: server
+            ),
+        )
+        monkeypatch.setattr(link_module, "listen_or_end", lambda *given: listened.append(given[1]))
+        monkeypatch.setattr(link_module, "_end_with_input", lambda given: None)
+        monkeypatch.setattr(gc, "freeze", lambda: None)
+        monkeypatch.setattr("sys.argv", ["link", str(folder / "link.json")])
+        link_module.main()
+        (about,) = served
+        assert (about["host"], about["port"]) == ("127.0.0.5", 7443)
+        assert (about["ssl_certfile"], about["ssl_keyfile"]) == ("hub.crt", "hub.key")
+        assert [str(path) for path in listened] == [settings.socket]
+        assert not folder.exists()
+
+    def test_ends_when_its_input_does(self, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a word")))
+        server = SimpleNamespace(should_exit=False)
+        link_module._end_with_input(server)
+        assert server.should_exit

@@ -10,7 +10,7 @@ pytest.importorskip("flwr", reason="what carries bytes needs the extra privfed[f
 
 from privfed.engines.flower import pieces
 from privfed.engines.flower.internals import ConfigRecord, Message, ObjectTree, RecordDict
-from privfed.engines.flower.pieces import in_pieces, pieces_of, sealed
+from privfed.engines.flower.pieces import in_pieces, names_in, pieces_of, sealed
 from privfed.errors import MessageError
 
 SMALL = 7
@@ -39,13 +39,18 @@ def given_as(body, *, kind="RecordDict"):
     """What arrives where the records of a message are something else."""
     head = f"{kind} ".encode() + b" " + str(len(body)).encode() + b"\x00"
     tree = ObjectTree(object_id="m", children=[ObjectTree(object_id="r")])
-    contents = {"r": head + body, "one": ConfigRecord({"piece": b"abc"}).deflate()}
+    contents = {
+        "r": head + body,
+        "one": ConfigRecord({"piece": b"abc"}).deflate(),
+        "two": ConfigRecord({"piece": b"de"}).deflate(),
+    }
     return list(pieces_of(tree, contents.__getitem__))
 
 
 def test_by_hand():
     assert came(in_pieces(b"0123456789abcdef")) == [b"0123456", b"789abcd", b"ef"]
-    assert given_as(b'{"000001": "one", "000000": "one"}') == [b"abc", b"abc"]
+    assert given_as(b'{"000001": "one", "000000": "two"}') == [b"de", b"abc"]
+    assert given_as(b'{"000000": "one", "000001": "one"}') == [b"abc", b"abc"]
 
 
 def test_a_request_holds_a_piece_of_four_megabytes(monkeypatch):
@@ -92,6 +97,22 @@ def test_what_is_sealed_has_a_name_and_no_content():
     }
     other, _, _ = sealed(Message(in_pieces(b"secret_words"), 9, "query"))
     assert other.metadata.message_id != bare.metadata.message_id
+
+
+def test_names_are_those_of_all_objects_each_once():
+    """Of two equal pieces there is one object."""
+    _, tree, objects = sent(in_pieces(b"aaaaaaaaaaaaaaccc"))
+    found = names_in(tree)
+    assert len(found) == 4, "the message, its records, two pieces"
+    assert set(found) == set(objects)
+    piece = ObjectTree(object_id="p")
+    records = ObjectTree(object_id="r", children=[piece, piece])
+    assert names_in(ObjectTree(object_id="m", children=[records])) == ["m", "r", "p"]
+
+
+def test_the_longest_message_is_within_the_limit_of_objects():
+    """1 GiB in pieces of 4 MiB: 256, their list, and itself."""
+    assert pieces.MOST_OBJECTS == 258
 
 
 def test_each_piece_is_fetched_when_it_is_read():
@@ -164,6 +185,17 @@ class TestWhatIsRefused:
                     lambda name: objects[name].deflate() if name == records.object_id else content,
                 )
             )
+
+    def test_a_piece_that_is_too_long(self):
+        came(RecordDict({"000000": ConfigRecord({"piece": b"x" * SMALL})}))
+        with pytest.raises(MessageError, match=f"1 to {SMALL} bytes"):
+            came(RecordDict({"000000": ConfigRecord({"piece": b"x" * (SMALL + 1)})}))
+
+    def test_more_pieces_than_the_longest_message_has(self, monkeypatch):
+        monkeypatch.setattr(pieces, "MOST_OBJECTS", 3)
+        assert len(came(in_pieces(b"x" * 3 * SMALL))) == 3
+        with pytest.raises(MessageError, match="numbered pieces"):
+            came(in_pieces(b"x" * (3 * SMALL + 1)))
 
     def test_an_empty_piece(self):
         """Between hub and link an empty piece is the end of a reply: what followed it would be

@@ -1,6 +1,7 @@
 """A node's side of the network: messages reach the worker's socket, and its replies the hub."""
 
 import contextlib
+import io
 import json
 import socket
 import threading
@@ -128,6 +129,23 @@ class TestCarrying:
         assert asked == [b"a first message", b"second"]
         assert link.present() == [], "it said that it goes"
 
+    def test_what_has_come_whole_the_hub_need_not_keep(self, made, link, settings, monkeypatch):
+        """It is told so before the worker thinks, which may take hours."""
+        pump, stopped = made()
+        told, genuine = [], pump_module.FleetHttpClient.ConfirmMessageReceived
+
+        def counted(self, request):
+            told.append((request.message_object_id, len(asked)))
+            return genuine(self, request)
+
+        monkeypatch.setattr(pump_module.FleetHttpClient, "ConfirmMessageReceived", counted)
+        with worker(settings.socket, [b"a"]) as asked, meanwhile(lambda: pump.run(lambda: None)):
+            until(link.present)
+            number = link.push("b", b"x", 20.0)
+            assert [name for name, _ in link.replies({number: "b"}, 20.0)] == ["b"]
+            stopped.set()
+        assert told == [(number, 0)]
+
     def test_it_is_there_while_the_worker_thinks(self, made, link, settings, monkeypatch):
         """Flower takes a node for lost that is silent; a round of training may take hours."""
         monkeypatch.setattr(pump_module, "_BEAT_S", 0.02)
@@ -209,6 +227,28 @@ class TestCarrying:
             pump._pull(3, "ab" * 32)
         pump._client._client.close()
 
+    def test_one_that_the_hub_still_stores_is_waited_for(self, made, monkeypatch):
+        pump, _ = made()
+        answers = [
+            SimpleNamespace(object_found=True, object_available=False, object_content=b""),
+            SimpleNamespace(object_found=True, object_available=True, object_content=b"here"),
+        ]
+        monkeypatch.setattr(
+            pump_module.FleetHttpClient, "PullObject", lambda self, request: answers.pop(0)
+        )
+        assert pump._pull(3, "ab" * 32) == b"here"
+        pump._client._client.close()
+
+    def test_it_asks_less_often_where_nothing_is_and_often_after_a_message(self, made):
+        """Soonest after 0.01 s here, latest after 0.05 s."""
+        pump, _ = made()
+        found, pauses = [False] * 6 + [True, False], []
+        pump._carried = lambda: found.pop(0)
+        pump._stopped = SimpleNamespace(is_set=lambda: not found, wait=pauses.append)
+        pump._carry()
+        assert pauses == pytest.approx([0.01, 0.015, 0.0225, 0.03375, 0.05, 0.05, 0.01])
+        pump._client._client.close()
+
 
 def test_a_key_of_another_kind_is_refused(made, tmp_path):
     pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
@@ -253,7 +293,8 @@ class TestTheProgram:
         self, settings, tmp_path, monkeypatch, capsys
     ):
         """Until its input ends."""
-        came = [httpx.ConnectError("no")] * 2 + [None, httpx.ConnectError("no"), MessageError("x")]
+        came = [httpx.ConnectError("no")] * 2
+        came += [None, httpx.ConnectError("no"), OSError("no"), MessageError("x")]
         lives = []
 
         class Played:
@@ -269,7 +310,8 @@ class TestTheProgram:
                     raise error
                 connected()
 
-        path = tmp_path / "pump.json"
+        (tmp_path / "own").mkdir()
+        path = tmp_path / "own/pump.json"
         values = {name: getattr(settings, name) for name in PumpSettings.__slots__}
         path.write_text(json.dumps(values))
         monkeypatch.setattr(pump_module, "Pump", Played)
@@ -278,4 +320,13 @@ class TestTheProgram:
         monkeypatch.setattr("sys.argv", ["pump", str(path)])
         pump_module.main()
         away = f"{HUB} does not answer; it is asked again"
-        assert capsys.readouterr().out.splitlines() == [away, f"connected to {HUB}", away, "x"]
+        worker = "the node itself does not answer (OSError)"
+        said = capsys.readouterr().out.splitlines()
+        assert said == [away, f"connected to {HUB}", away, worker, "x"]
+        assert not path.parent.exists(), "its node may have been killed and removes nothing"
+
+    def test_ends_when_its_input_does(self, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a word")))
+        stopped = threading.Event()
+        pump_module._end_with_input(stopped)
+        assert stopped.is_set()

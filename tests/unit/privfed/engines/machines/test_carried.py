@@ -219,6 +219,20 @@ class TestReplies:
         assert dict(spooled) == {"a": b"whole", "c": b"third"}
         spooled._folder.cleanup()
 
+    def test_one_that_is_longer_than_any_message_is_none_and_fills_no_disk(
+        self, tmp_path, monkeypatch
+    ):
+        """The longest has 10 bytes here, with those that say what a piece is."""
+        monkeypatch.setattr(streams, "MOST_BYTES", 10)
+        spooled = Spooled(tmp_path)
+        spooled.keep("a", iter(framed(b"1234", b"567")))
+        spooled.keep("b", iter(framed(b"1234", b"5678", b"x" * 5000)))
+        spooled.keep("c", iter(framed(b"last")))
+        assert dict(spooled) == {"a": b"1234567", "c": b"last"}
+        sizes = [path.stat().st_size for path in Path(spooled._folder.name).iterdir()]
+        assert max(sizes) <= 10
+        spooled._folder.cleanup()
+
     def test_a_piece_says_that_it_is_one(self, hub, path):
         """Whatever a node writes into it: it can end no reply, and begin no other's."""
         forged = (b"a", WHOLE, b'{"from": "b"}', PIECE, LOST)

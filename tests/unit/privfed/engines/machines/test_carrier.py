@@ -49,6 +49,12 @@ MODULES = {
         print(os.getsid(0) == os.getpid(), flush=True)
         sys.stdin.buffer.read()
     """,
+    "knows": """
+        import os, sys
+        print(*sorted(os.environ), flush=True)
+        print(os.environ["HOME"], flush=True)
+        sys.stdin.buffer.read()
+    """,
 }
 AGAIN = "the process that carries messages ended; it starts again in {} s"
 
@@ -139,6 +145,18 @@ def test_flower_is_kept_quiet_and_at_home(started):
     assert heard.lines[1] == "True", "Ctrl-C at a terminal reaches the party alone"
 
 
+def test_it_is_given_nothing_else_that_its_party_was(started, monkeypatch):
+    """Not a secret of its environment, and not the way to its user's files."""
+    monkeypatch.setenv("PRIVFED_PASSPHRASE", "secret")
+    _, heard, folder = started("knows")
+    heard.wait(lambda lines: len(lines) == 2)
+    names = heard.lines[0].split()
+    assert "PRIVFED_PASSPHRASE" not in names
+    assert "PRIVFED_STATE" not in names
+    assert "PATH" in names
+    assert heard.lines[1] == str(folder)
+
+
 def test_stopped_it_ends_by_itself(started):
     carrier, heard, folder = started("lives", word="x")
     heard.wait(lambda lines: len(lines) == 2)
@@ -200,6 +218,12 @@ class TestOneThatDies:
         heard.wait(lambda lines: lines.count("one") >= 3)
         assert heard.lines[:6] == ["one", "two", AGAIN.format("0.02")] * 2
 
+    def test_what_it_logged_before_is_kept(self, started, monkeypatch):
+        monkeypatch.setattr(carrier_module, "_SHORTEST_S", 0.02)
+        _, heard, folder = started("dies")
+        heard.wait(lambda lines: lines.count("one") >= 3)
+        assert (folder / "dies.log").read_text().count("to its log\n") >= 2
+
     def test_so_is_one_that_was_killed(self, started, monkeypatch):
         monkeypatch.setattr(carrier_module, "_SHORTEST_S", 0.02)
         carrier, heard, _ = started("lives", word="x")
@@ -224,7 +248,9 @@ class TestOneThatDies:
         carrier, heard, _ = started("dies")
         heard.wait(lambda lines: len(lines) == 3)
         assert carrier.process_id is None
+        before = time.monotonic()
         carrier.stop()
+        assert time.monotonic() - before < 5, "nor is the pause waited for"
         assert heard.lines.count("one") == 1
 
 

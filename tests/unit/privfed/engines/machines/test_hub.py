@@ -1,5 +1,8 @@
 """The hub's program: who it is, whom it waits for, and that a run goes on where it was."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from privfed import BFV
@@ -8,6 +11,12 @@ from privfed.engines.machines.hub import REACHED, most_that_fit
 from privfed.errors import IdentityError, PrivfedError
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
+from privfed.protocol.envelopes import Envelope
+from privfed.protocol.kinds import CLOSED
+from privfed.protocol.signing import signed_message
+from privfed.protocol.terms import Terms
+from privfed.reports.budget import BudgetReport
+from privfed.reports.closed import REPORT
 from privfed.reports.statement_folder import verify_statements
 from tests.unit.privfed.engines.machines.beside import NAMES, SHARING, begun
 
@@ -70,6 +79,14 @@ class TestWaiting:
         beside().hub(carried=there, besides=["keys"]).wait(told.append)
         assert told == [["keys"]]
 
+    def test_for_a_key_holder_also_when_a_run_goes_on(self, beside):
+        made = beside()
+        made.prepared()
+        begun(made.hub())
+        told, there = [], Arriving([], ["keys"])
+        made.hub(carried=there, besides=["keys"], resume=True).wait(told.append)
+        assert told == [["keys"]], "clients come back when they can"
+
 
 class TestARun:
     def test_its_report_is_what_clients_signed(self, beside):
@@ -103,6 +120,21 @@ class TestARun:
         assert third.run.record.left_out == {"client-1": 2}
         assert (third.folder / REACHED).exists()
 
+    def test_who_left_before_is_not_said_to_leave_again(self, beside):
+        made = beside(min_clients=2, rounds=3)
+        made.prepared()
+        begun(made.hub()).run.play_round()
+        begun(made.hub(resume=True, without=["client-1"])).run.play_round()
+        again = begun(made.hub(resume=True, without=["client-1"]))
+        assert again.run.record.left_out == {"client-1": 2}
+
+    def test_nor_is_one_that_never_took_part(self, beside):
+        made = beside(min_clients=2)
+        made.prepared()
+        begun(made.hub(without=["client-0"])).run.play_round()
+        again = begun(made.hub(resume=True, without=["client-0"]))
+        assert again.run.record.left_out == {}
+
     def test_without_resume_it_is_a_new_one(self, beside):
         made = beside()
         made.prepared()
@@ -132,6 +164,93 @@ class TestARun:
         assert not (hub.folder / REACHED).exists()
 
 
+def lying(made, name):
+    """Have a client sign another title at the end than all others."""
+    node = made.nodes[name]
+
+    def answer(message):
+        reply = node.answer(message)
+        envelope = Envelope.from_bytes(reply)
+        if envelope.statement.kind != CLOSED:
+            return reply
+        report = BudgetReport.from_json(bytes(envelope.blobs[REPORT]).decode())
+        lie = replace(report, title="another run").to_json().encode()
+        said = envelope.statement
+        terms = Terms(run=said.run, round=said.round, manifest=said.manifest)
+        return signed_message(made.identities[name], terms, CLOSED, blobs={REPORT: lie})
+
+    made.nodes[name] = SimpleNamespace(answer=answer, files=node.files)
+
+
+class TestTheEnd:
+    @pytest.fixture
+    def over(self, beside):
+        """A hub whose rounds are over; nobody has closed its part."""
+        made = beside()
+        made.prepared()
+        hub = begun(made.hub())
+        hub.play()
+        return made, hub
+
+    def verified(self, made, hub):
+        found, _ = verify_statements(hub.folder, authority=made.roster.authority.hex())
+        return found
+
+    def test_who_has_said_its_last_word_need_not_come_again(self, over):
+        made, hub = over
+        made.carrying.away = {"client-0"}
+        report = hub.finish()
+        assert [row.id for row in report.clients] == ["client-1", "client-2"]
+        assert [one.id for one in report.not_closed] == ["client-0"]
+        assert report.guarantee.epsilon is None
+        made.carrying.away = {"client-1", "client-2"}
+        report = made.hub(resume=True).finish()
+        assert [row.id for row in report.clients] == list(NAMES)
+        assert report.not_closed == ()
+        assert self.verified(made, hub) == report
+
+    def test_what_a_client_says_now_counts_more_than_what_lies_there(self, over):
+        _, hub = over
+        (hub.folder / "statements").mkdir()
+        (hub.folder / "statements/client-1.closed").write_bytes(b"of another run")
+        assert [row.id for row in hub.finish().clients] == list(NAMES)
+
+    def test_of_one_that_is_away_its_last_word_in_a_round_is_told(self, over):
+        made, hub = over
+        made.carrying.away = {"client-0"}
+        (one,) = hub.finish().not_closed
+        assert one.last.epsilon == hub.run.record.rounds[-1].epsilon["client-0"]
+
+    def test_what_lies_there_and_is_nobodys_is_as_if_nothing_was_said(self, over):
+        made, hub = over
+        (hub.folder / "statements").mkdir()
+        (hub.folder / "statements/client-1.closed").write_bytes(b"of another run")
+        made.carrying.away = {"client-1"}
+        report = hub.finish()
+        assert [one.id for one in report.not_closed] == ["client-1"]
+        assert self.verified(made, hub) == report
+
+    def test_a_liar_has_no_row_and_puts_nobody_else_out(self, over):
+        made, hub = over
+        lying(made, "client-0")
+        report = hub.finish()
+        assert [row.id for row in report.clients] == ["client-1", "client-2"]
+        assert [one.id for one in report.not_closed] == ["client-0"]
+        assert self.verified(made, hub) == report
+
+    def test_nor_does_one_that_came_first(self, over):
+        """Its statement makes the first report, and is in no later one."""
+        made, hub = over
+        lying(made, "client-0")
+        made.carrying.away = {"client-1", "client-2"}
+        report = hub.finish()
+        assert (report.title, [row.id for row in report.clients]) == ("another run", ["client-0"])
+        made.carrying.away = set()
+        report = made.hub(resume=True).finish()
+        assert [row.id for row in report.clients] == ["client-1", "client-2"]
+        assert self.verified(made, hub) == report
+
+
 class TestWhatMostSay:
     def agree(self, closed):
         """Statements that begin alike fit; one that is empty fits with none."""
@@ -151,6 +270,10 @@ class TestWhatMostSay:
     def test_one_that_contradicts_itself_is_left_out(self):
         said = {"a": b"", "b": b"x", "d": b"x"}
         assert most_that_fit(said, "abcd", self.agree) == {"b": b"x", "d": b"x"}
+
+    def test_of_two_halves_the_first_is_taken(self):
+        said = {"a": b"x", "b": b"y", "c": b"x", "d": b"y"}
+        assert most_that_fit(said, "abcd", self.agree) == {"a": b"x", "c": b"x"}
 
     def test_nobody(self):
         assert most_that_fit({}, "abc", self.agree) == {}

@@ -1,10 +1,16 @@
 """One organisation's node: it plays the one run that was prepared, and ends with it."""
 
+import grp
+import hashlib
+import os
+import shutil
 import socket
+import stat
 import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from accountants import AnchorFolder
@@ -12,8 +18,15 @@ from privfed import BFV
 from privfed.engines.machines import sockets
 from privfed.engines.machines.node import Told, require_enrolled
 from privfed.engines.machines.status import status_of
-from privfed.errors import ConfigError, IdentityError, RunFolderError, TooFewClientsError
+from privfed.errors import (
+    ConfigError,
+    EncryptionError,
+    IdentityError,
+    RunFolderError,
+    TooFewClientsError,
+)
 from privfed.identity.keys import Identity, Role
+from privfed.parties.client.setup import prepare
 from privfed.protocol import streams
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import CLOSED, FINISH, HELLO, READY, REFUSAL, TRAIN
@@ -21,7 +34,7 @@ from privfed.protocol.ready import terms_before
 from privfed.protocol.signing import signed_message
 from privfed.storage.state_folder import client_folder
 from privfed.verification import verify_and_render
-from tests.unit.privfed.engines.machines.beside import NAMES, begun
+from tests.unit.privfed.engines.machines.beside import NAMES, SHARING, begun
 
 ME = "client-1"
 
@@ -101,6 +114,33 @@ class TestBeforeARun:
         with pytest.raises(ConfigError, match="^its size is too small$"):
             made.node(ME).prepare()
 
+    def test_what_the_reader_should_question_goes_into_its_report(self, beside, monkeypatch):
+        made = beside()
+        monkeypatch.setattr(
+            "privfed.engines.machines.node.prepare",
+            lambda *given, **about: replace(prepare(*given, **about), notes=("a size of 3",)),
+        )
+        node = made.node(ME)
+        node.prepare()
+        assert node._program._outside.closing.notes == ("a size of 3",)
+
+    def test_the_results_of_an_earlier_run_are_not_written_over(self, beside):
+        made = beside()
+        made.results(ME).mkdir()
+        (made.results(ME) / "report.json").write_text("of last year")
+        with pytest.raises(ConfigError, match="results-client-1 holds the results of an earlier"):
+            made.node(ME).prepare()
+
+    def test_it_starts_at_the_adapter_of_its_file(self, beside, tmp_path):
+        made = beside()
+        other = made.node(ME, settings=replace(made.settings, seed=6)).prepare()
+        assert not np.array_equal(other.initial, made.node(ME).prepare().initial)
+        path = tmp_path / "start.safetensors"
+        path.write_bytes(other.start)
+        found = made.node(ME, settings=replace(made.settings, start=path)).prepare()
+        assert np.array_equal(found.initial, other.initial)
+        assert found.start == other.start
+
 
 class TestAWholeRun:
     @pytest.fixture
@@ -109,7 +149,8 @@ class TestAWholeRun:
         made.prepared()
         hub = begun(made.hub())
         hub.play()
-        made.report = hub.finish()
+        made.report, before = hub.finish(), hub.run.record
+        made.start_sha256, made.start_value = before.start_sha256, before.baseline
         return made, hub
 
     def test_each_step_is_told_and_the_last_one_kept(self, played):
@@ -146,8 +187,13 @@ class TestAWholeRun:
             report, _ = verify_and_render(made.results(name), anchors)
             assert [row.id for row in report.clients] == [name]
             assert report.adapter_sha256 == made.report.adapter_sha256
+            assert report.baseline == {"accuracy": made.start_value}
+            start = (made.results(name) / "start.safetensors").read_bytes()
+            assert hashlib.sha256(start).hexdigest() == made.start_sha256
             adapters.add((made.results(name) / "adapter/adapter_model.safetensors").read_bytes())
         assert len(adapters) == 1
+        told = {row.id for row in made.report.clients if row.recomputed}
+        assert told == {SHARING}, "no other operator lets the ledger leave"
 
     def check_after_the_end(self, made):
         """Started again, it needs no model to say so, and says the same once more."""
@@ -183,6 +229,58 @@ def test_started_again_it_goes_on_with_its_run(beside):
     assert made.told[ME][-1].round == 3
 
 
+class TestARunThatIsOpen:
+    def test_of_other_files_it_stops_before_anything(self, beside):
+        made = beside()
+        made.prepared()
+        run = begun(made.hub()).run.record.run
+        node = made.node(ME, settings=replace(made.settings, rounds=3))
+        with pytest.raises(ConfigError, match="other public files is open.*node give-up"):
+            node.prepare()
+        assert node.files.kept().run == run
+
+    def test_whose_memory_is_gone_it_says_so_before_it_answers(self, beside):
+        """Without it the client could agree to a second sum of one round."""
+        made = beside(encryption=BFV(bits=8))
+        made.prepared()
+        hub = begun(made.hub())
+        hub.run.play_round()
+        shutil.rmtree(made.settings.anchors / "opened")
+        with pytest.raises(EncryptionError, match="client-1"):
+            made.node(ME).prepare()
+
+    def test_in_clear_needs_no_memory(self, beside):
+        made = beside()
+        made.prepared()
+        hub = begun(made.hub())
+        hub.run.play_round()
+        made.node(ME).prepare()
+        again = begun(made.hub(resume=True))
+        again.play()
+        assert again.run.record.rounds[-1].clients == NAMES
+
+    def test_may_have_written_its_results_already(self, beside):
+        """As when it was killed before it could say its last word."""
+        made = beside()
+        made.prepared()
+        begun(made.hub())
+        made.results(ME).mkdir()
+        (made.results(ME) / "report.json").write_text("of this run")
+        assert made.node(ME).prepare() is not None
+
+
+def test_seconds_are_counted_from_the_round_before(beside):
+    made = beside()
+    node = made.prepared()[ME]
+    node._since -= 5000.0
+    hub = begun(made.hub())
+    node._since -= 1000.0
+    hub.play()
+    first, second = [one.seconds for one in made.told[ME] if one.what == "round"]
+    assert 1000 < first < 2000
+    assert 0 < second < 1000
+
+
 class TestListening:
     @pytest.fixture(autouse=True)
     def _soon(self, monkeypatch):
@@ -200,10 +298,11 @@ class TestListening:
         node._program.handle = lambda asked: (
             genuine(node._program, asked) if asked == greeted else closed
         )
-        path = tmp_path / "node.sock"
-        thread = threading.Thread(target=node.listen, args=(path,), daemon=True)
+        path, group = tmp_path / "node.sock", grp.getgrgid(os.getgid()).gr_name
+        thread = threading.Thread(target=node.listen, args=(path, group), daemon=True)
         thread.start()
         assert statement_of(asked(path, greeted)).kind == READY
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660, "the group may ask it too"
         assert thread.is_alive()
         assert asked(path, message(made, FINISH)) == closed
         thread.join(10)
@@ -237,12 +336,11 @@ class TestTheStatus:
     def test_that_it_cannot_be_written_stops_nothing(self, beside):
         """The disk is full: the round counts all the same."""
         made = beside()
-        node = made.node(ME)
-        (node.folder / "node.json").mkdir()
-        node.prepare()
-        reply = node.answer(message(made, TRAIN, run="ab" * 16, number=2))
-        assert statement_of(reply).kind == REFUSAL
-        assert [one.what for one in made.told[ME]] == ["refused"]
+        made.prepared()
+        (made.nodes[ME].folder / "node.json").mkdir()
+        begun(made.hub()).play()
+        assert [one.what for one in made.told[ME]] == ["began", "round", "round"]
+        assert [row.clients for row in made.rounds] == [NAMES, NAMES]
 
     def test_what_is_told_can_be_a_round_without_a_number(self):
         told = Told(what="round", round=3)

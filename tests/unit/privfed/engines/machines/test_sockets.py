@@ -59,6 +59,16 @@ class TestTheSocket:
         with listening(tmp_path / "s"):
             assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
 
+    def test_other_files_of_the_process_are_made_as_before(self, tmp_path):
+        before = os.umask(0o027)
+        try:
+            listening(tmp_path / "s").close()
+            with pytest.raises(ConfigError, match="must be possible"):
+                listening(tmp_path / "none/s")
+            assert os.umask(0o027) == 0o027
+        finally:
+            os.umask(before)
+
     def test_takes_the_place_of_one_that_was_left(self, tmp_path):
         listening(tmp_path / "s").close()
         with Answering(tmp_path / "s"):

@@ -3,7 +3,10 @@
 import os
 import time
 
+import pytest
+
 from privfed.engines.machines.status import keep_status, status_of
+from privfed.errors import FileError
 
 
 def test_it_is_read_as_it_was_written(tmp_path):
@@ -25,3 +28,8 @@ def test_where_there_is_none(tmp_path):
     assert status_of(tmp_path) is None
     (tmp_path / "node.json").write_text("{")
     assert status_of(tmp_path) is None
+
+
+def test_where_it_cannot_be_written(tmp_path):
+    with pytest.raises(FileError, match="node.json must be writable"):
+        keep_status(tmp_path / "none", {"round": 1})

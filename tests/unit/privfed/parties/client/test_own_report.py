@@ -15,6 +15,7 @@ from privfed.parties.client.own_report import events_until
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import CLOSED
 from privfed.reports.closed import EXPORT, REPORT, read_closed
+from privfed.reports.encryption_statements import identities, setting
 from privfed.reports.round_record import Abandoned, Reason
 from tests.unit.privfed.parties.apart import EARLIER, INITIAL, SHARING, SIGMAS, evaluate
 
@@ -134,6 +135,17 @@ class TestTheReport:
         assert held != vector_digest(INITIAL)
         assert found.report.baseline == {"accuracy": evaluate(INITIAL)}
 
+    def test_what_was_agreed_and_how_it_was_summed_is_said(self, played):
+        """Each of these programs has keys of its own, and a process of its own is what it knows."""
+        apart, run = played
+        _, found = closed(apart, run.record)
+        report = found.report
+        assert report.training.participants == ("client-0", ME, "client-2", "client-3")
+        assert report.mechanism.public_sizes.startswith(f"a source of {ME};")
+        assert report.encryption.identities == identities(simulated_keys=False)
+        assert report.encryption.setting == setting(in_one_process=False)
+        assert report.encryption.public_range == run.record.public_range
+
 
 class TestWhatIsNotSaid:
     def test_nothing_of_what_others_spent(self, played):
@@ -225,6 +237,11 @@ class TestWhatItKeepsForItself:
         assert said.export is None
         assert export == json.loads(json.dumps(apart.programs[ME].node.ledger.export()))
         assert record.run == played[1].record.run
+        assert record.anchors == {ME: apart.programs[ME].node.ledger.anchor()}
+        assert record.noise_multipliers == SIGMAS
+        assert record.start_sha256 == apart.facts[ME].start
+        assert record.public_range == progress.public_range
+        assert record.largest_range == played[1].record.largest_range
         assert [row.round for row in record.rounds] == [1, 2, 3]
         assert {name for row in record.rounds for name in row.epsilon} == {ME}
         assert progress.round == 3
