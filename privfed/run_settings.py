@@ -133,7 +133,9 @@ class FederationSettings:
             )
 
     def _check_types(self) -> None:
-        require_methods("build", "tokenizer", "collate", "losses", "describe", model=self.model)
+        require_methods(
+            *("build", "initialise", "tokenizer", "collate", "losses", "describe"), model=self.model
+        )
         require_methods("attach", "describe", adapter=self.adapter)
         require_methods(*FUNCTIONS, method=self.method)
         require_methods("stream", randomness=self.randomness)

@@ -51,6 +51,10 @@ class CustomLoss:
         """The base model."""
         return self.task.build()
 
+    def initialise(self, model: nn.Module) -> None:
+        """Set initial values as the task does."""
+        self.task.initialise(model)
+
     def tokenizer(self) -> Any:
         """The tokenizer of the task."""
         return self.task.tokenizer()

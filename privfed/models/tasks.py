@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
+from privfed.checks import require_positive
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
 from privfed.models.load import load_pretrained, load_tokenizer, require_causal, require_fits
@@ -58,6 +59,14 @@ class Task(Protocol):
 
     def build(self) -> nn.Module:
         """The base model; what is new in it starts at zero, the same everywhere."""
+        ...
+
+    def initialise(self, model: nn.Module) -> None:
+        """Set public initial values of what is trained, where no file gives them.
+
+        Args:
+            model: the base model with an adapter attached.
+        """
         ...
 
     def tokenizer(self) -> Any:
@@ -154,12 +163,16 @@ class SentenceClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, shape (batch, labels), of token ids and mask, shape (batch, length)."""
+        unit = self.logit_scale * self.embedding(input_ids, attention_mask)
+        logits: Tensor = self.head(unit.to(self.head.weight.dtype))
+        return logits
+
+    def embedding(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean-pooled, of length one, shape (batch, width)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         mean = (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        unit = self.logit_scale * F.normalize(mean, dim=-1)
-        logits: Tensor = self.head(unit.to(self.head.weight.dtype))
-        return logits
+        return F.normalize(mean, dim=-1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +185,10 @@ class Classification:
         max_length: places of each example; at most max_length - 1 tokens of a text are read.
         logit_scale: constant factor on the unit-length embedding before the head.
         weights: how the frozen weights of the encoder are held.
+        label_texts: a public sentence for each label. The head then begins with their embeddings
+            less their mean, so that a text is nearest to the label whose sentence it is most like.
+            It costs no epsilon, as nobody's text is read. Empty: the head begins at zero.
+        label_scale: factor on these embeddings.
     """
 
     base: str
@@ -179,6 +196,8 @@ class Classification:
     max_length: int = 128
     logit_scale: float = 1.0
     weights: BaseWeights = BaseWeights.FLOAT32
+    label_texts: tuple[str, ...] = ()
+    label_scale: float = 1.0
 
     metric: ClassVar[str] = "accuracy"
     modules_to_save: ClassVar[tuple[str, ...]] = ("head",)
@@ -191,8 +210,12 @@ class Classification:
         object.__setattr__(self, "base", _place(self.base))
         _check_length(self.max_length)
         _check_weights(self.weights)
-        if not 0 < self.logit_scale < math.inf:
-            raise ConfigError(f"logit_scale must be finite and above 0, got {self.logit_scale!r}")
+        require_positive(logit_scale=self.logit_scale, label_scale=self.label_scale)
+        if self.label_texts and len(self.label_texts) != len(self.labels):
+            raise ConfigError(
+                f"label_texts must be one sentence for each of the {len(self.labels)} labels, or "
+                f"none, got {len(self.label_texts)}"
+            )
 
     def build(self) -> nn.Module:
         """The classifier on its pretrained encoder."""
@@ -201,6 +224,29 @@ class Classification:
             raise ModelError(f"{self.base!r} is no encoder with a hidden_size")
         require_fits(encoder, self.tokenizer(), self.max_length)
         return SentenceClassifier(encoder, len(self.labels), self.logit_scale)
+
+    def initialise(self, model: nn.Module) -> None:
+        """Let the head begin with the embeddings of `label_texts`.
+
+        Raises:
+            ModelError: if the head is not trained.
+        """
+        if not self.label_texts:
+            return
+        classifier = next(m for m in model.modules() if isinstance(m, SentenceClassifier))
+        place = next(classifier.encoder.parameters()).device
+        batch = _tokenize(self.tokenizer(), self.label_texts, self.max_length)
+        with torch.no_grad():
+            found = classifier.embedding(**{k: t.to(place) for k, t in batch.items()}).float()
+        weights = [
+            parameter
+            for name, parameter in classifier.head.named_parameters()
+            if parameter.requires_grad and name.endswith("weight")
+        ]
+        if len(weights) != 1:
+            raise ModelError("label_texts are where the head begins, which this adapter must train")
+        with torch.no_grad():
+            weights[0].copy_(self.label_scale * (found - found.mean(dim=0)))
 
     def tokenizer(self) -> Any:
         """The tokenizer of the base model."""
@@ -240,7 +286,8 @@ class Classification:
         return [Record(text, index % len(self.labels)) for index, text in enumerate(texts)]
 
     def describe(self) -> dict[str, Any]:
-        """Public settings as JSON values."""
+        """Public settings as JSON values; of label texts where there are any."""
+        begins = {"label_texts": list(self.label_texts), "label_scale": self.label_scale}
         return {
             "task": "classification",
             "base": self.base,
@@ -248,6 +295,7 @@ class Classification:
             "max_length": self.max_length,
             "logit_scale": self.logit_scale,
             "weights": self.weights.value,
+            **(begins if self.label_texts else {}),
         }
 
 
@@ -281,6 +329,9 @@ class CausalLanguageModel:
         require_fits(model, self.tokenizer(), self.max_length)
         require_causal(model)
         return model
+
+    def initialise(self, model: nn.Module) -> None:
+        """Nothing is new in a language model."""
 
     def tokenizer(self) -> Any:
         """The tokenizer of the base model."""
@@ -352,8 +403,9 @@ def load_task(adapter: str | Path) -> Task:
         kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[
             values.pop("task")
         ]
-        if "labels" in values:
-            values["labels"] = tuple(values["labels"])
+        for name in ("labels", "label_texts"):
+            if name in values:
+                values[name] = tuple(values[name])
         values["weights"] = BaseWeights(values.get("weights", BaseWeights.FLOAT32))
         task: Task = kind(**values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

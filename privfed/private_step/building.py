@@ -80,7 +80,9 @@ class Blueprint:
         if self.freezes_a:
             freeze_orthonormal_a(model, self.seed)
         added = names_added(model, before)
-        if self.start is not None:
+        if self.start is None:
+            task.initialise(model)
+        else:
             load_start(self.start, model, added)
         if computation.precision is not Precision.FP32:
             full = replace(computation, precision=Precision.FP32)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
+from privfed.models.adapters import LoRA
 from privfed.models.tasks import CausalLanguageModel, Classification, SentenceClassifier, load_task
 
 TEXTS = ("river", "stone market window garden", "goal match team coach league score film actor")
@@ -182,6 +183,52 @@ class TestClassification:
         values = losses((task, model.eval(), task.tokenizer()), records((0, 1, 0)))
         assert values.tolist() == pytest.approx([math.log(2)] * 3)
 
+    def test_the_head_may_begin_with_what_labels_are_like(self, bert_folder):
+        """Row c is 0.5 (e_c - the mean of all e), e being the embeddings of the sentences."""
+        texts = ("river stone river", "market", "window garden engine")
+        task = Classification(
+            base=bert_folder,
+            labels=("a", "b", "c"),
+            max_length=12,
+            label_texts=texts,
+            label_scale=0.5,
+        )
+        model = LoRA(rank=2, target_modules=("query",)).attach(
+            task.build(), task.modules_to_save, 3
+        )
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        task.initialise(model)
+        plain = task.build()
+        batch = task.collate(task.tokenizer(), [Record(text, 0) for text in texts])
+        with torch.no_grad():
+            found = plain.embedding(batch["input_ids"], batch["attention_mask"])
+        after = model.state_dict()
+        changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+        assert changed == {"base_model.model.head.modules_to_save.default.weight"}
+        wanted = 0.5 * (found - found.mean(dim=0))
+        torch.testing.assert_close(after[changed.pop()], wanted)
+        assert wanted.norm() > 0.01
+        assert {"label_texts", "label_scale"} <= task.describe().keys()
+
+    def test_without_such_texts_it_begins_at_zero(self, bert_folder):
+        task = Classification(base=bert_folder, labels=("a", "b"), max_length=12)
+        model = task.build()
+        task.initialise(model)
+        assert not model.head.weight.any()
+
+    def test_a_head_that_is_not_trained_cannot_begin_anywhere(self, bert_folder):
+        task = Classification(
+            base=bert_folder, labels=("a", "b"), max_length=12, label_texts=("river", "stone")
+        )
+        model = task.build().requires_grad_(False)
+        with pytest.raises(ModelError, match="which this adapter must train"):
+            task.initialise(model)
+
+    @pytest.mark.parametrize("texts", [("one",), ("one", "two", "three")])
+    def test_a_text_is_for_each_label(self, texts):
+        with pytest.raises(ConfigError, match="one sentence for each of the 2 labels"):
+            Classification(base="x", labels=("a", "b"), label_texts=texts)
+
     @pytest.mark.parametrize("label", [None, 3, -1])
     def test_a_record_without_a_label_of_the_set_is_refused_before_training(
         self, classification, label
@@ -200,6 +247,8 @@ class TestClassification:
     def test_a_logit_scale_out_of_range_is_refused(self, scale):
         with pytest.raises(ConfigError, match="logit_scale"):
             Classification(base="x", labels=("a", "b"), logit_scale=scale)
+        with pytest.raises(ConfigError, match="label_scale"):
+            Classification(base="x", labels=("a", "b"), label_scale=scale)
 
     def test_an_unknown_base_is_refused_by_name(self):
         task = Classification(base="nobody/no-such-model", labels=("a", "b"))
