@@ -50,7 +50,7 @@ _HELD_OUT_MESSAGES: Final = 256
 
 
 def bbc_topics(
-    folder: Path, *, encrypted: bool = True, resume: bool = False, rounds: int = 8
+    folder: Path, *, encrypted: bool = True, resume: bool = False, rounds: int = 6
 ) -> Federation:
     """The main job: topics of BBC news, eight clients with label skew, epsilon <= 2.
 
@@ -84,15 +84,20 @@ def bbc_topics(
     return Federation(
         title="MiniLM on BBC news topics",
         model=Classification(
-            base=packaged.minilm_folder(), labels=labels, max_length=48, logit_scale=8.0
+            base=packaged.minilm_folder(),
+            labels=labels,
+            max_length=128,
+            logit_scale=8.0,
+            label_texts=tuple(f"This is a news article about {label}." for label in labels),
+            label_scale=1.5,
         ),
         clients=clients,
-        adapter=LoRA(rank=2, target_modules=("query", "value"), layers=(4, 5)),
+        adapter=LoRA(rank=1, target_modules=("value",), layers=(5,)),
         privacy=PrivacyConfig(
             budget=Budget(epsilon=2.0, delta=1e-4),
             neighbouring=Neighbouring.ADD_REMOVE,
             record="one news article",
-            expected_batch_size=128,
+            expected_batch_size=150,
             clipping_norm=1.0,
         ),
         training=TrainingConfig(learning_rate=4.0),

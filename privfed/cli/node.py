@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from privfed.engines.machines.sockets import OWN
 from privfed.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def with_pump(
     """A process that carries messages between a hub and the socket whose path is given."""
     from privfed.engines.machines.carrier import Carrier
 
-    with tempfile.TemporaryDirectory(prefix="privfed-pump-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"{OWN}pump-") as name:
         place = Path(name)
         path = place / "node.sock"
         settings = pump_settings(hub, certificate, key, path)
@@ -233,7 +234,7 @@ def pump_settings(hub: str, certificate: Path, key: Path, socket_path: Path) -> 
 @contextlib.contextmanager
 def _places(file: "NodeFile") -> Iterator[tuple[Path, Path]]:
     """A private folder for the carrier, and the path of the socket."""
-    with tempfile.TemporaryDirectory(prefix="privfed-node-") as place:
+    with tempfile.TemporaryDirectory(prefix=f"{OWN}node-") as place:
         yield Path(place), file.socket or Path(place) / "node.sock"
 
 
@@ -250,7 +251,7 @@ def pump(
     """
     from privfed.engines.machines.carrier import Carrier
 
-    with tempfile.TemporaryDirectory(prefix="privfed-pump-") as place:
+    with tempfile.TemporaryDirectory(prefix=f"{OWN}pump-") as place:
         carrier = Carrier(
             "privfed.engines.flower.pump",
             pump_settings(hub, certificate, key, socket_path),

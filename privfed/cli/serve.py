@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from privfed.engines.machines.sockets import OWN
 from privfed.errors import ConfigError, RunFolderError, TooFewClientsError
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _hub(
     _bound(host, port).close()
     address, holder = served.hub["key_holder"], _holder_without_a_port(served)
     names = [*served.proposal.names, *holder]
-    with tempfile.TemporaryDirectory(prefix="privfed-hub-") as place:
+    with tempfile.TemporaryDirectory(prefix=f"{OWN}hub-") as place:
         folder = Path(place)
         carrier = Carrier(
             "privfed.engines.flower.link",

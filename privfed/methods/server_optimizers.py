@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privfed.checks import require_below_one, require_positive
+from privfed.errors import ConfigError
 from privfed.methods.averaging import noise_of_mean
 from privfed.methods.method import GlobalState, Round
 from privfed.methods.wrapped import Wrapped
@@ -81,7 +82,7 @@ class FedAdagrad(Wrapped):
     """Adagrad, whose steps shrink from round to round.
 
     Noise alone would be blown up to steps of eta. So tau is at least the standard deviation of the
-    noise in an entry of the mean, where that is known (`Round.noise`).
+    noise in an entry of the mean, where that is known (`Round.noise`), as it is of plain steps.
 
     Attributes:
         of: the method whose steps it takes.
@@ -102,6 +103,12 @@ class FedAdagrad(Wrapped):
         Wrapped.__post_init__(self)
         require_positive(learning_rate=self.learning_rate, tau=self.tau)
         require_below_one(beta1=self.beta1)
+        inner = getattr(self.of, "server_learning_rate", 1.0)
+        if inner != 1:
+            raise ConfigError(
+                "server_learning_rate of the method inside must be 1, as tau is in the units of "
+                f"its step, got {inner}; set the learning_rate of {self.kind}"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
@@ -123,7 +130,7 @@ class FedAdagrad(Wrapped):
         moved, moving = Wrapped.next(self, state, sums, contributors, round_), _moving(self, round_)
         tau = max(self.tau, noise_of_mean(round_, contributors) or 0.0)
         step = _step(state, moved)
-        first, second = _memory(state, _FIRST, 0.0), _memory(state, _SECOND, tau**2)
+        first, second = _memory(state, _FIRST, 0.0), _memory(state, _SECOND, tau * tau)
         first[moving] = self.beta1 * first[moving] + (1 - self.beta1) * step[moving]
         second[moving] = self.second(second[moving], step[moving] ** 2)
         taken = self.learning_rate * first / (np.sqrt(second) + tau)

@@ -38,6 +38,7 @@ class TailAveraging(Wrapped):
     decay: float = 1.0
 
     kind: ClassVar[str] = "tail-averaging"
+    outermost: ClassVar[bool] = True
     own: ClassVar[tuple[str, ...]] = (_AVERAGE, _COUNTED)
 
     def __post_init__(self) -> None:

@@ -34,6 +34,8 @@ class Wrapped:
 
     of: Method
 
+    outermost: ClassVar[bool] = False
+    """Whether nothing may be around it."""
     own: ClassVar[tuple[str, ...]] = ()
     """Arrays in the memory of the global state that belong to the outer method."""
 
@@ -41,11 +43,16 @@ class Wrapped:
         """Check the method inside.
 
         Raises:
-            ConfigError: if it is none, or one that remembers the same.
+            ConfigError: if it is none, or one that cannot be inside.
         """
         require_methods(*FUNCTIONS, of=self.of)
         inside: Any = self.of
         while isinstance(inside, Wrapped):
+            if inside.outermost and not self.outermost:
+                raise ConfigError(
+                    f"{type(inside).__name__} must be around {type(self).__name__}, not inside it: "
+                    "it would average adapters that the run never comes to"
+                )
             if set(inside.own) & set(self.own):
                 raise ConfigError(
                     f"{type(self).__name__} cannot be inside {type(inside).__name__} or the other "

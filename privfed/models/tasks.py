@@ -211,11 +211,16 @@ class Classification:
         _check_length(self.max_length)
         _check_weights(self.weights)
         require_positive(logit_scale=self.logit_scale, label_scale=self.label_scale)
-        if self.label_texts and len(self.label_texts) != len(self.labels):
+        sentences = isinstance(self.label_texts, tuple) and all(
+            isinstance(text, str) and text.strip() for text in self.label_texts
+        )
+        if not sentences or len(self.label_texts) not in (0, len(self.labels)):
             raise ConfigError(
                 f"label_texts must be one sentence for each of the {len(self.labels)} labels, or "
-                f"none, got {len(self.label_texts)}"
+                f"none, got {self.label_texts!r}"
             )
+        if not self.label_texts and self.label_scale != 1:
+            raise ConfigError("label_scale is a factor on the embeddings of label_texts; set these")
 
     def build(self) -> nn.Module:
         """The classifier on its pretrained encoder."""

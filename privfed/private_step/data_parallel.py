@@ -51,10 +51,12 @@ class Build:
     Attributes:
         model: builds it.
         threads: of the CPU that it may use.
+        matmul_precision: as torch has it in the process of the client.
     """
 
     model: "Callable[[], PrivateModel]"
     threads: int
+    matmul_precision: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,7 @@ class _Process:
         here, there = socket.socketpair()
         with there:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _REPLICA, str(there.fileno())],
+                [sys.executable, "-P", "-m", _REPLICA, str(there.fileno())],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -191,7 +193,13 @@ class Replicas:
         self._threads = max(1, torch.get_num_threads() // processes)
         self._on_cpu = device.type == "cpu"
         try:
-            self._build = pickle.dumps(Build(model=build, threads=self._threads))
+            self._build = pickle.dumps(
+                Build(
+                    model=build,
+                    threads=self._threads,
+                    matmul_precision=torch.get_float32_matmul_precision(),
+                )
+            )
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
                 "with processes above 1 the task, adapter and method must be of classes that "
@@ -234,13 +242,14 @@ class Replicas:
             self._start()
             self._wait()
         adapter, names = read_vector(model.adapter), tuple(name for name, _ in model.parameters())
-        own, *others = torch.tensor_split(drawn, len(self._running) + 1)
-        for replica, part in zip(self._running, others, strict=True):
+        count = len(self._running) + 1
+        for number, replica in enumerate(self._running, start=1):
+            part = drawn[drawn % count == number]  # a record's process is its own, whoever is drawn
             if len(part):
                 self._asked.append(replica)
                 records = rows(encoded, part)
                 replica.send(Share(adapter=adapter, names=names, records=records, config=config))
-        return own
+        return drawn[drawn % count == 0]
 
     def sums(self) -> Iterator[ClippedSum]:
         """What the replicas clipped, one after the other.
@@ -296,8 +305,9 @@ class Replicas:
             )
         if answer != self._digest:
             raise ModelError(
-                "another process of this client built another model: a task, its files or the "
-                "initial values are not the same every time; set processes = 1"
+                "another process of this client built another model, or has another kind of "
+                "device: a task, its files or the initial values are not the same every time; set "
+                "processes = 1"
             )
 
 
@@ -307,9 +317,11 @@ def _close(running: list[_Process]) -> None:
 
 
 def model_digest(model: "PrivateModel") -> str:
-    """SHA-256 (hex) of the base model and of all that the adapter adds to it."""
+    """SHA-256 (hex) of the base model, of all that the adapter adds to it, and of the device."""
+    cuda = model.device.type == "cuda"
+    device = torch.cuda.get_device_name(model.device) if cuda else model.device.type
     added = start_bytes(model.adapter, model.added)
-    return hashlib.sha256(f"{model.base_sha256}".encode() + added).hexdigest()
+    return hashlib.sha256(f"{model.base_sha256} {device} ".encode() + added).hexdigest()
 
 
 def _environments(processes: int, device: torch.device) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
     python -m privfed.private_step.replica DESCRIPTOR
 
-It draws nothing, writes nothing, and keeps nothing of a step.
+It draws no noise and no batch, writes nothing, and keeps nothing of a step.
 """
 
 import pickle
@@ -74,6 +74,7 @@ def serve(pipe: Pipe) -> None:
 
 def _built(build: Build) -> PrivateModel:
     torch.set_num_threads(build.threads)
+    torch.set_float32_matmul_precision(build.matmul_precision)
     return build.model()
 
 

@@ -28,6 +28,7 @@ from privfed.storage.durable import write_durably, writing
 STATEMENTS: Final = "statements"
 ROSTER_FILE: Final = "roster.json"
 _REPORT: Final = "report.json"
+SET_ASIDE: Final = "set_aside"
 
 
 def write_statements(
@@ -48,6 +49,8 @@ def write_statements(
 
     Raises:
         FileError: if the folder cannot be written.
+
+    Statements that are in this report no more are moved to `set_aside`.
     """
     statements = folder / STATEMENTS
     names = {
@@ -57,15 +60,17 @@ def write_statements(
     }
     with writing(statements):
         statements.mkdir(parents=True, exist_ok=True)
-        for path in statements.iterdir():
-            if path.name not in names:
-                path.unlink()  # an earlier report had it, this one has not
     write_durably(folder / ROSTER_FILE, roster.to_bytes())
     for kind, messages in ((CLOSED, closed), (OPENED, opened)):
         for client, message in messages.items():
             write_durably(statements / statement_file_name(client, kind), message)
     write_durably(folder / _REPORT, report.to_json().encode())
     write_durably(folder / "report.html", render_html(report).encode())
+    with writing(folder / SET_ASIDE):
+        for path in statements.iterdir():
+            if path.name not in names:  # an earlier report had it, this one has not
+                (folder / SET_ASIDE).mkdir(exist_ok=True)
+                path.rename(folder / SET_ASIDE / path.name)
 
 
 def kept_statements(folder: Path, clients: Sequence[str]) -> dict[str, bytes]:

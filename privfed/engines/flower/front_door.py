@@ -32,8 +32,10 @@ _STORING: Final = f"{FLEET}push-object"
 _OF_PIECES: Final = (_STORING, f"{FLEET}pull-object")
 _PIECES_AT_ONCE: Final = 8
 """On their way, one of each node: memory does not grow with the number of nodes."""
-_PIECE_S: Final = 300.0
-"""In which a piece must be here; a line of 0.2 Mbit/s is fast enough."""
+_WAITING_OF_A_NODE: Final = 4
+"""Pieces on their way or waiting for their turn; a pump sends one after the other."""
+_PIECE_S: Final = 120.0
+"""In which a piece must be here; a line of 0.4 Mbit/s is fast enough."""
 _MOST_ANNOUNCED_BYTES: Final = 1 << 16
 """Of a message without its pieces: their names."""
 _MOST_HEADER_BYTES: Final = 1 << 13
@@ -61,6 +63,7 @@ class FrontDoor:
         self._app = app
         self._keys = frozenset(keys)
         self._now = now
+        self._waiting = dict.fromkeys(self._keys, 0)
         self._turns = {key: asyncio.Lock() for key in self._keys}
         self._pieces = asyncio.Semaphore(_PIECES_AT_ONCE)
         self._storing = asyncio.Lock()
@@ -74,10 +77,22 @@ class FrontDoor:
         if refused is not None:
             await _refuse(*refused, scope, receive, send)
         elif scope["path"] in _OF_PIECES:
-            async with self._turns[_key_of(dict(scope["headers"]))], self._pieces:
-                await self._pass_piece(scope, receive, send)
+            await self._in_turn(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _in_turn(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One piece of a node after the other; a node that asks for many at once is refused."""
+        key = _key_of(dict(scope["headers"]))
+        if self._waiting[key] >= _WAITING_OF_A_NODE:
+            await _refuse(429, "too many at once", scope, receive, send)
+            return
+        self._waiting[key] += 1
+        try:
+            async with self._turns[key], self._pieces:
+                await self._pass_piece(scope, receive, send)
+        finally:
+            self._waiting[key] -= 1
 
     async def _pass_piece(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request whole, which may take its time, and only then let Flower have it.

@@ -6,14 +6,13 @@ is. The hub reaches the link through a socket that only its own user can open.
 
     python -m privfed.engines.flower.link SETTINGS.json
 
-ends when its standard input does, and removes the folder of that file, which is its own.
+ends when its standard input does, and removes the folder of that file where it is its own.
 """
 
 import contextlib
 import gc
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -313,7 +312,7 @@ def main() -> None:
     threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
     gc.freeze()  # collections are then short; the front door makes one after each piece
     server.run()
-    shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)  # the hub may have been killed
+    sockets.remove_own(Path(sys.argv[1]).parent)  # the hub may have been killed
 
 
 def _end_with_input(server: uvicorn.Server) -> None:

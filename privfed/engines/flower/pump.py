@@ -12,7 +12,6 @@ ends when its standard input does.
 
 import contextlib
 import json
-import shutil
 import socket
 import sys
 import threading
@@ -44,6 +43,7 @@ from privfed.engines.flower.internals_node import (
     public_key_to_bytes,
 )
 from privfed.engines.flower.pieces import in_pieces, pieces_of, sealed
+from privfed.engines.machines import sockets
 from privfed.errors import MessageError
 from privfed.protocol import streams
 
@@ -214,7 +214,7 @@ def main() -> None:
                 print(why, flush=True)
             last = why
         stopped.wait(_AGAIN_S)
-    shutil.rmtree(Path(sys.argv[1]).parent, ignore_errors=True)  # the node may have been killed
+    sockets.remove_own(Path(sys.argv[1]).parent)  # the node may have been killed
 
 
 def _why_lost(error: Exception, settings: PumpSettings) -> str:

@@ -11,8 +11,16 @@ from typing import Final
 from privfed.errors import ConfigError, MessageError
 from privfed.protocol import streams
 
+OWN: Final = "privfed-own-"
+"""With what the names of such folders begin; nobody would call one of his so."""
 _LONGEST_PATH: Final = 100
 _LOOK_S: Final = 0.5
+
+
+def remove_own(folder: Path) -> None:
+    """Remove a private folder that a party made for a process that carries bytes, and no other."""
+    if folder.name.startswith(OWN):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def listening(path: Path, group: str | None = None) -> socket.socket:

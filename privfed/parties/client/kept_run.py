@@ -171,7 +171,10 @@ class RunFiles:
 
     def closed(self, run: str) -> bytes | None:
         """What this client said at the end of a run; None if that is not over."""
-        found = list(self._folder.glob(f"{run}.*.closed*")) if is_hex(run) else []
+        if not is_hex(run):
+            return None
+        endings = ("closed", "closed.again")
+        found = [path for end in endings for path in self._folder.glob(f"{run}.*.{end}")]
         return found[0].read_bytes() if found else None
 
     def give_up(self, run: str) -> None:

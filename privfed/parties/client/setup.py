@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from accountants import Anchor, AnchorFolder, Ledger, epsilon
 from privfed import run_settings
 from privfed.agreement import budget_of
+from privfed.errors import ConfigError
 from privfed.identity.keys import Identity
 from privfed.methods.method import Round, total_length
 from privfed.models.start_file import start_bytes
@@ -35,6 +36,7 @@ from privfed.private_step.evaluation import held_out_metric, require_readable
 from privfed.private_step.private_model import PrivateModel
 from privfed.protocol.ready import Facts
 from privfed.run_settings import FederationSettings
+from privfed.settings.computation import GradientMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +225,7 @@ def _facts(
     sizes = {client.id: client.size for client in clients}
     layout = layout_of(model.adapter)
     weights = settings.method.weights(sizes)
-    played = (
+    played = tuple(
         Round(
             number=number,
             steps=settings.privacy.steps_per_round,
@@ -233,6 +235,7 @@ def _facts(
         )
         for number in range(1, settings.rounds + 1)
     )
+    _require_parts(settings, played)
     common = {
         "base_weights": model.base_sha256,
         "base_model": frozen_digest(model.adapter),
@@ -253,6 +256,20 @@ def _facts(
         )
         for client in clients
     }
+
+
+def _require_parts(settings: FederationSettings, rounds: Sequence[Round]) -> None:
+    """Refuse hooks where a round trains a part of the adapter: they fail in the step, once counted.
+
+    Raises:
+        ConfigError: saying what to take instead.
+    """
+    parts = any(set(settings.method.trains(one)) != set(one.layout.names) for one in rounds)
+    if parts and settings.computation.gradients is GradientMethod.OPACUS_HOOKS:
+        raise ConfigError(
+            "the method trains a part of the adapter in each round, and Opacus' hooks take the "
+            "gradients of all of it; take gradients = 'expanded_leaves'"
+        )
 
 
 def _spent(settings: FederationSettings, client: Client, ledger: Ledger) -> float:

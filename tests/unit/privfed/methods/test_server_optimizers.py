@@ -133,7 +133,16 @@ class TestWhatIsRefused:
         with pytest.raises(ConfigError, match="of"):
             FedAdam(of="fedavg", learning_rate=1.0)
 
-    def test_one_within_another_also_with_an_average_between(self):
-        inside = TailAveraging(of=FedYogi(of=FedAvg(), learning_rate=1.0))
+    def test_one_within_another(self):
         with pytest.raises(ConfigError, match="FedAvgM cannot be inside FedYogi or the other way"):
-            FedAvgM(of=inside)
+            FedAvgM(of=FedYogi(of=FedAvg(), learning_rate=1.0))
+
+    def test_an_average_of_adapters_that_the_run_never_comes_to(self):
+        with pytest.raises(ConfigError, match="TailAveraging must be around FedAvgM, not inside"):
+            FedAvgM(of=TailAveraging(of=FedAvg()))
+        assert TailAveraging(of=FedAvgM(of=FedAvg())).of == FedAvgM(of=FedAvg())
+
+    @pytest.mark.parametrize("kind", ADAPTIVE)
+    def test_a_factor_inside_of_which_tau_knows_nothing(self, kind):
+        with pytest.raises(ConfigError, match=f"set the learning_rate of {kind.kind}"):
+            kind(of=FedAvg(server_learning_rate=2.0), learning_rate=1.0)

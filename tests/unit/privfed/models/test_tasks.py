@@ -224,7 +224,11 @@ class TestClassification:
         with pytest.raises(ModelError, match="which this adapter must train"):
             task.initialise(model)
 
-    @pytest.mark.parametrize("texts", [("one",), ("one", "two", "three")])
+    def test_a_factor_on_nothing_is_refused(self):
+        with pytest.raises(ConfigError, match="label_scale is a factor on the embeddings"):
+            Classification(base="x", labels=("a", "b"), label_scale=2.0)
+
+    @pytest.mark.parametrize("texts", [("one",), ("a", "b", "c"), "ab", ("a", 2), ("a", "")])
     def test_a_text_is_for_each_label(self, texts):
         with pytest.raises(ConfigError, match="one sentence for each of the 2 labels"):
             Classification(base="x", labels=("a", "b"), label_texts=texts)

@@ -117,6 +117,17 @@ def test_a_slow_node_holds_up_itself_alone():
     assert door.stored == [b"fast", b"slowly", b"next"]
 
 
+def test_a_node_that_asks_for_many_at_once_is_refused():
+    door = Door()
+
+    async def many():
+        await asyncio.gather(*(door.request("a", b"x", 0.05, bytes([n])) for n in range(6)))
+
+    asyncio.run(many())
+    assert len(door.stored) == 4
+    assert list(door.answers.values()) == [429, 429]
+
+
 def test_a_piece_that_does_not_come_is_given_up(monkeypatch):
     monkeypatch.setattr(front_door, "_PIECE_S", 0.05)
     door = Door()

@@ -173,3 +173,13 @@ def test_a_group_may_open_it_too(tmp_path):
         assert (found.st_mode & 0o777, found.st_gid) == (0o660, os.getgid())
     with pytest.raises(ConfigError, match="no-such-group"):
         sockets.listening(tmp_path / "none", "no-such-group")
+
+
+def test_only_a_folder_that_is_its_own_is_removed(tmp_path):
+    own, other = tmp_path / f"{sockets.OWN}hub-x", tmp_path / "privfed"
+    for folder in (own, other):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+        sockets.remove_own(folder)
+    assert not own.exists()
+    assert (other / "file").exists()

@@ -187,6 +187,13 @@ class TestTheEnd:
         assert found.played(ANOTHER), "nothing was said of these"
         assert found.closed(OTHER) == b"what it said"
 
+    def test_what_was_half_written_when_power_went_was_not_said(self, files, again, tmp_path):
+        files.begin(RUN, b"the start")
+        (tmp_path / "runs" / f"{RUN}.{PROPOSAL}.closed.part").write_bytes(b"what it s")
+        found = again()
+        assert found.closed(RUN) is None
+        assert found.kept().run == RUN
+
     def test_a_run_that_is_open_stays_open_where_another_is_allowed(self, files, again):
         files.begin(RUN, b"the start")
         files.allow_again(PROPOSAL)

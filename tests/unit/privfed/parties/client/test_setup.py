@@ -14,8 +14,8 @@ from accountants import (
     LedgerError,
     PoissonGaussian,
 )
-from privfed import Budget, NoisySize, Record
-from privfed.errors import DataError
+from privfed import Budget, Computation, GradientMethod, NoisySize, Record, RoLoRA
+from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity, Role
 from privfed.models.tokenizer_digest import tokenizer_digest
 from privfed.parties.client import joining
@@ -83,6 +83,16 @@ class TestClients:
         assert facts.base_weights == found.model.base_sha256
         assert facts.epsilon_before == 0
         assert found.size_source == federation.public_size_source
+
+    def test_hooks_cannot_train_a_part_of_an_adapter(self, federation, start):
+        """They would fail in every round, each of which is counted."""
+        federation = replace(
+            federation,
+            method=RoLoRA(),
+            computation=Computation(gradients=GradientMethod.OPACUS_HOOKS),
+        )
+        with pytest.raises(ConfigError, match="take gradients = 'expanded_leaves'"):
+            prepared(federation, federation.clients, start=start)
 
     def test_its_node_trains_with_that_noise_and_these_keys(self, federation, start):
         found = prepared(federation, [federation.clients[2]], start=start)
