@@ -140,6 +140,11 @@ class HiddenNoiseOptimizer(DPOptimizer):  # type: ignore[misc]
         """
         samples = [parameter.grad_sample for parameter in self.params]
         self._require_rows(samples)
+        if not len(samples[0]):
+            for parameter in self.params:
+                if parameter.summed_grad is None:
+                    parameter.summed_grad = torch.zeros_like(parameter, dtype=torch.float64)
+            return
         squared = squared_norms(samples)
         factors = clip_factors(self._config.clipping, squared, self._layers, self._bound.current)
         if self._present is not None:

@@ -206,15 +206,20 @@ def main() -> None:
     threading.Thread(target=_end_with_input, args=(stopped,), daemon=True).start()
     while not stopped.is_set():
         try:
-            Pump(settings, stopped).run(lambda: print(f"connected to {settings.hub}", flush=True))
+            Pump(settings, stopped).run(lambda: _tell(f"connected to {settings.hub}"))
             last = ""
         except (httpx.HTTPError, MessageError, OSError) as error:
             why = _why_lost(error, settings)
             if why != last:
-                print(why, flush=True)
+                _tell(why)
             last = why
         stopped.wait(_AGAIN_S)
     sockets.remove_own(Path(sys.argv[1]).parent)  # the node may have been killed
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):  # the node was killed
+        print(line, flush=True)
 
 
 def _why_lost(error: Exception, settings: PumpSettings) -> str:

@@ -25,6 +25,7 @@ from privfed.engines.flower import link as link_module
 from privfed.engines.flower.internals import ConfigRecord, RecordDict
 from privfed.engines.flower.internals_hub import sql_mixin
 from privfed.engines.flower.link import LinkSettings, answer, listen
+from privfed.engines.machines import sockets
 from privfed.engines.machines.carried import LOST, PIECE, WHOLE
 from privfed.errors import ConfigError
 from privfed.protocol import streams
@@ -468,7 +469,7 @@ class TestTheProgram:
 
     def test_serves_over_tls_and_leaves_nothing(self, tmp_path, monkeypatch):
         """Its hub may have been killed, and removes nothing then."""
-        folder, served, listened = tmp_path / "own", [], []
+        folder, served, listened = tmp_path / f"{sockets.OWN}hub", [], []
         folder.mkdir()
         settings = LinkSettings(
             host="127.0.0.5",

@@ -17,6 +17,7 @@ pytest.importorskip("flwr", reason="what carries bytes needs the extra privfed[f
 from privfed.engines.flower import link as link_module
 from privfed.engines.flower import pump as pump_module
 from privfed.engines.flower.pump import Pump, PumpSettings
+from privfed.engines.machines import sockets
 from privfed.errors import MessageError
 from privfed.protocol import streams
 from tests.unit.privfed.engines.flower.over_http import (
@@ -310,8 +311,8 @@ class TestTheProgram:
                     raise error
                 connected()
 
-        (tmp_path / "own").mkdir()
-        path = tmp_path / "own/pump.json"
+        path = tmp_path / f"{sockets.OWN}pump/pump.json"
+        path.parent.mkdir()
         values = {name: getattr(settings, name) for name in PumpSettings.__slots__}
         path.write_text(json.dumps(values))
         monkeypatch.setattr(pump_module, "Pump", Played)
