@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from privfed import Plain
+from privfed import SGD, Plain, QuantileClipping
 from privfed.canonical import canonical_json
 from privfed.errors import FileError
 from privfed.identity.keys import Identity, Role
@@ -40,7 +40,7 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.signing import signed_message
 from privfed.reports.round_record import Reason
-from tests.unit.privfed.parties.apart import INITIAL, evaluate
+from tests.unit.privfed.parties.apart import INITIAL, SIGMAS, evaluate
 
 ME = "client-1"
 
@@ -500,3 +500,39 @@ def test_what_cannot_be_kept_is_not_begun(apart, monkeypatch):
     monkeypatch.setattr(RunFiles, "begin", full)
     assert apart.reason(ME, start) == "FileError: see the client's log"
     assert apart.programs[ME].membership.name is None
+
+
+class TestTheNoiseOfAStep:
+    """Public, for methods that mind it: sigma C / B of each client, from what it stated."""
+
+    def step_noise(self, apart):
+        apart.begun()
+        return apart.programs[ME].membership.run._transition.step_noise
+
+    def plain(self, apart, **privacy):
+        settings = apart.settings
+        apart.settings = replace(
+            settings,
+            privacy=replace(settings.privacy, **privacy),
+            training=replace(settings.training, optimizer=SGD()),
+        )
+        apart.proposal = apart.settings.proposal().digest()
+        for name in apart.names:
+            apart.restart(name)
+
+    def test_where_an_update_is_their_plain_sum(self, apart):
+        self.plain(apart, clipping_norm=0.5, expected_batch_size=10)
+        assert self.step_noise(apart) == {name: SIGMAS[name] * 0.05 for name in apart.names}
+
+    def test_not_with_momentum(self, apart):
+        self.plain(apart)
+        training = replace(apart.settings.training, optimizer=SGD(momentum=0.5))
+        apart.settings = replace(apart.settings, training=training)
+        apart.proposal = apart.settings.proposal().digest()
+        for name in apart.names:
+            apart.restart(name)
+        assert self.step_noise(apart) is None
+
+    def test_nor_where_the_clipping_norm_moves(self, apart):
+        self.plain(apart, clipping=QuantileClipping(count_noise=9.0))
+        assert self.step_noise(apart) is None

@@ -52,6 +52,13 @@ def test_it_moves_by_the_weighted_mean_of_the_contributors():
     assert rules().method.left(moved.progress.state) is moved.progress.state.adapter
 
 
+def test_the_noise_of_an_update_is_that_of_all_its_steps():
+    """A rate of 0.25, and the root of 4 steps; where that of a step is not known, neither is it."""
+    known = rules(steps=4, step_noise={"a": 3.0, "b": 8.0}).round(5)
+    assert known.noise == {"a": 1.5, "b": 4.0}
+    assert rules().round(5).noise is None
+
+
 def test_nothing_that_it_was_given_is_changed():
     before = progress()
     rules().after(before, 5, TOTAL, ("a", "c"))
