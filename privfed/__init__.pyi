@@ -10,6 +10,10 @@ from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA
 from .methods.fedprox import FedProx as FedProx
+from .methods.mixed_ranks import MixedRanks as MixedRanks
+from .methods.personal import FedDPA as FedDPA
+from .methods.personal import FedSALoRA as FedSALoRA
+from .methods.personal import LocalHead as LocalHead
 from .methods.rolora import RoLoRA as RoLoRA
 from .methods.scaffold import Scaffold as Scaffold
 from .methods.server_optimizers import FedAdagrad as FedAdagrad

@@ -19,6 +19,8 @@ from privfed.identity.enrolment import Enrolment
 from privfed.methods.averaging import FedAvg, FFALoRA
 from privfed.methods.fedprox import FedProx
 from privfed.methods.method import Method
+from privfed.methods.mixed_ranks import MixedRanks
+from privfed.methods.personal import FedDPA, FedSALoRA, LocalHead
 from privfed.methods.rolora import RoLoRA
 from privfed.methods.scaffold import Scaffold
 from privfed.methods.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
@@ -56,7 +58,8 @@ _CLIPPING: Mapping[str, type[Clipping]] = {
 _OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 _SUMMATIONS: Mapping[str, type[BFV | CKKS | Plain]] = {"bfv": BFV, "ckks": CKKS, "plain": Plain}
 _METHODS: Mapping[str, type[FedAvg]] = {
-    method.kind: method for method in (FedAvg, FFALoRA, RoLoRA, FedProx, Scaffold)
+    method.kind: method
+    for method in (FedAvg, FFALoRA, RoLoRA, FedProx, Scaffold, FedSALoRA, LocalHead, FedDPA)
 }
 _SERVER_OPTIMIZERS: Mapping[str, type[Wrapped]] = {
     method.kind: method for method in (FedAvgM, FedAdagrad, FedAdam, FedYogi)
@@ -250,10 +253,12 @@ def _enrolment(section: Section | None, folder: Path) -> Enrolment | None:
 
 
 def _method(root: Section) -> Method:
-    """The tables [method], [server_optimizer] and [averaging], each around the one before."""
+    """The tables [method], [ranks], [server_optimizer], [averaging], each around those before."""
     section = root.section("method", {})
     method: Method = section.build(section.choose("kind", _METHODS, FedAvg.kind))
     section.end()
+    if (ranks := root.take("ranks", dict, None)) is not None:
+        method = MixedRanks(of=method, ranks=ranks)
     if (server := root.optional("server_optimizer")) is not None:
         method = server.build(server.choose("kind", _SERVER_OPTIMIZERS), of=method)
         server.end()

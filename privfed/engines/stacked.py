@@ -35,15 +35,16 @@ def updates_of(stack: Sequence[Reserved]) -> list[NDArray[np.float64]]:
     Args:
         stack: clients that share one model and have come to the same adapter.
     """
-    nodes = [run.node for run, _ in stack]
-    state, plan = stack[0][0].progress.state, stack[0][1].current.plan
+    nodes, plan = [run.node for run, _ in stack], stack[0][1].current.plan
     updates: list[NDArray[np.float64]] = []
     with told_in([node.log for node in nodes], f"round {plan.round}: did not take part"):
         rounds = [
-            run.node.local_round(plan, state, run.correction(waiting), run.trains(waiting))
+            run.node.local_round(plan, run.progress.state, run.start(waiting))
             for run, waiting in stack
         ]
-        trained = train_stacked(nodes[0].model, rounds, state.adapter)
-        start = state.adapter.astype(np.float64)
-        updates = [adapter.astype(np.float64) - start for adapter in trained]
+        trained = train_stacked(nodes[0].model, rounds)
+        updates = [
+            adapter.astype(np.float64) - mine.start.adapter
+            for adapter, mine in zip(trained, rounds, strict=True)
+        ]
     return updates

@@ -1,7 +1,7 @@
 """Federated averaging of adapters: FedAvg on all LoRA factors, and FFA-LoRA on B alone."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accountants import Event
-from privfed.checks import require_positive
+from privfed.checks import is_number, require_positive
 from privfed.errors import ConfigError
 from privfed.methods.method import (
     DELTA,
@@ -21,6 +21,7 @@ from privfed.methods.method import (
     Trained,
     Vector,
 )
+from privfed.methods.thinning import thinned
 from privfed.settings.training import TrainingConfig
 
 Weighting = Literal["uniform", "public_size"]
@@ -63,6 +64,9 @@ class FedAvg:
         weighting: "uniform", or "public_size" for weights in proportion to the public sizes.
             Uniform weights average the clients' noise best.
         server_learning_rate: eta_s.
+        upload_share: of the entries, which is trained and sent in a round, in (0, 1]. They are
+            drawn anew for every round, at random and in public, the same for all clients; the
+            others stand still, without gradient and noise.
 
     Reference:
         McMahan et al. 2017, arXiv:1602.05629.
@@ -70,9 +74,12 @@ class FedAvg:
 
     weighting: Weighting = "uniform"
     server_learning_rate: float = 1.0
+    upload_share: float = 1.0
 
     kind: ClassVar[str] = "fedavg"
     freezes_a: ClassVar[bool] = False
+    period: ClassVar[int] = 1
+    """After how many rounds `averaged` comes round again."""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -81,6 +88,8 @@ class FedAvg:
             raise ConfigError(
                 f"weighting must be 'uniform' or 'public_size', got {self.weighting!r}"
             )
+        if not is_number(self.upload_share) or not 0 < self.upload_share <= 1:
+            raise ConfigError(f"upload_share must be in (0, 1], got {self.upload_share!r}")
 
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
@@ -100,13 +109,32 @@ class FedAvg:
         """The initial adapter, shape (params,)."""
         return GlobalState(adapter=adapter)
 
-    def trains(self, round_: Round) -> Collection[str]:
-        """All of the adapter."""
-        return round_.layout.names
+    def start(
+        self, received: GlobalState, kept: Kept | None, client: str, round_: Round
+    ) -> NDArray[np.float32]:
+        """The global adapter."""
+        del kept, client, round_
+        return received.adapter
+
+    def trains(self, round_: Round, client: str) -> NDArray[np.bool_]:
+        """What is averaged, alike at all clients."""
+        del client
+        return self.moves(round_)
+
+    def averaged(self, round_: Round) -> NDArray[np.bool_]:
+        """Which entries are trained and averaged when all are sent, shape (params,): all."""
+        return round_.layout.mask(round_.layout.names)
+
+    def moves(self, round_: Round) -> NDArray[np.bool_]:
+        """Which entries are sent in a round: the share of `averaged`, shape (params,)."""
+        return thinned(self.averaged(round_), self.upload_share, round_)
 
     def uploads(self, round_: Round) -> tuple[SentVector, ...]:
-        """One vector: trained minus received parameters."""
-        return (SentVector(name=DELTA, length=round_.layout.length),)
+        """One vector: what moved, and zeros up to the longest of all rounds."""
+        numbers = range(round_.number, round_.number + self.period)
+        rounds = [replace(round_, number=number) for number in numbers]
+        longest = max(int(self.averaged(one).sum()) for one in rounds)
+        return (SentVector(name=DELTA, length=math.ceil(self.upload_share * longest)),)
 
     def correction(
         self, received: GlobalState, kept: Kept | None, client: str, round_: Round
@@ -116,9 +144,11 @@ class FedAvg:
         return None
 
     def local(self, trained: Trained, client: str, round_: Round) -> Mapping[str, Vector]:
-        """The update."""
-        del client, round_
-        return {DELTA: trained.delta}
+        """The update of what moved."""
+        del client
+        moved = trained.delta[self.moves(round_)]
+        (sent,) = self.uploads(round_)
+        return {DELTA: np.pad(moved, (0, sent.length - len(moved)))}
 
     def keeps(
         self, trained: Trained, sent: Mapping[str, Vector], client: str, round_: Round
@@ -138,9 +168,10 @@ class FedAvg:
         contributors: Sequence[str],
         round_: Round,
     ) -> GlobalState:
-        """The adapter, moved by the weighted mean of the updates."""
+        """The adapter, moved where it was trained by the weighted mean of the updates."""
         mean = weighted_mean(sums[DELTA], round_.weights, contributors)
-        moved = state.adapter.astype(np.float64) + self.server_learning_rate * mean
+        mask, moved = self.moves(round_), state.adapter.astype(np.float64)
+        moved[mask] += self.server_learning_rate * mean[: int(mask.sum())]
         return replace(state, adapter=moved.astype(np.float32))
 
     def left(self, state: GlobalState) -> NDArray[np.float32]:

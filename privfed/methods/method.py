@@ -7,7 +7,7 @@ holds the sums computes the next global state (`next`). All of it is numpy and d
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
@@ -139,12 +139,28 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """With what a client's private steps of a round begin.
+
+    Attributes:
+        adapter: shape (params,).
+        moving: which entries of it move, shape (params,); all others stay as they are to the bit.
+        correction: of every step; None for plain ones.
+    """
+
+    adapter: NDArray[np.float32]
+    moving: NDArray[np.bool_]
+    correction: Correction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
     """What a client's private steps came to.
 
     Attributes:
-        received: global state from which they began.
-        delta: trained minus received parameters, shape (params,); noised.
+        received: global state of the round.
+        delta: trained parameters minus those from which the steps began (`Method.start`), shape
+            (params,); noised.
         kept: state of the client before the round; None before its first.
     """
 
@@ -154,8 +170,8 @@ class Trained:
 
 
 FUNCTIONS: Final = (
-    *("describe", "check", "weights", "begin", "trains", "uploads", "correction", "local", "keeps"),
-    *("releases", "next", "left", "which_is_left"),
+    *("describe", "check", "weights", "begin", "start", "trains", "uploads", "correction", "local"),
+    *("keeps", "releases", "next", "left", "which_is_left"),
 )
 """What every method has."""
 
@@ -170,12 +186,9 @@ def total_length(method: "Method", rounds: Iterable[Round]) -> int:
     """
     first: list[tuple[str, int]] | None = None
     for round_ in rounds:
-        sent, trained = method.uploads(round_), set(method.trains(round_))
-        if not trained or not trained.issubset(round_.layout.names):
-            raise ConfigError(
-                f"a method must train parameters of the adapter, in round {round_.number} it "
-                f"trains {sorted(trained.difference(round_.layout.names))[:3] or 'nothing'}"
-            )
+        sent = method.uploads(round_)
+        for client in round_.weights:
+            _require_moving(method.trains(round_, client), client, round_)
         named = [(one.name, one.length) for one in sent]
         first = named if first is None else first
         scales = all(math.isfinite(one.scale) and one.scale > 0 for one in sent)
@@ -188,6 +201,27 @@ def total_length(method: "Method", rounds: Iterable[Round]) -> int:
         if not scales or not lengths:
             raise ConfigError(f"vectors must have lengths and scales above 0, got {sent}")
     return sum(length for _, length in first or ())
+
+
+def started(
+    method: "Method", received: GlobalState, kept: Kept | None, client: str, round_: Round
+) -> Start:
+    """With what a client's private steps of a round begin; arguments as of `Method.start`."""
+    return Start(
+        adapter=method.start(received, kept, client, round_),
+        moving=method.trains(round_, client),
+        correction=method.correction(received, kept, client, round_),
+    )
+
+
+def _require_moving(moving: Any, client: str, round_: Round) -> None:
+    shape = (round_.layout.length,)
+    mask = np.asarray(moving)
+    if mask.dtype != np.bool_ or mask.shape != shape or not mask.any():
+        raise ConfigError(
+            "a method must train parameters of the adapter, said by booleans of shape "
+            f"{shape}; in round {round_.number} it lets {client!r} train {moving!r:.80}"
+        )
 
 
 class Method(Protocol):
@@ -227,10 +261,25 @@ class Method(Protocol):
         """
         ...
 
-    def trains(self, round_: Round) -> Collection[str]:
-        """The parameters that move in a round; all others stay as they are to the bit.
+    def start(
+        self, received: GlobalState, kept: Kept | None, client: str, round_: Round
+    ) -> NDArray[np.float32]:
+        """The adapter from which a client trains, shape (params,).
 
-        They alone have gradients, are clipped and get noise.
+        Args:
+            received: global state of the round.
+            kept: state of the client; None before its first round.
+            client: name.
+            round_: that is played.
+        """
+        ...
+
+    def trains(self, round_: Round, client: str) -> NDArray[np.bool_]:
+        """Which entries of the adapter move at a client, shape (params,).
+
+        All others stay as they are to the bit: they alone have gradients, are clipped and get
+        noise. What a client keeps for itself is among them where it learns, so that a record has
+        one clipped gradient in what is sent and what is kept together.
         """
         ...
 

@@ -1,20 +1,17 @@
 """RoLoRA: the factors of LoRA take turns, so that the mean of their products is exact."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privfed.errors import ConfigError
-from privfed.methods.averaging import FedAvg, weighted_mean
-from privfed.methods.method import DELTA, GlobalState, Round, SentVector, Trained, Vector
+from privfed.methods.averaging import FedAvg
+from privfed.methods.lora_factors import A_FACTOR, B_FACTOR, require_factors
+from privfed.methods.method import Round
 from privfed.protocol.layout import Layout
 from privfed.settings.training import TrainingConfig
-
-A_FACTOR, B_FACTOR = ".lora_A.", ".lora_B."
-"""In the name of a parameter, as PEFT has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +29,7 @@ class RoLoRA(FedAvg):
     """
 
     kind: ClassVar[str] = "rolora"
+    period: ClassVar[int] = 2
 
     def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
         """Refuse a run in which A would never move.
@@ -46,34 +44,9 @@ class RoLoRA(FedAvg):
                 "with one round take ffa-lora"
             )
 
-    def trains(self, round_: Round) -> Collection[str]:
+    def averaged(self, round_: Round) -> NDArray[np.bool_]:
         """One factor, and what is no factor."""
-        return moving_in(round_.layout, round_.number)
-
-    def uploads(self, round_: Round) -> tuple[SentVector, ...]:
-        """One vector: what moved, and zeros up to the length of the longer factor."""
-        lengths = [int(_mask(round_.layout, number).sum()) for number in (1, 2)]
-        return (SentVector(name=DELTA, length=max(lengths)),)
-
-    def local(self, trained: Trained, client: str, round_: Round) -> Mapping[str, Vector]:
-        """The update of what moved."""
-        del client
-        moved = trained.delta[_mask(round_.layout, round_.number)]
-        (sent,) = self.uploads(round_)
-        return {DELTA: np.pad(moved, (0, sent.length - len(moved)))}
-
-    def next(
-        self,
-        state: GlobalState,
-        sums: Mapping[str, NDArray[np.float64]],
-        contributors: Sequence[str],
-        round_: Round,
-    ) -> GlobalState:
-        """The adapter, moved where it was trained by the weighted mean of the updates."""
-        mean = weighted_mean(sums[DELTA], round_.weights, contributors)
-        mask, moved = _mask(round_.layout, round_.number), state.adapter.astype(np.float64)
-        moved[mask] += self.server_learning_rate * mean[: int(mask.sum())]
-        return replace(state, adapter=moved.astype(np.float32))
+        return round_.layout.mask(moving_in(round_.layout, round_.number))
 
 
 def moving_in(layout: Layout, number: int) -> tuple[str, ...]:
@@ -82,14 +55,6 @@ def moving_in(layout: Layout, number: int) -> tuple[str, ...]:
     Raises:
         ConfigError: if the adapter has not both factors.
     """
-    for factor in (A_FACTOR, B_FACTOR):
-        if not any(factor in name for name in layout.names):
-            raise ConfigError(
-                "rolora needs an adapter with both factors of LoRA; for others take fedavg"
-            )
+    require_factors(layout, "rolora")
     still = A_FACTOR if number % 2 else B_FACTOR
     return tuple(name for name in layout.names if still not in name)
-
-
-def _mask(layout: Layout, number: int) -> NDArray[np.bool_]:
-    return layout.mask(moving_in(layout, number))

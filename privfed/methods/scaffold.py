@@ -54,9 +54,14 @@ class Scaffold(FedAvg):
         """Refuse steps of which (x - y_i) / (K eta) is not the mean gradient.
 
         Raises:
-            ConfigError: for another optimiser than SGD without momentum.
+            ConfigError: for another optimiser than SGD without momentum, and where a part is sent.
         """
         del steps, rounds
+        if self.upload_share != 1:
+            raise ConfigError(
+                "scaffold needs all of the update for its control variates, so upload_share must "
+                f"be 1, got {self.upload_share:g}; take fedavg or fedprox to send a part"
+            )
         if training.optimizer != SGD(momentum=0.0):
             raise ConfigError(
                 f"scaffold needs the optimiser SGD without momentum, got {training.optimizer!r}; "

@@ -175,7 +175,9 @@ class FedYogi(FedAdam):
 
 
 def _moving(method: Wrapped, round_: Round) -> NDArray[np.bool_]:
-    return round_.layout.mask(method.trains(round_))
+    """Which entries move at any client."""
+    masks = [method.trains(round_, client) for client in round_.weights]
+    return np.asarray(np.any(masks, axis=0))
 
 
 def _step(state: GlobalState, moved: GlobalState) -> Floats:

@@ -1,6 +1,6 @@
 """A method that changes one thing of another, and leaves the rest to it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -81,9 +81,15 @@ class Wrapped:
         """The global state before the first round."""
         return self.of.begin(adapter)
 
-    def trains(self, round_: Round) -> Collection[str]:
-        """The parameters that move in a round."""
-        return self.of.trains(round_)
+    def start(
+        self, received: GlobalState, kept: Kept | None, client: str, round_: Round
+    ) -> NDArray[np.float32]:
+        """The adapter from which a client trains."""
+        return self.of.start(self.inside(received), kept, client, round_)
+
+    def trains(self, round_: Round, client: str) -> NDArray[np.bool_]:
+        """Which entries of the adapter move at a client."""
+        return self.of.trains(round_, client)
 
     def uploads(self, round_: Round) -> tuple[SentVector, ...]:
         """What a client sends in a round."""

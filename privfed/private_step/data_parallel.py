@@ -65,13 +65,13 @@ class Share:
 
     Attributes:
         adapter: all trainable parameters, float32, shape (params,).
-        names: of those that move.
+        moving: which of them move, same shape.
         records: tensors with leading dimension (records,); at least one.
         config: of the private step, with the present C.
     """
 
     adapter: NDArray[np.float32]
-    names: tuple[str, ...]
+    moving: NDArray[np.bool_]
     records: Batch
     config: "DPSGDConfig"
 
@@ -241,14 +241,15 @@ class Replicas:
             self.close()
             self._start()
             self._wait()
-        adapter, names = read_vector(model.adapter), tuple(name for name, _ in model.parameters())
+        adapter = read_vector(model.adapter)
         count = len(self._running) + 1
         for number, replica in enumerate(self._running, start=1):
             part = drawn[drawn % count == number]  # a record's process is its own, whoever is drawn
             if len(part):
                 self._asked.append(replica)
                 records = rows(encoded, part)
-                replica.send(Share(adapter=adapter, names=names, records=records, config=config))
+                share = Share(adapter=adapter, moving=model.moving, records=records, config=config)
+                replica.send(share)
         return drawn[drawn % count == 0]
 
     def sums(self) -> Iterator[ClippedSum]:

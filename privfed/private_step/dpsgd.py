@@ -6,12 +6,14 @@ constant B (Abadi et al. 2016, arXiv:1607.00133, Algorithm 1). An empty draw is 
 """
 
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
@@ -291,7 +293,7 @@ def train_round(
     noise: NoiseStream,
     bound: AdaptiveBound | None = None,
     correction: Correction | None = None,
-    names: Collection[str] | None = None,
+    moving: NDArray[np.bool_] | None = None,
 ) -> None:
     """Train the model in place for one round of private steps.
 
@@ -303,16 +305,17 @@ def train_round(
         noise: secret stream of the noise, another one.
         bound: C of the client, where it follows a quantile; moved.
         correction: of every step, after its noise.
-        names: of the parameters that move; None: all.
+        moving: which entries of the adapter move, shape (params,); None: all.
     """
-    names = model.layout.names if names is None else names
+    moving = np.ones(model.layout.length, dtype=bool) if moving is None else moving
     threads = nullcontext() if model.replicas is None else model.replicas.threads()
-    with model.training_only(names), threads:
+    with model.training_only(moving), threads:
         optimizer = private_optimizer(model, config, noise, bound)
         corrector = None
         if correction is not None:
-            moving = [correction.only(model.layout.mask(names))]
-            corrector = Corrector(optimizer.params, moving, [config.learning_rate])
+            trained = model.layout.mask([name for name, _ in model.parameters()])
+            corrections = [correction.only(trained)]
+            corrector = Corrector(optimizer.params, corrections, [config.learning_rate])
         for _ in range(config.steps):
             chosen = poisson_sample(sampling, num_rows(encoded), config.sample_rate)
             drawn = torch.from_numpy(chosen)
@@ -320,6 +323,7 @@ def train_round(
             private_step(model, optimizer, encoded, drawn, config.physical_batch_size)
             if corrector is not None:
                 corrector.after_step(before)
+            model.put_back()
 
 
 def private_step(

@@ -1,12 +1,15 @@
 """A model whose backward pass leaves one gradient per record."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from privfed.errors import ConfigError, ModelError
@@ -44,6 +47,7 @@ class PrivateModel:
         base_sha256: as given; None if it was not.
         added: as given.
         layout: of what is trained.
+        moving: which entries of it move, shape (params,).
         replicas: other processes of the client that hold this model; None: there are none.
 
     Raises:
@@ -65,11 +69,13 @@ class PrivateModel:
         _refuse_what_mixes_records(model)
         self._names = [name for name, _ in _trained(model)]
         self._still: frozenset[str] = frozenset()
+        self._in_part: dict[str, _InPart] = {}
         self.task = task
         self.device = device
         self.base_sha256 = base_sha256
         self.added = added
         self.layout = layout_of(model)
+        self.moving = np.ones(self.layout.length, dtype=bool)
         self.replicas: Replicas | None = None
         self.adapter = model.to(device)
         self._low = _LOW_PRECISION.get(computation.precision)
@@ -87,30 +93,47 @@ class PrivateModel:
             self._gradients = LeafGradients(model, self._low, compiled=computation.compile)
 
     @contextmanager
-    def training_only(self, names: Collection[str]) -> Iterator[None]:
-        """Let the others of the trainable parameters stand still within the block.
+    def training_only(self, moving: NDArray[np.bool_]) -> Iterator[None]:
+        """Let the other entries of the trainable parameters stand still within the block.
 
-        They get no gradient, and no part in a record's norm.
+        They get no gradient, and no part in a record's norm. `put_back` undoes what a step did to
+        those of parameters that move in part.
 
         Args:
-            names: of those that move, at least one.
+            moving: which entries move, shape (params,), at least one; the others stay at what they
+                are when the block is entered.
 
         Raises:
-            ModelError: if one of them is not trainable.
+            ModelError: if this is no choice of the trainable entries.
         """
-        unknown = sorted(set(names).difference(self._names))
-        if unknown or not names:
-            raise ModelError(f"some of {self._names[:3]}... must be trained, got {unknown[:3]}")
+        if moving.shape != (self.layout.length,) or moving.dtype != bool or not moving.any():
+            raise ModelError(
+                f"some of the {self.layout.length} entries must be trained, got {moving!r:.80}"
+            )
         self.forget()
-        self._still = frozenset(self._names).difference(names)
+        self.moving, named = moving, list(trainable(self.adapter))
+        ends = np.cumsum([parameter.numel() for _, parameter in named])
+        parts = dict(zip(self._names, np.split(moving, ends[:-1]), strict=True))
+        self._still = frozenset(name for name, part in parts.items() if not part.any())
+        self._in_part = {
+            name: _InPart.of(parameter, parts[name])
+            for name, parameter in named
+            if parts[name].any() and not parts[name].all()
+        }
         try:
             yield
         finally:
             self.forget()
-            self._still = frozenset()
+            self._still, self._in_part = frozenset(), {}
+            self.moving = np.ones_like(moving)
+
+    def put_back(self) -> None:
+        """Set the entries that stand still to what they were: noise and decay moved them."""
+        for part in self._in_part.values():
+            part.put_back()
 
     def parameters(self) -> list[tuple[str, Any]]:
-        """Parameters that move, by name; Opacus hangs `grad_sample` and `summed_grad` on them.
+        """Parameters that move, all or in part; Opacus hangs its gradients on them.
 
         Raises:
             ModelError: if others are trainable than when the model was built.
@@ -195,11 +218,7 @@ class PrivateModel:
                 records,
                 _examples(batch),
             )
-        samples = [parameter.grad_sample for _, parameter in named]
-        if self._loss_scale != 1:
-            for sample in samples:
-                sample.div_(self._loss_scale)
-        _zero_non_finite(samples)
+        self._finished([parameter.grad_sample for _, parameter in named])
 
     def stacked_gradients(self, batch: Batch, values: Tensor, present: Tensor) -> list[Tensor]:
         """Gradients of records that each meet an adapter of their own; the model stays as it is.
@@ -228,11 +247,7 @@ class PrivateModel:
                 },
                 _examples(batch),
             )
-        if self._loss_scale != 1:
-            for sample in samples:
-                sample.div_(self._loss_scale)
-        _zero_non_finite(samples)
-        return samples
+        return self._finished(samples)
 
     def single_gradients(self, batch: Batch) -> dict[str, Tensor]:
         """Ordinary gradients of the summed losses by name, from whole passes: the reference."""
@@ -245,7 +260,7 @@ class PrivateModel:
             return {
                 name: torch.zeros_like(parameter)
                 if parameter.grad is None
-                else parameter.grad / self._loss_scale
+                else self._only_moving(name, parameter.grad / self._loss_scale)
                 for name, parameter in named
             }
         finally:
@@ -315,6 +330,22 @@ class PrivateModel:
         adapter: Any = self.adapter
         adapter.save_pretrained(folder, save_embedding_layers=False)
 
+    def _finished(self, samples: list[Tensor]) -> list[Tensor]:
+        """Gradients of the parameters that move, scaled back, in place."""
+        if self._loss_scale != 1:
+            for sample in samples:
+                sample.div_(self._loss_scale)
+        _zero_non_finite(samples)
+        if self._in_part:
+            for (name, _), sample in zip(self.parameters(), samples, strict=True):
+                self._only_moving(name, sample)
+        return samples
+
+    def _only_moving(self, name: str, gradient: Tensor) -> Tensor:
+        """A gradient, shape (..., *parameter shape), zero in place where entries stand still."""
+        part = self._in_part.get(name)
+        return gradient if part is None else gradient.masked_fill_(part.still, 0.0)
+
     def _total(self, model: Callable[..., Any], batch: Batch, present: Tensor | None) -> Tensor:
         losses = self.record_losses(model, batch)
         if present is not None:
@@ -339,6 +370,32 @@ class PrivateModel:
             yield
         finally:
             forget_keys(self._dropouts)
+
+
+@dataclass(frozen=True, slots=True)
+class _InPart:
+    """A parameter of which some entries stand still.
+
+    Attributes:
+        parameter: itself.
+        still: which of its entries stand still, of its shape.
+        values: theirs, shape (still,).
+    """
+
+    parameter: nn.Parameter
+    still: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, parameter: nn.Parameter, moving: NDArray[np.bool_]) -> "_InPart":
+        """The parameter as it is now; `moving` has one entry for each of its own."""
+        still = torch.from_numpy(~moving).view(parameter.shape).to(parameter.device)
+        return cls(parameter, still, parameter.detach()[still].clone())
+
+    def put_back(self) -> None:
+        """Set them again."""
+        with torch.no_grad():
+            self.parameter[self.still] = self.values
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

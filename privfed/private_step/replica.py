@@ -40,7 +40,7 @@ class NoNoise:
 def clipped_sum(model: PrivateModel, share: Share) -> ClippedSum:
     """The clipped gradients of a share, added up."""
     write_vector(model.adapter, share.adapter)
-    with model.training_only(share.names):
+    with model.training_only(share.moving):
         optimizer = private_optimizer(model, share.config, NoNoise())
         drawn = torch.arange(num_rows(share.records))
         accumulate(model, optimizer, share.records, drawn, share.config.physical_batch_size)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privfed.methods.method import Correction
+from privfed.methods.method import Start
 from privfed.models.tasks import Batch
 from privfed.models.vector import write_vector
 from privfed.private_step.batches import num_rows, rows
@@ -49,8 +49,7 @@ class LocalRound:
         sampling: secret stream that draws its batches.
         noise: secret stream of its noise, another one.
         bound: its C, where it follows a quantile; moved.
-        correction: of every step, after its noise.
-        names: of the parameters that move; None: all.
+        start: from where it trains, what moves, and what is added to its steps.
     """
 
     encoded: Batch = field(repr=False)
@@ -58,36 +57,32 @@ class LocalRound:
     sampling: RandomStream
     noise: NoiseStream
     bound: AdaptiveBound
-    correction: Correction | None = None
-    names: tuple[str, ...] | None = None
+    start: Start
 
 
-def train_stacked(
-    model: PrivateModel, clients: Sequence[LocalRound], state: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Train every client for its private steps, all beginning at one state.
+def train_stacked(model: PrivateModel, clients: Sequence[LocalRound]) -> NDArray[np.float32]:
+    """Train every client for its private steps.
 
     Equal to `train_round` for one client after the other, up to rounding. What a client draws from
     its streams does not depend on the others. The parameters of the model itself do not move.
 
     Args:
         model: shared; computes gradients.
-        clients: at least one; all move the same parameters, and their records have the same shapes.
-        state: adapter at the start, shape (params,).
+        clients: at least one; their records have the same shapes.
 
     Returns:
         Trained adapters, shape (clients, params).
     """
-    write_vector(model.adapter, state)  # what does not move is taken from there
-    names = clients[0].names or model.layout.names
-    moving = model.layout.mask(names)
-    with model.training_only(names):
-        stack = _Stack(model, clients, state, moving)
+    starts = np.stack([client.start.adapter for client in clients])
+    write_vector(model.adapter, starts[0])  # where all clients are alike and none moves
+    moving = np.any([client.start.moving for client in clients], axis=0)
+    with model.training_only(moving | (starts != starts[0]).any(axis=0)):
+        trained = model.layout.mask([name for name, _ in model.parameters()])
+        stack = _Stack(model, clients, starts, trained)
         for step in range(max(client.config.steps for client in clients)):
             stack.take_step(step)
-    trained = np.repeat(state[np.newaxis], len(clients), axis=0)
-    trained[:, moving] = stack.adapters.cpu().numpy()
-    return trained
+    starts[:, trained] = stack.adapters.cpu().numpy()
+    return starts
 
 
 def record_shapes(encoded: Batch) -> dict[str, tuple[int, ...]]:
@@ -145,19 +140,20 @@ class _Stack:
     Args:
         model: computes gradients.
         clients: what each brings.
-        state: adapter at the start, shape (params,).
-        moving: which of it moves, shape (params,).
+        starts: of each client, shape (clients, params).
+        trained: which of it lies in parameters that move at any client, or in which they differ,
+            shape (params,).
 
     Attributes:
-        adapters: of each client, shape (clients, moving).
+        adapters: of each client, shape (clients, trained).
     """
 
     def __init__(
         self,
         model: PrivateModel,
         clients: Sequence[LocalRound],
-        state: NDArray[np.float32],
-        moving: NDArray[np.bool_],
+        starts: NDArray[np.float32],
+        trained: NDArray[np.bool_],
     ) -> None:
         self._model = model
         self._clients = clients
@@ -169,9 +165,13 @@ class _Stack:
         sizes = [num_rows(client.encoded) for client in clients]
         self._first = [0, *accumulate(sizes)][:-1]
         self._rows = max(client.config.physical_batch_size for client in clients)
-        self.adapters = torch.from_numpy(state[moving]).to(model.device).repeat(len(clients), 1)
+        self.adapters = torch.from_numpy(starts[:, trained]).to(model.device)
+        still = np.stack([~client.start.moving[trained] for client in clients])
+        self._still = torch.from_numpy(still).to(model.device) if still.any() else None
+        self._starts = self.adapters.clone()
         self._movers = list(_movers(clients, self.adapters))
-        corrections = [c.correction and c.correction.only(moving) for c in clients]
+        given = [client.start.correction for client in clients]
+        corrections = [one and one.only(trained) for one in given]
         self._corrector = None
         if any(correction is not None for correction in corrections):
             rates = [client.config.learning_rate for client in clients]
@@ -199,6 +199,8 @@ class _Stack:
                 mover.optimizer.step()
         if self._corrector is not None:
             self._corrector.after_step(before, going_on)
+        if self._still is not None:
+            self.adapters.copy_(torch.where(self._still, self._starts, self.adapters))
 
     def _draw(self, index: int) -> Tensor:
         """A Poisson batch of a client's own records, as indices into the pool."""
@@ -219,11 +221,21 @@ class _Stack:
             self.adapters.repeat_interleave(indices.shape[1], dim=0),
             present.flatten(),
         )
+        self._only_moving(samples)
         squared = squared_norms(samples).view(-1, *indices.shape)
         present = present.to(squared.device)
         factors = self._factors(squared) * present
         sums = [scaled_sums(*pair) for pair in zip(samples, factors, strict=True)]
         return torch.cat(sums, dim=1), self._votes(squared, present)
+
+    def _only_moving(self, samples: Sequence[Tensor]) -> None:
+        """Zero, in place, the gradients of what stands still at the client of a row."""
+        if self._still is None:
+            return
+        parts = torch.split(self._still, [sample[0].numel() for sample in samples], dim=1)
+        for sample, still in zip(samples, parts, strict=True):
+            by_client = sample.view(len(still), -1, still.shape[1])
+            by_client.masked_fill_(still.unsqueeze(1), 0.0)
 
     def _factors(self, squared: Tensor) -> Tensor:
         """What every gradient is multiplied by: each client's own clipping and bound.

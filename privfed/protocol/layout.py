@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +34,17 @@ class Layout:
 
     def mask(self, names: Collection[str]) -> NDArray[np.bool_]:
         """Which entries of the vector belong to these parameters, shape (params,)."""
-        chosen = [name in names for name, _ in self.parameters]
-        return np.repeat(chosen, [math.prod(shape) for _, shape in self.parameters])
+        return _mask(self, frozenset(names))
 
     def digest(self) -> str:
         """SHA-256 (hex) of names and shapes."""
         layout = [[name, list(shape)] for name, shape in self.parameters]
         return hashlib.sha256(canonical_json(layout)).hexdigest()
+
+
+@lru_cache(maxsize=16)
+def _mask(layout: Layout, names: frozenset[str]) -> NDArray[np.bool_]:
+    chosen = [name in names for name, _ in layout.parameters]
+    mask = np.repeat(chosen, [math.prod(shape) for _, shape in layout.parameters])
+    mask.setflags(write=False)  # it is handed to everybody who asks
+    return mask

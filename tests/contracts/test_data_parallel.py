@@ -87,7 +87,7 @@ def alone(bert_folder):
 def step(model, drawn, settings, bound=None, noise=None, names=None):
     """The noised mean of one step at the initial values."""
     before, released = read_vector(model.adapter), []
-    with model.training_only(names or model.layout.names):
+    with model.training_only(model.layout.mask(names or model.layout.names)):
         optimizer = private_optimizer(model, settings, noise or Silence(), bound)
         optimizer.attach_step_hook(
             lambda taken: released.append(torch.cat([p.grad.flatten() for p in taken.params]))

@@ -226,9 +226,9 @@ def play_client(folder, name):
     known.note_keys(SharedSecret, lambda *arguments: arguments[-1])
     real = ClientNode.update
 
-    def update(self, plan, state, correction, names):
+    def update(self, plan, state, start):
         deaths.at("train", plan.round, "within")
-        return real(self, plan, state, correction, names)
+        return real(self, plan, state, start)
 
     ClientNode.update = update
     path.unlink(missing_ok=True)

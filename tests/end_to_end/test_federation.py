@@ -352,10 +352,10 @@ class TestAClientThatFails:
     def _fail(monkeypatch, failing):
         real = node.ClientNode.update
 
-        def update(self, plan, state, correction, names):
+        def update(self, plan, state, start):
             if self.id in failing:
                 raise RuntimeError("secret cause")
-            return real(self, plan, state, correction, names)
+            return real(self, plan, state, start)
 
         monkeypatch.setattr(node.ClientNode, "update", update)
 
@@ -399,8 +399,8 @@ class TestADivergedModel:
     def test_one_client(self, make_federation, tmp_path, monkeypatch, sent, custody, value):
         real = node.ClientNode.update
 
-        def update(self, plan, state, correction, names):
-            vector = real(self, plan, state, correction, names)
+        def update(self, plan, state, start):
+            vector = real(self, plan, state, start)
             if (self.id, plan.round) == ("client-1", 2):
                 vector[-1] = value
             return vector
@@ -776,10 +776,10 @@ class TestResume:
     ):
         real = node.ClientNode.update
 
-        def update(self, plan, state, correction, names):
+        def update(self, plan, state, start):
             if self.id == "client-1" and plan.round == 2:
                 raise Killed
-            return real(self, plan, state, correction, names)
+            return real(self, plan, state, start)
 
         monkeypatch.setattr(node.ClientNode, "update", update)
         federation = make_federation()

@@ -307,7 +307,7 @@ class TestTheKeyHoldersProcess:
     def test_it_is_gone_after_too_few_clients(
         self, make_federation, tmp_path, monkeypatch, holders, asked
     ):
-        def fail(self, plan, state, correction, names):
+        def fail(self, plan, state, start):
             raise RuntimeError
 
         monkeypatch.setattr(node.ClientNode, "update", fail)

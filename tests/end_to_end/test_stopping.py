@@ -193,7 +193,7 @@ class TestARun:
     ):
         """Ctrl-C while a client's failure is dealt with; Python would show both."""
 
-        def update(self, plan, state, correction, names):
+        def update(self, plan, state, start):
             raise ValueError("patient Smith")
 
         def interrupted(self, *arguments, **keywords):

@@ -287,8 +287,8 @@ def test_the_adapter_moves_by_the_mean_of_the_updates_with_public_weights(
     """Weights follow the public sizes, never the true numbers, and are each client's own."""
     real, updates = ClientNode.update, {}
 
-    def update(self, plan, state, correction, names):
-        updates[self.id] = real(self, plan, state, correction, names)
+    def update(self, plan, state, start):
+        updates[self.id] = real(self, plan, state, start)
         return updates[self.id].copy()
 
     class Start(Callback):

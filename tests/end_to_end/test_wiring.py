@@ -155,8 +155,8 @@ def ran(tmp_path_factory, bert_folder):
 def _watch(patched, seen):
     begin, encode, start = ClientNode.local_round, joining.usable_records, ProcessLink.__init__
 
-    def local_round(self, plan, state, correction, names):
-        mine = begin(self, plan, state, correction, names)
+    def local_round(self, plan, state, start):
+        mine = begin(self, plan, state, start)
         seen.nodes[self.id] = self
         seen.noises.add(type(mine.noise))
         return mine
@@ -312,10 +312,10 @@ def test_who_holds_the_key_refuses_fewer_than_min_clients(
         Aggregator, "__init__", lambda self, **given: real(self, **{**given, "min_clients": 3})
     )
 
-    def fail(self, plan, state, correction, names):
+    def fail(self, plan, state, start):
         if self.id in ("hill", "north"):
             raise RuntimeError
-        return update(self, plan, state, correction, names)
+        return update(self, plan, state, start)
 
     monkeypatch.setattr(ClientNode, "update", fail)
     federation = load_federation(

@@ -8,7 +8,7 @@ that was reserved and not committed is lost, and counted.
 
 import io
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import Logger
 from typing import Any, Final
@@ -27,7 +27,7 @@ from accountants import (
 )
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
-from privfed.methods.method import Correction, GlobalState, Kept, Method, Vector
+from privfed.methods.method import GlobalState, Kept, Method, Start, Vector
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, write_vector
 from privfed.parties.client.upload import Codec
@@ -105,20 +105,13 @@ class ClientNode:
             raise RoundLostError(f"round {plan.round} was begun before a crash; it is counted")
         return self.ledger.reserve(plan.run, plan.round, self.releases(), self.filter.admit)
 
-    def local_round(
-        self,
-        plan: RoundPlan,
-        state: GlobalState,
-        correction: Correction | None,
-        names: Collection[str] | None,
-    ) -> LocalRound:
+    def local_round(self, plan: RoundPlan, state: GlobalState, start: Start) -> LocalRound:
         """What this client brings to the private steps of a round: fresh secret streams.
 
         Args:
             plan: of the round, which must be reserved.
-            state: from which it trains.
-            correction: of the steps, after their noise.
-            names: of the parameters that move; None: all.
+            state: of the round.
+            start: with what the steps begin.
         """
         if state.digest() != plan.base_digest:
             raise PrivfedError("the global state is not the one that the round plan names")
@@ -129,8 +122,7 @@ class ClientNode:
             sampling=self.randomness.stream(self.id, "sampling"),
             noise=self._noise(),
             bound=self.bound,
-            correction=correction,
-            names=None if names is None else tuple(names),
+            start=start,
         )
 
     def numbers(self, vectors: Mapping[str, Vector], codec: Codec) -> NDArray[Any]:
@@ -212,16 +204,10 @@ class ClientNode:
             raise RoundLostError(f"round {terms.round} was sent and is closed")
         return np.frombuffer(_parts_of(committed)[0], dtype=codec.dtype)
 
-    def update(
-        self,
-        plan: RoundPlan,
-        state: GlobalState,
-        correction: Correction | None,
-        names: Collection[str] | None,
-    ) -> NDArray[np.float64]:
-        """Trained minus received parameters, shape (params,); arguments as of `local_round`."""
-        mine = self.local_round(plan, state, correction, names)
-        write_vector(self.model.adapter, state.adapter)
+    def update(self, plan: RoundPlan, state: GlobalState, start: Start) -> NDArray[np.float64]:
+        """Trained parameters minus those of `start`, shape (params,); as `local_round` has it."""
+        mine = self.local_round(plan, state, start)
+        write_vector(self.model.adapter, start.adapter)
         train_round(
             self.model,
             mine.encoded,
@@ -229,11 +215,11 @@ class ClientNode:
             sampling=mine.sampling,
             noise=mine.noise,
             bound=mine.bound,
-            correction=mine.correction,
-            names=mine.names,
+            correction=start.correction,
+            moving=start.moving,
         )
         trained = read_vector(self.model.adapter).astype(np.float64)
-        return trained - state.adapter.astype(np.float64)
+        return trained - start.adapter
 
     def _noise(self) -> NoiseStream:
         stream = self.randomness.stream(self.id, "noise")

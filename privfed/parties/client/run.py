@@ -5,7 +5,7 @@ own log. What it refuses about public messages (a sum, a list) it may give reaso
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,7 +27,7 @@ from privfed.errors import (
 from privfed.identity.keys import Role
 from privfed.identity.names import check_name
 from privfed.identity.roster import Roster
-from privfed.methods.method import Correction, Kept, Trained, released_digest
+from privfed.methods.method import Kept, Start, Trained, released_digest, started
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.round import Moved, Progress, Transition
 from privfed.parties.client.upload import Codec, Upload
@@ -224,7 +224,7 @@ class ClientRun:
 
         Args:
             waiting: from `begin`.
-            update: trained minus received parameters, shape (params,).
+            update: trained parameters minus those of `start`, shape (params,).
         """
         reply = None
         with self._told(waiting.current.plan.round):
@@ -240,15 +240,10 @@ class ClientRun:
             reply = self._encrypted(waiting.current)
         return reply or self.absent()
 
-    def correction(self, waiting: Waiting) -> Correction | None:
-        """What this client adds to the private steps of a round that is reserved."""
+    def start(self, waiting: Waiting) -> Start:
+        """With what the private steps of a round that is reserved begin."""
         method, round_ = self._transition.method, self._transition.round(waiting.current.plan.round)
-        return method.correction(self.progress.state, waiting.kept, self.node.id, round_)
-
-    def trains(self, waiting: Waiting) -> Collection[str]:
-        """The parameters that move in a round that is reserved."""
-        round_ = self._transition.round(waiting.current.plan.round)
-        return self._transition.method.trains(round_)
+        return started(method, self.progress.state, waiting.kept, self.node.id, round_)
 
     def absent(self) -> bytes:
         """The fixed words of a client that does not take part; they say nothing of why."""
@@ -261,10 +256,7 @@ class ClientRun:
         update = None
         with self._told(waiting.current.plan.round):
             update = self.node.update(
-                waiting.current.plan,
-                self.progress.state,
-                self.correction(waiting),
-                self.trains(waiting),
+                waiting.current.plan, self.progress.state, self.start(waiting)
             )
         return self.absent() if update is None else self.finish(waiting, update)
 

@@ -264,7 +264,9 @@ def _require_parts(settings: FederationSettings, rounds: Sequence[Round]) -> Non
     Raises:
         ConfigError: saying what to take instead.
     """
-    parts = any(set(settings.method.trains(one)) != set(one.layout.names) for one in rounds)
+    parts = any(
+        not settings.method.trains(one, client).all() for one in rounds for client in one.weights
+    )
     if parts and settings.computation.gradients is GradientMethod.OPACUS_HOOKS:
         raise ConfigError(
             "the method trains a part of the adapter in each round, and Opacus' hooks take the "

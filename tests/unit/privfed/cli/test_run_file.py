@@ -20,10 +20,14 @@ from privfed import (
     FedAdam,
     FedAvg,
     FedAvgM,
+    FedDPA,
     FedProx,
+    FedSALoRA,
     FedYogi,
     FFALoRA,
+    LocalHead,
     LoRA,
+    MixedRanks,
     PeftAdapter,
     Plain,
     RoLoRA,
@@ -278,6 +282,24 @@ class TestOtherChoices:
         with pytest.raises(ConfigError, match="beta2"):
             load(settings)
 
+    def test_personal_methods_and_what_is_sent_of_them(self, load, settings):
+        settings["method"] = {"kind": "fed-dpa", "personal_rank": 1, "upload_share": 0.5}
+        assert load(settings).method.of == FedDPA(personal_rank=1, upload_share=0.5)
+        for kind, expected in (("fedsa-lora", FedSALoRA()), ("local-head", LocalHead())):
+            settings["method"] = {"kind": kind}
+            assert load(settings).method.of == expected
+            assert type(load(settings).method.of) is type(expected)
+
+    def test_mixed_ranks_around_the_method(self, load, settings):
+        settings["method"] = {"kind": "rolora"}
+        settings["ranks"] = {"south": 1}
+        settings["server_optimizer"] = {"kind": "fedavgm"}
+        mixed = MixedRanks(of=RoLoRA(), ranks={"south": 1})
+        assert load(settings).method.of == FedAvgM(of=mixed)
+        settings["ranks"] = {"south": 1.5}
+        with pytest.raises(ConfigError, match="the rank of south"):
+            load(settings)
+
     def test_how_many_train_in_a_round(self, load, settings):
         settings["federation"] |= {"min_clients": 3, "clients_per_round": 3}
         assert load(settings).clients_per_round == 3
@@ -501,7 +523,11 @@ WRONG_VALUE = [
     ("encryption/bits", 7, "bits"),
     ("encryption/public_range", 0, "public_range"),
     ("encryption/public_range", INF, "public_range"),
-    ("method/kind", "fedsgd", "['fedavg', 'ffa-lora', 'rolora', 'fedprox', 'scaffold']"),
+    (
+        "method/kind",
+        "fedsgd",
+        "'rolora', 'fedprox', 'scaffold', 'fedsa-lora', 'local-head', 'fed-dpa']",
+    ),
     ("method/weighting", "true_size", "weighting"),
     ("method/server_learning_rate", 0, "server_learning_rate"),
     ("federation/rounds", 0, "rounds"),

@@ -45,7 +45,7 @@ def fixed_point(method, *, steps=20, rounds=600, away=lambda number: (), largest
 
 def _trained(method, state, kept, name, round_, largest):
     steepness, lowest = CLIENTS[name]
-    value = torch.from_numpy(state.adapter.copy())
+    value = torch.from_numpy(method.start(state, kept.get(name), name, round_).copy())
     correction = method.correction(state, kept.get(name), name, round_)
     corrector = Corrector([value], [correction], [round_.learning_rate])
     for _ in range(round_.steps):

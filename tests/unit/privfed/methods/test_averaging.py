@@ -82,6 +82,7 @@ class TestTheMean:
             "method": {"FedAvg": "fedavg", "FFALoRA": "ffa-lora"}[method.__name__],
             "weighting": "public_size",
             "server_learning_rate": 0.5,
+            "upload_share": 1.0,
         }
 
     @pytest.mark.parametrize("weighting", ["true_size", "", None])
@@ -104,11 +105,13 @@ def test_it_sends_the_update_and_nothing_else(method):
     round_ = round_of(2, {"a": 1.0, "b": 0.5}, length=7)
     chosen, received = method(), method().begin(np.zeros(2, np.float32))
     assert chosen.uploads(round_) == (SentVector(name=DELTA, length=7, scale=1.0),)
-    assert chosen.trains(round_) == ("weight",)
+    assert chosen.trains(round_, "a").tolist() == [True] * 7
     assert chosen.correction(received, None, "a", round_) is None
-    trained = Trained(received=received, delta=np.array([3.0, -4.0]), kept=None)
+    trained = Trained(received=received, delta=np.arange(3.0, 10.0), kept=None)
     vectors = chosen.local(trained, "a", round_)
-    assert {name: vector.tolist() for name, vector in vectors.items()} == {DELTA: [3.0, -4.0]}
+    assert {name: vector.tolist() for name, vector in vectors.items()} == {
+        DELTA: [3, 4, 5, 6, 7, 8, 9]
+    }
     assert chosen.keeps(trained, vectors, "a", round_) is None
     steps = PoissonGaussian(noise_multiplier=1.5, sample_rate=0.25, steps=3)
     assert chosen.releases(steps) == (steps,)

@@ -37,6 +37,7 @@ def test_it_describes_itself():
         "mu": 0.5,
         "weighting": "public_size",
         "server_learning_rate": 1.0,
+        "upload_share": 1.0,
     }
 
 

@@ -82,7 +82,7 @@ def test_a_memory_must_not_hide_the_adapter():
 
 class TestWhatIsSent:
     def rounds(self, number=3):
-        return [round_of(n, {"a": 1.0}, length=7) for n in range(1, number + 1)]
+        return [round_of(n, {"a": 1.0, "b": 0.5}, length=7) for n in range(1, number + 1)]
 
     def method(self, *each):
         """A method that sends these vectors, one list a round."""
@@ -98,13 +98,16 @@ class TestWhatIsSent:
         assert total_length(self.method(two), self.rounds()) == 11
         assert total_length(FedAvg(), self.rounds()) == 7
 
-    @pytest.mark.parametrize("names", [(), ("weight", "another")])
-    def test_what_is_trained_must_be_there(self, names):
+    @pytest.mark.parametrize(
+        "moving", [np.zeros(7, bool), np.ones(6, bool), np.ones(7), ["weight"]]
+    )
+    def test_what_is_trained_must_be_there(self, moving):
         class Trains(FedAvg):
-            def trains(self, round_):
-                return names if round_.number == 2 else round_.layout.names
+            def trains(self, round_, client):
+                bad = (round_.number, client) == (2, "b")
+                return moving if bad else FedAvg.trains(self, round_, client)
 
-        with pytest.raises(ConfigError, match="in round 2 it trains"):
+        with pytest.raises(ConfigError, match="in round 2 it lets 'b' train"):
             total_length(Trains(), self.rounds())
 
     def test_a_scale_may_follow_the_round(self):

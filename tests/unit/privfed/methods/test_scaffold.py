@@ -17,7 +17,7 @@ STEPS, RATE = 3, 0.125
 
 
 def round_(number, weights=WEIGHTS):
-    return vectors.round_of(number, weights, length=2, steps=STEPS, learning_rate=RATE)
+    return vectors.round_of(number, weights, length=4, steps=STEPS, learning_rate=RATE)
 
 
 class Client:
@@ -175,4 +175,5 @@ def test_it_describes_itself():
         "method": "scaffold",
         "weighting": "uniform",
         "server_learning_rate": 0.5,
+        "upload_share": 1.0,
     }

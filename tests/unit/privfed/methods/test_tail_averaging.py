@@ -77,7 +77,7 @@ def test_all_else_is_as_of_the_method_itself(of):
     sizes = {"a": 8, "b": 4, "c": 2}
     assert (method.freezes_a, method.weights(sizes)) == (of.freezes_a, of.weights(sizes))
     assert method.uploads(round_(2)) == of.uploads(round_(2))
-    assert method.trains(round_(2)) == of.trains(round_(2))
+    assert np.array_equal(method.trains(round_(2), "b"), of.trains(round_(2), "b"))
     steps = PoissonGaussian(noise_multiplier=1.5, sample_rate=0.25, steps=3)
     assert method.releases(steps) == of.releases(steps)
 
@@ -88,7 +88,7 @@ def test_it_describes_itself_and_what_it_averages():
         "method": "tail-averaging",
         "first_round": 2,
         "decay": 1.0,
-        "of": {"method": "ffa-lora", "weighting": "public_size", "server_learning_rate": 1.0},
+        "of": FFALoRA(weighting="public_size").describe(),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from privfed import SGD, AdamW
-from privfed.methods.method import Correction
+from privfed.methods.method import Correction, Start
 from privfed.models.vector import read_vector, write_vector
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.correcting import Corrector
@@ -124,11 +124,11 @@ class TestAPrivateRound:
                 config=config,
                 **randomness(str(client)),
                 bound=AdaptiveBound.starting(config.clipping_norm),
-                correction=correction,
+                start=Start(adapter=start, moving=np.ones(len(start), bool), correction=correction),
             )
             for client, (config, correction) in enumerate(zip(configs, corrections, strict=True))
         ]
-        together = train_stacked(model, rounds, start)
+        together = train_stacked(model, rounds)
         for one, other in zip(alone, together, strict=True):
             np.testing.assert_allclose(other, one, atol=2e-6)
         plain = trained(model, start, configs[0], None, client="0")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from privfed.errors import ModelError
+from privfed.methods.method import Start
 from privfed.models.vector import read_vector, write_vector
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import private_optimizer, train_round
@@ -13,7 +14,7 @@ from privfed.private_step.layers import PerExampleLayer
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import SecureNoise
 from privfed.private_step.stacked import LocalRound, train_stacked
-from privfed.settings.training import AdamW
+from privfed.settings.training import SGD, AdamW
 from tests.contracts.private_steps import (
     CASES,
     CPU,
@@ -187,6 +188,28 @@ def test_two_models_of_one_process_do_not_meet(folders, built):
     check_exact(first, encoded, references)
 
 
+def in_part(model):
+    """Every third entry but for those of one parameter, and the masks of the others by name."""
+    moving = (np.arange(model.layout.length) % 3 == 0) & ~model.layout.mask(["0.bias"])
+    parts = {}
+    for name, shape in model.layout.parameters:
+        part = moving[model.layout.mask([name])].reshape(shape)
+        parts[name] = torch.from_numpy(part)
+    return moving, parts
+
+
+def local(batch, client, start, noise=None):
+    settings = config(steps=3, optimizer=SGD(momentum=0.5), expected_batch_size=2)
+    return LocalRound(
+        encoded=batch,
+        config=settings,
+        sampling=stream(10 + client),
+        noise=noise or SecureNoise(stream(20 + client)),
+        bound=AdaptiveBound.starting(settings.clipping_norm),
+        start=start,
+    )
+
+
 class TestTrainingOnly:
     """Some of the parameters move; the others are as if they were frozen."""
 
@@ -200,7 +223,7 @@ class TestTrainingOnly:
         model.per_example_gradients(batch)
         whole = {name: p.grad_sample.clone() for name, p in model.parameters()}
         model.forget()
-        with model.training_only(["1.weight", "0.bias"]):
+        with model.training_only(model.layout.mask(["1.weight", "0.bias"])):
             model.per_example_gradients(batch)
             part = {name: p.grad_sample.clone() for name, p in model.parameters()}
         assert list(part) == ["0.bias", "1.weight"]
@@ -211,20 +234,38 @@ class TestTrainingOnly:
             assert parameter.requires_grad
             assert parameter.grad is None
 
+    def test_entries_that_stand_still_have_no_part_either(self, layers):
+        model, batch = layers
+        model.per_example_gradients(batch)
+        whole = {name: p.grad_sample.clone() for name, p in model.parameters()}
+        model.forget()
+        single = model.single_gradients(batch)
+        moving, masks = in_part(model)
+        with model.training_only(moving):
+            model.per_example_gradients(batch)
+            part = {name: p.grad_sample.clone() for name, p in model.parameters()}
+            model.forget()
+            reference = model.single_gradients(batch)
+        assert list(part) == ["0.weight", "1.bias", "1.weight"]
+        for name, gradients in part.items():
+            torch.testing.assert_close(gradients, whole[name] * masks[name])
+            torch.testing.assert_close(reference[name], single[name] * masks[name])
+            assert gradients.any(), name
+
     def test_after_a_failure_all_move_again(self, layers):
         model, batch = layers
         batch["x"] = batch["x"].flatten(1)  # fails within the pass
-        with pytest.raises(RuntimeError), model.training_only(["0.bias"]):
+        with pytest.raises(RuntimeError), model.training_only(model.layout.mask(["0.bias"])):
             model.per_example_gradients(batch)
         batch["x"] = batch["x"].view(4, 3, 4)
         assert len(model.parameters()) == 4
         model.per_example_gradients(batch)
         assert all(parameter.requires_grad for parameter in model.adapter.parameters())
 
-    @pytest.mark.parametrize("names", [[], ["2.weight"], ["0.bias", "2.weight"]])
-    def test_what_is_not_there_is_refused(self, layers, names):
+    @pytest.mark.parametrize("moving", [np.zeros(23, bool), np.ones(22, bool), np.ones(23)])
+    def test_what_is_not_there_is_refused(self, layers, moving):
         model, _ = layers
-        with pytest.raises(ModelError, match="must be trained"), model.training_only(names):
+        with pytest.raises(ModelError, match="must be trained"), model.training_only(moving):
             raise AssertionError("not reached")
 
     def test_a_round_moves_what_was_named_to_the_bit(self, layers):
@@ -232,9 +273,40 @@ class TestTrainingOnly:
         before = read_vector(model.adapter)
         settings = config(steps=2, optimizer=AdamW(weight_decay=0.5), expected_batch_size=2)
         streams = {"sampling": stream(1), "noise": SecureNoise(stream(2))}
-        train_round(model, batch, settings, names=["1.bias"], **streams)
+        train_round(model, batch, settings, moving=model.layout.mask(["1.bias"]), **streams)
         moved = read_vector(model.adapter) != before
         assert moved.tolist() == model.layout.mask(["1.bias"]).tolist()
+
+    def test_a_round_moves_entries_to_the_bit(self, layers):
+        """Noise, momentum and decay would move the others."""
+        model, batch = layers
+        before, (moving, _) = read_vector(model.adapter), in_part(model)
+        settings = config(steps=3, optimizer=AdamW(weight_decay=0.5), expected_batch_size=2)
+        streams = {"sampling": stream(1), "noise": SecureNoise(stream(2))}
+        train_round(model, batch, settings, moving=moving, **streams)
+        assert np.array_equal(read_vector(model.adapter) != before, moving)
+
+    def test_each_of_a_stack_has_its_own_start_and_entries(self, layers):
+        """As one after the other; they differ in entries that move at none of them, too."""
+        model, batch = layers
+        first, (moving, _) = read_vector(model.adapter), in_part(model)
+        starts = [
+            Start(adapter=first, moving=moving),
+            Start(adapter=first + 0.25, moving=moving & (np.arange(23) % 2 > 0)),
+            Start(adapter=first, moving=model.layout.mask(["1.bias"])),
+        ]
+        noisy = train_stacked(model, [local(batch, *one) for one in enumerate(starts)])
+        quiet = train_stacked(
+            model, [local(batch, *one, noise=Silence()) for one in enumerate(starts)]
+        )
+        for client, start in enumerate(starts):
+            assert np.array_equal(noisy[client] != start.adapter, start.moving)
+            write_vector(model.adapter, start.adapter)
+            mine = local(batch, client, start, noise=Silence())
+            streams = {"sampling": mine.sampling, "noise": mine.noise}
+            train_round(model, batch, mine.config, moving=start.moving, **streams)
+            np.testing.assert_allclose(quiet[client], read_vector(model.adapter), atol=1e-6)
+            assert np.abs(quiet[client] - start.adapter).max() > 1e-3
 
     def test_so_does_one_of_a_stack(self, layers):
         model, batch = layers
@@ -249,11 +321,10 @@ class TestTrainingOnly:
                     sampling=stream(10 + client),
                     noise=SecureNoise(stream(20 + client)),
                     bound=AdaptiveBound.starting(settings.clipping_norm),
-                    names=("0.weight",),
+                    start=Start(adapter=before, moving=model.layout.mask(["0.weight"])),
                 )
                 for client in range(2)
             ],
-            before,
         )
         for adapter in trained:
             assert np.array_equal(adapter != before, model.layout.mask(["0.weight"]))

@@ -1,11 +1,14 @@
 """Clients trained in one pass are the clients trained one after the other."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter
 from privfed.errors import GateError
+from privfed.methods.method import Start
 from privfed.models.tasks import EXAMPLE_WEIGHT
 from privfed.models.vector import read_vector, write_vector
 from privfed.private_step.clipping import AdaptiveBound
@@ -123,9 +126,16 @@ def joined(data, configs, noise=silent_noise):
             sampling=stream(1 + client),
             noise=noise(client),
             bound=AdaptiveBound.starting(settings.clipping_norm),
+            start=None,
         )
         for client, (own, settings) in enumerate(zip(data, configs, strict=True))
     ]
+
+
+def trained_from(model, rounds, state):
+    """All of one state, all of which moves."""
+    start = Start(adapter=state, moving=np.ones(len(state), dtype=bool))
+    return train_stacked(model, [replace(one, start=start) for one in rounds])
 
 
 def one_by_one(model, rounds):
@@ -150,7 +160,7 @@ def both(model, data, configs, noise=silent_noise):
     """Trained adapters, and the bounds where they end, of the two engines at equal streams."""
     alone, together = (joined(data, configs, noise) for _ in range(2))
     expected = one_by_one(model, alone)
-    found = train_stacked(model, together, read_vector(model.adapter))
+    found = trained_from(model, together, read_vector(model.adapter))
     ends = [[mine.bound.current for mine in rounds] for rounds in (alone, together)]
     return expected, found, ends
 
@@ -205,7 +215,7 @@ def test_a_client_with_fewer_steps_stands_still_and_draws_nothing(bert):
     data = [encoded(bert, client) for client in range(2)]
     configs = [config(steps=1, optimizer=SGD(momentum=0.9)), config(optimizer=SGD(momentum=0.9))]
     rounds = joined(data, configs, secret_noise)
-    found = train_stacked(bert, rounds, read_vector(bert.adapter))
+    found = trained_from(bert, rounds, read_vector(bert.adapter))
     expected = one_by_one(bert, joined(data, configs, secret_noise))
     assert np.abs(found - expected).max() <= 1e-6
     fresh = joined(data, configs)[0].sampling
@@ -255,7 +265,7 @@ def test_a_record_with_a_non_finite_gradient_contributes_nothing(bert, monkeypat
     keep = torch.tensor([index for index in range(SIZES[1]) if index != 2])
     mended[1] = {name: tensor[keep] for name, tensor in data[1].items()}
     start = read_vector(bert.adapter)
-    expected = train_stacked(bert, joined(mended, [everybody] * 3), start)
+    expected = trained_from(bert, joined(mended, [everybody] * 3), start)
     data[1]["labels"][2] = 77  # found below, before the cross-entropy refuses it
     real = Classification.losses
 
@@ -265,7 +275,7 @@ def test_a_record_with_a_non_finite_gradient_contributes_nothing(bert, monkeypat
         return torch.where(broken, float("nan"), 1.0) * real(self, model, batch)
 
     monkeypatch.setattr(Classification, "losses", losses)
-    found = train_stacked(bert, joined(data, [everybody] * 3), start)
+    found = trained_from(bert, joined(data, [everybody] * 3), start)
     assert np.isfinite(found).all()
     assert np.abs(found - expected).max() <= 1e-6
 
@@ -276,9 +286,9 @@ class TestNobodyInfluencesAnother:
         data = [encoded(bert, client) for client in range(4)]
         configs = [config(**changes) for changes in UNEQUAL[:3]] + [config()]
         start = read_vector(bert.adapter)
-        before = train_stacked(bert, joined(data, configs, secret_noise), start)
+        before = trained_from(bert, joined(data, configs, secret_noise), start)
         data[changed] = encoded(bert, 9, size=SIZES[changed] + 6)
-        after = train_stacked(bert, joined(data, configs, secret_noise), start)
+        after = trained_from(bert, joined(data, configs, secret_noise), start)
         moved = np.abs(after - before).max(axis=1)
         assert moved[changed] > 1e-4
         assert np.delete(moved, changed).max() <= 1e-6
@@ -292,13 +302,13 @@ class TestNobodyInfluencesAnother:
             for c in bounds
         ]
         start = read_vector(bert.adapter)
-        everyone = train_stacked(bert, joined(data, settings), start).astype(np.float64)
+        everyone = trained_from(bert, joined(data, settings), start).astype(np.float64)
         for client, bound in enumerate(bounds):
             for left_out in range(SIZES[client]):
                 kept = torch.tensor([i for i in range(SIZES[client]) if i != left_out])
                 rest = [*data]
                 rest[client] = {name: tensor[kept] for name, tensor in data[client].items()}
-                found = train_stacked(bert, joined(rest, settings), start)
+                found = trained_from(bert, joined(rest, settings), start)
                 moved = np.linalg.norm(3 * (everyone - found), axis=1)  # B = 3, rate 1
                 assert moved[client] <= bound * (1 + 1e-3)
                 assert np.delete(moved, client).max() <= 3e-6
@@ -306,12 +316,12 @@ class TestNobodyInfluencesAnother:
     def test_what_a_failed_stack_left_does_not_reach_the_next(self, bert, monkeypatch):
         data = [encoded(bert, client) for client in range(3)]
         start = read_vector(bert.adapter)
-        expected = train_stacked(bert, joined(data, [config()] * 3), start)
+        expected = trained_from(bert, joined(data, [config()] * 3), start)
         with monkeypatch.context() as patch:
             patch.setattr(torch.autograd, "backward", lambda *a: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                train_stacked(bert, joined(data[::-1], [config()] * 3), start)
-        assert np.array_equal(train_stacked(bert, joined(data, [config()] * 3), start), expected)
+                trained_from(bert, joined(data[::-1], [config()] * 3), start)
+        assert np.array_equal(trained_from(bert, joined(data, [config()] * 3), start), expected)
 
 
 class TestPasses:
@@ -337,14 +347,14 @@ class TestPasses:
         """Its loss has weight zero; were that forgotten, its factor is zero still."""
         data = [encoded(bert, client) for client in range(4)]
         start, configs = read_vector(bert.adapter), [config(**changes) for changes in UNEQUAL]
-        expected = train_stacked(bert, joined(data, configs), start)
+        expected = trained_from(bert, joined(data, configs), start)
         real = PrivateModel.stacked_gradients
         monkeypatch.setattr(
             PrivateModel,
             "stacked_gradients",
             lambda self, batch, values, present: real(self, batch, values, present | True),
         )
-        found = train_stacked(bert, joined(data, configs), start)
+        found = trained_from(bert, joined(data, configs), start)
         assert np.abs(found - expected).max() <= 1e-6
 
     def test_all_have_one_shape(self, bert, monkeypatch):
@@ -358,7 +368,7 @@ class TestPasses:
         monkeypatch.setattr(PrivateModel, "stacked_gradients", stacked_gradients)
         start = read_vector(bert.adapter)
         data = [encoded(bert, client) for client in range(4)]
-        train_stacked(bert, joined(data, [config(**changes) for changes in UNEQUAL]), start)
+        trained_from(bert, joined(data, [config(**changes) for changes in UNEQUAL]), start)
         assert shapes == {((12, 24), (12, start.size))}
 
 
@@ -370,4 +380,4 @@ def test_shapes_of_one_record_tell_who_can_be_stacked():
 def test_hooks_refuse_a_stack(bert_folder):
     model = bert_model(bert_folder, Computation(gradients=GradientMethod.OPACUS_HOOKS))
     with pytest.raises(GateError, match="stacked_clients = 1"):
-        train_stacked(model, joined([encoded(model, 0)], [config()]), read_vector(model.adapter))
+        trained_from(model, joined([encoded(model, 0)], [config()]), read_vector(model.adapter))

@@ -11,7 +11,7 @@ from tests.unit.privfed.parties.apart import Apart, update_of
 def make_apart(make_federation, monkeypatch):
     """A function that makes clients with this way to sum their updates."""
 
-    def update(node, plan, state, correction, names):
+    def update(node, plan, state, start):
         return update_of(node.id, plan.round)
 
     monkeypatch.setattr(ClientNode, "update", update)

@@ -7,7 +7,7 @@ import pytest
 
 from accountants import BudgetExceededError, Ledger, LedgerStateError, PoissonGaussian, epsilon
 from privfed.errors import EncryptionError, PrivfedError
-from privfed.methods.method import DELTA, vector_digest
+from privfed.methods.method import DELTA, Start, vector_digest
 from privfed.models.vector import read_vector
 from privfed.parties.client.node import RoundLostError
 from privfed.protocol.envelopes import Envelope
@@ -20,7 +20,8 @@ def node(plain):
     return plain.one.node
 
 
-ALL = None
+def everything(state):
+    return Start(adapter=state.adapter, moving=np.ones(len(state.adapter), dtype=bool))
 
 
 @pytest.fixture
@@ -86,17 +87,17 @@ class TestWhatItReleases:
 class TestTraining:
     def test_from_the_adapter_of_the_plan_alone(self, plain, node):
         state = plain.one.progress.state
-        with pytest.raises(PrivfedError, match="not the one that the round plan names"):
-            node.local_round(plain.plan(), replace(state, adapter=state.adapter + 1), None, ALL)
-        with pytest.raises(PrivfedError, match="not the one that the round plan names"):
-            node.local_round(plain.plan(), replace(state, memory={"more": np.zeros(1)}), None, ALL)
+        more = replace(state, memory={"more": np.zeros(1)})
         other = replace(state, adapter=state.adapter + 1)
+        for wrong in (other, more):
+            with pytest.raises(PrivfedError, match="not the one that the round plan names"):
+                node.local_round(plain.plan(), wrong, everything(state))
         plan = RoundPlan(run="r", round=2, base_digest=vector_digest(other.adapter))
-        assert node.local_round(plan, other, None, ALL).config.steps == 2
+        assert node.local_round(plan, other, everything(other)).config.steps == 2
 
     def test_the_update_is_what_moved(self, plain, node):
         state = plain.one.progress.state
-        update = node.update(plain.plan(), state, None, ALL)
+        update = node.update(plain.plan(), state, everything(state))
         assert update.shape == state.adapter.shape
         moved = read_vector(node.model.adapter)
         assert np.array_equal(moved.astype(np.float64), state.adapter.astype(np.float64) + update)
@@ -104,7 +105,7 @@ class TestTraining:
 
     def test_each_time_with_noise_of_its_own(self, plain, node):
         state = plain.one.progress.state
-        first, second = (node.update(plain.plan(), state, None, ALL) for _ in range(2))
+        first, second = (node.update(plain.plan(), state, everything(state)) for _ in range(2))
         assert not np.array_equal(first, second)
 
 

@@ -131,7 +131,7 @@ class TestTrain:
         assert kind(plain.one.handle(plain.train(1))) == ABSENT, "there is no way back"
 
     def test_who_fails_says_nothing_of_why(self, plain, monkeypatch, tmp_path, capfd):
-        def fail(self, plan, state, correction, names):
+        def fail(self, plan, state, start):
             raise ValueError(SECRET)
 
         monkeypatch.setattr(ClientNode, "update", fail)
