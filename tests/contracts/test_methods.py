@@ -13,8 +13,12 @@ from privfed import (
     Computation,
     FedAdam,
     FedAvg,
+    FedDPA,
     FedProx,
+    FedSALoRA,
     FFALoRA,
+    LocalHead,
+    MixedRanks,
     Plain,
     RoLoRA,
     Scaffold,
@@ -35,6 +39,9 @@ METHODS = {
     "scaffold": Scaffold(weighting="public_size"),
     "average of scaffold": TailAveraging(of=Scaffold(), first_round=2),
     "two sums": TwoSums(),
+    "fedsa": FedSALoRA(),
+    "fed-dpa in part": FedDPA(personal_rank=1, upload_share=0.5),
+    "local head of mixed ranks": MixedRanks(of=LocalHead(), ranks={"client-1": 1}),
     "adam of rolora": FedAdam(of=RoLoRA(weighting="public_size"), learning_rate=0.05),
 }
 CIPHERS = {
