@@ -265,14 +265,17 @@ class TestFeatureShift:
         assert len({tuple(split["client-01"]) for split in others}) >= 8
         assert {split["client-01"][0] for split in others} > {0}
 
-    def test_many_features_are_one_along_the_direction_in_which_they_vary(self):
-        """They vary along (1, -2), whose larger entry counts as positive; the mean does not."""
+    @pytest.mark.parametrize(
+        ("axis", "sign"), [((1, -2), -1), ((-2, 1), -1), ((2, 1), 1), ((1, 3), 1), ((-1, -3), -1)]
+    )
+    def test_many_features_are_one_along_the_direction_in_which_they_vary(self, axis, sign):
+        """Its larger entry counts as positive; where the mean lies has no effect."""
         along = np.random.default_rng(5).permutation(60).astype(float)
-        features = np.column_stack([600.0 + along, 300.0 - 2.0 * along])
+        features = np.column_stack([-300.0 * axis[1] + axis[0] * along, 300.0 * axis[0] + axis[1] * along])
         labels = [row % 3 for row in range(60)]
         split = feature_shift(features, labels, 5, 0.25, seed=6)
-        assert split == feature_shift(column(-along), labels, 5, 0.25, seed=6)
-        assert split != feature_shift(column(along), labels, 5, 0.25, seed=6)
+        assert split == feature_shift(column(sign * along), labels, 5, 0.25, seed=6)
+        assert split != feature_shift(column(-sign * along), labels, 5, 0.25, seed=6)
 
     @pytest.mark.parametrize("scale", [1e-300, 1e300])
     def test_the_unit_of_features_has_no_effect(self, scale):
