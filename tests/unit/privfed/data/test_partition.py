@@ -271,7 +271,8 @@ class TestFeatureShift:
     def test_many_features_are_one_along_the_direction_in_which_they_vary(self, axis, sign):
         """Its larger entry counts as positive; where the mean lies has no effect."""
         along = np.random.default_rng(5).permutation(60).astype(float)
-        features = np.column_stack([-300.0 * axis[1] + axis[0] * along, 300.0 * axis[0] + axis[1] * along])
+        mean = 300.0 * np.array([-axis[1], axis[0]])  # at a right angle to the axis
+        features = mean + np.outer(along, axis)
         labels = [row % 3 for row in range(60)]
         split = feature_shift(features, labels, 5, 0.25, seed=6)
         assert split == feature_shift(column(sign * along), labels, 5, 0.25, seed=6)
