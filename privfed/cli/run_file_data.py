@@ -2,27 +2,26 @@
 
 From the source to a client's training records, one record more or less of that client changes one
 training record at most, as the report defines a record; the argument for each step stands where
-the step does (`privfed.data.datasets`, `privfed.data.records`, and below). Where one pool is split
-by chance ("iid", "dirichlet"), one row more or less deals all rows out anew: there a client's
-source is the part that it was dealt.
+the step does (`privfed.data.datasets`, `privfed.data.records`, and below). Where one pool is dealt
+by a public seed (every rule but "column"), one row more or less deals all rows out anew: there a
+client's source is the part that it was dealt.
 """
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from accountants import Budget
+from privfed.cli.run_file_partition import Rule, check_number, read_rule
 from privfed.cli.toml_section import Section
-from privfed.data import partition
 from privfed.data.cells import as_name
 from privfed.data.datasets import TextTable, load_table, name_index
 from privfed.data.files import is_hub_name
+from privfed.data.partition import by_column
 from privfed.data.public_size import NoisySize, check_public_size
 from privfed.data.records import Record, RecordGroup, folded, group_by_person, hold_out
-from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.models.examples import chunks
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
@@ -51,7 +50,7 @@ def clients_and_held_out(
         The clients, the held-out records, and what these are, for the report.
     """
     labels = task.labels if isinstance(task, Classification) else None
-    rule = _rule(section.section("partition"), labels)
+    rule = read_rule(section.section("partition"), labels)
     load = loader(section, labels, folder)
     source = section.take("source", str)
     other = _other_source(section, source, folder)
@@ -94,80 +93,7 @@ def clients_and_held_out(
     return clients, held_records, described
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rule:
-    """Whose a row is.
-
-    Attributes:
-        kind: "column", "iid" or "dirichlet".
-        column: that names each row's client, for "column".
-        clients: their public names; for "column" none where the public sizes name them.
-        others: "refuse" or "drop" rows of a client that is not declared, for "column".
-        minimum: for "column", least public size of a client that takes part; for "dirichlet",
-            fewest records that a client is dealt.
-        alpha: for "dirichlet".
-    """
-
-    kind: str
-    column: str | None = None
-    clients: tuple[str, ...] = ()
-    others: str = "refuse"
-    minimum: int = 1
-    alpha: float = 1.0
-
-
-def _rule(section: Section, labels: Sequence[str] | None) -> _Rule:
-    kind = section.take("rule", str)
-    if kind == "column":
-        rule = _Rule(
-            kind=kind,
-            column=section.take("column", str),
-            clients=section.take_all("clients", str, ()),
-            others=section.take("others", str, "refuse"),
-            minimum=section.take("minimum", int, 1),
-        )
-        if rule.others not in ("refuse", "drop"):
-            raise ConfigError(
-                f"[data.partition] others must be 'refuse' or 'drop', got {rule.others!r}"
-            )
-    elif kind == "iid":
-        rule = _Rule(kind=kind, clients=_dealt(section))
-    elif kind == "dirichlet":
-        if labels is None:
-            raise ConfigError("[data.partition] rule 'dirichlet' needs a classification task")
-        rule = _Rule(
-            kind=kind,
-            clients=_dealt(section),
-            alpha=section.take("alpha", float),
-            minimum=section.take("minimum", int, 1),
-        )
-    else:
-        raise ConfigError(
-            f"[data.partition] rule must be 'column', 'dirichlet' or 'iid', got {kind!r}"
-        )
-    section.end()
-    return rule
-
-
-def _dealt(section: Section) -> tuple[str, ...]:
-    """Names of the clients to which one pool is dealt."""
-    count = section.take("clients", int)
-    if count < 1:
-        raise ConfigError(f"[data.partition] clients must be at least 1, got {count}")
-    _check_number(count)
-    return partition.client_names(count)
-
-
-def _check_number(count: int) -> None:
-    """Before any text is read: a sum has room for so many."""
-    if count > MAX_CLIENTS:
-        raise ConfigError(
-            f"at most {MAX_CLIENTS} clients can take part in a federation, got {count}; declare "
-            "fewer, or leave small ones out with [data.partition] minimum"
-        )
-
-
-def _sizes(section: Section, rule: _Rule) -> Sizes:
+def _sizes(section: Section, rule: Rule) -> Sizes:
     """The public size of every declared client; none has one by default."""
     everyone = section.take("public_size", (int, dict), None)
     listed = section.take("public_sizes", dict, {})
@@ -186,11 +112,10 @@ def _sizes(section: Section, rule: _Rule) -> Sizes:
             "in [data.public_sizes], or [data] public_size for all: a number declared before "
             "training, or { noise_epsilon = ... } to release the true one under noise"
         )
-    least = rule.minimum if rule.kind == "column" else 1
     return {
-        name: _size("public_sizes", name, listed[name], least)
+        name: _size("public_sizes", name, listed[name], rule.minimum)
         if name in listed
-        else _size("public_size", name, everyone, least)
+        else _size("public_size", name, everyone, rule.minimum)
         for name in sorted(names)
     }
 
@@ -198,7 +123,7 @@ def _sizes(section: Section, rule: _Rule) -> Sizes:
 def declared_sizes(section: Section) -> Sizes:
     """The public sizes of a run between machines: all stand in [data.public_sizes], by client."""
     listed = section.take("public_sizes", dict)
-    _check_number(len(listed))
+    check_number(len(listed))
     return {name: _size("public_sizes", name, listed[name], 1) for name in sorted(listed)}
 
 
@@ -224,13 +149,11 @@ def _require_declared(table: str, named: Iterable[str], declared: Iterable[str])
         )
 
 
-def _taking_part(sizes: Sizes, rule: _Rule) -> Sizes:
+def _taking_part(sizes: Sizes, rule: Rule) -> Sizes:
     """Without clients whose declared size is too small: a public rule, never the true number.
 
     A size that is yet to be released is compared when it is.
     """
-    if rule.kind != "column":
-        return sizes
     taking = {
         client: size
         for client, size in sizes.items()
@@ -240,7 +163,7 @@ def _taking_part(sizes: Sizes, rule: _Rule) -> Sizes:
         raise ConfigError(
             f"[data.partition] minimum = {rule.minimum} leaves out every client; lower it"
         )
-    _check_number(len(taking))
+    check_number(len(taking))
     return taking
 
 
@@ -267,7 +190,7 @@ def loader(
     return load
 
 
-def _rows_of(table: TextTable, rule: _Rule, sizes: Sizes, taking: Collection[str]) -> list[int]:
+def _rows_of(table: TextTable, rule: Rule, sizes: Sizes, taking: Collection[str]) -> list[int]:
     """Rows of the clients that take part: a rule on each row alone, given the public names."""
     if table.owners is None:
         return list(range(len(table.texts)))
@@ -314,10 +237,10 @@ def _log_counts(
     )
 
 
-def _person(section: Section, rule: _Rule) -> str | None:
+def _person(section: Section, rule: Rule) -> str | None:
     """The column that says whom a row is about, where there is one."""
     person: str | None = section.take("person", str, None)
-    if person is not None and rule.kind != "column":
+    if person is not None and rule.column is None:
         raise ConfigError(
             "[data] person needs [data.partition] rule 'column': a split by chance would give one "
             "person's rows to several clients"
@@ -388,20 +311,18 @@ def without_held_out(table: TextTable, rows: Sequence[int], held_out: Sequence[s
 
 
 def _split(
-    rule: _Rule,
+    rule: Rule,
     table: TextTable,
     kept: Sequence[int],
     labels: Sequence[str] | None,
     seed: int,
 ) -> dict[str, list[int]]:
     """Rows of each client, by name."""
-    if table.owners is not None:
-        places = partition.by_column([table.owners[row] for row in kept])
-    elif rule.kind == "iid":
-        places = partition.iid(len(kept), len(rule.clients), seed)
+    if rule.deal is not None:
+        places = rule.deal(table.records(kept, labels), seed)
     else:
-        numbers = [record.label or 0 for record in table.records(kept, labels)]
-        places = partition.dirichlet(numbers, len(rule.clients), rule.alpha, rule.minimum, seed)
+        owners = table.owners or ()
+        places = by_column([owners[row] for row in kept])
     return {client: [kept[place] for place in mine] for client, mine in places.items()}
 
 

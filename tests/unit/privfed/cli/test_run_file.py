@@ -37,6 +37,7 @@ from privfed import (
 )
 from privfed.cli import run_file as run_config
 from privfed.cli import run_file_data as run_data
+from privfed.cli import run_file_partition as run_partition
 from privfed.cli.run_file import load_federation
 from privfed.cli.toml_section import Section
 from privfed.data.datasets import TextTable
@@ -50,7 +51,7 @@ from privfed.settings.privacy import PrivacyConfig
 from tests.unit.privfed.cli.configurations import MISSING, TOPICS, changed
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "run.toml"
-SOURCE = inspect.getsource(run_config) + inspect.getsource(run_data)
+SOURCE = "".join(map(inspect.getsource, (run_config, run_data, run_partition)))
 TABLES = (
     *(run_config._TASKS, run_config._CLIPPING, run_config._OPTIMIZERS),
     *(run_config._SUMMATIONS, run_config._METHODS, run_config._SERVER_OPTIMIZERS),

@@ -1,6 +1,7 @@
 """From the table [data] to clients and held-out text: who has which rows, and what is said."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -8,6 +9,7 @@ from accountants import Budget
 from privfed import NoisySize, RecordGroup
 from privfed.cli import run_file_data as run_data
 from privfed.cli.toml_section import Section
+from privfed.data.partition import quantity_skew
 from privfed.errors import ConfigError, DataError
 from tests.unit.privfed.cli.configurations import MISSING, changed, texts
 
@@ -81,6 +83,54 @@ class TestOtherSplitsAndSources:
         everyone = [r.text for client in federation.clients for r in client.records]
         assert len(everyone) == len(set(everyone)) == 129
         assert not set(everyone) & texts(federation.held_out)
+
+    def test_quantity_skew(self, load, pooled):
+        split = self.split(pooled, rule="quantity_skew", clients=4, alpha=1.0, minimum=7)
+        federation = load(split)
+        sizes = [len(client.records) for client in federation.clients]
+        dealt = quantity_skew(129, 4, alpha=1.0, minimum=7, seed=7)
+        assert sizes == [len(rows) for rows in dealt.values()]
+        assert min(sizes) >= 7
+        everyone = [r.text for client in federation.clients for r in client.records]
+        assert len(everyone) == len(set(everyone)) == 129
+        unlike = self.split(pooled, rule="quantity_skew", clients=4, alpha=3.0, minimum=7)
+        assert [len(client.records) for client in load(unlike).clients] != sizes
+        assert federation.clients[0].description.startswith("notes.jsonl, quantity_skew, 4 clients")
+
+    def test_feature_shift_orders_the_notes_of_each_topic_by_their_length(self, load, pooled):
+        split = self.split(pooled, rule="feature_shift", clients=4, random_share=0)
+        clients = load(split).clients
+        assert sorted(len(client.records) for client in clients) == [32, 32, 32, 33]
+        for topic in range(3):
+            lengths = [
+                sorted(len(r.text) for r in client.records if r.label == topic)
+                for client in clients
+            ]
+            dealt = [length for block in lengths for length in block]
+            assert dealt == sorted(dealt)
+            assert dealt[0] < dealt[-1]
+            assert {len(block) for block in lengths} <= {len(dealt) // 4, len(dealt) // 4 + 1}
+        even = load(self.split(pooled, rule="feature_shift", clients=4, random_share=1.0)).clients
+        longest = [max(len(r.text) for r in client.records) for client in (clients[0], even[0])]
+        assert longest[0] < longest[1]
+
+    @pytest.mark.parametrize(
+        "rule",
+        [
+            {"rule": "feature_shift", "random_share": 0.0},
+            {"rule": "quantity_skew", "alpha": 1.0},
+        ],
+    )
+    def test_splits_that_need_no_classes(self, load, pooled, llama_folder, rule):
+        split = self.split(pooled, clients=4, **rule)
+        split["model"] = {"task": "causal-lm", "base": llama_folder}
+        del split["data"]["label"]
+        clients = load(split).clients
+        everyone = [r.text for client in clients for r in client.records]
+        assert len(everyone) == len(set(everyone)) == 129
+        lengths = [[len(r.text) for r in client.records] for client in clients]
+        in_order = all(max(a) <= min(b) for a, b in pairwise(lengths))
+        assert in_order == (rule["rule"] == "feature_shift")
 
     def test_a_dirichlet_split_needs_classes(self, load, pooled, llama_folder):
         split = self.split(pooled, rule="dirichlet", clients=4, alpha=1.0)
@@ -249,7 +299,10 @@ class TestSplitsThatCannotBe:
     @pytest.mark.parametrize(
         ("rule", "named"),
         [
-            ({"rule": "random", "clients": 3}, "'column', 'dirichlet' or 'iid'"),
+            (
+                {"rule": "random", "clients": 3},
+                r"one of \['column', 'dirichlet', 'feature_shift', 'iid', 'quantity_skew'\], got",
+            ),
             ({"rule": "iid"}, "needs the key 'clients'"),
             ({"rule": "iid", "clients": 3, "alpha": 1.0}, r"unknown key\(s\) \['alpha'\]"),
             ({"rule": "iid", "clients": 3, "column": "ward"}, r"unknown key\(s\) \['column'\]"),
@@ -261,6 +314,14 @@ class TestSplitsThatCannotBe:
             ({"rule": "dirichlet", "clients": 3, "alpha": 0}, "alpha"),
             ({"rule": "dirichlet", "clients": 3, "alpha": NAN}, "alpha"),
             ({"rule": "dirichlet", "clients": 3, "alpha": 1, "minimum": 100}, "cannot give 3"),
+            ({"rule": "quantity_skew", "clients": 3}, "needs the key 'alpha'"),
+            ({"rule": "quantity_skew", "clients": 3, "alpha": 1, "minimum": 100}, "cannot give 3"),
+            ({"rule": "feature_shift", "clients": 3}, "needs the key 'random_share'"),
+            ({"rule": "feature_shift", "clients": 3, "random_share": 1.5}, "random_share must be"),
+            (
+                {"rule": "feature_shift", "clients": 3, "random_share": 1, "minimum": 2},
+                r"unknown key\(s\) \['minimum'\]",
+            ),
             ({"rule": "column", "column": "ward", "clients": 4}, "clients must be of type list"),
             ({"rule": "column", "column": "ward"}, "names are not taken from the rows"),
             ({"rule": "column", "column": "ward", "clients": []}, "names are not taken from the"),
@@ -275,7 +336,7 @@ class TestSplitsThatCannotBe:
 
     def test_the_rule_of_a_split_is_judged_before_other_keys_are_asked_for(self, load, settings):
         settings["data"] = {"partition": {"rule": "random"}}
-        with pytest.raises(ConfigError, match=r"\[data\.partition\] rule must be 'column'"):
+        with pytest.raises(ConfigError, match=r"\[data\.partition\] rule must be one of"):
             load(settings)
 
 
