@@ -25,6 +25,7 @@ from privfed.parties.aggregator.reached import Reached
 from privfed.parties.aggregator.run import AggregatorRun, Following
 from privfed.parties.client.client import Client
 from privfed.parties.client.kept_run import KeptRun
+from privfed.parties.client.own_model import OwnModel, keep_own_model
 from privfed.parties.client.program import Program
 from privfed.parties.client.round import Progress
 from privfed.parties.client.setup import Known, Prepared, prepare
@@ -40,6 +41,7 @@ from privfed.run_settings import FederationSettings
 from privfed.storage.checkpoint import Checkpoint
 from privfed.storage.durable import write_durably
 from privfed.storage.run_folder import RunFolder, run_record
+from privfed.storage.state_folder import client_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class FederationResult:
         report: the budget report; `report.html` and `report.json` in the folder show it.
         rounds: numbers of every round.
         ledgers: per client, the export of its ledger.
+        own: per client whose own model is not the shared one, or that has held-out text of its own:
+            its model and its figures, which lie in the client's folder, not in that of the run.
     """
 
     folder: Path
@@ -59,6 +63,7 @@ class FederationResult:
     report: BudgetReport
     rounds: tuple[RoundRecord, ...]
     ledgers: dict[str, dict[str, Any]]
+    own: dict[str, OwnModel]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -201,13 +206,28 @@ class Simulation:
     def finish(self) -> FederationResult:
         """What a complete run leaves; its last round wrote it."""
         self.folder.write_json("run.json", run_record(self.record.to_json(), COMPLETE))
+        report = BudgetReport.from_json((self.folder.path / "report.json").read_text())
         return FederationResult(
             folder=self.folder.path,
             adapter=self.folder.adapter,
-            report=BudgetReport.from_json((self.folder.path / "report.json").read_text()),
+            report=report,
             rounds=self.record.rounds,
             ledgers=self._exports(),
+            own=self._own_models(report),
         )
+
+    def _own_models(self, report: BudgetReport) -> dict[str, OwnModel]:
+        places = {
+            client.id: client_folder(self.settings.state, client.id, client.dataset)
+            for client in self.settings.clients
+        }
+        found = {
+            name: keep_own_model(
+                client.node, self.record.run, client.membership.progress.state, report, places[name]
+            )
+            for name, client in self.clients.items()
+        }
+        return {name: own for name, own in found.items() if own is not None}
 
     def stop(self, error: BaseException) -> None:
         """Leave what says how far the run came, and what is spent, before an error ends it.

@@ -32,7 +32,7 @@ _README: Final = """# Adapter trained by privfed
 
 `privfed.json` names the base model, which is not in this folder, by the digest of its weights;
 another one is refused. Without privfed: `{loader}.from_pretrained(base_model, "adapter")`, from
-the package {package}. What was guaranteed to whose records stands in `../report.html`.
+the package {package}. What was guaranteed to whose records stands in the `report.html` of the run.
 """
 
 
@@ -44,7 +44,9 @@ def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport)
         model: with the adapter in place.
         report: that will stand beside it.
     """
+    from privfed.methods.method import vector_digest
     from privfed.models.in_place import InPlaceModel
+    from privfed.models.vector import read_vector
 
     draft = folder.path / ".adapter.part"
     in_place = isinstance(model.adapter, InPlaceModel)
@@ -63,7 +65,7 @@ def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport)
         "run": report.run,
         "rounds_over": report.rounds_over,
         "base_sha256": report.base_sha256,
-        "adapter_sha256": report.adapter_sha256,
+        "adapter_sha256": vector_digest(read_vector(model.adapter)),
         "files": files,
     }
     folder.write_json(f"adapter/{DESCRIPTION}", values)

@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from privfed.engines.machines import sockets
 from privfed.engines.machines.own_results import OwnResults
@@ -19,13 +21,18 @@ from privfed.identity.roster import Roster
 from privfed.parties.client.client import Client
 from privfed.parties.client.kept_run import RunFiles
 from privfed.parties.client.memories import Memories
+from privfed.parties.client.node import ClientNode
+from privfed.parties.client.own_model import keep_own_model
 from privfed.parties.client.own_report import OwnReport
 from privfed.parties.client.program import Outside, Program, after_the_end
+from privfed.parties.client.round import Progress
 from privfed.parties.client.setup import Known, Prepared, prepare
 from privfed.parties.client.starting import facts_in
 from privfed.protocol.envelopes import statement_of
 from privfed.protocol.kinds import CLOSED, EPSILON, METRIC_VALUE, OPENED, REFUSAL, STARTED
 from privfed.protocol.ready import Facts
+from privfed.reports.budget import BudgetReport
+from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
 from privfed.storage.state_folder import client_folder
 
@@ -135,7 +142,7 @@ class Node:
             notes=brought.notes,
             size_source=brought.size_source,
             share_ledger=self.share_ledger,
-            keep=results.write,
+            keep=partial(self._keep, results, brought.nodes[self.client.id]),
         )
         self._program = Program(
             node=brought.nodes[self.client.id],
@@ -149,6 +156,19 @@ class Node:
             ),
         )
         return brought
+
+    def _keep(
+        self,
+        results: OwnResults,
+        node: ClientNode,
+        report: BudgetReport,
+        record: RunRecord,
+        export: Mapping[str, Any],
+        progress: Progress,
+    ) -> None:
+        """Write what the run leaves to this organisation, and its own model beside the ledger."""
+        results.write(report, record, export, progress)
+        keep_own_model(node, record.run, progress.state, report, self.folder)
 
     def _facts_of(self, start: bytes) -> Mapping[str, Facts]:
         """What clients brought to the run that is open, which must be this one.

@@ -15,17 +15,21 @@ class Client(Declaration):
 
     Attributes:
         records: private; they never leave. Each may be a group of examples.
+        own_held_out: private too: at the end of a run the client's own model and the shared one are
+            measured on it, for the client's eyes alone. Not among `records`.
         continues: anchor (LENGTH:HEAD) that an earlier report printed; the client's ledger must
             continue it. None trusts the anchors of this machine alone.
     """
 
     records: tuple[Record | RecordGroup, ...] = field(repr=False)
+    own_held_out: tuple[Record, ...] = field(default=(), repr=False)
     continues: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         Declaration.__post_init__(self)
         require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
+        require_items(Record, **{f"own_held_out of client {self.id!r}": self.own_held_out})
         if self.continues is not None:
             self._check_anchor(self.continues)
         if not self.records:

@@ -296,6 +296,7 @@ def build_nodes(
     training: TrainingConfig,
     randomness: Randomness,
     state: Path,
+    own_texts: Mapping[str, Batch],
 ) -> list[ClientNode]:
     """The clients, ready to train."""
     return [
@@ -333,6 +334,7 @@ def build_nodes(
             ),
             randomness=randomness,
             log=local_logger(state, client.id, client.dataset),
+            own_text=own_texts.get(client.id),
             bound=AdaptiveBound.starting(privacy.clipping_norm),
         )
         for client in clients

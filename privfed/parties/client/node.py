@@ -27,7 +27,7 @@ from accountants import (
 )
 from privfed.errors import EncryptionError, PrivfedError
 from privfed.identity.keys import Identity
-from privfed.methods.method import GlobalState, Kept, Method, Start, Vector
+from privfed.methods.method import GlobalState, Kept, Method, Round, Start, Vector
 from privfed.models.tasks import Batch
 from privfed.models.vector import read_vector, write_vector
 from privfed.parties.client.upload import Codec
@@ -70,6 +70,7 @@ class ClientNode:
         randomness: where the secret streams come from.
         log: local; causes of failures go here and nowhere else.
         bound: clipping norm, where it follows a quantile from step to step.
+        own_text: the client's own held-out records as tensors; None if it has none.
     """
 
     id: str
@@ -86,6 +87,7 @@ class ClientNode:
     randomness: Randomness
     log: Logger
     bound: AdaptiveBound
+    own_text: Batch | None = field(default=None, repr=False)
 
     def reserve(self, plan: RoundPlan) -> Reservation | None:
         """Set the round's budget aside, durably; this comes before any coin is drawn.
@@ -148,6 +150,18 @@ class ClientNode:
         """What this client kept at its last commit of a run; None before that."""
         committed = self.ledger.last_outgoing(run)
         return None if committed is None else _parts_of(committed)[1]
+
+    def own_adapter(self, run: str, state: GlobalState) -> NDArray[np.float32]:
+        """The client's own model after a round of a run, shape (params,): where the next begins."""
+        rate = self.training.learning_rate_of(self.rounds, self.rounds)
+        last = Round(
+            number=self.rounds,
+            steps=self.config.steps,
+            learning_rate=rate,
+            weights={self.id: 1.0},
+            layout=self.model.layout,
+        )
+        return self.method.start(state, self.kept(run), self.id, last)
 
     def encrypt(self, terms: Terms, codec: Codec) -> bytes:
         """The message that may leave: the committed numbers of a round, encrypted and signed.

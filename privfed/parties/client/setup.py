@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from accountants import Anchor, AnchorFolder, Ledger, epsilon
 from privfed import run_settings
 from privfed.agreement import budget_of
+from privfed.data.records import Record
 from privfed.errors import ConfigError
 from privfed.identity.keys import Identity
 from privfed.methods.method import Round, total_length
@@ -114,7 +115,12 @@ def prepare(
     joining.require_single_examples(clients, settings.privacy)
     remaining = [client for client in clients if client.id not in left_out]
     model, content = _model_and_start(settings, start, num_clients=len(remaining))
-    held_out = _held_out(settings, model)
+    held_out = _held_out(settings, model, settings.held_out)
+    own_texts = {
+        client.id: _held_out(settings, model, client.own_held_out)
+        for client in remaining
+        if client.own_held_out
+    }
     encoded = joining.encoded_records(
         remaining, model, settings.privacy, settings.training, settings.state
     )
@@ -142,6 +148,7 @@ def prepare(
         training=settings.training,
         randomness=settings.randomness,
         state=settings.state,
+        own_texts=own_texts,
     )
     return Prepared(
         model=model,
@@ -179,8 +186,10 @@ def _model_and_start(
     return model, start.read_bytes()
 
 
-def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
-    encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+def _held_out(
+    settings: FederationSettings, model: PrivateModel, records: Sequence[Record]
+) -> Batch:
+    encoded = settings.model.collate(settings.model.tokenizer(), records)
     require_readable(model, encoded)
     size = settings.training.physical_batch_size
     return model.with_frozen_states(encoded, size, held_out=True)
