@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from privfed.encryption.ranges import next_range, range_warning
 from privfed.methods.averaging import weighted_mean
 from privfed.methods.method import GlobalState, Method, Round, SentVector
+from privfed.methods.signal_to_noise import signal_to_noise
 from privfed.protocol.layout import Layout
 from privfed.protocol.participation import Participation
 from privfed.settings.encryption import FixedPoint, Summation
@@ -40,11 +41,14 @@ class Moved:
     Attributes:
         progress: after the round.
         metric_value: of the adapter that the run leaves, on held-out text.
+        signal_to_noise: norm of the released mean update over that of its noise; None where that is
+            not known.
         note: what the released mean shows to be wrong with the public range; None if nothing is.
     """
 
     progress: Progress
     metric_value: float
+    signal_to_noise: float | None
     note: str | None
 
 
@@ -123,6 +127,9 @@ class Transition:
         return Moved(
             progress=moved,
             metric_value=self.evaluate(self.method.left(state)),
+            signal_to_noise=signal_to_noise(
+                self.method, progress.state, sums, contributors, round_
+            ),
             note=self._note(mean, filled, contributors, progress.public_range),
         )
 
