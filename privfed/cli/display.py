@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from privfed.engines.callback import Callback
 from privfed.reports.round_record import Abandoned, RoundRecord, rounded_up
 
-_LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>10}  {:>10}  {:>7}   {}"
+_LINE = "{:>5}  {:>7}  {:>11}  {:>10}  {:>12}  {:>10}  {:>10}  {:>7}   {}"
 
 
 class RoundTable(Callback):
@@ -70,6 +70,7 @@ class RoundTable(Callback):
                 "clients",
                 "max epsilon",
                 self._metric,
+                "signal/noise",
                 "bytes up",
                 "bytes down",
                 "seconds",
@@ -96,6 +97,7 @@ class RoundTable(Callback):
         """Print the line of a round."""
         self._round = record.round + 1
         self._progress.reset(self._task, round=record.round + 1, total=len(self._clients))
+        ratio = "-" if record.signal_to_noise is None else f"{record.signal_to_noise:.3g}"
         spent = " ".join(rounded_up(record.epsilon[client], 2) for client in self._clients)
         self._print(
             _LINE.format(
@@ -103,6 +105,7 @@ class RoundTable(Callback):
                 f"{len(record.clients)}/{len(self._clients)}",
                 rounded_up(max(record.epsilon.values())),
                 f"{record.value:.4g}",
+                ratio,
                 f"{record.bytes_up:,}",
                 f"{record.bytes_down:,}",
                 f"{record.seconds:.1f}",

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privfed.errors import ConfigError, EncryptionError
+from privfed.settings.encryption import MAX_BITS, MIN_BITS
 
-MIN_BITS = 8
-MAX_BITS = 16
 _AT_ONCE = 1 << 15
 
 
@@ -71,7 +70,7 @@ def max_magnitude(bits: int) -> int:
     """Largest integer M that one client sends for one parameter: 2^(bits-1) - 1.
 
     Raises:
-        ConfigError: if `bits` is not a whole number in 8..16.
+        ConfigError: if `bits` is not a whole number in 4..16.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not MIN_BITS <= bits <= MAX_BITS:
         raise ConfigError(
@@ -85,7 +84,7 @@ def step(public_range: float, bits: int) -> float:
     """The value of one integer unit, in the units of the update: public_range / M.
 
     Raises:
-        ConfigError: if `public_range` is not finite and positive, or `bits` is not in 8..16.
+        ConfigError: if `public_range` is not finite and positive, or `bits` is not in 4..16.
     """
     return _checked_range(public_range) / max_magnitude(bits)
 
@@ -102,7 +101,7 @@ def encode(
     Args:
         vector: flat update, shape (params,), finite.
         public_range: largest absolute value that is sent, in the units of `vector`; finite, > 0.
-        bits: bits of one quantised parameter, sign included; 8..16.
+        bits: bits of one quantised parameter, sign included; 4..16.
         uniforms: independent secret draws, uniform in [0, 1), shape (params,).
 
     Returns:

@@ -210,7 +210,7 @@ def derive(*, num_clients: int, bits: int, num_params: int, custody: Custody) ->
 
     Args:
         num_clients: most clients whose ciphertexts may be summed; 1..1000.
-        bits: bits of one quantised parameter, sign included; 8..16.
+        bits: bits of one quantised parameter, sign included; 4..16.
         num_params: length of an update; at least 1.
         custody: who holds the secret key.
 

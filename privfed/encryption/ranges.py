@@ -2,9 +2,9 @@
 
 Every value that is sent is clipped to the range and rounded to a step of it. A range that is too
 small cuts values off; one that is too wide makes the step larger than the values, and rounding adds
-more noise than the clients did. Neither changes a guarantee, both waste the budget. The released
-mean is public, and so is the noise that clients add: what is worked out from them tells nothing
-new.
+more noise than the clients did. Neither changes a guarantee, both waste the budget. With few bits
+little room is left between the two. The released mean is public, and so is the noise that clients
+add: what is worked out from them tells nothing new.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.encryption.fixedpoint import step
+from privfed.encryption.fixedpoint import max_magnitude, step
 from privfed.errors import ConfigError
 
 RANGE: Final = "the public range"
@@ -28,25 +28,34 @@ _FEW: Final = 1e-3
 """Share of coordinates that may be cut off by all clients."""
 _DEVIATIONS: Final = 6.0
 _HEADROOM: Final = 1.5
+_FINE: Final = 0.75
+"""Step over deviation at which rounding adds no more than a tenth to the variance: 0.75^2 / 6."""
 _SIGNIFICANT_BITS: Final = 12
 
 
-def next_range(mean: NDArray[np.float64], clients: int, largest: float) -> float:
+def next_range(
+    mean: NDArray[np.float64], *, filled: int, clients: int, bits: int | None, largest: float
+) -> float:
     """The public range of the next round, from the mean that this round released.
 
     The noise of one client's update is sqrt(clients) times that of the mean. The range leaves room
-    for its largest coordinate and for six standard deviations, and never grows beyond what the
-    public settings give. It is rounded up to 12 significant bits, so that clients whose processors
-    add in another order come to the same.
+    for its largest coordinate and for six standard deviations, less where the step would then be
+    too wide, and never grows beyond what the public settings give. It is rounded up to 12
+    significant bits, so that clients whose processors add in another order come to the same.
 
     Args:
         mean: released mean update, shape (params,).
+        filled: how many of its coordinates clients may fill; the others are zero.
         clients: how many contributed.
+        bits: of one quantised value; None for floats, which have no step.
         largest: the range from public settings.
     """
     peak = _HEADROOM * float(np.abs(mean).max())
-    spread = _DEVIATIONS * float(np.sqrt(np.mean(np.square(mean))))
-    narrowed = math.sqrt(clients) * max(peak, spread)
+    several = math.sqrt(clients)
+    deviation = several * math.sqrt(float(np.square(mean).sum()) / filled)
+    narrowed = max(several * peak, _DEVIATIONS * deviation)
+    if bits is not None:
+        narrowed = max(peak, min(narrowed, _FINE * max_magnitude(bits) * deviation))
     return min(largest, _rounded_up(narrowed)) if narrowed > 0 else largest
 
 
@@ -60,6 +69,7 @@ def _rounded_up(value: float) -> float:
 def range_warning(
     mean: NDArray[np.floating],
     *,
+    filled: int,
     weights: Sequence[float],
     public_range: float,
     bits: int | None,
@@ -69,6 +79,7 @@ def range_warning(
 
     Args:
         mean: released mean update of a round, shape (params,).
+        filled: how many of its coordinates clients may fill; the others are zero.
         weights: of the contributors in the mean.
         public_range: of the round; each contributor's weighted update was clipped to it.
         bits: of one quantised value; None for floats, which have no step.
@@ -79,22 +90,27 @@ def range_warning(
     if deviations is not None and len(deviations) != len(weights):
         raise ConfigError(f"{len(weights)} weights need as many deviations, got {len(deviations)}")
     sums = np.abs(np.asarray(mean, dtype=np.float64)) * math.fsum(weights)
-    smallest, largest = _sent(sums, weights, deviations)
+    smallest, largest = _sent(float(np.square(sums).sum()) / filled, weights, deviations)
     common = float(sums.max(initial=0.0)) / len(weights)
     fitting = _DEVIATIONS * largest + common
-    cut_off = np.mean(sums >= _AT_THE_END * len(weights) * public_range) > _FEW
-    if cut_off or largest > _CUT_OFF * public_range:
+    if bits is not None:
+        fitting = min(fitting, _FINE * max_magnitude(bits) * smallest)
+    at_the_end = np.count_nonzero(sums >= _AT_THE_END * len(weights) * public_range)
+    if at_the_end > _FEW * filled or largest > _CUT_OFF * public_range:
         return (
             f"{RANGE} +-{public_range:.3g} cuts off a part of what clients send (its "
             f"deviation is at least {largest:.2g} a coordinate); set public_range to "
-            f"{max(fitting, 2 * public_range):.2g}, or leave it out"
+            f"{max(fitting, 2 * public_range):.2g}, or leave it out and set follow_released"
         )
     if bits is not None and 0 < smallest < step(public_range, bits):
+        unit = step(public_range, bits)
+        # Rounding alone shows peaks of up to a step: only what is beyond was surely sent.
+        fits = fitting >= max(common - unit, largest / _CUT_OFF)
+        advice = f"public_range to {fitting:.2g}, or follow_released" if fits else "more bits"
         return (
-            f"{RANGE} +-{public_range:.3g} in {bits} bits has steps of "
-            f"{step(public_range, bits):.2g}, more than the deviation {smallest:.2g} of what a "
-            f"client sends in a coordinate: rounding drowns it; set public_range to {fitting:.2g}, "
-            "or follow_released"
+            f"{RANGE} +-{public_range:.3g} in {bits} bits has steps of {unit:.2g}, more than the "
+            f"deviation {smallest:.2g} of what a client sends in a coordinate: rounding drowns it; "
+            f"set {advice}"
         )
     return None
 
@@ -124,10 +140,15 @@ def noise_of_update(
 
 
 def _sent(
-    sums: NDArray[np.float64], weights: Sequence[float], deviations: Sequence[float] | None
+    square: float, weights: Sequence[float], deviations: Sequence[float] | None
 ) -> tuple[float, float]:
-    """Deviation in a coordinate of what the quietest and the loudest contributor sent."""
-    square = float(np.mean(np.square(sums)))
+    """Deviation in a coordinate of what the quietest and the loudest contributor sent.
+
+    Args:
+        square: mean square of a coordinate of their sum.
+        weights: theirs.
+        deviations: of the noise of each; None if not known.
+    """
     if deviations is None:
         alike = math.sqrt(square / len(weights))
         return alike, alike

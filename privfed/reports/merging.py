@@ -96,15 +96,20 @@ def measured(parts: Sequence[Closed]) -> Measured | None:
 
 
 def rounds(parts: Sequence[Closed]) -> tuple[RoundRecord, ...]:
-    """Rounds with what each client spent, the worst metric and the most bytes and seconds."""
+    """Rounds with what each client spent, the worst metric and the most bytes and seconds.
+
+    Signal to noise is the least that any states, and unknown where one does not state it.
+    """
     merged = []
     for same in zip(*(part.report.rounds for part in parts), strict=True):
         worst = min if same[0].metric == "accuracy" else max
+        ratios = [row.signal_to_noise for row in same if row.signal_to_noise is not None]
         spent = zip(parts, same, strict=True)
         merged.append(
             replace(
                 same[0],
                 value=worst(row.value for row in same),
+                signal_to_noise=min(ratios) if len(ratios) == len(same) else None,
                 bytes_up=max(row.bytes_up for row in same),
                 bytes_down=max(row.bytes_down for row in same),
                 bytes_holder=max(row.bytes_holder for row in same),
@@ -152,8 +157,13 @@ def _own_values(report: BudgetReport) -> dict[str, str]:
         values |= flat(everything[section], section)
     texts = {name: _text(value) for name, value in sorted(values.items())}
     metrics = {f"rounds.{row.round}.{row.metric}": f"{row.value:.4g}" for row in report.rounds}
+    ratios = {
+        f"rounds.{row.round}.signal_to_noise": f"{row.signal_to_noise:.3g}"
+        for row in report.rounds
+        if row.signal_to_noise is not None
+    }
     before = {f"baseline.{report.metric}": f"{report.baseline[report.metric]:.4g}"}
-    return {**texts, **before, **metrics}
+    return {**texts, **before, **metrics, **ratios}
 
 
 def _text(value: object) -> str:

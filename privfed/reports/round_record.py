@@ -27,6 +27,8 @@ class RoundRecord:
         absent: ids that did not take part; no reason leaves a client.
         metric: name of what is measured, e.g. "accuracy" or "perplexity".
         value: of the metric on held-out text, after the round.
+        signal_to_noise: norm of the released mean update over that of the noise in it, about 1
+            where there is little but noise; None where the noise is not known.
         bytes_up: from clients to the aggregator: accepted updates and answers, whole messages, and
             not the short statements around them; 0 where a crash left nothing of a round but its
             result.
@@ -45,6 +47,7 @@ class RoundRecord:
     absent: tuple[str, ...]
     metric: str
     value: float
+    signal_to_noise: float | None
     bytes_up: int
     bytes_down: int
     bytes_holder: int

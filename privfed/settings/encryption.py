@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from privfed.checks import require_type, require_within
 from privfed.errors import ConfigError
+
+MIN_BITS: Final = 4
+MAX_BITS: Final = 16
+"""Of one client's fixed-point value, sign included."""
 
 
 class Custody(StrEnum):
@@ -47,7 +51,8 @@ class FixedPoint(Summation):
     """Updates as bounded integers.
 
     Attributes:
-        bits: bits of one client's value, sign included, in [8, 16].
+        bits: bits of one client's value, sign included, in [4, 16]. The fewer, the fewer bytes, and
+            the closer `public_range` must fit: rounding to a step adds noise.
     """
 
     bits: int = 12
@@ -55,8 +60,10 @@ class FixedPoint(Summation):
     def __post_init__(self) -> None:
         """Check every field."""
         Summation.__post_init__(self)
-        if type(self.bits) is not int or not 8 <= self.bits <= 16:
-            raise ConfigError(f"bits must be a whole number in [8, 16], got {self.bits!r}")
+        if type(self.bits) is not int or not MIN_BITS <= self.bits <= MAX_BITS:
+            raise ConfigError(
+                f"bits must be a whole number in [{MIN_BITS}, {MAX_BITS}], got {self.bits!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,9 @@ def results(tmp_path):
 
 @settings(max_examples=25)
 @given(
-    bits=st.integers(8, 16), num_clients=st.integers(3, 8), num_params=SIZES, seed=st.integers(0, 9)
+    bits=st.integers(4, 16), num_clients=st.integers(3, 8), num_params=SIZES, seed=st.integers(0, 9)
 )
+@example(bits=4, num_clients=8, num_params=12_283, seed=0)
 @example(bits=8, num_clients=3, num_params=12_281, seed=0)
 @example(bits=16, num_clients=8, num_params=12_283, seed=0)
 @example(bits=12, num_clients=5, num_params=1, seed=0)

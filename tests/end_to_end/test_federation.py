@@ -22,6 +22,7 @@ from accountants import (
 )
 from privfed import (
     BFV,
+    SGD,
     Budget,
     Callback,
     Client,
@@ -138,6 +139,32 @@ def test_the_adapter_loads_with_peft_and_predicts_as_reported(make_federation, t
     with torch.inference_mode():
         right, count = task.metric_parts(model, batch)
     assert right / count == pytest.approx(result.rounds[-1].value)
+
+
+@pytest.mark.parametrize("custody", list(Custody))
+def test_signal_to_noise_of_a_round_is_that_of_what_it_released(make_federation, tmp_path, custody):
+    """From the two adapters around the last round; sigma C / B and both steps' rate make noise."""
+    encryption = BFV(bits=6, custody=custody, public_range=0.25)
+    federation = make_federation(rounds=2, encryption=encryption)
+    result = federation.run(tmp_path / "run")
+    folder = tmp_path / "run/checkpoints"
+    states = [load_latest(folder, back).tensors["adapter"] for back in (1, 0)]
+    sigmas = [client.noise_multiplier for client in result.report.clients]
+    noise = math.hypot(*sigmas) / 4 * 0.75 / 20 * 0.5 * math.sqrt(2)
+    moved = states[1].astype(np.float64) - states[0]
+    expected = np.linalg.norm(moved) / (noise * math.sqrt(moved.size))
+    found = [record.signal_to_noise for record in result.rounds]
+    assert found[1] == pytest.approx(expected, rel=1e-3)
+    assert found[0] != found[1]
+    assert [record.signal_to_noise for record in result.report.rounds] == found
+    kept = json.loads((tmp_path / "run/run.json").read_text())["rounds"]
+    assert [row["signal_to_noise"] for row in kept] == found
+
+
+def test_signal_to_noise_is_none_where_noise_is_not_known(make_federation, tmp_path):
+    momentum = TrainingConfig(learning_rate=0.5, optimizer=SGD(momentum=0.5))
+    result = make_federation(rounds=1, training=momentum).run(tmp_path / "run")
+    assert [record.signal_to_noise for record in result.rounds] == [None]
 
 
 def test_encrypted_and_plain_sums_give_the_same_run(make_federation, tmp_path, seeded_randomness):

@@ -51,6 +51,7 @@ from privfed.protocol.kinds import (
     REASON,
     RELEASED,
     ROUND_KEY,
+    SIGNAL_TO_NOISE,
     TRAIN,
 )
 from privfed.protocol.signing import (
@@ -62,7 +63,7 @@ from privfed.protocol.signing import (
 from privfed.protocol.terms import RoundPlan
 
 _COMMON: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
-"""What clients that opened the same sum state alike; a metric depends on how each computes."""
+"""What clients that opened the same sum state alike; real numbers depend on how each computes."""
 _LONGEST_NOTE: Final = 1000
 _ERRORS: Final = {kind.__name__: kind for kind in (EncryptionError, MessageError, SpoiledSumError)}
 
@@ -79,6 +80,8 @@ class Released:
         released: SHA-256 (hex) of the adapter that the run leaves if it ends here.
         public_range: of the next round.
         metric: of the adapter on held-out text: the median of what they stated.
+        signal_to_noise: of the released mean: the median of what they stated; None if no more than
+            half of them know it.
         note: what the released mean shows to be wrong with the public range, or None.
         epsilon: what each client that opened the sum stated to have spent; only its ledger proves
             it.
@@ -98,6 +101,7 @@ class Released:
     released: str
     public_range: float
     metric_value: float
+    signal_to_noise: float | None
     note: str | None
     epsilon: Mapping[str, float]
     anchors: Mapping[str, Anchor]
@@ -242,9 +246,9 @@ class AggregatorRound:
                 f"round {self.plan.round} was opened by {len(opened)} client(s) that came to the "
                 f"same adapter, at least {self.summing.min_clients} and more than half must"
             )
-        common, alike = stated[opened[0]], [stated[name][METRIC_VALUE] for name in opened]
-        values = [value for value in alike if value is not None]
-        if 2 * len(values) <= len(alike):
+        common = stated[opened[0]]
+        metric_value = _median([stated[name][METRIC_VALUE] for name in opened])
+        if metric_value is None:
             raise ModelError(
                 f"the adapter diverged in round {self.plan.round}: its metric on held-out text is "
                 "not finite; choose a lower learning rate"
@@ -256,7 +260,8 @@ class AggregatorRound:
             base=common[NEXT_BASE],
             released=common[RELEASED],
             public_range=common[NEXT_RANGE],
-            metric_value=statistics.median_low(values),
+            metric_value=metric_value,
+            signal_to_noise=_median([stated[name][SIGNAL_TO_NOISE] for name in opened]),
             note=_note([stated[name][NOTE] for name in opened]),
             epsilon={name: one[EPSILON] for name, one in stated.items()},
             anchors={name: anchor_from_json(one[LEDGER]) for name, one in stated.items()},
@@ -296,15 +301,17 @@ class AggregatorRound:
     def _opened(self, envelope: Envelope, contributors: Sequence[str]) -> Mapping[str, Any]:
         terms, sender = self.summing.terms_of_run(self.plan.round), envelope.statement.sender
         require_terms(envelope.statement, kind=OPENED, terms=terms)
-        states = {*_COMMON, CONTRIBUTORS, METRIC_VALUE, NOTE, EPSILON, LEDGER}
+        states = {*_COMMON, CONTRIBUTORS, METRIC_VALUE, SIGNAL_TO_NOISE, NOTE, EPSILON, LEDGER}
         stated = exact_values(envelope, terms, states=states)
         if stated[CONTRIBUTORS] != list(contributors):
             raise MessageError(f"{sender!r} must have opened the sum that was sent")
         if not is_number(stated[EPSILON]) or not is_number(stated[NEXT_RANGE], above=0):
             raise MessageError(f"{sender!r} must state finite numbers, 0 or above")
-        metric_value, note = stated[METRIC_VALUE], stated[NOTE]
+        metric_value, ratio, note = (stated[of] for of in (METRIC_VALUE, SIGNAL_TO_NOISE, NOTE))
         if metric_value is not None and not is_number(metric_value, above=-math.inf):
             raise MessageError(f"{sender!r} must state its metric as a number")
+        if ratio is not None and not is_number(ratio):
+            raise MessageError(f"{sender!r} must state signal to noise as a number, 0 or above")
         texts = (stated[NEXT_BASE], stated[RELEASED])
         if not all(isinstance(text, str) for text in texts) or not isinstance(note, str | None):
             raise MessageError(f"{sender!r} must state texts as texts")
@@ -313,6 +320,15 @@ class AggregatorRound:
         except InvalidValueError as error:
             raise MessageError(f"{sender!r} states no anchor of its ledger: {error}") from error
         return stated
+
+
+def _median(stated: Sequence[float | None]) -> float | None:
+    """The lower median of the numbers that are stated, if more than half of the clients have one.
+
+    Numbers may differ: each client computes for itself, on a processor of its own.
+    """
+    values = [value for value in stated if value is not None]
+    return statistics.median_low(values) if 2 * len(values) > len(stated) else None
 
 
 def _note(notes: Sequence[str | None]) -> str | None:

@@ -346,6 +346,7 @@ class AggregatorRun:
             absent=tuple(sorted(set(self.drawn(released.round)).difference(released.contributors))),
             metric=self.proposal.metric,
             value=released.metric_value,
+            signal_to_noise=released.signal_to_noise,
             bytes_up=released.bytes_up,
             bytes_down=released.bytes_down,
             bytes_holder=released.bytes_holder,

@@ -32,8 +32,9 @@ from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
 
 _TOLD: Final = (
-    "Who took part in a round, what it weighed and its metric on held-out text are as the "
-    "aggregator told them; epsilon after each round is this client's, by its own ledger."
+    "Who took part in a round, what it weighed, its metric on held-out text and its signal to "
+    "noise are as the aggregator told them; epsilon after each round is this client's, by its own "
+    "ledger."
 )
 
 

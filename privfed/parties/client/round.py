@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from privfed.encryption.ranges import next_range, range_warning
 from privfed.methods.averaging import weighted_mean
 from privfed.methods.method import GlobalState, Method, Round, SentVector
+from privfed.methods.signal_to_noise import signal_to_noise
 from privfed.protocol.layout import Layout
 from privfed.protocol.participation import Participation
 from privfed.settings.encryption import FixedPoint, Summation
@@ -39,12 +40,15 @@ class Moved:
 
     Attributes:
         progress: after the round.
-        metric: of the adapter that the run leaves, on held-out text.
+        metric_value: of the adapter that the run leaves, on held-out text.
+        signal_to_noise: norm of the released mean update over that of its noise; None where that is
+            not known.
         note: what the released mean shows to be wrong with the public range; None if nothing is.
     """
 
     progress: Progress
     metric_value: float
+    signal_to_noise: float | None
     note: str | None
 
 
@@ -105,36 +109,53 @@ class Transition:
         contributors: Sequence[str],
     ) -> Moved:
         """Move on by the sums of weighted vectors of a round, by the names of `uploads`."""
-        state = self.method.next(progress.state, sums, contributors, self.round(number))
-        uploads = self.uploads(number)
+        round_ = self.round(number)
+        state = self.method.next(progress.state, sums, contributors, round_)
+        uploads = self.method.uploads(round_)
         means = [
             weighted_mean(sums[one.name] / one.scale, self.weights, contributors) for one in uploads
         ]
         mean = np.concatenate(means)  # in the units of the public range
+        trained = int(self.layout.mask(self.method.trains(round_)).sum())
+        filled = sum(min(one.length, trained) for one in uploads)  # the rest is zeros
         moved = Progress(
             round=number,
             state=state,
             base=state.digest(),
-            public_range=self._range_after(mean, len(contributors)),
+            public_range=self._range_after(mean, filled, len(contributors)),
         )
         return Moved(
             progress=moved,
             metric_value=self.evaluate(self.method.left(state)),
-            note=self._note(mean, contributors, progress.public_range),
+            signal_to_noise=signal_to_noise(
+                self.method, progress.state, sums, contributors, round_
+            ),
+            note=self._note(mean, filled, contributors, progress.public_range),
         )
 
-    def _range_after(self, mean: NDArray[np.float64], clients: int) -> float:
+    @property
+    def _bits(self) -> int | None:
+        return self.summation.bits if isinstance(self.summation, FixedPoint) else None
+
+    def _range_after(self, mean: NDArray[np.float64], filled: int, clients: int) -> float:
         if not self.summation.follow_released:
             return self.largest_range
-        return next_range(mean, clients, self.largest_range)
+        return next_range(
+            mean, filled=filled, clients=clients, bits=self._bits, largest=self.largest_range
+        )
 
     def _note(
-        self, mean: NDArray[np.float64], contributors: Sequence[str], public_range: float
+        self,
+        mean: NDArray[np.float64],
+        filled: int,
+        contributors: Sequence[str],
+        public_range: float,
     ) -> str | None:
         return range_warning(
             mean,
+            filled=filled,
             weights=[self.weights[client] for client in contributors],
             public_range=public_range,
-            bits=self.summation.bits if isinstance(self.summation, FixedPoint) else None,
+            bits=self._bits,
             deviations=None,
         )

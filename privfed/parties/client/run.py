@@ -50,6 +50,7 @@ from privfed.protocol.kinds import (
     REASON,
     RELEASED,
     RESULT,
+    SIGNAL_TO_NOISE,
     SUM,
     TRAIN,
 )
@@ -341,6 +342,7 @@ class ClientRun:
             RELEASED: released_digest(self._transition.method, moved.progress.state),
             NEXT_RANGE: moved.progress.public_range,
             METRIC_VALUE: moved.metric_value if math.isfinite(moved.metric_value) else None,
+            SIGNAL_TO_NOISE: moved.signal_to_noise,
             NOTE: moved.note,
             EPSILON: self.node.epsilon_spent(),
             LEDGER: self.node.ledger.anchor().to_json(),

@@ -71,9 +71,10 @@ class Told:
         for row in self.rounds:
             sizes = (row.bytes_up, row.bytes_down, row.bytes_holder)
             times = (row.seconds, row.seconds_aggregator, row.seconds_opening)
-            if not all(is_number(one) for one in (row.round, row.value, *sizes, *times)):
+            ratio = 0.0 if row.signal_to_noise is None else row.signal_to_noise
+            if not all(is_number(one) for one in (row.round, row.value, ratio, *sizes, *times)):
                 raise TypeError("numbers must be numbers")
-            if min(*sizes, *times) < 0 or not row.clients:
+            if min(ratio, *sizes, *times) < 0 or not row.clients:
                 raise ValueError("numbers must be those of a round that clients took part in")
 
     def _require_names(self) -> None:

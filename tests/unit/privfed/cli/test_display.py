@@ -23,6 +23,7 @@ class TestTheTable:
             "absent": (),
             "metric": "accuracy",
             "value": 0.51234,
+            "signal_to_noise": 1.0625,
             "bytes_up": 1234567,
             "bytes_down": 1000,
             "bytes_holder": 0,
@@ -46,9 +47,13 @@ class TestTheTable:
     def test_one_line_of_numbers_with_epsilon_rounded_up(self):
         lines = self.printed(self.record())
         assert lines[0] == "run 00ff: 3 clients, 3 rounds, held-out accuracy 0.25 before training"
-        assert lines[2].split() == (
-            ["1", "2/3", "1.2500", "0.5123", "1,234,567", "1,000", "2.0", "0.51", "1.25", "0.00"]
-        )
+        numbers = ["1", "2/3", "1.2500", "0.5123", "1.06", "1,234,567", "1,000", "2.0"]
+        assert lines[2].split() == [*numbers, "0.51", "1.25", "0.00"]
+        assert lines[1].split()[5:7] == ["signal/noise", "bytes"]
+
+    def test_where_the_noise_is_not_known_there_is_no_ratio(self):
+        lines = self.printed(self.record(signal_to_noise=None))
+        assert lines[2].split()[3:6] == ["0.5123", "-", "1,234,567"]
 
     def test_the_rounds_before_a_resume_come_first(self):
         lines = self.printed(self.record(round=2), past=(self.record(absent=("c",)),))

@@ -10,7 +10,7 @@ from privfed.encryption import fixedpoint
 from privfed.encryption.fixedpoint import FixedPointEncoding, decode, encode, max_magnitude, step
 from privfed.errors import ConfigError, EncryptionError
 
-BITS = st.integers(8, 16)
+BITS = st.integers(4, 16)
 RANGES = st.floats(1e-12, 1e12)
 VECTORS = hnp.arrays(
     np.float64, st.integers(0, 50), elements=st.floats(-1e15, 1e15, allow_nan=False)
@@ -43,7 +43,7 @@ def test_error_is_below_one_unit_and_values_stay_in_range(vector, public_range, 
     assert np.all(np.abs(decoded - clipped) < step(public_range, bits) * (1 + 1e-9))
 
 
-@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("bits", [4, 8, 12, 16])
 @pytest.mark.parametrize("draw", [0.0, 0.5, LAST_BELOW_ONE])
 def test_ends_of_the_range_do_not_overflow(bits, draw):
     """In floats M + u rounds up to M + 1 for the last u below 1; the ends must hold regardless."""
@@ -53,19 +53,20 @@ def test_ends_of_the_range_do_not_overflow(bits, draw):
     np.testing.assert_array_equal(decode(encoded, public_range=0.3, bits=bits), ends)
 
 
-def test_rounding_is_unbiased():
+@pytest.mark.parametrize(("bits", "largest"), [(4, 7), (8, 127)])
+def test_rounding_is_unbiased(bits, largest):
     generator = np.random.default_rng(20240229)
     values = np.array([-0.97, -0.5, -0.013, 0.0, 0.2, 0.71, 0.999])
     repeats = 40_000
     encoded = encode(
         np.repeat(values, repeats),
         public_range=1.0,
-        bits=8,
+        bits=bits,
         uniforms=generator.random(len(values) * repeats),
     )
     means = encoded.reshape(len(values), repeats).mean(axis=1)
     standard_error = 0.5 / math.sqrt(repeats)
-    np.testing.assert_allclose(means, values * 127, atol=5 * standard_error)
+    np.testing.assert_allclose(means, values * largest, atol=5 * standard_error)
     np.testing.assert_array_equal(encoded.reshape(len(values), repeats)[3], 0)
 
 
@@ -107,14 +108,14 @@ def test_a_range_must_be_finite_and_positive(public_range):
         decode(np.zeros(1, dtype=np.int64), public_range=public_range, bits=8)
 
 
-@pytest.mark.parametrize("bits", [7, 17, 12.0, True, None])
+@pytest.mark.parametrize("bits", [3, 17, 12.0, True, None])
 def test_bits_must_be_in_their_range(bits):
     with pytest.raises(ConfigError, match="bits"):
         max_magnitude(bits)
 
 
 def test_largest_integers_by_hand():
-    assert [max_magnitude(bits) for bits in (8, 12, 16)] == [127, 2047, 32767]
+    assert [max_magnitude(bits) for bits in (4, 8, 12, 16)] == [7, 127, 2047, 32767]
 
 
 class Draws:
@@ -136,7 +137,7 @@ class TestFixedPointEncoding:
         assert encoded.tolist() == [3, -2, 127]
         np.testing.assert_allclose(encoding.decode(encoded), [0.3, -0.2, 12.7])
 
-    @pytest.mark.parametrize("bits", [8, 16])
+    @pytest.mark.parametrize("bits", [4, 16])
     def test_two_bytes_hold_the_ends_of_the_range(self, bits):
         encoding = FixedPointEncoding(public_range=0.3, bits=bits)
         encoded = encoding.encode(np.array([1.0, -1.0]), np.zeros)
@@ -175,7 +176,7 @@ class TestFixedPointEncoding:
 
     @pytest.mark.parametrize(
         "change",
-        [{"bits": 7}, {"bits": 17}, {"bits": True}, {"bits": 8.0}]
+        [{"bits": 3}, {"bits": 17}, {"bits": True}, {"bits": 8.0}]
         + [{"public_range": bad} for bad in (0.0, -1.0, math.nan, math.inf)],
     )
     def test_settings_are_checked_when_built(self, change):

@@ -10,7 +10,7 @@ from privfed.encryption.parameters import derive
 from privfed.errors import EncryptionError
 from privfed.settings.encryption import Custody
 
-BITS = st.integers(8, 16)
+BITS = st.integers(4, 16)
 CUSTODIES = st.sampled_from(Custody)
 BOTH = pytest.mark.parametrize("custody", Custody)
 
@@ -115,7 +115,8 @@ class TestSums:
 
     @BOTH
     @pytest.mark.parametrize(
-        ("clients", "bits"), [(1, 8), (1, 16), (3, 16), (8, 12), (1000, 8), (1000, 16)]
+        ("clients", "bits"),
+        [(1, 4), (1, 8), (1, 16), (3, 4), (3, 16), (8, 12), (1000, 4), (1000, 8), (1000, 16)],
     )
     def test_every_extreme_value_stays_in_its_digit(self, custody, clients, bits):
         """All signs of all digits of a slot, by all clients at once."""

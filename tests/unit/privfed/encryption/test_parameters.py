@@ -17,7 +17,7 @@ from privfed.settings.encryption import Custody
 
 Q = 2**60 - 16383
 CLIENTS = st.integers(1, 1000)
-BITS = st.integers(8, 16)
+BITS = st.integers(4, 16)
 PARAMS = st.integers(1, 3_000_000)
 CUSTODIES = st.sampled_from(Custody)
 
@@ -87,6 +87,26 @@ class TestDerived:
         assert round(found.sum_bytes(10) / 1e6, 4) == 5.0381
         assert found.sum_bytes(3) == found.sum_bytes(10)
 
+    @pytest.mark.parametrize(
+        ("custody", "kilobytes"),
+        [
+            (Custody.SHARED_KEY, [287.040, 175.680, 130.880, 102.720]),
+            (Custody.KEY_HOLDER, [678.912, 394.240, 286.720, 256.000]),
+        ],
+    )
+    def test_fewer_bits_are_fewer_bytes(self, custody, kilobytes):
+        """Ten clients, 16, 8, 6 and 4 bits of 100,000 numbers: an upload in thousands of bytes.
+
+        By hand for the last with a shared key: 141^5 in a slot, 3 tags, so 5 x 4093 numbers in each
+        of 5 ciphertexts of 512 x 40 + 64 bytes.
+        """
+        found = [ten(custody, bits=bits, num_params=100_000) for bits in (16, 8, 6, 4)]
+        assert [one.upload_bytes() / 1000 for one in found] == kilobytes
+        narrow = found[-1]
+        assert (narrow.radix, narrow.max_magnitude) == (141, 7)
+        if custody is Custody.SHARED_KEY:
+            assert (narrow.digits, narrow.value_slots, narrow.upload_bits) == (5, 4093, (40,))
+
     def test_sizes_by_hand(self):
         """Of a ciphertext: 512 bytes per bit of a residue, and 64 bytes per seed."""
         found = ten(num_params=12_283)
@@ -134,14 +154,14 @@ class TestDerived:
     @pytest.mark.parametrize(
         ("clients", "bits", "num_params"),
         [
-            *((10, 12, 1_000_000), (3, 16, 7), (1, 8, 12_283), (100, 10, 50_000)),
+            *((10, 12, 1_000_000), (3, 16, 7), (1, 8, 12_283), (3, 4, 60_000), (100, 10, 50_000)),
             *((1000, 16, 9000), (726, 13, 1_000_000)),  # the last one drops no bit of an upload
         ],
     )
     def test_nothing_that_the_noise_allows_costs_less(self, custody, clients, bits, num_params):
         found = derive(num_clients=clients, bits=bits, num_params=num_params, custody=custody)
         cheapest = math.inf
-        for digits in range(1, 8):
+        for digits in range(1, 12):
             if found.radix**digits * 4 >= Q:
                 break
             modulus = module.batching_prime_above(found.radix**digits)
@@ -176,7 +196,7 @@ class TestDerived:
         with pytest.raises(ConfigError, match="num_clients"):
             ten(num_clients=num_clients)
 
-    @pytest.mark.parametrize("bits", [7, 17, 12.5, True])
+    @pytest.mark.parametrize("bits", [3, 17, 12.5, True])
     def test_bits_must_be_in_range(self, bits):
         with pytest.raises(ConfigError, match="bits"):
             ten(bits=bits)

@@ -86,6 +86,7 @@ ROUND_RECORD = RoundRecord(
     absent=("client-3",),
     metric="accuracy",
     value=0.25,
+    signal_to_noise=1.375,
     bytes_up=10,
     bytes_down=20,
     bytes_holder=0,

@@ -123,6 +123,16 @@ class TestFigures:
         assert merging.rounds(parts)[0].value == after
         assert merging.baseline(parts) == {metric: before}
 
+    @pytest.mark.parametrize(
+        ("stated", "shown"), [((1.5, 1.25), 1.25), ((1.5, None), None), ((None, None), None)]
+    )
+    def test_signal_to_noise_is_the_least_that_all_state(self, stated, shown):
+        parts = [
+            part(f"client-{number}", rounds=(replace(ROUND_RECORD, signal_to_noise=one),))
+            for number, one in enumerate(stated, start=1)
+        ]
+        assert merging.rounds(parts)[0].signal_to_noise == shown
+
     def test_what_each_spent_is_its_own_and_costs_are_the_largest(self):
         rows = (
             replace(ROUND_RECORD, seconds=2.5, bytes_up=11, seconds_opening=0.01),
@@ -185,6 +195,11 @@ class TestDifferences:
         assert found == {
             ("rounds.1.accuracy", "0.25"): ("a", "b"),
             ("rounds.1.accuracy", "0.2501"): ("c",),
+        }
+        rows = [(replace(ROUND_RECORD, signal_to_noise=one),) for one in (1.5, 1.5000001, None)]
+        assert self.of(*({"rounds": row} for row in rows)) == {
+            ("rounds.1.signal_to_noise", "1.5"): ("a", "b"),
+            ("rounds.1.signal_to_noise", "not stated"): ("c",),
         }
         found = self.of({}, {"baseline": {"accuracy": 0.1875}})
         assert found["baseline.accuracy", "0.1875"] == ("b",)

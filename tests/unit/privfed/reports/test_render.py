@@ -89,7 +89,19 @@ def test_an_absent_client_is_named_in_its_round():
     html = render_html(report())
     rounds = html[html.index("3. Rounds") : html.index("4. Assumptions")]
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", rounds)
-    assert cells == ["1", "2", "client-3", "1.5000", "0.25", "10", "20", "0.5"]
+    assert cells == ["1", "2", "client-3", "1.5000", "0.25", "1.38", "10", "20", "0.5"]
+
+
+def test_signal_to_noise_is_shown_where_it_is_known():
+    """In no round: no column; in one of two: a cell of the other stays empty."""
+    known, unknown = ROUND_RECORD, replace(ROUND_RECORD, round=2, signal_to_noise=None)
+    without = render_html(report(rounds=(unknown,)))
+    assert "signal to noise" not in without.lower()
+    html = render_html(report(rounds=(known, unknown)))
+    rounds = html[html.index("3. Rounds") : html.index("4. Assumptions")]
+    assert "Near 1 the update is little but noise" in rounds
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", rounds)
+    assert [cells[5], cells[14]] == ["1.38", ""]
 
 
 def test_a_missing_field_is_an_error_and_no_gap():

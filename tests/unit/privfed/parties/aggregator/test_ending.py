@@ -38,6 +38,7 @@ ROW = RoundRecord(
     absent=("c5",),
     metric="accuracy",
     value=0.75,
+    signal_to_noise=1.375,
     bytes_up=1,
     bytes_down=2,
     bytes_holder=0,

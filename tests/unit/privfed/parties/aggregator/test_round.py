@@ -173,6 +173,27 @@ class TestWhatWasOpened:
         released, _ = played(plain, sum=differ)
         assert (released.opened, released.metric_value) == (tuple(NAMES), 0.5)
 
+    @pytest.mark.parametrize(
+        ("stated", "shown"),
+        [
+            ([1.5, 1.5000001, 1.4999999, 1e6], 1.5),
+            ([1.25, None, 1.75, 2.0], 1.75),
+            ([1.25, None, 1.75, None], None),
+            ([None] * 4, None),
+        ],
+    )
+    def test_signal_to_noise_may_differ_and_the_middle_one_counts(self, plain, stated, shown):
+        """It is in no digest: sums in another order differ in their last bits."""
+
+        def differ(_, replies):
+            return {
+                name: opened_as(replies[name], plain, name, signal_to_noise=one)
+                for name, one in zip(NAMES, stated, strict=True)
+            }
+
+        released, _ = played(plain, sum=differ)
+        assert (released.opened, released.signal_to_noise) == (tuple(NAMES), shown)
+
     def test_nor_with_another_average(self, plain):
         """What the run leaves need not be the adapter, so that a quorum must state it too."""
 
@@ -235,6 +256,9 @@ class TestWhatWasOpened:
             {"epsilon": 10**400},
             {"next_range": 0},
             {"metric_value": [1]},
+            {"signal_to_noise": "1"},
+            {"signal_to_noise": -0.5},
+            {"signal_to_noise": 10**400},
             {"note": 7},
             {"next_base": 7},
             {"contributors": 5},

@@ -18,6 +18,7 @@ def played(number, **changes):
         "clients": ["a", "b", "c"],
         "absent": ["d"],
         "accuracy": 0.5 + number / 16,
+        "signal_to_noise": 1.0 + number / 8,
         "bytes_up": 900 + number,
         "bytes_down": 800 + number,
         "bytes_holder": 70,
@@ -110,6 +111,11 @@ def test_what_is_no_round_of_clients_is_refused(stated):
         Told.read({**one_round, **stated}, 1)
 
 
+def test_signal_to_noise_may_be_unknown():
+    found = told(2, rounds=[played(1, signal_to_noise=None), played(2)])
+    assert [row.signal_to_noise for row in found.rounds] == [None, 1.25]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -120,6 +126,9 @@ def test_what_is_no_round_of_clients_is_refused(stated):
         {"seconds_aggregator": None},
         {"seconds_opening": [0.125]},
         {"accuracy": "good"},
+        {"signal_to_noise": "good"},
+        {"signal_to_noise": -1.5},
+        {"signal_to_noise": True},
         {"accuracy": {"of": "ward 7"}},
         {"round": True},
         {"round": "1"},
