@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.methods.averaging import noise_of_mean, weighted_mean
-from privfed.methods.method import DELTA, GlobalState, Method, Round
+from privfed.methods.averaging import noise_of_mean
+from privfed.methods.method import DELTA, GlobalState, Method, Round, Trained
 
 
 def signal_to_noise(
@@ -24,9 +24,10 @@ def signal_to_noise(
 ) -> float | None:
     """L2 norm of the mean update over the root mean square norm of its noise; unitless.
 
-    With m entries that moved, independent noise in each, and its deviation s in the mean, noise has
-    the norm s sqrt(m). The mean holds it too: signal of the norm S gives sqrt(1 + S^2 / (m s^2)) in
-    expectation of the square. What rounding to few bits adds counts as signal.
+    With m entries that each client moves and sends, independent noise in each, and its deviation s
+    in the mean, noise has the norm s sqrt(m). The mean holds it too: signal of the norm S gives
+    sqrt(1 + S^2 / (m s^2)) in expectation of the square. What rounding to few bits adds counts as
+    signal.
 
     Args:
         method: that the round is of.
@@ -39,12 +40,20 @@ def signal_to_noise(
         None where the noise of the mean update is not known: where `Round.noise` is not, there is
         none, updates are not what is sent, or a pull shrinks the noise of the earlier steps.
     """
-    noise = noise_of_mean(round_, contributors)
-    if not noise or DELTA not in sums:
+    if not noise_of_mean(round_, contributors) or round_.noise is None or DELTA not in sums:
         return None
     correction = method.correction(state, None, contributors[0], round_)
     if correction is not None and correction.pull:
         return None
-    moved = int(round_.layout.mask(method.trains(round_)).sum())
-    mean = weighted_mean(sums[DELTA], round_.weights, contributors)
-    return float(np.linalg.norm(mean)) / (noise * math.sqrt(moved))
+    parts = [
+        round_.weights[client] * round_.noise[client] * _root_of_sent(method, state, client, round_)
+        for client in contributors
+    ]
+    return float(np.linalg.norm(sums[DELTA])) / math.hypot(*parts)
+
+
+def _root_of_sent(method: Method, state: GlobalState, client: str, round_: Round) -> float:
+    """Of the number of entries that a client moves and sends."""
+    ones = method.trains(round_, client).astype(np.float64)
+    moved = Trained(received=state, delta=ones, kept=None)
+    return float(np.linalg.norm(method.local(moved, client, round_)[DELTA]))

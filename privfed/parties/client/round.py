@@ -116,7 +116,8 @@ class Transition:
             weighted_mean(sums[one.name] / one.scale, self.weights, contributors) for one in uploads
         ]
         mean = np.concatenate(means)  # in the units of the public range
-        trained = int(self.layout.mask(self.method.trains(round_)).sum())
+        masks = [self.method.trains(round_, client) for client in contributors]
+        trained = int(np.any(masks, axis=0).sum())
         filled = sum(min(one.length, trained) for one in uploads)  # the rest is zeros
         moved = Progress(
             round=number,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privfed import FedAdam, FedAvg, FedProx, RoLoRA, Scaffold, TailAveraging
+from privfed import FedAdam, FedAvg, FedProx, FedSALoRA, MixedRanks, RoLoRA, Scaffold, TailAveraging
 from privfed.methods.method import DELTA
 from privfed.methods.signal_to_noise import signal_to_noise
 from tests.unit.privfed.methods.test_rolora import LAYOUT, RANK, WIDTH
@@ -34,6 +34,15 @@ def test_two_clients_of_unequal_weight_and_noise_by_hand():
 def test_of_one_contributor_alone():
     """B's sum over its weight has the norm 54; its noise is 8 in each of 4 entries."""
     assert ratio(FedAvg(), contributors=("b",)) == pytest.approx(54 / (8 * 2))
+
+
+def test_what_clients_keep_or_do_not_train_has_no_noise_in_the_mean():
+    """Of 20 entries, A's 10 are shared; one client trains a half of A."""
+    noise = {"a": 3.0, "b": 8.0}
+    sums = {DELTA: np.full(10, 6.0)}
+    method = MixedRanks(of=FedSALoRA(), ranks={"b": 1})
+    found = ratio(method, sums=sums, noise=noise, layout=LAYOUT)
+    assert found == pytest.approx(6 * math.sqrt(10) / math.sqrt(3**2 * 10 + 4**2 * 5))
 
 
 @pytest.mark.parametrize(
