@@ -59,6 +59,12 @@ class Wrapped:
                     "way round: both remember the same; take one of them"
                 )
             inside = inside.of
+        if getattr(inside, "changes_basis", False):
+            raise ConfigError(
+                f"{type(self).__name__} cannot be around {type(inside).__name__}, which writes the "
+                "factors of LoRA in another basis from round to round: sums of factors of several "
+                "rounds mean nothing; take the method alone, or rolora inside"
+            )
 
     @property
     def freezes_a(self) -> bool:

@@ -11,9 +11,11 @@ from privfed import (
     CKKS,
     Callback,
     Computation,
+    DoubleSketch,
     FedAdam,
     FedAvg,
     FedProx,
+    FedSVD,
     FFALoRA,
     Plain,
     RoLoRA,
@@ -35,6 +37,8 @@ METHODS = {
     "scaffold": Scaffold(weighting="public_size"),
     "average of scaffold": TailAveraging(of=Scaffold(), first_round=2),
     "two sums": TwoSums(),
+    "fedsvd": FedSVD(every=2),
+    "double-sketch": DoubleSketch(weighting="public_size", width=8),
     "adam of rolora": FedAdam(of=RoLoRA(weighting="public_size"), learning_rate=0.05),
 }
 CIPHERS = {

@@ -501,7 +501,11 @@ WRONG_VALUE = [
     ("encryption/bits", 7, "bits"),
     ("encryption/public_range", 0, "public_range"),
     ("encryption/public_range", INF, "public_range"),
-    ("method/kind", "fedsgd", "['fedavg', 'ffa-lora', 'rolora', 'fedprox', 'scaffold']"),
+    (
+        "method/kind",
+        "fedsgd",
+        "['fedavg', 'ffa-lora', 'rolora', 'fedsvd', 'double-sketch', 'fedprox', 'scaffold']",
+    ),
     ("method/weighting", "true_size", "weighting"),
     ("method/server_learning_rate", 0, "server_learning_rate"),
     ("federation/rounds", 0, "rounds"),
