@@ -52,8 +52,8 @@ COLUMNS: Final = "sketch.columns"
 ROWS: Final = "sketch.rows"
 """The upload with Z of every module."""
 RESIDUAL: Final = "sketch.residual"
-"""In the memory: of each module |Psi W - Psi Q X| / |Z|, the share of the round's step that the
-width, the public range and rounding could not hold; shape (modules,)."""
+"""In the memory: of each module an estimate of |W - Q X| / |M|, the share of the round's step that
+the width, the public range and rounding could not hold; shape (modules,)."""
 TRUNCATED: Final = "sketch.truncated"
 """In the memory: of each module the share of the sum of W's singular values beyond the rank; shape
 (modules,)."""
@@ -113,7 +113,7 @@ class DoubleSketch(FedAvg):
             b, a = pair.read(trained.received.adapter)
             db, da = pair.read(trained.delta)
             omega, psi = _signs(pair, self.width, round_.number)
-            of_columns, of_rows = _sizes(b, a)
+            of_columns, of_rows = _sizes(b, a, omega, psi)
             y = b @ (da @ omega) + db @ ((a + da) @ omega)
             z = (psi @ b) @ da + (psi @ db) @ (a + da)
             columns.append((y / of_columns).reshape(-1))
@@ -180,6 +180,10 @@ def mean_product(
 ) -> tuple[Matrix, Matrix, float]:
     """W = Q X in two factors, from mean sketches, and the share of the step that it lacks.
 
+    With E the part of W outside Q, v = width and l = rows, least squares leave a residual of about
+    (l - v) |E|^2, and X is off by about v / (l - v - 1) |E|^2 (Halko, Martinsson & Tropp 2011,
+    arXiv:0909.4061, proposition 10.2, for Gaussian matrices): the share is corrected for both.
+
     Args:
         b: as received, shape (outputs, rank).
         a: as received, shape (rank, inputs).
@@ -189,24 +193,26 @@ def mean_product(
         psi: signs, shape (rows, outputs).
 
     Returns:
-        Shapes (outputs, width) and (width, inputs), and |Psi W - Psi Q X| / |Z|.
+        Shapes (outputs, width) and (width, inputs), and an estimate of |W - Q X| / |M|: the
+        residual of least squares over |Z|, times what least squares hide of it.
     """
-    of_columns, of_rows = _sizes(b, a)
+    of_columns, of_rows = _sizes(b, a, omega, psi)
     stepped = z * of_rows
     basis, _ = qr(product(b, product(a, omega)) + y * of_columns)
     basis_seen, seen = product(psi, basis), product(product(psi, b), a) + stepped
     directions, triangle = qr(basis_seen)
     coefficients = solve_triangle(triangle, product(directions.T, seen))
-    missed = seen - product(basis_seen, coefficients)
-    size = norm(stepped)
-    return basis, coefficients, norm(missed) / size if size > 0 else 0.0
+    missed, size = norm(seen - product(basis_seen, coefficients)), norm(stepped)
+    rows, width = psi.shape[0], omega.shape[1]
+    hidden = np.sqrt(rows * (rows - 1) / ((rows - width) * (rows - width - 1)))
+    return basis, coefficients, float(hidden) * missed / size if size > 0 else 0.0
 
 
 def balanced_factors(left: Matrix, right: Matrix, a: Matrix) -> tuple[Matrix, Matrix, float]:
     """U sqrt(S) and sqrt(S) V^T of the largest singular values of a product, and the share cut.
 
-    Where the product has a smaller rank, B ends with zeros and A with orthonormal rows out of the
-    row space that it had. With zeros in both, no gradient would ever move them.
+    Where the product has a smaller rank, B ends with zeros and A with orthonormal rows, out of what
+    its old rows and those of the product span. With zeros in both, no gradient would move them.
 
     Args:
         left: shape (outputs, width).
@@ -217,8 +223,8 @@ def balanced_factors(left: Matrix, right: Matrix, a: Matrix) -> tuple[Matrix, Ma
         Shapes (outputs, rank) and (rank, inputs), and the share of the sum of singular values.
     """
     rank = len(a)
-    padded = np.concatenate([left, np.zeros((len(left), rank))], axis=1)
-    scaled, values, rows = product_svd(padded, np.concatenate([right, a]))
+    padded = np.concatenate([np.zeros((len(left), rank)), left], axis=1)
+    scaled, values, rows = product_svd(padded, np.concatenate([a, right]))
     roots = np.sqrt(np.where(values > NEGLIGIBLE * values[0], values, 1.0))[:rank]
     there = np.where(values > NEGLIGIBLE * values[0], 1.0, 0.0)[:rank]
     everything = float(total(values))
@@ -226,18 +232,23 @@ def balanced_factors(left: Matrix, right: Matrix, a: Matrix) -> tuple[Matrix, Ma
     return scaled[:, :rank] * there / roots, rows[:rank] * roots[:, None], cut
 
 
-def _sizes(b: Matrix, a: Matrix) -> tuple[float, float]:
+def _sizes(b: Matrix, a: Matrix, omega: Matrix, psi: Matrix) -> tuple[float, float]:
     """By what Y and Z are divided, so that no entry has more noise than one of an update.
 
-    With noise of deviation sigma in every entry of dB and dA, and random signs, the square of an
-    entry of Y = dB A Omega + B dA Omega is at most sigma^2 (|A|^2 + inputs max_i |B_i|^2), on the
-    average over signs; likewise for Z. The product dB dA is of second order.
+    With noise of deviation sigma in every entry of dB and dA, entry (i, j) of Y = dB (A Omega) +
+    B (dA Omega) has variance sigma^2 (|A Omega e_j|^2 + inputs |B_i|^2), and that of Z =
+    (Psi dB) A + (Psi B) dA has sigma^2 (outputs |A e_j|^2 + |Psi_i B|^2). Here is the largest of
+    each over sigma; the product dB dA is of second order.
     """
-    of_a, of_b = total(total(a * a)), total(total(b * b))
-    largest_column, largest_row = total(a * a).max(), total((b * b).T).max()
-    columns = np.sqrt(of_a + a.shape[1] * largest_row)
-    rows = np.sqrt(of_b + len(b) * largest_column)
+    outputs, inputs = len(b), a.shape[1]
+    of_a, of_b = _largest(product(a, omega)), _largest(product(psi, b).T)
+    columns = np.sqrt(of_a + inputs * _largest(b.T))
+    rows = np.sqrt(of_b + outputs * _largest(a))
     return float(columns) or 1.0, float(rows) or 1.0
+
+
+def _largest(columns: Matrix) -> float:
+    return float(total(columns * columns).max())
 
 
 def _signs(pair: FactorPair, width: int, number: int) -> tuple[Matrix, Matrix]:
