@@ -16,11 +16,13 @@ from privfed import (
     SGD,
     CausalLanguageModel,
     Classification,
+    DoubleSketch,
     FedAdagrad,
     FedAdam,
     FedAvg,
     FedAvgM,
     FedProx,
+    FedSVD,
     FedYogi,
     FFALoRA,
     LoRA,
@@ -256,6 +258,13 @@ class TestOtherChoices:
         settings["method"] = {"kind": "scaffold", "server_learning_rate": 0.5}
         del settings["training"]["momentum"]
         assert load(settings).method == Scaffold(server_learning_rate=0.5)
+        settings["method"] = {"kind": "fedsvd", "every": 3}
+        assert load(settings).method == FedSVD(every=3)
+        settings["method"] = {"kind": "double-sketch", "width": 24}
+        assert load(settings).method == DoubleSketch(width=24)
+        del settings["method"]["width"]
+        with pytest.raises(ConfigError, match=r"\[method\] needs the key 'width'"):
+            load(settings)
 
     def test_each_optimiser_of_the_server_inside_the_average(self, load, settings):
         settings["method"] = {"kind": "rolora"}

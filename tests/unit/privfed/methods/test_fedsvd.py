@@ -73,6 +73,39 @@ def test_a_refresh_leaves_the_product_and_makes_a_orthonormal():
     assert (plain.adapter[head] != first.adapter[head]).all()
 
 
+def test_a_refresh_leaves_the_logits_of_a_model(bert_folder):
+    """In layers of PEFT, where LoRA scales the product by alpha / r."""
+    import torch
+
+    from privfed import Classification, LoRA
+    from privfed.models.vector import read_vector, trainable, write_vector
+
+    task = Classification(base=bert_folder, labels=("a", "b", "c"), max_length=12)
+    model = LoRA(rank=3, target_modules=("query", "dense"), alpha=6.0).attach(
+        task.build(), task.modules_to_save, 0
+    )
+    model.eval()
+    layout = Layout(tuple((name, tuple(p.shape)) for name, p in trainable(model)))
+    alone = Round(number=1, steps=1, learning_rate=1.0, weights={"north": 1.0}, layout=layout)
+    random, method = np.random.default_rng(10), FedSVD()
+    start = read_vector(model)
+    (sent,) = method.uploads(alone)
+    step = 0.2 * random.normal(size=sent.length)
+    moved = start.copy()
+    moved[layout.mask(method.trains(alone))] += step.astype(np.float32)
+    fresh = method.next(method.begin(start), {DELTA: step}, ["north"], alone).adapter
+
+    def logits(vector):
+        write_vector(model, vector)
+        with torch.no_grad():
+            ids = torch.arange(1, 25).reshape(2, 12)
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids)).numpy()
+
+    assert np.abs(moved - fresh).max() > 0.1
+    assert np.abs(logits(moved) - logits(start)).max() > 0.1
+    np.testing.assert_allclose(logits(moved), logits(fresh), atol=1e-6)
+
+
 def test_it_is_refreshed_after_round_one_and_every_so_many_from_there():
     states = played(FedSVD(every=3), adapter(5), range(1, 9))
     changed = [
