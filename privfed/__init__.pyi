@@ -9,7 +9,9 @@ from .federation import Federation as Federation
 from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA
+from .methods.double_sketch import DoubleSketch as DoubleSketch
 from .methods.fedprox import FedProx as FedProx
+from .methods.fedsvd import FedSVD as FedSVD
 from .methods.mixed_ranks import MixedRanks as MixedRanks
 from .methods.personal import FedDPA as FedDPA
 from .methods.personal import FedSALoRA as FedSALoRA

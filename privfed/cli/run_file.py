@@ -17,7 +17,9 @@ from privfed.errors import ConfigError
 from privfed.federation import Federation
 from privfed.identity.enrolment import Enrolment
 from privfed.methods.averaging import FedAvg, FFALoRA
+from privfed.methods.double_sketch import DoubleSketch
 from privfed.methods.fedprox import FedProx
+from privfed.methods.fedsvd import FedSVD
 from privfed.methods.method import Method
 from privfed.methods.mixed_ranks import MixedRanks
 from privfed.methods.personal import FedDPA, FedSALoRA, LocalHead
@@ -59,7 +61,10 @@ _OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 _SUMMATIONS: Mapping[str, type[BFV | CKKS | Plain]] = {"bfv": BFV, "ckks": CKKS, "plain": Plain}
 _METHODS: Mapping[str, type[FedAvg]] = {
     method.kind: method
-    for method in (FedAvg, FFALoRA, RoLoRA, FedProx, Scaffold, FedSALoRA, LocalHead, FedDPA)
+    for method in (
+        *(FedAvg, FFALoRA, RoLoRA, FedSVD, DoubleSketch, FedProx, Scaffold),
+        *(FedSALoRA, LocalHead, FedDPA),
+    )
 }
 _SERVER_OPTIMIZERS: Mapping[str, type[Wrapped]] = {
     method.kind: method for method in (FedAvgM, FedAdagrad, FedAdam, FedYogi)

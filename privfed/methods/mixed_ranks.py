@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from privfed.checks import require_count
 from privfed.errors import ConfigError
-from privfed.methods.lora_factors import with_rank_in
+from privfed.methods.factors import with_rank_in
 from privfed.methods.method import GlobalState, Kept, Round
 from privfed.methods.personal import FedDPA
 from privfed.methods.wrapped import Wrapped
@@ -23,7 +23,8 @@ class MixedRanks(Wrapped):
     Such a client begins from the global adapter cut to its ranks, and moves, clips and noises
     these alone. In the mean it counts as one that did not move the others. So where the mean of the
     products is exact for equal ranks (FFA-LoRA, RoLoRA), it is here: of the clients' products,
-    each of its own rank.
+    each of its own rank. Around `DoubleSketch`, which sorts the ranks by their singular values, a
+    client begins from the largest of them, as in FlexLoRA (Bai et al. 2024, arXiv:2402.11505).
 
     All uploads are of one length, as sums of ciphertexts must be. The paper weighs clients by the
     norm of their products, which says something of their data; here weights are public.
@@ -39,6 +40,7 @@ class MixedRanks(Wrapped):
     ranks: Mapping[str, int]
 
     kind: ClassVar[str] = "mixed-ranks"
+    sums_rounds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check every field."""

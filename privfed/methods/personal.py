@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from privfed.checks import require_count
 from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg
-from privfed.methods.lora_factors import A_FACTOR, B_FACTOR, require_factors, with_rank_in
+from privfed.methods.factors import A_FACTOR, B_FACTOR, pairs_of, with_rank_in
 from privfed.methods.method import GlobalState, Kept, Round, Trained, Vector
 from privfed.protocol.layout import Layout
 
@@ -82,7 +82,7 @@ class FedSALoRA(Personal):
 
     def own(self, layout: Layout) -> NDArray[np.bool_]:
         """All but A."""
-        require_factors(layout, self.kind)
+        pairs_of(layout, self.kind)
         return ~layout.mask([name for name in layout.names if A_FACTOR in name])
 
 
@@ -133,5 +133,5 @@ class FedDPA(Personal):
 
     def own(self, layout: Layout) -> NDArray[np.bool_]:
         """The last ranks of both factors."""
-        require_factors(layout, self.kind)
+        pairs_of(layout, self.kind)
         return with_rank_in(layout, slice(-self.personal_rank, None))

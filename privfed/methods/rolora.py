@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg
-from privfed.methods.lora_factors import A_FACTOR, B_FACTOR, require_factors
+from privfed.methods.factors import A_FACTOR, B_FACTOR, pairs_of
 from privfed.methods.method import Round
 from privfed.protocol.layout import Layout
 from privfed.settings.training import TrainingConfig
@@ -55,6 +55,6 @@ def moving_in(layout: Layout, number: int) -> tuple[str, ...]:
     Raises:
         ConfigError: if the adapter has not both factors.
     """
-    require_factors(layout, "rolora")
+    pairs_of(layout, RoLoRA.kind)
     still = A_FACTOR if number % 2 else B_FACTOR
     return tuple(name for name in layout.names if still not in name)

@@ -36,6 +36,8 @@ class Wrapped:
 
     outermost: ClassVar[bool] = False
     """Whether nothing may be around it."""
+    sums_rounds: ClassVar[bool] = True
+    """Whether it adds up adapters, or what moved them, over several rounds."""
     own: ClassVar[tuple[str, ...]] = ()
     """Arrays in the memory of the global state that belong to the outer method."""
 
@@ -59,6 +61,12 @@ class Wrapped:
                     "way round: both remember the same; take one of them"
                 )
             inside = inside.of
+        if self.sums_rounds and getattr(inside, "changes_basis", False):
+            raise ConfigError(
+                f"{type(self).__name__} cannot be around {type(inside).__name__}, which writes the "
+                "factors of LoRA in another basis from round to round: sums of factors of several "
+                "rounds mean nothing; take the method alone, or rolora inside"
+            )
 
     @property
     def freezes_a(self) -> bool:

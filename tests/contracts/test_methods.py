@@ -11,11 +11,13 @@ from privfed import (
     CKKS,
     Callback,
     Computation,
+    DoubleSketch,
     FedAdam,
     FedAvg,
     FedDPA,
     FedProx,
     FedSALoRA,
+    FedSVD,
     FFALoRA,
     LocalHead,
     MixedRanks,
@@ -42,6 +44,8 @@ METHODS = {
     "fedsa": FedSALoRA(),
     "fed-dpa in part": FedDPA(personal_rank=1, upload_share=0.5),
     "local head of mixed ranks": MixedRanks(of=LocalHead(), ranks={"client-1": 1}),
+    "fedsvd": FedSVD(every=2),
+    "double-sketch": DoubleSketch(weighting="public_size", width=8),
     "adam of rolora": FedAdam(of=RoLoRA(weighting="public_size"), learning_rate=0.05),
 }
 CIPHERS = {
@@ -154,9 +158,9 @@ class TestWhatMethodsComeTo:
         assert apart["adapter"] < 0.01 * np.abs(one["adapter"]).max()
 
     def test_under_rolora_a_leaves_the_row_space_in_which_it_began(self, start):
-        """Of the rows of B A, which under FFA-LoRA never do."""
+        """Of the rows of B A, which under FFA-LoRA and FedSVD never do."""
         outside = {}
-        for method in (RoLoRA(), FFALoRA()):
+        for method in (RoLoRA(), FFALoRA(), FedSVD()):
             federation, folder = start(method.kind, method, rounds=4)
             federation.run(folder)
             first, last = (
@@ -171,6 +175,8 @@ class TestWhatMethodsComeTo:
             outside[method.kind] = np.linalg.norm(rest) / np.linalg.norm(product)
         assert outside["rolora"] > 0.05
         assert outside["ffa-lora"] < 1e-5
+        assert outside["fedsvd"] < 1e-5
+        np.testing.assert_allclose(last[name] @ last[name].T, np.eye(2), atol=1e-6)
 
     @pytest.mark.parametrize("stacked", [1, 3])
     def test_the_factor_whose_turn_it_is_not_stands_still(self, start, stacked):
@@ -190,6 +196,18 @@ class TestWhatMethodsComeTo:
             still = np.concatenate([np.full(v.size, factor in k) for k, v in layout.items()])
             assert (was == now)[still].all(), number
             assert (was != now)[~still].mean() > 0.9, "what rounds to zero does not move either"
+
+    def test_sketches_fit_in_the_range_of_updates_and_cost_nothing(self, start):
+        """Of 16 bits: what the three clients' products of rank 2 lose is rounding."""
+        spent = {}
+        for method in (FedAvg(), DoubleSketch(width=8)):
+            federation, folder = start(method.kind, method, Plain(bits=16))
+            spent[method.kind] = federation.run(folder).rounds[-1].epsilon
+        assert spent["double-sketch"] == spent["fedavg"]
+        memory = arrays(folder)
+        assert memory["sketch.residual"].shape == memory["sketch.truncated"].shape == (4,)
+        assert 0 < memory["sketch.residual"].max() < 0.01
+        assert memory["sketch.truncated"].min() > 0.05
 
     def test_in_a_stack_each_client_has_its_own_variate(self, start):
         alone = after(start, "alone", Scaffold(), rounds=4)

@@ -16,6 +16,7 @@ from privfed import (
     SGD,
     CausalLanguageModel,
     Classification,
+    DoubleSketch,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -23,6 +24,7 @@ from privfed import (
     FedDPA,
     FedProx,
     FedSALoRA,
+    FedSVD,
     FedYogi,
     FFALoRA,
     LocalHead,
@@ -261,6 +263,13 @@ class TestOtherChoices:
         settings["method"] = {"kind": "scaffold", "server_learning_rate": 0.5}
         del settings["training"]["momentum"]
         assert load(settings).method == Scaffold(server_learning_rate=0.5)
+        settings["method"] = {"kind": "fedsvd", "every": 3}
+        assert load(settings).method == FedSVD(every=3)
+        settings["method"] = {"kind": "double-sketch", "width": 24}
+        assert load(settings).method == DoubleSketch(width=24)
+        del settings["method"]["width"]
+        with pytest.raises(ConfigError, match=r"\[method\] needs the key 'width'"):
+            load(settings)
 
     def test_each_optimiser_of_the_server_inside_the_average(self, load, settings):
         settings["method"] = {"kind": "rolora"}
@@ -527,7 +536,7 @@ WRONG_VALUE = [
     (
         "method/kind",
         "fedsgd",
-        "'rolora', 'fedprox', 'scaffold', 'fedsa-lora', 'local-head', 'fed-dpa']",
+        "'double-sketch', 'fedprox', 'scaffold', 'fedsa-lora', 'local-head', 'fed-dpa']",
     ),
     ("method/weighting", "true_size", "weighting"),
     ("method/server_learning_rate", 0, "server_learning_rate"),
