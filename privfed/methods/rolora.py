@@ -13,7 +13,7 @@ from privfed.methods.method import DELTA, GlobalState, Round, SentVector, Traine
 from privfed.protocol.layout import Layout
 from privfed.settings.training import TrainingConfig
 
-A_FACTOR, B_FACTOR = ".lora_A.", ".lora_B."
+A_FACTOR, B_FACTOR, MAGNITUDE = ".lora_A.", ".lora_B.", ".lora_magnitude_vector."
 """In the name of a parameter, as PEFT has it."""
 
 
@@ -80,8 +80,14 @@ def moving_in(layout: Layout, number: int) -> tuple[str, ...]:
     """Names of what moves in a round.
 
     Raises:
-        ConfigError: if the adapter has not both factors.
+        ConfigError: if the adapter has not both factors, or divides by their norm (DoRA).
     """
+    if any(MAGNITUDE in name for name in layout.names):
+        raise ConfigError(
+            "rolora lets factors take turns so that the mean of the clients' products is exact; "
+            "DoRA divides by a norm that depends on both, so that it is not: take fedavg, or "
+            "leave out dora"
+        )
     for factor in (A_FACTOR, B_FACTOR):
         if not any(factor in name for name in layout.names):
             raise ConfigError(
