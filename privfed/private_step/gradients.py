@@ -128,8 +128,8 @@ class HookGradients:
         dora = next((n for n, m in model.named_modules() if isinstance(m, DoraLinearLayer)), None)
         if dora is not None:
             raise GateError(
-                f"{dora!r} (DoRA) reads the factors of LoRA a second time for a norm, which Opacus' "
-                "hooks take for records; take expanded leaves"
+                f"{dora!r} (DoRA) reads the factors of LoRA a second time, for a norm, which the "
+                "hooks of Opacus take for records; take expanded leaves"
             )
         self._model = model
         try:

@@ -22,7 +22,6 @@ from privfed.models.vector import trainable
 from privfed.private_step.layers import PerExampleLayer, is_matrix_product, per_example_class
 
 _REASONS: Final = {
-    "lora_magnitude_vector": "DoRA has a rule around linear layers alone",
     "lora_embedding": "LoRA on an embedding multiplies outside of any layer",
     "trainable_tokens": "trainable tokens are written into the embedding outside of any layer",
 }

@@ -158,7 +158,6 @@ def dropping(name):
     return Case(name.split()[0], DROPOUTS[name])
 
 
-
 @pytest.mark.parametrize("name", list(DROPOUTS))
 def test_with_dropout_off_the_gradients_are_exact(name, folders):
     case = dropping(name)
