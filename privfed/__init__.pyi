@@ -26,6 +26,8 @@ from .methods.tail_averaging import TailAveraging as TailAveraging
 from .models.adapters import LoRA as LoRA
 from .models.adapters import PeftAdapter as PeftAdapter
 from .models.custom_loss import CustomLoss as CustomLoss
+from .models.houlsby import Houlsby as Houlsby
+from .models.houlsby import HoulsbyModel as HoulsbyModel
 from .models.in_place import InPlace as InPlace
 from .models.in_place import InPlaceModel as InPlaceModel
 from .models.load_adapter import load_adapter as load_adapter

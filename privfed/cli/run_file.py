@@ -29,6 +29,7 @@ from privfed.methods.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedY
 from privfed.methods.tail_averaging import TailAveraging
 from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
+from privfed.models.houlsby import Houlsby
 from privfed.models.in_place import InPlace
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.protocol.links import parse_address
@@ -71,6 +72,7 @@ _SERVER_OPTIMIZERS: Mapping[str, type[Wrapped]] = {
 }
 _ADAPTERS: Mapping[str, Callable[[Section], Adapter]] = {
     "lora": lambda section: section.build(LoRA),
+    "houlsby": lambda section: section.build(Houlsby),
     "prompt-tuning": lambda section: PeftAdapter.prompt_tuning(_num_tokens(section)),
     "prefix-tuning": lambda section: PeftAdapter.prefix_tuning(_num_tokens(section)),
     "p-tuning": lambda section: PeftAdapter.p_tuning(

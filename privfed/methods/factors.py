@@ -14,6 +14,7 @@ from privfed.protocol.layout import Layout
 
 A_FACTOR: Final = ".lora_A."
 B_FACTOR: Final = ".lora_B."
+_MAGNITUDE: Final = ".lora_magnitude_vector."
 """In the name of a parameter, as PEFT has it."""
 
 
@@ -61,8 +62,13 @@ def pairs_of(layout: Layout, method: str) -> tuple[FactorPair, ...]:
         method: that needs them, for the error.
 
     Raises:
-        ConfigError: if there are none, or one lacks its other half.
+        ConfigError: if there are none, one lacks its other half, or DoRA is around them.
     """
+    if any(_MAGNITUDE in name for name in layout.names):
+        raise ConfigError(
+            f"{method} counts on the product of the factors; DoRA divides by a norm that depends "
+            "on both: take fedavg, or leave out dora"
+        )
     first, found = 0, {}
     for name, shape in layout.parameters:
         found[name] = (first, shape)

@@ -53,7 +53,7 @@ def moving_in(layout: Layout, number: int) -> tuple[str, ...]:
     """Names of what moves in a round.
 
     Raises:
-        ConfigError: if the adapter has not both factors.
+        ConfigError: if the adapter has not both factors, or divides by their norm (DoRA).
     """
     pairs_of(layout, RoLoRA.kind)
     still = A_FACTOR if number % 2 else B_FACTOR

@@ -22,7 +22,7 @@ from peft import (
 from torch import nn
 from transformers import PreTrainedModel
 
-from privfed.checks import require_count, require_positive
+from privfed.checks import require_count, require_positive, require_type
 from privfed.errors import ConfigError, ModelError
 from privfed.models.prompt import embed_prompt_for_every_record
 
@@ -50,9 +50,11 @@ class LoRA:
         alpha: scale of the product; None means alpha = r, a scale of one.
         dropout: share of the inputs of A that is dropped in training, in [0, 1).
         rank_stabilized: scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732).
+        dora: divide each row of that weight by its norm, which no gradient flows through, and
+            multiply it by a trained magnitude, at first the norm of the row of W.
 
     Reference:
-        Hu et al. 2021, arXiv:2106.09685.
+        Hu et al. 2021, arXiv:2106.09685; with `dora`, Liu et al. 2024, arXiv:2402.09353.
     """
 
     rank: int
@@ -61,22 +63,16 @@ class LoRA:
     alpha: float | None = None
     dropout: float = 0.0
     rank_stabilized: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         """Check every field."""
         require_count(rank=self.rank)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        _check_names(target_modules=self.target_modules)
-        if self.layers is not None and not (
-            isinstance(self.layers, tuple)
-            and self.layers
-            and all(type(layer) is int and layer >= 0 for layer in self.layers)
-        ):
-            raise ConfigError(
-                "layers must be a tuple of block numbers from 0, e.g. (4, 5), got "
-                f"{self.layers!r}; leave it out to adapt all"
-            )
+        require_type(bool, dora=self.dora)
+        require_module_names(target_modules=self.target_modules)
+        require_block_numbers(self.layers)
         if self.alpha is not None:
             require_positive(alpha=self.alpha)
 
@@ -87,6 +83,7 @@ class LoRA:
             lora_alpha=self._alpha,
             lora_dropout=self.dropout,
             use_rslora=self.rank_stabilized,
+            use_dora=self.dora,
             target_modules=list(self.target_modules),
             layers_to_transform=None if self.layers is None else list(self.layers),
             modules_to_save=list(modules_to_save) or None,
@@ -104,6 +101,7 @@ class LoRA:
             "layers": "all" if self.layers is None else list(self.layers),
             "dropout": self.dropout,
             "rank_stabilized": self.rank_stabilized,
+            "dora": self.dora,
         }
 
     @property
@@ -170,7 +168,7 @@ class PeftAdapter:
             target_modules: linear modules whose outputs are scaled.
             feedforward_modules: those among them whose inputs are scaled instead.
         """
-        _check_names(target_modules=target_modules)
+        require_module_names(target_modules=target_modules)
         outside = sorted(set(feedforward_modules) - set(target_modules))
         if outside:
             raise ConfigError(
@@ -220,12 +218,17 @@ def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
     (sum p_i B_i) A. Orthonormal rows keep a record's gradient in B below that in the full weight.
 
     Raises:
-        ModelError: if the model has no LoRA factors.
+        ModelError: if the model has no LoRA factors, or divides by their norm (DoRA).
 
     Reference:
         Sun et al. 2024 (FFA-LoRA), arXiv:2403.12313.
     """
     generator = torch.Generator().manual_seed(seed)
+    if any(".lora_magnitude_vector." in name for name, _ in model.named_parameters()):
+        raise ModelError(
+            "FFA-LoRA freezes A so that the mean of the clients' products is exact; DoRA divides "
+            "by a norm that depends on B, so that it is not: take fedavg, or leave out dora"
+        )
     found = False
     for _, factor in lora_a_factors(model):
         found = True
@@ -240,7 +243,8 @@ def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
         raise ModelError("FFA-LoRA freezes LoRA's A factors; this adapter has none")
 
 
-def _check_names(**fields: tuple[str, ...]) -> None:
+def require_module_names(**fields: tuple[str, ...]) -> None:
+    """Refuse any value that is no tuple of names, or holds none, naming it."""
     for field, names in fields.items():
         valid = isinstance(names, tuple) and all(isinstance(name, str) and name for name in names)
         if not valid or not names:
@@ -248,6 +252,19 @@ def _check_names(**fields: tuple[str, ...]) -> None:
                 f"{field} must be a tuple of names of modules, e.g. ('query', 'value'), got "
                 f"{names!r}"
             )
+
+
+def require_block_numbers(layers: tuple[int, ...] | None) -> None:
+    """Refuse what is neither None nor a tuple of numbers from zero."""
+    if layers is not None and not (
+        isinstance(layers, tuple)
+        and layers
+        and all(type(layer) is int and layer >= 0 for layer in layers)
+    ):
+        raise ConfigError(
+            f"layers must be a tuple of block numbers from 0, e.g. (4, 5), got {layers!r}; leave "
+            "it out to adapt all"
+        )
 
 
 def _require_all_found(wrapped: PeftModel, config: PeftConfig) -> None:

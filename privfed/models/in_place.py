@@ -46,21 +46,34 @@ class InPlaceModel(nn.Module):
         Raises:
             ModelError: if they belong to another base model, or cannot be read.
         """
-        try:
-            trained = load_file(Path(folder) / _WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"the trained parameters in {folder} cannot be loaded: {explained(folder, error)}"
-            ) from error
-        known = dict(base.named_parameters())
-        foreign = [n for n, t in trained.items() if n not in known or known[n].shape != t.shape]
-        if foreign:
-            raise ModelError(
-                f"{folder} belongs to another base model: this one has no {foreign[:3]} of the "
-                "same shape"
-            )
-        base.load_state_dict(trained, strict=False)
+        load_trained(base, folder)
         return cls(base)
+
+
+def load_trained(base: nn.Module, folder: str | Path) -> set[str]:
+    """Overwrite parameters of a base model with those that an adapter folder holds.
+
+    Returns:
+        Their names.
+
+    Raises:
+        ModelError: if they belong to another base model, or cannot be read.
+    """
+    try:
+        trained = load_file(Path(folder) / _WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the trained parameters in {folder} cannot be loaded: {explained(folder, error)}"
+        ) from error
+    known = dict(base.named_parameters())
+    foreign = [n for n, t in trained.items() if n not in known or known[n].shape != t.shape]
+    if foreign:
+        raise ModelError(
+            f"{folder} belongs to another base model: this one has no {foreign[:3]} of the "
+            "same shape"
+        )
+    base.load_state_dict(trained, strict=False)
+    return set(trained)
 
 
 def holds_trained_parameters(folder: Path) -> bool:

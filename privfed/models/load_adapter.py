@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import nn
 
 from privfed.errors import ModelError
+from privfed.models.houlsby import SETTINGS, HoulsbyModel
 from privfed.models.in_place import InPlaceModel, holds_trained_parameters
 from privfed.models.loading_errors import explained
 from privfed.models.tasks import BASE_DIGEST, Task, description_path, load_task
@@ -68,7 +69,8 @@ def _recorded_digest(folder: str | Path) -> str:
 
 def _attached(model: nn.Module, folder: Path) -> nn.Module:
     if holds_trained_parameters(folder):
-        return InPlaceModel.from_pretrained(model, folder)
+        kind = HoulsbyModel if (folder / SETTINGS).is_file() else InPlaceModel
+        return kind.from_pretrained(model, folder)
     try:
         adapted = PeftModel.from_pretrained(model, folder)
         with safe_open(folder / _PEFT_WEIGHTS, "pt") as file:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from opacus import GradSampleModule
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor, nn
 
 from privfed.errors import GateError
@@ -120,10 +121,16 @@ class HookGradients:
     """Per-example gradients by the hooks of Opacus' GradSampleModule.
 
     Raises:
-        GateError: if Opacus knows no rule for a trainable module.
+        GateError: if Opacus knows no rule for a trainable module, or a factor is read twice (DoRA).
     """
 
     def __init__(self, model: nn.Module) -> None:
+        dora = next((n for n, m in model.named_modules() if isinstance(m, DoraLinearLayer)), None)
+        if dora is not None:
+            raise GateError(
+                f"{dora!r} (DoRA) reads the factors of LoRA a second time, for a norm, which the "
+                "hooks of Opacus take for records; take expanded leaves"
+            )
         self._model = model
         try:
             self._hooked = GradSampleModule(model, batch_first=True, loss_reduction="sum")

@@ -15,6 +15,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from peft.tuners.ia3.layer import Linear as IA3Linear
+from peft.tuners.lora.dora import DoraLinearLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -155,6 +157,63 @@ class PerExampleIA3(PerExampleLayer, IA3Linear):  # type: ignore[misc]
         return (rows * scaling.flatten(1).unsqueeze(1)).reshape(value.shape).to(value.dtype)
 
 
+class PerExampleDoRA(PerExampleLayer, DoraLinearLayer):  # type: ignore[misc]
+    """PEFT's DoRA around a linear layer, with the magnitudes and the factors of each record.
+
+    y = g (W x + s B A x) + b with g = m / ||W + s B A||, the norm of each row, of the record's own
+    A and B. Like PEFT's, the norm is a constant of the gradient.
+
+    Reference:
+        Liu et al. 2024, arXiv:2402.09353, section 4.3.
+    """
+
+    weight: nn.Parameter
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lora_A: nn.Module,
+        lora_B: nn.Module,
+        scaling: float,
+        base_layer: nn.Module,
+        base_result: Tensor | None = None,
+        adapter_name: str = "default",
+    ) -> Tensor:
+        """As `peft.tuners.lora.dora.DoraLinearLayer`: what is added to W x + b.
+
+        Without `base_result`, x went through dropout, and so does what W makes of it.
+        """
+        in_use = [layer for layer in (self, lora_A, lora_B) if getattr(layer, "leaves", None)]
+        if not in_use:
+            plain: Tensor = super().forward(
+                x,
+                lora_A=lora_A,
+                lora_B=lora_B,
+                scaling=scaling,
+                base_layer=base_layer,
+                base_result=base_result,
+                adapter_name=adapter_name,
+            )
+            return plain
+        by_record = cast(PerExampleLayer, in_use[0]).by_record
+        weight = cast(Tensor, base_layer.weight)
+        if not weight.is_floating_point():
+            weight = dequantize_module_weight(base_layer)
+        weight = (weight.T if self.fan_in_fan_out else weight).to(x.dtype)
+        norms = _row_norms(weight, _of_records(lora_A), _of_records(lora_B), scaling)
+        gain = (_of_records(self) / norms).unsqueeze(1)
+        updates = by_record(lora_B(lora_A(x)))
+        if base_result is None:
+            products = by_record(F.linear(x, weight))
+        elif getattr(base_layer, "bias", None) is None:
+            products = by_record(base_result)
+        else:
+            products = by_record(base_result) - _of_records(base_layer, "bias").unsqueeze(1)
+        added = (gain - 1) * products + gain * updates * scaling
+        return added.reshape(*x.shape[:-1], added.shape[-1])
+
+
 def per_example_class(layer: nn.Module) -> type[nn.Module] | None:
     """The class that gives `layer` leaves, or None if there is none that is known to be exact."""
     exact: dict[type[nn.Module], type[nn.Module]] = {
@@ -162,6 +221,7 @@ def per_example_class(layer: nn.Module) -> type[nn.Module] | None:
         Conv1D: PerExampleConv1D,
         nn.LayerNorm: PerExampleLayerNorm,
         IA3Linear: PerExampleIA3,
+        DoraLinearLayer: PerExampleDoRA,
     }
     kind = type(layer)
     if isinstance(layer, PerExampleLayer):
@@ -190,3 +250,31 @@ def _times(value: Tensor, leaf: Tensor | None, fixed: Tensor | None) -> Tensor:
     if leaf is not None:
         return value * leaf.unsqueeze(1)
     return value if fixed is None else value * fixed
+
+
+def _of_records(layer: nn.Module, key: str = "weight") -> Tensor:
+    """A parameter as every record meets it, shape (records, *shape), or (1, *shape) if frozen."""
+    leaf = (getattr(layer, "leaves", None) or {}).get(key)
+    own: Tensor = getattr(layer, key)
+    return own.unsqueeze(0) if leaf is None else leaf
+
+
+@torch.no_grad()
+def _row_norms(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """The norm of each row of W + s B A.
+
+    Args:
+        weight: W, shape (out, in).
+        a: shape (records or 1, rank, in).
+        b: shape (records or 1, out, rank).
+        scaling: s.
+
+    Returns:
+        Shape (records, out), or (1, out) where all records meet one A and one B: in an expanded
+        leaf. Where they do not, W + s B A is made for one record after the other.
+    """
+    a, b = (factor[:1] if factor.stride(0) == 0 else factor for factor in (a, b))
+    records = max(len(a), len(b))
+    pairs = zip(a.expand(records, -1, -1), b.expand(records, -1, -1), strict=True)
+    whole = (weight + scaling * (of_b @ of_a).to(weight.dtype) for of_a, of_b in pairs)
+    return torch.stack([torch.linalg.norm(one, dim=1) for one in whole])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import torch
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor, nn
 
 from privfed.errors import GateError
@@ -21,8 +22,6 @@ from privfed.models.vector import trainable
 from privfed.private_step.layers import PerExampleLayer, is_matrix_product, per_example_class
 
 _REASONS: Final = {
-    "lora_magnitude_vector": "DoRA divides by the norm of the whole weight, which no layer here "
-    "knows how to do for each record",
     "lora_embedding": "LoRA on an embedding multiplies outside of any layer",
     "trainable_tokens": "trainable tokens are written into the embedding outside of any layer",
 }
@@ -80,6 +79,8 @@ class ExpandedLeaves:
 
     def _claim(self, model: nn.Module) -> Iterator[_Use]:
         for path, module in list(model.named_modules()):
+            if type(module) is DoraLinearLayer:  # it reads A and B, also where it is frozen itself
+                _with_leaves(module, path, path)
             for key, parameter in _own_parameters(module):
                 name = self._names.get(id(parameter))
                 if name is not None:

@@ -19,8 +19,8 @@ from peft import (
 )
 from scipy import stats
 
-from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter
-from privfed.models.adapters import freeze_orthonormal_a
+from privfed import CausalLanguageModel, Classification, Houlsby, LoRA, PeftAdapter
+from privfed.models.adapters import freeze_orthonormal_a, lora_a_factors
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector, trainable, write_vector
 from privfed.private_step.batches import num_rows, rows
@@ -87,11 +87,25 @@ def _freeze_a(model):
     freeze_orthonormal_a(model, 0)
 
 
+def _freeze_factor_a(model):
+    """Without what FFA-LoRA promises, which it does not for DoRA."""
+    for _, factor in lora_a_factors(model):
+        factor.requires_grad_(False)
+
+
 def _freeze_b(model):
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
             with torch.no_grad():
                 parameter.copy_(torch.linspace(-0.3, 0.4, parameter.numel()).view_as(parameter))
+            parameter.requires_grad_(False)
+
+
+def _freeze_magnitudes(model):
+    for name, parameter in model.named_parameters():
+        if ".lora_magnitude_vector." in name:
+            with torch.no_grad():
+                parameter.mul_(torch.linspace(0.8, 1.3, parameter.numel()))
             parameter.requires_grad_(False)
 
 
@@ -112,6 +126,14 @@ def lora(*modules, **settings):
     return LoRA(rank=settings.pop("rank", 2), target_modules=modules, **settings)
 
 
+def dora(*modules, **settings):
+    return lora(*modules, dora=True, **settings)
+
+
+def houlsby(*modules, **settings):
+    return Houlsby(bottleneck=settings.pop("bottleneck", 3), target_modules=modules, **settings)
+
+
 def _prefix(projection):
     return peft(
         PrefixTuningConfig,
@@ -129,6 +151,10 @@ CASES = {
     "bert lora rank-stabilised": Case("bert", lora("query", rank=3, rank_stabilized=True)),
     "bert lora A frozen": Case("bert", lora("query", "value"), _freeze_a),
     "bert lora B frozen": Case("bert", lora("query", "value"), _freeze_b),
+    "bert dora": Case("bert", dora("query", "output.dense", alpha=6.0)),
+    "bert dora A frozen": Case("bert", dora("query", alpha=6.0), _freeze_factor_a),
+    "bert dora magnitudes frozen": Case("bert", dora("query", "value"), _freeze_magnitudes),
+    "bert houlsby": Case("bert", houlsby("attention.output.dense", "output.dense")),
     "bert norms saved": Case(
         "bert",
         _classifier_lora(target_modules=["query"], modules_to_save=["head", "LayerNorm"]),
@@ -147,6 +173,8 @@ CASES = {
     "llama lora rank-stabilised": Case("llama", lora("q_proj", rank=3, rank_stabilized=True)),
     "llama lora A frozen": Case("llama", lora("q_proj", "down_proj"), _freeze_a),
     "llama lora B frozen": Case("llama", lora("q_proj", "down_proj"), _freeze_b),
+    "llama dora": Case("llama", dora("q_proj", "down_proj", rank_stabilized=True)),
+    "llama houlsby": Case("llama", houlsby("o_proj", "down_proj", layers=(1,))),
     "llama norms saved": Case(
         "llama",
         peft(LoraConfig, r=2, target_modules=["q_proj"], modules_to_save=["input_layernorm"]),
@@ -169,6 +197,12 @@ CASES = {
     "gpt2 lora rank-stabilised": Case("gpt2", lora("c_fc", rank=3, rank_stabilized=True)),
     "gpt2 lora A frozen": Case("gpt2", lora("c_attn"), _freeze_a),
     "gpt2 lora B frozen": Case("gpt2", lora("c_attn"), _freeze_b),
+    "gpt2 dora": Case("gpt2", dora(*_GPT2_LINEARS, alpha=6.0)),
+    "gpt2 dora and its biases": Case(
+        "gpt2",
+        peft(LoraConfig, r=2, target_modules=["c_attn"], bias="lora_only", use_dora=True),
+    ),
+    "gpt2 houlsby": Case("gpt2", houlsby("c_proj")),
     "gpt2 lora and its biases": Case(
         "gpt2", peft(LoraConfig, r=2, target_modules=["c_attn"], bias="lora_only")
     ),

@@ -11,6 +11,7 @@ from privfed import (
     BaseWeights,
     CausalLanguageModel,
     Classification,
+    Houlsby,
     InPlace,
     LoRA,
     PeftAdapter,
@@ -29,8 +30,11 @@ needs_bitsandbytes = pytest.mark.skipif(
 LOW = [BaseWeights.BFLOAT16, pytest.param(BaseWeights.NF4, marks=needs_bitsandbytes)]
 ADAPTERS = {
     "bert lora": LoRA(rank=2, target_modules=("query", "value")),
+    "bert dora": LoRA(rank=2, target_modules=("query", "value"), dora=True),
+    "bert houlsby": Houlsby(bottleneck=3, target_modules=("attention.output.dense",)),
     "bert ia3": PeftAdapter.ia3(("key", "value")),
     "llama lora": LoRA(rank=2, target_modules=("q_proj", "v_proj", "up_proj"), dropout=0.1),
+    "llama dora": LoRA(rank=2, target_modules=("q_proj", "up_proj"), dropout=0.1, dora=True),
     "llama prompt": PeftAdapter.prompt_tuning(3),
     "llama prefix": PeftAdapter.prefix_tuning(3),
     "gpt2 lora": LoRA(rank=2, target_modules=("c_attn",)),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from privfed import CausalLanguageModel, Classification, Computation, LoRA, PeftAdapter
+from privfed import CausalLanguageModel, Classification, Computation, Houlsby, LoRA, PeftAdapter
 from privfed.models.examples import encode_records
 from privfed.models.vector import read_vector
 from privfed.private_step.chacha import key_stream
@@ -23,6 +23,8 @@ pytestmark = [
 
 ADAPTERS = {
     "bert lora": LoRA(rank=2, target_modules=("query", "value"), dropout=0.1),
+    "bert dora": LoRA(rank=2, target_modules=("query", "value"), dropout=0.1, dora=True),
+    "bert houlsby": Houlsby(bottleneck=3, target_modules=("attention.output.dense",)),
     "llama lora": LoRA(rank=2, target_modules=("q_proj", "v_proj", "up_proj")),
     "llama prompt": PeftAdapter.prompt_tuning(3),
     "gpt2 lora": LoRA(rank=2, target_modules=("c_attn",)),

@@ -1,6 +1,7 @@
 """Per-example gradients are those of single backward passes, for every accepted adapter."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from tests.contracts.private_steps import (
     check_exact,
     check_split,
     claimed_gradients,
+    dora,
     largest_error,
     lora,
     made_up,
@@ -91,9 +93,11 @@ def test_neither_splitting_nor_filling_up_changes_the_sum(accepted):
 
 NOT_HOOKED = ("bert ia3", "llama ia3", "gpt2 ia3")
 """Opacus knows no rule for IA3's vectors."""
+DORA = [name for name in CASES if "dora" in name]
+HOOKED = [name for name in CASES if name not in (*NOT_HOOKED, *DORA)]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_HOOKED])
+@pytest.mark.parametrize("name", HOOKED)
 def test_opacus_hooks_give_the_same(name, folders, references):
     how = Computation(gradients=GradientMethod.OPACUS_HOOKS)
     private = private_model(CASES[name], folders, how)
@@ -107,6 +111,13 @@ def test_what_opacus_does_not_know_is_refused(name, folders):
     private = private_model(CASES[name], folders, how)
     with pytest.raises(GateError, match=r"ia3_l.* got no per-example gradient"):
         private.per_example_gradients(made_up(private))
+
+
+@pytest.mark.parametrize("name", DORA)
+def test_hooks_that_would_see_a_factor_twice_are_refused(name, folders):
+    how = Computation(gradients=GradientMethod.OPACUS_HOOKS)
+    with pytest.raises(GateError, match=r"lora_magnitude_vector\.default' \(DoRA\)"):
+        private_model(CASES[name], folders, how)
 
 
 # --- float16
@@ -137,28 +148,35 @@ DROPOUTS = {
     "bert": lora("query", "value", dropout=0.3),
     "llama": lora("q_proj", "down_proj", dropout=0.3),
     "gpt2": lora("c_attn", "c_proj", dropout=0.3),
+    "bert dora": dora("query", "value", dropout=0.3, alpha=6.0),
+    "gpt2 dora": dora("c_attn", "c_proj", dropout=0.3, alpha=6.0),
 }
 
 
-@pytest.mark.parametrize("architecture", list(DROPOUTS))
-def test_with_dropout_off_the_gradients_are_exact(architecture, folders):
-    case = Case(architecture, DROPOUTS[architecture])
+def dropping(name):
+    """A case of its own."""
+    return Case(name.split()[0], DROPOUTS[name])
+
+
+@pytest.mark.parametrize("name", list(DROPOUTS))
+def test_with_dropout_off_the_gradients_are_exact(name, folders):
+    case = dropping(name)
     private = private_model(case, folders)
     for module in private.adapter.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     batch = made_up(private)
-    undropped = Case(architecture, lora(*case.adapter.target_modules))
+    undropped = Case(case.architecture, replace(case.adapter, dropout=0.0))
     check_exact(private, batch, reference_gradients(undropped, folders, batch))
 
 
-@pytest.mark.parametrize("architecture", list(DROPOUTS))
+@pytest.mark.parametrize("name", list(DROPOUTS))
 @pytest.mark.parametrize("checkpointing", list(Checkpointing))
 def test_with_dropout_they_add_up_to_the_gradient_of_the_batch(
-    architecture, checkpointing, folders, monkeypatch
+    name, checkpointing, folders, monkeypatch
 ):
     """With the same keys. A layer that runs again in the backward pass finds the same mask."""
-    case = Case(architecture, DROPOUTS[architecture])
+    case = dropping(name)
     keys = itertools.count()
     monkeypatch.setattr(
         "privfed.private_step.dropout.os.urandom", lambda _: bytes([next(keys)]) * 32
@@ -170,18 +188,20 @@ def test_with_dropout_they_add_up_to_the_gradient_of_the_batch(
     keys = itertools.count()
     new_keys(plain._dropouts)
     plain.record_losses(plain.adapter, batch).sum().backward()
-    for name, parameter in plain.parameters():
-        assert torch.allclose(summed[name], parameter.grad, atol=1e-6, rtol=1e-4), name
+    for named, parameter in plain.parameters():
+        assert torch.allclose(summed[named], parameter.grad, atol=1e-6, rtol=1e-4), named
 
 
-def test_dropout_takes_another_mask_in_every_pass(folders):
-    private = private_model(Case("bert", DROPOUTS["bert"]), folders)
+@pytest.mark.parametrize("name", ["bert", "bert dora"])
+def test_dropout_takes_another_mask_in_every_pass(name, folders):
+    private = private_model(dropping(name), folders)
     batch = made_up(private)
     torch.manual_seed(0)
     first = claimed_gradients(private, batch)
     torch.manual_seed(0)
     second = claimed_gradients(private, batch)
-    assert all(not torch.equal(first[name], second[name]) for name in first if "lora_A" in name)
+    changed = [name for name in first if not torch.equal(first[name], second[name])]
+    assert set(changed) >= {name for name in first if "lora_A" in name}
 
 
 # --- Other ways to compute
@@ -192,6 +212,9 @@ COMPILED = [
     ("bert lora q,v", Checkpointing.NON_REENTRANT),
     ("llama lora all", Checkpointing.NONE),
     ("llama prompt", Checkpointing.NON_REENTRANT),
+    ("bert houlsby", Checkpointing.NONE),
+    ("bert dora", Checkpointing.NONE),
+    ("bert dora", Checkpointing.NON_REENTRANT),
     ("gpt2 ia3", Checkpointing.NONE),
 ]
 

@@ -3,11 +3,22 @@
 import pytest
 from peft import LoraConfig
 
-from privfed import Callback, CausalLanguageModel, Client, InPlace, LoRA, PeftAdapter, Record
+from privfed import (
+    Callback,
+    CausalLanguageModel,
+    Client,
+    Houlsby,
+    InPlace,
+    LoRA,
+    PeftAdapter,
+    Record,
+)
 from privfed.errors import ConfigError, ModelError
 
 CLASSIFIERS = {
     "lora": lambda: LoRA(rank=2, target_modules=("query", "value")),
+    "dora": lambda: LoRA(rank=2, target_modules=("value", "output.dense"), dora=True),
+    "houlsby": lambda: Houlsby(bottleneck=3, target_modules=("output.dense",)),
     "own configuration": lambda: PeftAdapter(
         config=LoraConfig(r=2, target_modules=["query"], modules_to_save=["LayerNorm"])
     ),
@@ -80,6 +91,11 @@ def test_a_configuration_stays_as_it_was_given(make_federation):
     [
         (LoRA(rank=2, target_modules=("query", "vlaue")), r"\['vlaue'\] name no module"),
         (LoRA(rank=2, target_modules=("query",), layers=(0, 9)), r"layers \[9\]"),
+        (
+            Houlsby(bottleneck=3, target_modules=("output.dense", "output.dnese")),
+            r"\['output.dnese'\] name no module in a block",
+        ),
+        (Houlsby(bottleneck=3, target_modules=("output.dense",), layers=(0, 9)), r"layers \[9\]"),
         (PeftAdapter.ia3(("key", "vlaue")), r"\['vlaue'\] name no module"),
         (InPlace(patterns=("*.bais", "*.bias")), r"matches \['\*\.bais'\]"),
         (PeftAdapter.prompt_tuning(3), "train a causal language model"),

@@ -639,12 +639,12 @@ class TestRefusedBeforeAnyBudgetIsSpent:
 
         from privfed import CausalLanguageModel
 
-        config = LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
+        config = LoraConfig(r=2, target_modules=["embed_tokens"], task_type="CAUSAL_LM")
         federation = make_federation(
             model=CausalLanguageModel(base=llama_folder, max_length=16),
             adapter=PeftAdapter(config=config),
         )
-        with pytest.raises(GateError, match=r"lora_magnitude_vector.*DoRA"):
+        with pytest.raises(GateError, match=r"lora_embedding_A.*outside of any layer"):
             federation.run(tmp_path / "run")
 
     def test_a_budget_too_small_for_one_round(self, make_federation, tmp_path):

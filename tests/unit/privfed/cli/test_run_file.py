@@ -27,6 +27,7 @@ from privfed import (
     FedSVD,
     FedYogi,
     FFALoRA,
+    Houlsby,
     LocalHead,
     LoRA,
     MixedRanks,
@@ -60,7 +61,7 @@ TABLES = (
 )
 KINDS = (
     *(kind for table in TABLES for kind in table.values()),
-    *(TailAveraging, LoRA, Computation, PrivacyConfig, TrainingConfig),
+    *(TailAveraging, LoRA, Houlsby, Computation, PrivacyConfig, TrainingConfig),
 )
 BUILT = {field.name for kind in KINDS for field in fields(kind)} - {"of", "budget"}
 BUILT |= {"quantile_learning_rate", *run_config._OF_FEDERATION}
@@ -328,6 +329,18 @@ class TestOtherChoices:
         with pytest.raises(ConfigError, match="scaffold needs the optimiser SGD without momentum"):
             load(settings)
 
+    def test_dora(self, load, settings):
+        settings["adapter"] = {"kind": "lora", "rank": 3, "target_modules": ["key"], "dora": True}
+        assert load(settings).adapter == LoRA(rank=3, target_modules=("key",), dora=True)
+
+    def test_houlsby(self, load, settings):
+        targets = ["attention.output.dense", "output.dense"]
+        settings["adapter"] = {"kind": "houlsby", "bottleneck": 6, "target_modules": targets}
+        expected = Houlsby(bottleneck=6, target_modules=tuple(targets))
+        assert load(settings).adapter == expected
+        settings["adapter"]["layers"] = [1]
+        assert load(settings).adapter == replace(expected, layers=(1,))
+
     def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
         assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
@@ -512,7 +525,7 @@ WRONG_VALUE = [
     ("privacy/steps_per_round", 0, "steps_per_round"),
     ("privacy/clients/south/epsilon", 0, "epsilon"),
     ("privacy/clients/moon", {"epsilon": 1, "delta": 1e-3}, "moon"),
-    ("adapter/kind", "dora", "['lora', 'prompt-tuning', 'prefix-tuning', 'p-tuning', "),
+    ("adapter/kind", "dora", "['lora', 'houlsby', 'prompt-tuning', 'prefix-tuning', "),
     ("adapter/target_modules", [["query"], "value"], "[adapter] target_modules must be a list of"),
     ("adapter/target_modules", [1], "[adapter] target_modules must be a list of"),
     ("adapter/layers", [[1]], "[adapter] layers must be a list of"),
@@ -523,6 +536,7 @@ WRONG_VALUE = [
     ("adapter/layers", [], "layers"),
     ("adapter/alpha", 0, "alpha"),
     ("adapter/alpha", NAN, "alpha"),
+    ("adapter/dora", "yes", "dora"),
     ("training/learning_rate", 0, "learning_rate"),
     ("training/learning_rate", NAN, "learning_rate"),
     ("training/final_learning_rate", -1, "final_learning_rate"),

@@ -1,5 +1,7 @@
 """The factors take turns: what moves, what is sent, and why the mean is exact."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,9 @@ class TestWhatIsRefused:
     def test_an_adapter_that_is_no_lora(self):
         with pytest.raises(ConfigError, match="needs an adapter with both factors of LoRA"):
             RoLoRA().trains(vectors.round_of(1, WEIGHTS, length=7), "north")
+
+    def test_dora_whose_mean_is_not_exact(self):
+        magnitude = ("q.lora_magnitude_vector.default.weight", (HEIGHT,))
+        layout = Layout(((A, (RANK, WIDTH)), (B, (HEIGHT, RANK)), magnitude))
+        with pytest.raises(ConfigError, match=r"norm that depends on both.* leave out dora"):
+            RoLoRA().trains(replace(round_(1), layout=layout), "north")

@@ -132,8 +132,46 @@ class TestLoRA:
             "layers": [1],
             "dropout": 0.0,
             "rank_stabilized": False,
+            "dora": False,
         }
         assert QV.describe()["layers"] == "all"
+
+
+class TestDoRA:
+    DORA = LoRA(rank=2, target_modules=("linear",), alpha=6.0, dora=True)
+
+    def test_the_output_by_hand(self):
+        """Rows (3, 4) and (0, 2) of W; 3 B A adds (6, 6) to the second: (6, 8), of norm 10."""
+        base = Small(width=2, out=2)
+        with torch.no_grad():
+            base.linear.weight.copy_(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+        model = self.DORA.attach(base, ("unused",), 0)
+        magnitude = next(p for n, p in model.named_parameters() if "magnitude" in n)
+        assert magnitude.tolist() == [5.0, 2.0]
+        set_factors(model, torch.eye(2), torch.tensor([[0.0, 0.0], [2.0, 2.0]]))
+        with torch.no_grad():
+            magnitude.copy_(torch.tensor([10.0, 30.0]))
+            found = model(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        assert torch.allclose(found, torch.tensor([[6.0, 18.0], [8.0, 24.0]]), atol=1e-5)
+
+    def test_it_starts_as_the_base_model(self):
+        base, x = Small(width=4, out=3), torch.randn(5, 4)
+        with torch.inference_mode():
+            expected = base(x)
+            found = self.DORA.attach(base, ("unused",), 0)(x)
+        assert torch.allclose(found, expected, atol=1e-6)
+
+    def test_a_frozen_factor_is_refused(self, encoder):
+        adapter = LoRA(rank=2, target_modules=("query",), dora=True)
+        with pytest.raises(ModelError, match=r"norm that depends on B.* leave out dora"):
+            freeze_orthonormal_a(adapter.attach(encoder(), ("head",), 0), 7)
+
+    def test_it_is_told_from_plain_lora(self):
+        assert self.DORA.describe()["dora"] is True
+
+    def test_what_is_no_truth_value_is_refused(self):
+        with pytest.raises(ConfigError, match="dora must be bool, got 'yes'"):
+            LoRA(rank=2, target_modules=("query",), dora="yes")
 
 
 class Small(nn.Module):

@@ -16,6 +16,8 @@ from privfed import (
     Computation,
     FedAvg,
     FFALoRA,
+    Houlsby,
+    HoulsbyModel,
     InPlace,
     InPlaceModel,
     LoRA,
@@ -31,6 +33,8 @@ from privfed.private_step.building import Blueprint
 ADAPTERS = {
     "lora": (LoRA(rank=2, target_modules=("query", "value")), FedAvg()),
     "frozen factors": (LoRA(rank=2, target_modules=("query", "value")), FFALoRA()),
+    "dora": (LoRA(rank=2, target_modules=("query", "value"), dora=True), FedAvg()),
+    "houlsby": (Houlsby(bottleneck=3, target_modules=("output.dense",), layers=(1,)), FedAvg()),
     "scales": (PeftAdapter.ia3(("key", "value")), FedAvg()),
     "biases": (InPlace.biases(), FedAvg()),
     "last block": (InPlace(last_layers=1), FedAvg()),
@@ -84,7 +88,8 @@ def test_it_computes_what_the_trained_model_computes(name, trained):
     task, model = load_adapter(folder)
     assert task == private.task
     assert not model.training
-    assert isinstance(model, InPlaceModel) == (name in ("biases", "last block"))
+    assert isinstance(model, InPlaceModel) == (name in ("biases", "last block", "houlsby"))
+    assert isinstance(model, HoulsbyModel) == (name == "houlsby")
     with private.evaluation():
         expected = logits(private.adapter, task)
     assert expected.unique().numel() == expected.numel()
@@ -143,7 +148,7 @@ def test_an_adapter_without_a_digest_is_refused(trained):
     load_task(folder)
 
 
-@pytest.mark.parametrize("name", ["lora", "biases"])
+@pytest.mark.parametrize("name", ["lora", "biases", "houlsby"])
 def test_a_damaged_adapter_is_refused_in_one_line(name, trained):
     _, folder = trained(name)
     (path,) = folder.glob("*.safetensors")
@@ -162,6 +167,17 @@ def test_an_adapter_that_lacks_a_weight_is_refused(trained):
     name = next(n for n in found if "lora_B" in n)
     save_file({n: t for n, t in found.items() if n != name}, path)
     with pytest.raises(ModelError, match="1 are missing or have no place .*lora_B"):
+        load_adapter(folder)
+
+
+def test_bottlenecks_that_lack_a_weight_are_refused(trained):
+    """They would go on with the initial value."""
+    _, folder = trained("houlsby")
+    path = folder / "trained.safetensors"
+    found = load_file(path)
+    name = next(n for n in found if n.endswith("up.bias"))
+    save_file({n: t for n, t in found.items() if n != name}, path)
+    with pytest.raises(ModelError, match=rf"houlsby\.json describes; 1 are missing \('{name}'"):
         load_adapter(folder)
 
 

@@ -2,14 +2,20 @@
 
 import pytest
 import torch
-from peft import IA3Config, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from peft.tuners.ia3.layer import Linear as IA3Linear
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from privfed.errors import GateError
-from privfed.private_step.layers import PerExampleLayer, is_matrix_product, per_example_class
+from privfed.private_step.layers import (
+    PerExampleLayer,
+    _row_norms,
+    is_matrix_product,
+    per_example_class,
+)
+from privfed.private_step.leaves import expanded
 from privfed.private_step.private_model import PrivateModel
 from tests.contracts.private_steps import CPU
 from tests.unit.privfed.private_step.toy import Toy, toy
@@ -143,6 +149,100 @@ def test_which_weights_enter_a_matrix_product():
     found = dict(zip(LAYERS, map(is_matrix_product, layers), strict=True))
     products = {"linear", "linear without bias", "conv1d"}
     assert {name for name, is_one in found.items() if is_one} == products
+
+
+# --- DoRA, which reads the leaves of two other layers
+
+
+class Kept(nn.Module):
+    """Dropout that always takes the same mask."""
+
+    def forward(self, x):
+        return x * torch.tensor([1.0, 0.0, 2.0, 0.5])
+
+
+def dora_layer(base, drops):
+    """PEFT's layer around a linear one, in training mode."""
+    settings = LoraConfig(
+        r=2,
+        lora_alpha=6,
+        target_modules=["0"],
+        use_dora=True,
+        fan_in_fan_out=isinstance(base, Conv1D),
+    )
+    layer = get_peft_model(nn.Sequential(base), settings).train().base_model.model[0]
+    if drops:
+        layer.lora_dropout["default"] = Kept()
+    return layer
+
+
+def dora_parts(layer):
+    return {
+        kind: getattr(layer, kind)["default"]
+        for kind in ("lora_A", "lora_B", "lora_magnitude_vector")
+    }
+
+
+DORA_BASES = {
+    "linear": lambda: nn.Linear(IN, OUT),
+    "linear without bias": lambda: nn.Linear(IN, OUT, bias=False),
+    "conv1d": lambda: Conv1D(OUT, IN),
+}
+LEFT_OUT = [(), ("lora_A",), ("lora_B",), ("lora_magnitude_vector",)]
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("left_out", LEFT_OUT, ids=str)
+@pytest.mark.parametrize("base", DORA_BASES)
+def test_dora_of_every_record_is_that_of_its_own_adapter(base, left_out, drops):
+    """Values and gradients; the norm is a constant of both."""
+    torch.manual_seed(1)
+    layer = dora_layer(DORA_BASES[base](), drops)
+    nn.init.normal_(layer.lora_B["default"].weight)
+    if base != "linear without bias":
+        nn.init.normal_(layer.base_layer.bias)
+    parts = dora_parts(layer)
+    own = {kind: part for kind, part in parts.items() if kind not in left_out}
+    values = {kind: torch.randn(RECORDS, *part.weight.shape) for kind, part in own.items()}
+    weights = torch.randn(RECORDS * EXAMPLES, TOKENS, OUT)
+    before = {kind: part.weight.detach().clone() for kind, part in parts.items()}
+    expected, slopes = [], {kind: [] for kind in own}
+    for record in range(RECORDS):
+        part = slice(record * EXAMPLES, (record + 1) * EXAMPLES)
+        with torch.no_grad():
+            for kind in own:
+                parts[kind].weight.copy_(values[kind][record])
+        layer.zero_grad()
+        output = layer(INPUT[part])
+        (output * weights[part]).sum().backward()
+        expected.append(output.detach())
+        for kind in own:
+            slopes[kind].append(parts[kind].weight.grad.clone())
+    with torch.no_grad():
+        for kind, part in parts.items():
+            part.weight.copy_(before[kind])
+    for kind, part in parts.items():
+        leaves = {"weight": values[kind].requires_grad_()} if kind in own else None
+        with_leaves(part, leaves)
+    found = layer(INPUT)
+    (found * weights).sum().backward()
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
+    for kind in own:
+        torch.testing.assert_close(
+            values[kind].grad, torch.stack(slopes[kind]), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_norms_by_hand_and_once_for_all_records_with_one_adapter():
+    weight = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    a = torch.tensor([[[1.0, 1.0]], [[0.0, 4.0]]])
+    b = torch.tensor([[[0.0], [2.0]], [[1.0], [-0.25]]])
+    own = _row_norms(weight, a, b, 3.0)  # of (3, 4), (6, 8) and of (3, 16), (0, -1)
+    torch.testing.assert_close(own, torch.tensor([[5.0, 10.0], [265.0**0.5, 1.0]]))
+    one = [expanded(factor[0], 7, torch.float32) for factor in (a, b)]
+    shared = _row_norms(weight, *one, 3.0)
+    torch.testing.assert_close(shared, torch.tensor([[5.0, 10.0]]))
+    assert not shared.requires_grad
 
 
 # --- What has no rule, or mixes records

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 
 from privfed.errors import GateError
@@ -63,6 +65,17 @@ def test_layers_that_are_frozen_stay_as_they_are():
     assert type(model[0]) is nn.Linear
     assert isinstance(model[1], PerExampleLayer)
     assert model[1].full_name == "1"
+
+
+def test_dora_knows_its_records_also_where_its_magnitudes_are_frozen():
+    """It reads the leaves of A and B for the norm."""
+    settings = LoraConfig(r=2, target_modules=["0"], use_dora=True)
+    model = get_peft_model(nn.Sequential(nn.Linear(4, 3)), settings)
+    (layer,) = [module for module in model.modules() if type(module) is DoraLinearLayer]
+    layer.requires_grad_(False)
+    ExpandedLeaves(model)
+    assert isinstance(layer, PerExampleLayer)
+    assert layer.full_name.endswith("lora_magnitude_vector.default")
 
 
 def test_which_parameters_enter_matrix_products_alone():

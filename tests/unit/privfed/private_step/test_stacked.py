@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter
+from privfed import CausalLanguageModel, Classification, Houlsby, LoRA, PeftAdapter
 from privfed.errors import GateError
 from privfed.methods.method import Start
 from privfed.models.tasks import EXAMPLE_WEIGHT
@@ -42,9 +42,9 @@ class Silence:
         return torch.zeros(count, dtype=torch.float64, device=device)
 
 
-def bert_model(folder, computation=None):
+def bert_model(folder, computation=None, adapter=QV):
     task = Classification(base=folder, labels=("a", "b", "c"), max_length=24)
-    return prepared(task, QV, computation)
+    return prepared(task, adapter, computation)
 
 
 def prepared(task, adapter, computation=None):
@@ -57,13 +57,21 @@ def prepared(task, adapter, computation=None):
     return model
 
 
-@pytest.fixture(params=["bert", "llama", "llama-prefix", "gpt2"])
+BERT = {
+    "bert": QV,
+    "bert-dora": LoRA(rank=2, target_modules=("query", "value"), alpha=6.0, dora=True),
+    "bert-houlsby": Houlsby(bottleneck=3, target_modules=("output.dense",)),
+}
+
+
+@pytest.fixture(params=[*BERT, "llama", "llama-prefix", "gpt2", "gpt2-dora"])
 def case(request, bert_folder, llama_folder, gpt2_folder):
-    if request.param == "bert":
-        return bert_model(bert_folder)
-    if request.param == "gpt2":
+    if request.param in BERT:
+        return bert_model(bert_folder, adapter=BERT[request.param])
+    if request.param.startswith("gpt2"):
         task = CausalLanguageModel(base=gpt2_folder, max_length=24)
-        return prepared(task, LoRA(rank=2, target_modules=("c_attn",)))
+        dora = request.param == "gpt2-dora"
+        return prepared(task, LoRA(rank=2, target_modules=("c_attn",), dora=dora))
     task = CausalLanguageModel(base=llama_folder, max_length=24)
     if request.param == "llama-prefix":
         return prepared(task, PeftAdapter.prefix_tuning(3))

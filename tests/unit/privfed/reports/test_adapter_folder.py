@@ -69,6 +69,7 @@ def test_what_a_kill_left_half_written_does_not_matter_to_the_next(folder, built
     [
         ("bert lora q,v", "PeftModel.from_pretrained"),
         ("bert biases", "InPlaceModel.from_pretrained"),
+        ("bert houlsby", "HoulsbyModel.from_pretrained"),
     ],
 )
 def test_its_readme_names_what_reads_it(case, said, folder, built):
