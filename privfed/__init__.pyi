@@ -23,6 +23,7 @@ from .models.custom_loss import CustomLoss as CustomLoss
 from .models.in_place import InPlace as InPlace
 from .models.in_place import InPlaceModel as InPlaceModel
 from .models.load_adapter import load_adapter as load_adapter
+from .models.prompt_generator import PromptGenerator as PromptGenerator
 from .models.tasks import CausalLanguageModel as CausalLanguageModel
 from .models.tasks import Classification as Classification
 from .models.tasks import load_task as load_task

@@ -26,6 +26,7 @@ from privfed.methods.tail_averaging import TailAveraging
 from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.in_place import InPlace
+from privfed.models.prompt_generator import PromptGenerator
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.protocol.links import parse_address
 from privfed.settings.computation import (
@@ -68,6 +69,7 @@ _ADAPTERS: Mapping[str, Callable[[Section], Adapter]] = {
     "p-tuning": lambda section: PeftAdapter.p_tuning(
         _num_tokens(section), section.take("width", int)
     ),
+    "prompt-generator": lambda section: section.build(PromptGenerator),
     "ia3": lambda section: PeftAdapter.ia3(
         section.take_all("target_modules", str), section.take_all("feedforward_modules", str, ())
     ),

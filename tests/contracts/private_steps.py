@@ -19,7 +19,7 @@ from peft import (
 )
 from scipy import stats
 
-from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter
+from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter, PromptGenerator
 from privfed.models.adapters import freeze_orthonormal_a
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector, trainable, write_vector
@@ -121,6 +121,10 @@ def _prefix(projection):
     )
 
 
+_GENERATOR = PromptGenerator(
+    task_text=("goal match team", "bank price"), num_virtual_tokens=3, width=8, heads=2
+)
+
 CASES = {
     "bert lora q,v": Case("bert", lora("query", "value")),
     "bert lora all": Case(
@@ -159,6 +163,7 @@ CASES = {
     ),
     "llama prompt": Case("llama", PeftAdapter.prompt_tuning(3)),
     "llama p-tuning": Case("llama", PeftAdapter.p_tuning(3, 8)),
+    "llama prompt generator": Case("llama", _GENERATOR),
     "llama prefix": Case("llama", _prefix(False)),
     "llama prefix projected": Case("llama", _prefix(True)),
     "llama ia3": Case("llama", PeftAdapter.ia3(("k_proj", "v_proj", "down_proj"), ("down_proj",))),
@@ -178,6 +183,7 @@ CASES = {
     "gpt2 tied embedding": Case("gpt2", InPlace(patterns=("*wte.weight",))),
     "gpt2 prompt": Case("gpt2", PeftAdapter.prompt_tuning(3)),
     "gpt2 p-tuning": Case("gpt2", PeftAdapter.p_tuning(3, 8)),
+    "gpt2 prompt generator": Case("gpt2", _GENERATOR),
     "gpt2 prefix": Case("gpt2", _prefix(False)),
     "gpt2 prefix projected": Case("gpt2", _prefix(True)),
     "gpt2 ia3": Case("gpt2", PeftAdapter.ia3(("c_attn", "mlp.c_proj"), ("mlp.c_proj",))),
@@ -246,7 +252,7 @@ def reference_gradients(case, folders, batch, dtype=None):
 
 def without_own_prompt(model):
     """PEFT's own class, which embeds a prompt once for a whole batch: right for one example."""
-    if isinstance(model, PeftModel) and type(model).__name__.startswith("PerRecord"):
+    if isinstance(model, PeftModel):
         model.__class__ = next(
             kind for kind in type(model).__mro__ if kind.__module__.startswith("peft.")
         )

@@ -3,7 +3,16 @@
 import pytest
 from peft import LoraConfig
 
-from privfed import Callback, CausalLanguageModel, Client, InPlace, LoRA, PeftAdapter, Record
+from privfed import (
+    Callback,
+    CausalLanguageModel,
+    Client,
+    InPlace,
+    LoRA,
+    PeftAdapter,
+    PromptGenerator,
+    Record,
+)
 from privfed.errors import ConfigError, ModelError
 
 CLASSIFIERS = {
@@ -19,6 +28,9 @@ LANGUAGE_MODELS = {
     "prompt": lambda: PeftAdapter.prompt_tuning(3),
     "prefix": lambda: PeftAdapter.prefix_tuning(3),
     "p-tuning": lambda: PeftAdapter.p_tuning(3, 8),
+    "prompt generator": lambda: PromptGenerator(
+        task_text=("goal match", "bank"), num_virtual_tokens=3, width=8, heads=2
+    ),
 }
 
 
@@ -83,6 +95,10 @@ def test_a_configuration_stays_as_it_was_given(make_federation):
         (PeftAdapter.ia3(("key", "vlaue")), r"\['vlaue'\] name no module"),
         (InPlace(patterns=("*.bais", "*.bias")), r"matches \['\*\.bais'\]"),
         (PeftAdapter.prompt_tuning(3), "train a causal language model"),
+        (
+            PromptGenerator(task_text=("goal match",), num_virtual_tokens=3, width=8),
+            "train a causal language model",
+        ),
     ],
 )
 def test_names_that_fit_nothing_are_refused_before_anything_is_spent(

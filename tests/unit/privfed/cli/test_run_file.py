@@ -26,6 +26,7 @@ from privfed import (
     LoRA,
     PeftAdapter,
     Plain,
+    PromptGenerator,
     RoLoRA,
     Scaffold,
     TailAveraging,
@@ -53,7 +54,7 @@ TABLES = (
 )
 KINDS = (
     *(kind for table in TABLES for kind in table.values()),
-    *(TailAveraging, LoRA, Computation, PrivacyConfig, TrainingConfig),
+    *(TailAveraging, LoRA, PromptGenerator, Computation, PrivacyConfig, TrainingConfig),
 )
 BUILT = {field.name for kind in KINDS for field in fields(kind)} - {"of", "budget"}
 BUILT |= {"quantile_learning_rate", *run_config._OF_FEDERATION}
@@ -299,6 +300,18 @@ class TestOtherChoices:
     def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
         assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
+
+    def test_a_prompt_generator(self, load, settings):
+        settings["adapter"] = {
+            "kind": "prompt-generator",
+            "task_text": ["goal score", "bank price"],
+            "num_virtual_tokens": 3,
+            "width": 10,
+            "heads": 5,
+        }
+        assert load(settings).adapter == PromptGenerator(
+            task_text=("goal score", "bank price"), num_virtual_tokens=3, width=10, heads=5
+        )
 
 
 REQUIRED = [
