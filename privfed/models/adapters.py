@@ -67,16 +67,8 @@ class LoRA:
         require_count(rank=self.rank)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        _check_names(target_modules=self.target_modules)
-        if self.layers is not None and not (
-            isinstance(self.layers, tuple)
-            and self.layers
-            and all(type(layer) is int and layer >= 0 for layer in self.layers)
-        ):
-            raise ConfigError(
-                "layers must be a tuple of block numbers from 0, e.g. (4, 5), got "
-                f"{self.layers!r}; leave it out to adapt all"
-            )
+        check_names(target_modules=self.target_modules)
+        check_layers(self.layers)
         if self.alpha is not None:
             require_positive(alpha=self.alpha)
 
@@ -170,7 +162,7 @@ class PeftAdapter:
             target_modules: linear modules whose outputs are scaled.
             feedforward_modules: those among them whose inputs are scaled instead.
         """
-        _check_names(target_modules=target_modules)
+        check_names(target_modules=target_modules)
         outside = sorted(set(feedforward_modules) - set(target_modules))
         if outside:
             raise ConfigError(
@@ -240,7 +232,12 @@ def freeze_orthonormal_a(model: nn.Module, seed: int) -> None:
         raise ModelError("FFA-LoRA freezes LoRA's A factors; this adapter has none")
 
 
-def _check_names(**fields: tuple[str, ...]) -> None:
+def check_names(**fields: tuple[str, ...]) -> None:
+    """Refuse what is no tuple of names of modules.
+
+    Raises:
+        ConfigError: naming the field.
+    """
     for field, names in fields.items():
         valid = isinstance(names, tuple) and all(isinstance(name, str) and name for name in names)
         if not valid or not names:
@@ -248,6 +245,23 @@ def _check_names(**fields: tuple[str, ...]) -> None:
                 f"{field} must be a tuple of names of modules, e.g. ('query', 'value'), got "
                 f"{names!r}"
             )
+
+
+def check_layers(layers: tuple[int, ...] | None) -> None:
+    """Refuse what is no tuple of block numbers; None is all blocks.
+
+    Raises:
+        ConfigError: saying what came.
+    """
+    if layers is not None and not (
+        isinstance(layers, tuple)
+        and layers
+        and all(type(layer) is int and layer >= 0 for layer in layers)
+    ):
+        raise ConfigError(
+            f"layers must be a tuple of block numbers from 0, e.g. (4, 5), got {layers!r}; leave "
+            "it out to adapt all"
+        )
 
 
 def _require_all_found(wrapped: PeftModel, config: PeftConfig) -> None:

@@ -1,9 +1,9 @@
 """The adapter of a run folder, and what says that it is whole and of which round it is.
 
-`adapter/` is in PEFT format, or that of `InPlaceModel`. Its file `privfed.json` names the task, the
-base model by the digest of its frozen parameters, the run and the round, and the digest of every
-other file; it is written last. So a folder that a kill left half written, or one that is older than
-the report beside it, shows.
+`adapter/` is in PEFT format, or that of `InPlaceModel` or `SparseUpdateModel`. Its file
+`privfed.json` names the task, the base model by the digest of its frozen parameters, the run and
+the round, and the digest of every other file; it is written last. So a folder that a kill left half
+written, or one that is older than the report beside it, shows.
 """
 
 import hashlib
@@ -48,7 +48,9 @@ def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport)
 
     draft = folder.path / ".adapter.part"
     in_place = isinstance(model.adapter, InPlaceModel)
-    package, loader = ("privfed", "InPlaceModel") if in_place else ("peft", "PeftModel")
+    package, loader = (
+        ("privfed", type(model.adapter).__name__) if in_place else ("peft", "PeftModel")
+    )
     with writing(folder.adapter):
         shutil.rmtree(draft, ignore_errors=True)
         model.save_adapter(draft)

@@ -19,7 +19,14 @@ from peft import (
 )
 from scipy import stats
 
-from privfed import CausalLanguageModel, Classification, LoRA, PeftAdapter, PromptGenerator
+from privfed import (
+    CausalLanguageModel,
+    Classification,
+    LoRA,
+    PeftAdapter,
+    PromptGenerator,
+    SparseUpdate,
+)
 from privfed.models.adapters import freeze_orthonormal_a
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector, trainable, write_vector
@@ -140,6 +147,10 @@ CASES = {
     "bert ia3": Case("bert", PeftAdapter.ia3(("key", "value", "output.dense"), ("output.dense",))),
     "bert biases": Case("bert", InPlace.biases()),
     "bert last layers": Case("bert", InPlace(last_layers=1)),
+    "bert sparse": Case(
+        "bert",
+        SparseUpdate(target_modules=("query", "intermediate.dense", "output.dense"), share=0.05),
+    ),
     "roberta lora q,v": Case("roberta", lora("query", "value")),
     "roberta biases": Case("roberta", InPlace.biases()),
     "distilbert lora all": Case(
@@ -168,6 +179,9 @@ CASES = {
     "llama prefix projected": Case("llama", _prefix(True)),
     "llama ia3": Case("llama", PeftAdapter.ia3(("k_proj", "v_proj", "down_proj"), ("down_proj",))),
     "llama last layers": Case("llama", InPlace(last_layers=1)),
+    "llama sparse": Case(
+        "llama", SparseUpdate(target_modules=("v_proj", "down_proj"), share=0.1, layers=(1,))
+    ),
     "llama layer norms": Case("llama", peft(LNTuningConfig)),
     "gpt2 lora c_attn": Case("gpt2", lora("c_attn")),
     "gpt2 lora all": Case("gpt2", lora(*_GPT2_LINEARS)),
@@ -189,6 +203,7 @@ CASES = {
     "gpt2 ia3": Case("gpt2", PeftAdapter.ia3(("c_attn", "mlp.c_proj"), ("mlp.c_proj",))),
     "gpt2 biases": Case("gpt2", InPlace.biases()),
     "gpt2 last layers": Case("gpt2", InPlace(last_layers=1)),
+    "gpt2 sparse": Case("gpt2", SparseUpdate(target_modules=("c_attn", "mlp.c_proj"), share=0.03)),
     "gpt2 layer norms": Case("gpt2", peft(LNTuningConfig, target_modules=["ln_1", "ln_2"])),
 }
 

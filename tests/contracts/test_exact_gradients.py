@@ -91,9 +91,11 @@ def test_neither_splitting_nor_filling_up_changes_the_sum(accepted):
 
 NOT_HOOKED = ("bert ia3", "llama ia3", "gpt2 ia3")
 """Opacus knows no rule for IA3's vectors."""
+NOT_BUILT = ("bert sparse", "llama sparse", "gpt2 sparse")
+"""Nor for a layer that holds positions beside what is trained."""
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_HOOKED])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_HOOKED + NOT_BUILT])
 def test_opacus_hooks_give_the_same(name, folders, references):
     how = Computation(gradients=GradientMethod.OPACUS_HOOKS)
     private = private_model(CASES[name], folders, how)
@@ -107,6 +109,13 @@ def test_what_opacus_does_not_know_is_refused(name, folders):
     private = private_model(CASES[name], folders, how)
     with pytest.raises(GateError, match=r"ia3_l.* got no per-example gradient"):
         private.per_example_gradients(made_up(private))
+
+
+@pytest.mark.parametrize("name", NOT_BUILT)
+def test_a_layer_that_opacus_does_not_know_is_refused(name, folders):
+    how = Computation(gradients=GradientMethod.OPACUS_HOOKS)
+    with pytest.raises(GateError, match=r"no per-example gradients in Opacus.*SparseLinear"):
+        private_model(CASES[name], folders, how)
 
 
 # --- float16
@@ -193,9 +202,12 @@ COMPILED = [
     ("llama lora all", Checkpointing.NONE),
     ("llama prompt", Checkpointing.NON_REENTRANT),
     ("gpt2 ia3", Checkpointing.NONE),
+    ("llama sparse", Checkpointing.NONE),
 ]
 
 
+# TorchDynamo makes one where it reads a function with a gradient of its own.
+@pytest.mark.filterwarnings("ignore:.*torch.autograd.function.Function.* should not be instantiated")
 @pytest.mark.parametrize(("name", "checkpointing"), COMPILED)
 def test_a_compiled_model_has_the_same_gradients_and_compiles_once(
     name, checkpointing, folders, references, monkeypatch

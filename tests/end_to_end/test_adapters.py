@@ -12,6 +12,7 @@ from privfed import (
     PeftAdapter,
     PromptGenerator,
     Record,
+    SparseUpdate,
 )
 from privfed.errors import ConfigError, ModelError
 
@@ -23,6 +24,7 @@ CLASSIFIERS = {
     "ia3": lambda: PeftAdapter.ia3(("key", "value")),
     "biases": InPlace.biases,
     "last layers": lambda: InPlace(last_layers=1),
+    "sparse update": lambda: SparseUpdate(target_modules=("query", "value"), share=0.05),
 }
 LANGUAGE_MODELS = {
     "prompt": lambda: PeftAdapter.prompt_tuning(3),
@@ -94,6 +96,8 @@ def test_a_configuration_stays_as_it_was_given(make_federation):
         (LoRA(rank=2, target_modules=("query",), layers=(0, 9)), r"layers \[9\]"),
         (PeftAdapter.ia3(("key", "vlaue")), r"\['vlaue'\] name no module"),
         (InPlace(patterns=("*.bais", "*.bias")), r"matches \['\*\.bais'\]"),
+        (SparseUpdate(target_modules=("query", "vlaue"), share=0.1), r"\['vlaue'\] name no linear"),
+        (SparseUpdate(target_modules=("query",), share=0.1, layers=(0, 9)), r"layers \[9\]"),
         (PeftAdapter.prompt_tuning(3), "train a causal language model"),
         (
             PromptGenerator(task_text=("goal match",), num_virtual_tokens=3, width=8),

@@ -22,6 +22,8 @@ from privfed import (
 )
 from privfed.models.prompt_generator import GENERATOR_FILE
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+
 SPORT = ("goal", "match", "team", "coach", "league", "score")
 EPSILON = 8.0
 WIDTH, HEADS_WIDTH, LAYERS = 32, 16, 2

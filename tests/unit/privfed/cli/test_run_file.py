@@ -29,6 +29,7 @@ from privfed import (
     PromptGenerator,
     RoLoRA,
     Scaffold,
+    SparseUpdate,
     TailAveraging,
     TrainingConfig,
 )
@@ -54,7 +55,8 @@ TABLES = (
 )
 KINDS = (
     *(kind for table in TABLES for kind in table.values()),
-    *(TailAveraging, LoRA, PromptGenerator, Computation, PrivacyConfig, TrainingConfig),
+    *(TailAveraging, LoRA, PromptGenerator, SparseUpdate),
+    *(Computation, PrivacyConfig, TrainingConfig),
 )
 BUILT = {field.name for kind in KINDS for field in fields(kind)} - {"of", "budget"}
 BUILT |= {"quantile_learning_rate", *run_config._OF_FEDERATION}
@@ -300,6 +302,17 @@ class TestOtherChoices:
     def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
         assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
+
+    def test_a_sparse_update(self, load, settings):
+        settings["adapter"] = {
+            "kind": "sparse-update",
+            "target_modules": ["query"],
+            "share": 0.25,
+            "layers": [1],
+        }
+        assert load(settings).adapter == SparseUpdate(
+            target_modules=("query",), share=0.25, layers=(1,)
+        )
 
     def test_a_prompt_generator(self, load, settings):
         settings["adapter"] = {
