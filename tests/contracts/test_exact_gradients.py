@@ -206,8 +206,8 @@ COMPILED = [
 ]
 
 
-# TorchDynamo makes one where it reads a function with a gradient of its own.
-@pytest.mark.filterwarnings("ignore:.*torch.autograd.function.Function.* should not be instantiated")
+# TorchDynamo makes an instance where it reads a function with a gradient of its own.
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")
 @pytest.mark.parametrize(("name", "checkpointing"), COMPILED)
 def test_a_compiled_model_has_the_same_gradients_and_compiles_once(
     name, checkpointing, folders, references, monkeypatch
