@@ -31,6 +31,10 @@ from .models.houlsby import HoulsbyModel as HoulsbyModel
 from .models.in_place import InPlace as InPlace
 from .models.in_place import InPlaceModel as InPlaceModel
 from .models.load_adapter import load_adapter as load_adapter
+from .models.prompt_generator import PromptGenerator as PromptGenerator
+from .models.slora import start_lora_from_sparse_update as start_lora_from_sparse_update
+from .models.sparse_update import SparseUpdate as SparseUpdate
+from .models.sparse_update import SparseUpdateModel as SparseUpdateModel
 from .models.tasks import CausalLanguageModel as CausalLanguageModel
 from .models.tasks import Classification as Classification
 from .models.tasks import load_task as load_task

@@ -31,6 +31,8 @@ from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.houlsby import Houlsby
 from privfed.models.in_place import InPlace
+from privfed.models.prompt_generator import PromptGenerator
+from privfed.models.sparse_update import SparseUpdate
 from privfed.models.tasks import CausalLanguageModel, Classification, Task
 from privfed.protocol.links import parse_address
 from privfed.settings.computation import (
@@ -78,9 +80,11 @@ _ADAPTERS: Mapping[str, Callable[[Section], Adapter]] = {
     "p-tuning": lambda section: PeftAdapter.p_tuning(
         _num_tokens(section), section.take("width", int)
     ),
+    "prompt-generator": lambda section: section.build(PromptGenerator),
     "ia3": lambda section: PeftAdapter.ia3(
         section.take_all("target_modules", str), section.take_all("feedforward_modules", str, ())
     ),
+    "sparse-update": lambda section: section.build(SparseUpdate),
     "bias": lambda _: InPlace.biases(),
     "last-layers": lambda section: InPlace(last_layers=section.take("count", int)),
 }

@@ -14,6 +14,7 @@ from privfed.errors import ModelError
 from privfed.models.houlsby import SETTINGS, HoulsbyModel
 from privfed.models.in_place import InPlaceModel, holds_trained_parameters
 from privfed.models.loading_errors import explained
+from privfed.models.sparse_update import SparseUpdateModel, holds_sparse_update
 from privfed.models.tasks import BASE_DIGEST, Task, description_path, load_task
 from privfed.models.vector import base_digest
 
@@ -71,6 +72,8 @@ def _attached(model: nn.Module, folder: Path) -> nn.Module:
     if holds_trained_parameters(folder):
         kind = HoulsbyModel if (folder / SETTINGS).is_file() else InPlaceModel
         return kind.from_pretrained(model, folder)
+    if holds_sparse_update(folder):
+        return SparseUpdateModel.from_pretrained(model, folder)
     try:
         adapted = PeftModel.from_pretrained(model, folder)
         with safe_open(folder / _PEFT_WEIGHTS, "pt") as file:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from privfed.errors import GateError
+from privfed.models.sparse_update import SparseLinear, dense
 
 Leaves = dict[str, Tensor]
 
@@ -214,6 +215,52 @@ class PerExampleDoRA(PerExampleLayer, DoraLinearLayer):  # type: ignore[misc]
         return added.reshape(*x.shape[:-1], added.shape[-1])
 
 
+class PerExampleSparse(PerExampleLayer, SparseLinear):
+    """A linear layer plus a sparse matrix with the values of each record."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As `privfed.models.sparse_update.SparseLinear`."""
+        if self.leaves is None:
+            return super().forward(input)
+        output: Tensor = self.base_layer(input)
+        values = self.leaves["values"]
+        rows = self.by_record(input).to(values.dtype)
+        added: Tensor = _SparseProduct.apply(rows, values, self.positions, self.shape)  # type: ignore[no-untyped-call]
+        return output + added.reshape(output.shape).to(output.dtype)
+
+
+class _SparseProduct(torch.autograd.Function):
+    """x D_i^T with a sparse matrix D_i of each record, and its gradients.
+
+    The gradient of a record's values is that of its dense matrix at the positions. One dense
+    matrix exists at a time, so that records cost the memory of their values alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, values: Tensor, positions: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
+        """Shape (records, tokens, out) of rows (records, tokens, in) and values (records, k)."""
+        ctx.save_for_backward(rows, values, positions)
+        ctx.shape = shape
+        products = [
+            F.linear(own, dense(one, positions, shape))
+            for own, one in zip(rows, values, strict=True)
+        ]
+        return torch.stack(products)
+
+    @staticmethod
+    def backward(ctx: Any, *received: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients of rows and values."""
+        rows, values, positions = ctx.saved_tensors
+        (outer,) = received
+        of_rows, of_values = torch.empty_like(rows), torch.empty_like(values)
+        for record, gradient in enumerate(outer.to(rows.dtype)):
+            of_rows[record] = gradient @ dense(values[record], positions, ctx.shape)
+            of_values[record] = (gradient.T @ rows[record]).reshape(-1)[positions]
+        return of_rows, of_values, None, None
+
+
 def per_example_class(layer: nn.Module) -> type[nn.Module] | None:
     """The class that gives `layer` leaves, or None if there is none that is known to be exact."""
     exact: dict[type[nn.Module], type[nn.Module]] = {
@@ -222,6 +269,7 @@ def per_example_class(layer: nn.Module) -> type[nn.Module] | None:
         nn.LayerNorm: PerExampleLayerNorm,
         IA3Linear: PerExampleIA3,
         DoraLinearLayer: PerExampleDoRA,
+        SparseLinear: PerExampleSparse,
     }
     kind = type(layer)
     if isinstance(layer, PerExampleLayer):

@@ -1,6 +1,6 @@
 """The adapter of a run folder, and what says that it is whole and of which round it is.
 
-`adapter/` is in PEFT format, or that of `InPlaceModel` and `HoulsbyModel`. Its file `privfed.json`
+`adapter/` is in PEFT format, or that of `InPlaceModel` and the like. Its file `privfed.json`
 names the task, the base model by the digest of its frozen parameters, the run and the round, and
 the digest of every other file; it is written last. So a folder that a kill left half written, or
 one that is older than the report beside it, shows.

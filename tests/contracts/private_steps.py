@@ -19,7 +19,15 @@ from peft import (
 )
 from scipy import stats
 
-from privfed import CausalLanguageModel, Classification, Houlsby, LoRA, PeftAdapter
+from privfed import (
+    CausalLanguageModel,
+    Classification,
+    Houlsby,
+    LoRA,
+    PeftAdapter,
+    PromptGenerator,
+    SparseUpdate,
+)
 from privfed.models.adapters import freeze_orthonormal_a, lora_a_factors
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector, trainable, write_vector
@@ -143,6 +151,10 @@ def _prefix(projection):
     )
 
 
+_GENERATOR = PromptGenerator(
+    task_text=("goal match team", "bank price"), num_virtual_tokens=3, width=8, heads=2
+)
+
 CASES = {
     "bert lora q,v": Case("bert", lora("query", "value")),
     "bert lora all": Case(
@@ -162,6 +174,10 @@ CASES = {
     "bert ia3": Case("bert", PeftAdapter.ia3(("key", "value", "output.dense"), ("output.dense",))),
     "bert biases": Case("bert", InPlace.biases()),
     "bert last layers": Case("bert", InPlace(last_layers=1)),
+    "bert sparse": Case(
+        "bert",
+        SparseUpdate(target_modules=("query", "intermediate.dense", "output.dense"), share=0.05),
+    ),
     "roberta lora q,v": Case("roberta", lora("query", "value")),
     "roberta biases": Case("roberta", InPlace.biases()),
     "distilbert lora all": Case(
@@ -187,10 +203,14 @@ CASES = {
     ),
     "llama prompt": Case("llama", PeftAdapter.prompt_tuning(3)),
     "llama p-tuning": Case("llama", PeftAdapter.p_tuning(3, 8)),
+    "llama prompt generator": Case("llama", _GENERATOR),
     "llama prefix": Case("llama", _prefix(False)),
     "llama prefix projected": Case("llama", _prefix(True)),
     "llama ia3": Case("llama", PeftAdapter.ia3(("k_proj", "v_proj", "down_proj"), ("down_proj",))),
     "llama last layers": Case("llama", InPlace(last_layers=1)),
+    "llama sparse": Case(
+        "llama", SparseUpdate(target_modules=("v_proj", "down_proj"), share=0.1, layers=(1,))
+    ),
     "llama layer norms": Case("llama", peft(LNTuningConfig)),
     "gpt2 lora c_attn": Case("gpt2", lora("c_attn")),
     "gpt2 lora all": Case("gpt2", lora(*_GPT2_LINEARS)),
@@ -212,11 +232,13 @@ CASES = {
     "gpt2 tied embedding": Case("gpt2", InPlace(patterns=("*wte.weight",))),
     "gpt2 prompt": Case("gpt2", PeftAdapter.prompt_tuning(3)),
     "gpt2 p-tuning": Case("gpt2", PeftAdapter.p_tuning(3, 8)),
+    "gpt2 prompt generator": Case("gpt2", _GENERATOR),
     "gpt2 prefix": Case("gpt2", _prefix(False)),
     "gpt2 prefix projected": Case("gpt2", _prefix(True)),
     "gpt2 ia3": Case("gpt2", PeftAdapter.ia3(("c_attn", "mlp.c_proj"), ("mlp.c_proj",))),
     "gpt2 biases": Case("gpt2", InPlace.biases()),
     "gpt2 last layers": Case("gpt2", InPlace(last_layers=1)),
+    "gpt2 sparse": Case("gpt2", SparseUpdate(target_modules=("c_attn", "mlp.c_proj"), share=0.03)),
     "gpt2 layer norms": Case("gpt2", peft(LNTuningConfig, target_modules=["ln_1", "ln_2"])),
 }
 
@@ -280,7 +302,7 @@ def reference_gradients(case, folders, batch, dtype=None):
 
 def without_own_prompt(model):
     """PEFT's own class, which embeds a prompt once for a whole batch: right for one example."""
-    if isinstance(model, PeftModel) and type(model).__name__.startswith("PerRecord"):
+    if isinstance(model, PeftModel):
         model.__class__ = next(
             kind for kind in type(model).__mro__ if kind.__module__.startswith("peft.")
         )

@@ -94,7 +94,9 @@ def test_neither_splitting_nor_filling_up_changes_the_sum(accepted):
 NOT_HOOKED = ("bert ia3", "llama ia3", "gpt2 ia3")
 """Opacus knows no rule for IA3's vectors."""
 DORA = [name for name in CASES if "dora" in name]
-HOOKED = [name for name in CASES if name not in (*NOT_HOOKED, *DORA)]
+NOT_BUILT = ("bert sparse", "llama sparse", "gpt2 sparse")
+"""Nor for a layer that holds positions beside what is trained."""
+HOOKED = [name for name in CASES if name not in (*NOT_HOOKED, *NOT_BUILT, *DORA)]
 
 
 @pytest.mark.parametrize("name", HOOKED)
@@ -111,6 +113,13 @@ def test_what_opacus_does_not_know_is_refused(name, folders):
     private = private_model(CASES[name], folders, how)
     with pytest.raises(GateError, match=r"ia3_l.* got no per-example gradient"):
         private.per_example_gradients(made_up(private))
+
+
+@pytest.mark.parametrize("name", NOT_BUILT)
+def test_a_layer_that_opacus_does_not_know_is_refused(name, folders):
+    how = Computation(gradients=GradientMethod.OPACUS_HOOKS)
+    with pytest.raises(GateError, match=r"no per-example gradients in Opacus.*SparseLinear"):
+        private_model(CASES[name], folders, how)
 
 
 @pytest.mark.parametrize("name", DORA)
@@ -216,9 +225,12 @@ COMPILED = [
     ("bert dora", Checkpointing.NONE),
     ("bert dora", Checkpointing.NON_REENTRANT),
     ("gpt2 ia3", Checkpointing.NONE),
+    ("llama sparse", Checkpointing.NONE),
 ]
 
 
+# TorchDynamo makes an instance where it reads a function with a gradient of its own.
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")
 @pytest.mark.parametrize(("name", "checkpointing"), COMPILED)
 def test_a_compiled_model_has_the_same_gradients_and_compiles_once(
     name, checkpointing, folders, references, monkeypatch

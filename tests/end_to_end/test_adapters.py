@@ -11,7 +11,9 @@ from privfed import (
     InPlace,
     LoRA,
     PeftAdapter,
+    PromptGenerator,
     Record,
+    SparseUpdate,
 )
 from privfed.errors import ConfigError, ModelError
 
@@ -25,11 +27,15 @@ CLASSIFIERS = {
     "ia3": lambda: PeftAdapter.ia3(("key", "value")),
     "biases": InPlace.biases,
     "last layers": lambda: InPlace(last_layers=1),
+    "sparse update": lambda: SparseUpdate(target_modules=("query", "value"), share=0.05),
 }
 LANGUAGE_MODELS = {
     "prompt": lambda: PeftAdapter.prompt_tuning(3),
     "prefix": lambda: PeftAdapter.prefix_tuning(3),
     "p-tuning": lambda: PeftAdapter.p_tuning(3, 8),
+    "prompt generator": lambda: PromptGenerator(
+        task_text=("goal match", "bank"), num_virtual_tokens=3, width=8, heads=2
+    ),
 }
 
 
@@ -98,7 +104,13 @@ def test_a_configuration_stays_as_it_was_given(make_federation):
         (Houlsby(bottleneck=3, target_modules=("output.dense",), layers=(0, 9)), r"layers \[9\]"),
         (PeftAdapter.ia3(("key", "vlaue")), r"\['vlaue'\] name no module"),
         (InPlace(patterns=("*.bais", "*.bias")), r"matches \['\*\.bais'\]"),
+        (SparseUpdate(target_modules=("query", "vlaue"), share=0.1), r"\['vlaue'\] name no linear"),
+        (SparseUpdate(target_modules=("query",), share=0.1, layers=(0, 9)), r"layers \[9\]"),
         (PeftAdapter.prompt_tuning(3), "train a causal language model"),
+        (
+            PromptGenerator(task_text=("goal match",), num_virtual_tokens=3, width=8),
+            "train a causal language model",
+        ),
     ],
 )
 def test_names_that_fit_nothing_are_refused_before_anything_is_spent(

@@ -33,8 +33,10 @@ from privfed import (
     MixedRanks,
     PeftAdapter,
     Plain,
+    PromptGenerator,
     RoLoRA,
     Scaffold,
+    SparseUpdate,
     TailAveraging,
     TrainingConfig,
 )
@@ -61,7 +63,8 @@ TABLES = (
 )
 KINDS = (
     *(kind for table in TABLES for kind in table.values()),
-    *(TailAveraging, LoRA, Houlsby, Computation, PrivacyConfig, TrainingConfig),
+    *(TailAveraging, LoRA, Houlsby, PromptGenerator, SparseUpdate),
+    *(Computation, PrivacyConfig, TrainingConfig),
 )
 BUILT = {field.name for kind in KINDS for field in fields(kind)} - {"of", "budget"}
 BUILT |= {"quantile_learning_rate", *run_config._OF_FEDERATION}
@@ -344,6 +347,29 @@ class TestOtherChoices:
     def test_prompt_tuning(self, load, settings):
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
         assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
+
+    def test_a_sparse_update(self, load, settings):
+        settings["adapter"] = {
+            "kind": "sparse-update",
+            "target_modules": ["query"],
+            "share": 0.25,
+            "layers": [1],
+        }
+        assert load(settings).adapter == SparseUpdate(
+            target_modules=("query",), share=0.25, layers=(1,)
+        )
+
+    def test_a_prompt_generator(self, load, settings):
+        settings["adapter"] = {
+            "kind": "prompt-generator",
+            "task_text": ["goal score", "bank price"],
+            "num_virtual_tokens": 3,
+            "width": 10,
+            "heads": 5,
+        }
+        assert load(settings).adapter == PromptGenerator(
+            task_text=("goal score", "bank price"), num_virtual_tokens=3, width=10, heads=5
+        )
 
 
 REQUIRED = [

@@ -22,6 +22,7 @@ from privfed import (
     InPlaceModel,
     LoRA,
     PeftAdapter,
+    SparseUpdate,
     load_adapter,
     load_task,
 )
@@ -38,6 +39,7 @@ ADAPTERS = {
     "scales": (PeftAdapter.ia3(("key", "value")), FedAvg()),
     "biases": (InPlace.biases(), FedAvg()),
     "last block": (InPlace(last_layers=1), FedAvg()),
+    "sparse update": (SparseUpdate(target_modules=("query", "value"), share=0.1), FedAvg()),
 }
 
 
@@ -88,7 +90,8 @@ def test_it_computes_what_the_trained_model_computes(name, trained):
     task, model = load_adapter(folder)
     assert task == private.task
     assert not model.training
-    assert isinstance(model, InPlaceModel) == (name in ("biases", "last block", "houlsby"))
+    in_place = ("biases", "last block", "houlsby", "sparse update")
+    assert isinstance(model, InPlaceModel) == (name in in_place)
     assert isinstance(model, HoulsbyModel) == (name == "houlsby")
     with private.evaluation():
         expected = logits(private.adapter, task)
@@ -148,7 +151,7 @@ def test_an_adapter_without_a_digest_is_refused(trained):
     load_task(folder)
 
 
-@pytest.mark.parametrize("name", ["lora", "biases", "houlsby"])
+@pytest.mark.parametrize("name", ["lora", "biases", "houlsby", "sparse update"])
 def test_a_damaged_adapter_is_refused_in_one_line(name, trained):
     _, folder = trained(name)
     (path,) = folder.glob("*.safetensors")

@@ -9,6 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from privfed.errors import GateError
+from privfed.models.sparse_update import SparseLinear
 from privfed.private_step.layers import (
     PerExampleLayer,
     _row_norms,
@@ -43,10 +44,16 @@ LAYERS = {
     "rms norm": lambda: (LlamaRMSNorm(IN, eps=0.1), INPUT),
     "scaled output": lambda: (scaled(False), INPUT),
     "scaled input": lambda: (scaled(True), INPUT),
+    "sparse update": lambda: (SparseLinear(nn.Linear(IN, OUT), POSITIONS), INPUT),
 }
 
 
+POSITIONS = torch.tensor([1, 6, 9, 22, 23])
+
+
 def own_parameters(layer):
+    if isinstance(layer, SparseLinear):
+        return {"values": layer.values}
     if isinstance(layer, IA3Linear):
         return dict(layer.ia3_l.named_parameters())
     return dict(layer.named_parameters())
@@ -121,6 +128,25 @@ def test_the_class_alone_changes(case):
     assert [name for name, _ in layer.named_parameters()] == names
     assert vars(layer).keys() == before
     assert per_example_class(layer) is type(layer)
+
+
+def test_a_sparse_update_has_the_gradients_of_the_dense_matrix_at_its_positions():
+    """Of records with values of their own, against autograd through dense matrices."""
+    layer = SparseLinear(nn.Linear(IN, OUT), POSITIONS)
+    values = torch.randn(RECORDS, len(POSITIONS), requires_grad=True)
+    read = INPUT.clone().requires_grad_()
+    factor = torch.randn(RECORDS * EXAMPLES, TOKENS, OUT)
+    (with_leaves(layer, {"values": values})(read) * factor).sum().backward()
+    matrices = torch.zeros(RECORDS, OUT * IN).index_copy(1, POSITIONS, values.detach())
+    matrices = matrices.view(RECORDS, OUT, IN).requires_grad_()
+    expected_read = INPUT.clone().requires_grad_()
+    rows = expected_read.reshape(RECORDS, EXAMPLES * TOKENS, IN)
+    sparse = (rows @ matrices.transpose(1, 2)).reshape(factor.shape)
+    plain = expected_read @ layer.base_layer.weight.detach().T
+    ((plain + sparse) * factor).sum().backward()
+    torch.testing.assert_close(read.grad, expected_read.grad)
+    at_positions = matrices.grad.reshape(RECORDS, -1)[:, POSITIONS]
+    torch.testing.assert_close(values.grad, at_positions)
 
 
 def test_a_row_that_pads_has_no_gradient():
