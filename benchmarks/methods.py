@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py            # the demo's job, five seeds at epsilon 2 and at 1
     python benchmarks/methods.py --grid     # methods x label skew x epsilon, three seeds each
-    python benchmarks/methods.py --personal # clients' own models on their own articles, one seed
+    python benchmarks/methods.py --personal # clients' own models on their own articles
     python benchmarks/methods.py --json     # `rows` as JSON
     python benchmarks/methods.py --quick    # one seed, two rounds
 
@@ -66,6 +66,7 @@ PERSONAL: dict[str, Method] = {
     "fed-dpa": FedDPA(personal_rank=1),
 }
 SKEWS, EPSILONS = (0.1, 100.0), (None, 8.0, 2.0)
+_IN_CLEAR = Plain(bits=16, follow_released=True)
 _CEILING = 50.0
 """A budget that stands for none: its noise is not drawn."""
 
@@ -134,20 +135,19 @@ def measured(
     )
 
 
-def main_job(*, quick: bool) -> Iterator[Row]:
+def main_job(*, quick: bool, seeds: int) -> Iterator[Row]:
     """The demo, at its epsilon and at half of it."""
     for epsilon in (2.0, 1.0):
         with tempfile.TemporaryDirectory() as folder:
             job = bbc_topics(Path(folder), **({"rounds": 2} if quick else {}))
         budget = Budget(epsilon=epsilon, delta=job.privacy.budget.delta)
         job = replace(job, privacy=replace(job.privacy, budget=budget))
-        yield measured("the demo", job, 1.0, 1 if quick else 5)
+        yield measured("the demo", job, 1.0, 1 if quick else seeds)
 
 
-def grid(*, quick: bool) -> Iterator[Row]:
+def grid(*, quick: bool, seeds: int) -> Iterator[Row]:
     """Every method under every skew and epsilon, two steps in a round."""
-    with tempfile.TemporaryDirectory() as folder:
-        job = bbc_topics(Path(folder), encrypted=False, **({"rounds": 2} if quick else {}))
+    job = _short_job(quick=quick)
     for skew in SKEWS:
         dealt = _dealt(job, skew)
         batch = min(client.size for client in dealt)
@@ -163,15 +163,14 @@ def grid(*, quick: bool) -> Iterator[Row]:
                 if quick and name not in ("ffa-lora", "rolora"):
                     continue
                 tried = replace(
-                    job, clients=dealt, privacy=privacy, method=method, encryption=Plain()
+                    job, clients=dealt, privacy=privacy, method=method, encryption=_IN_CLEAR
                 )
-                yield measured(name, tried, skew, 1 if quick else 3)
+                yield measured(name, tried, skew, 1 if quick else seeds)
 
 
-def personal(*, quick: bool) -> Iterator[Row]:
+def personal(*, quick: bool, seeds: int) -> Iterator[Row]:
     """Clients' own models under label skew; each holds out a quarter of its articles."""
-    with tempfile.TemporaryDirectory() as folder:
-        job = bbc_topics(Path(folder), encrypted=False, **({"rounds": 2} if quick else {}))
+    job = _short_job(quick=quick)
     dealt = [_with_own_text(client) for client in _dealt(job, SKEWS[0])]
     batch = min(client.size for client in dealt)
     for epsilon in EPSILONS:
@@ -186,9 +185,9 @@ def personal(*, quick: bool) -> Iterator[Row]:
                 privacy=privacy,
                 method=method,
                 adapter=replace(job.adapter, rank=2),
-                encryption=Plain(),
+                encryption=_IN_CLEAR,
             )
-            yield measured(name, tried, SKEWS[0], 1, mean_of_own)
+            yield measured(name, tried, SKEWS[0], 1 if quick else seeds, mean_of_own)
 
 
 def _with_own_text(client: Client) -> Client:
@@ -231,6 +230,13 @@ def frozen_states_once() -> Iterator[None]:
         PrivateModel.with_frozen_states = real
 
 
+def _short_job(*, quick: bool) -> Federation:
+    """The demo on the first 48 tokens of an article."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = bbc_topics(Path(folder), encrypted=False, **({"rounds": 2} if quick else {}))
+    return replace(job, model=replace(job.model, max_length=48))
+
+
 def _dealt(job: Federation, skew: float) -> list[Client]:
     """The demo's articles under another label skew; the text is public, so its counts are."""
     records = [record for client in job.clients for record in client.records]
@@ -249,11 +255,13 @@ def main() -> None:
     parser.add_argument("--grid", action="store_true", help="methods, skews and epsilons")
     parser.add_argument("--personal", action="store_true", help="clients' own models")
     parser.add_argument("--quick", action="store_true", help="one seed, two rounds")
+    parser.add_argument("--seeds", type=int, help="default 5 for the demo's job, else 3")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     what = grid if options.grid else personal if options.personal else main_job
+    seeds = options.seeds or (5 if what is main_job else 3)
     with nullcontext() if what is main_job else frozen_states_once():
-        for row in what(quick=options.quick):
+        for row in what(quick=options.quick, seeds=seeds):
             rows.append(vars(row))
             if not options.json:
                 print("  ".join(f"{key} {value}" for key, value in vars(row).items()), flush=True)
