@@ -9,6 +9,7 @@ from .federation import Federation as Federation
 from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA
+from .methods.fednova import FedNova as FedNova
 from .methods.fedprox import FedProx as FedProx
 from .methods.mixed_ranks import MixedRanks as MixedRanks
 from .methods.personal import FedDPA as FedDPA
