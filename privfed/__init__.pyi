@@ -10,6 +10,7 @@ from .identity.enrolment import Enrolment as Enrolment
 from .methods.averaging import FedAvg as FedAvg
 from .methods.averaging import FFALoRA as FFALoRA
 from .methods.double_sketch import DoubleSketch as DoubleSketch
+from .methods.fednova import FedNova as FedNova
 from .methods.fedprox import FedProx as FedProx
 from .methods.fedsvd import FedSVD as FedSVD
 from .methods.mixed_ranks import MixedRanks as MixedRanks

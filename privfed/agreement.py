@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from accountants import Budget
+from accountants import Budget, PoissonGaussian
 from privfed.canonical import canonical_json
-from privfed.checks import require_type
+from privfed.checks import MOST, require_count, require_type
 from privfed.data.public_size import NoisySize, check_public_size
 from privfed.errors import ConfigError
 from privfed.protocol.participation import Participation
@@ -34,6 +34,7 @@ class Declaration:
         dataset: public name of the data set; the budget belongs to it, over all runs.
         description: public text on where the records come from, for the report.
         budget: of this client; None takes the federation's.
+        steps_per_round: DP-SGD steps of this client between two sums; None takes the federation's.
     """
 
     id: str
@@ -41,12 +42,15 @@ class Declaration:
     dataset: str
     description: str = "the client's own data"
     budget: Budget | None = None
+    steps_per_round: int | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         require_type(str, id=self.id, dataset=self.dataset, description=self.description)
         require_type(Budget | None, budget=self.budget)
         check_public_size(self.id, self.public_size)
+        if self.steps_per_round is not None:
+            require_count(MOST, **{f"steps_per_round of client {self.id!r}": self.steps_per_round})
 
     @property
     def size(self) -> int:
@@ -60,7 +64,7 @@ class Declaration:
         raise ConfigError(f"the public size of client {self.id!r} is not released yet")
 
     def describe(self, privacy: PrivacyConfig) -> dict[str, Any]:
-        """JSON values, with the budget that holds for this client."""
+        """JSON values, with the budget and the steps that hold for this client."""
         budget, size = budget_of(self, privacy), self.public_size
         return {
             "id": self.id,
@@ -69,6 +73,7 @@ class Declaration:
             "public_size": size if isinstance(size, int) else asdict(size),
             "epsilon_budget": budget.epsilon,
             "delta": budget.delta,
+            "steps_per_round": steps_of(self, privacy),
         }
 
 
@@ -192,16 +197,44 @@ def sample_rate_of(client: Declaration, privacy: PrivacyConfig) -> float:
     return privacy.expected_batch_size / client.size
 
 
+def steps_of(client: Declaration, privacy: PrivacyConfig) -> int:
+    """The client's own DP-SGD steps of a round, or the federation's: a public number."""
+    return client.steps_per_round or privacy.steps_per_round
+
+
+def private_steps_of(
+    client: Declaration, privacy: PrivacyConfig, noise_multiplier: float
+) -> PoissonGaussian:
+    """What the private steps of one round of a client release."""
+    return PoissonGaussian(
+        noise_multiplier=noise_multiplier,
+        sample_rate=sample_rate_of(client, privacy),
+        steps=steps_of(client, privacy),
+    )
+
+
 def range_from_public_settings(
-    privacy: PrivacyConfig, training: TrainingConfig, noise_multipliers: Mapping[str, float]
+    privacy: PrivacyConfig,
+    training: TrainingConfig,
+    noise_multipliers: Mapping[str, float],
+    steps: Mapping[str, int],
 ) -> float:
-    """A bound on one coordinate of an update, from public numbers only.
+    """A bound on one coordinate of every client's update, from public numbers only.
 
     The noised mean of a step is at most (clipped sum + noise) / B in a coordinate. Twice the
     expected batch, every gradient along this coordinate, and noise at six standard deviations
     are allowed for; what lies beyond is clipped, which is post-processing.
+
+    Args:
+        privacy: of all.
+        training: of all.
+        noise_multipliers: of each client.
+        steps: of each client in a round; of other clients they are not read.
     """
-    largest = max(noise_multipliers.values())
-    gradient = privacy.clipping_norm * (2 + 6 * largest / privacy.expected_batch_size)
     rate = max(training.learning_rate, training.final_learning_rate or 0.0)
-    return rate * training.optimizer.largest_move(privacy.steps_per_round, gradient)
+    moves = []
+    for client, noise_multiplier in noise_multipliers.items():
+        noise = 6 * noise_multiplier / privacy.expected_batch_size
+        gradient = privacy.clipping_norm * (2 + noise)
+        moves.append(training.optimizer.largest_move(steps[client], gradient))
+    return rate * max(moves)

@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from privfed.agreement import Declaration, Proposal
+from accountants import PoissonGaussian
+from privfed.agreement import Declaration, Proposal, steps_of
 from privfed.checks import MOST, require_count, require_items, require_methods, require_type
 from privfed.data.records import Record
 from privfed.encryption.parameters import MAX_CLIENTS
@@ -109,13 +110,13 @@ class FederationSettings:
             raise ConfigError("held_out_source and public_size_source must say what they are")
 
     def _check_method(self) -> None:
-        steps = self.privacy.private_steps(1.0, 0.5)
+        steps = PoissonGaussian(noise_multiplier=1.0, sample_rate=0.5, steps=2)
         released = tuple(self.method.releases(steps))
         if released[:1] != (steps,):
             raise ConfigError(
                 f"what a method releases must begin with the private steps {steps}, got {released}"
             )
-        self.method.check(self.training, self.privacy.steps_per_round, self.rounds)
+        self.method.check(self.training, self.steps, self.rounds)
 
     def _check_participation(self) -> None:
         per_round, most = self.clients_per_round, len(self.clients)
@@ -196,6 +197,11 @@ class FederationSettings:
         """What all parties are given before a run."""
         described = tuple(client.describe(self.privacy) for client in self.clients)
         return Proposal(settings=self.proposed(), clients=described)
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """Private steps of a round, of each client that is asked."""
+        return {client.id: steps_of(client, self.privacy) for client in self.clients}
 
     @property
     def secret_randomness(self) -> bool:
@@ -298,20 +304,26 @@ def check_sizes(clients: Sequence[Declaration], privacy: PrivacyConfig) -> None:
             )
 
 
-def weight_notes(weights: Mapping[str, float]) -> tuple[str, ...]:
+def weight_notes(weights: Mapping[str, float], steps: Mapping[str, int]) -> tuple[str, ...]:
     """A warning for the report where one client's weight leaves it little cover in the sum.
 
-    A weight scales an update with its noise, so a client that outweighs all others together stands
-    out in every sum: encryption hides little of it, epsilon holds as before.
+    An update grows with its steps, and a weight scales it with its noise. So a client that
+    outweighs all others together stands out in every sum: encryption hides little of it, epsilon
+    holds as before.
+
+    Args:
+        weights: of each client.
+        steps: private steps of a round, of these and perhaps of others.
     """
-    heaviest = max(weights, key=lambda client: weights[client])
-    others = sum(weight for client, weight in weights.items() if client != heaviest)
-    if weights[heaviest] <= others:
+    shares = {client: weight * steps[client] for client, weight in weights.items()}
+    heaviest = max(shares, key=lambda client: shares[client])
+    others = sum(share for client, share in shares.items() if client != heaviest)
+    if shares[heaviest] <= others:
         return ()
     note = (
-        f"client {heaviest!r} weighs more than all others together: sums show mostly its update, "
-        "so that encryption hides little of it. Uniform weights do not have this; epsilon does not "
-        "depend on it"
+        f"client {heaviest!r} weighs more than all others together, each counted with its steps: "
+        "sums show mostly its update, so that encryption hides little of it. Uniform weights and "
+        "equal steps do not have this; epsilon does not depend on it"
     )
     warnings.warn(note, UserWarning, stacklevel=2)
     return (note,)

@@ -110,11 +110,11 @@ def _require_settings(
     settings = record["settings"]
     (client,) = [client for client in settings["clients"] if client["id"] == claimed.id]
     _require_size(claimed, client["public_size"], book)
-    batch, steps = (settings["privacy"][n] for n in ("expected_batch_size", "steps_per_round"))
+    batch, steps = settings["privacy"]["expected_batch_size"], report.mechanism.steps_per_round
     said = {
         "noise multiplier": (claimed.noise_multiplier, record["noise_multipliers"][claimed.id]),
         "sample rate": (claimed.sample_rate, batch / claimed.public_size),
-        "steps per round": (report.mechanism.steps_per_round, steps),
+        "steps per round": (steps.get(claimed.id), client["steps_per_round"]),
         "epsilon of the budget": (claimed.epsilon_budget, client["epsilon_budget"]),
         "delta of the budget": (claimed.delta, client["delta"]),
     }

@@ -110,6 +110,7 @@ def load_node_file(path: Path) -> NodeFile:
         dataset=own.dataset,
         description=own.description,
         budget=own.budget,
+        steps_per_round=own.steps_per_round,
         records=_records(data, folder, public.settings),
         continues=continues,
     )

@@ -14,7 +14,7 @@ from typing import Final
 from privfed.agreement import Declaration, Proposal
 from privfed.cli.hub_file import read_agreement
 from privfed.cli.run_file import others_of, privacy_of, seed_of, size_source, task_of
-from privfed.cli.run_file_data import declared_sizes, loader
+from privfed.cli.run_file_data import OwnPrivacy, declared_sizes, loader
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record
 from privfed.errors import ConfigError
@@ -81,14 +81,20 @@ def load_public_run(path: Path) -> PublicRun:
     """
     root = parsed(path)
     task = task_of(root, path.parent)
-    privacy, budgets = privacy_of(root)
+    privacy, own = privacy_of(root)
     data = root.section("data")
     sizes, dataset = declared_sizes(data), data.take("dataset", str)
-    strange = sorted(set(budgets).difference(sizes))
+    strange = sorted(set(own).difference(sizes))
     if strange:
         raise ConfigError(f"[privacy.clients] names {strange}, which [data.public_sizes] does not")
     clients = [
-        Declaration(id=name, public_size=size, dataset=dataset, budget=budgets.get(name))
+        Declaration(
+            id=name,
+            public_size=size,
+            dataset=dataset,
+            budget=own.get(name, OwnPrivacy()).budget,
+            steps_per_round=own.get(name, OwnPrivacy()).steps_per_round,
+        )
         for name, size in sizes.items()
     ]
     held_out, source = _held_out(data, task, path.parent)

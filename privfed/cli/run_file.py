@@ -10,7 +10,7 @@ from typing import Any
 
 from accountants import AccountingError, Budget, Neighbouring
 from privfed.agreement import Declaration
-from privfed.cli.run_file_data import clients_and_held_out
+from privfed.cli.run_file_data import OwnPrivacy, clients_and_held_out
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.public_size import NoisySize
 from privfed.errors import ConfigError
@@ -18,6 +18,7 @@ from privfed.federation import Federation
 from privfed.identity.enrolment import Enrolment
 from privfed.methods.averaging import FedAvg, FFALoRA
 from privfed.methods.double_sketch import DoubleSketch
+from privfed.methods.fednova import FedNova
 from privfed.methods.fedprox import FedProx
 from privfed.methods.fedsvd import FedSVD
 from privfed.methods.method import Method
@@ -65,7 +66,7 @@ _SUMMATIONS: Mapping[str, type[BFV | CKKS | Plain]] = {"bfv": BFV, "ckks": CKKS,
 _METHODS: Mapping[str, type[FedAvg]] = {
     method.kind: method
     for method in (
-        *(FedAvg, FFALoRA, RoLoRA, FedSVD, DoubleSketch, FedProx, Scaffold),
+        *(FedAvg, FFALoRA, RoLoRA, FedSVD, DoubleSketch, FedProx, FedNova, Scaffold),
         *(FedSALoRA, LocalHead, FedDPA),
     )
 }
@@ -104,9 +105,9 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
     """
     root = parsed(path)
     task, seed = task_of(root, path.parent), seed_of(root)
-    privacy, budgets = privacy_of(root)
+    privacy, own = privacy_of(root)
     clients, held_out, source = clients_and_held_out(
-        root.section("data"), task, seed, path.parent, budgets
+        root.section("data"), task, seed, path.parent, own
     )
     result = Federation(
         model=task,
@@ -169,28 +170,41 @@ def base_of(base: str, folder: Path) -> str:
     return base if is_name and not local.is_dir() else str(local.resolve())
 
 
-def privacy_of(root: Section) -> tuple[PrivacyConfig, dict[str, Budget]]:
-    """The table [privacy], and the budgets of clients that have one of their own."""
+def privacy_of(root: Section) -> tuple[PrivacyConfig, dict[str, OwnPrivacy]]:
+    """The table [privacy], and what clients have of their own."""
     section = root.section("privacy")
     neighbouring = section.take("neighbouring", str)
     if neighbouring not in [relation.value for relation in Neighbouring]:
         raise ConfigError(f"[privacy] neighbouring must be 'add_remove', got {neighbouring!r}")
     default = _budget(section)
-    own = section.take("clients", dict, {})
+    tables = section.take("clients", dict, {})
     kind = section.choose("clipping", _CLIPPING, "flat")
     clipping = section.build(kind, renamed={"learning_rate": "quantile_learning_rate"})
     config = section.build(
         PrivacyConfig, budget=default, neighbouring=Neighbouring(neighbouring), clipping=clipping
     )
     section.end()
-    budgets = {}
-    for client, values in own.items():
+    own = {}
+    for client, values in tables.items():
         if not isinstance(values, dict):
             raise ConfigError(f"[privacy.clients] {client} must be a table, got {values!r}")
         table = Section(f"privacy.clients.{client}", values)
-        budgets[client] = _budget(table)
+        own[client] = _own_privacy(table)
         table.end()
-    return config, budgets
+    return config, own
+
+
+def _own_privacy(section: Section) -> OwnPrivacy:
+    """A table [privacy.clients.NAME]: a budget, which needs both numbers, or steps, or both."""
+    has_budget = section.has("epsilon") or section.has("delta")
+    if not has_budget and not section.has("steps_per_round"):
+        raise ConfigError(
+            f"[{section.name}] must say epsilon and delta, steps_per_round, or all three"
+        )
+    return OwnPrivacy(
+        budget=_budget(section) if has_budget else None,
+        steps_per_round=section.take("steps_per_round", int, None),
+    )
 
 
 def _budget(section: Section) -> Budget:

@@ -9,6 +9,7 @@ client's source is the part that it was dealt.
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,8 +35,21 @@ Sizes = Mapping[str, int | NoisySize]
 """Public size of each client, by its public name."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPrivacy:
+    """What a client has instead of what the table [privacy] says.
+
+    Attributes:
+        budget: its own; None takes the federation's.
+        steps_per_round: its own; None takes the federation's.
+    """
+
+    budget: Budget | None = None
+    steps_per_round: int | None = None
+
+
 def clients_and_held_out(
-    section: Section, task: Task, seed: int, folder: Path, budgets: Mapping[str, Budget]
+    section: Section, task: Task, seed: int, folder: Path, own: Mapping[str, OwnPrivacy]
 ) -> tuple[list[Client], tuple[Record, ...], str]:
     """What the table [data] says. How many rows were left out is logged: counts, no content.
 
@@ -44,7 +58,7 @@ def clients_and_held_out(
         task: which columns it reads.
         seed: public; of a split by chance.
         folder: to which paths are relative.
-        budgets: of declared clients that have one of their own; who takes no part needs none.
+        own: of declared clients that have a table of their own; who takes no part needs none.
 
     Returns:
         The clients, the held-out records, and what these are, for the report.
@@ -61,7 +75,7 @@ def clients_and_held_out(
     sizes = _sizes(section, rule)
     continues = section.take("continues", dict, {})
     _require_declared("data.continues", continues, sizes)
-    _require_declared("privacy.clients", budgets, sizes)
+    _require_declared("privacy.clients", own, sizes)
     section.end()
     taking = _taking_part(sizes, rule)
     table = load(source, owner=rule.column, person=person)
@@ -86,7 +100,8 @@ def clients_and_held_out(
             dataset=dataset,
             description=f"{source}, {rule.kind}, {len(taking)} clients, seed {seed}",
             continues=continues.get(client),
-            budget=budgets.get(client),
+            budget=own.get(client, OwnPrivacy()).budget,
+            steps_per_round=own.get(client, OwnPrivacy()).steps_per_round,
         )
         for client, size in taking.items()
     ]

@@ -280,7 +280,8 @@ class Simulation:
         if self.reached is not None and set(self.left_out) == set(known):
             return ()
         sizes = {c.id: c.size for c in self.settings.clients if c.id not in self.left_out}
-        heavy = run_settings.weight_notes(self.settings.method.weights(sizes))
+        steps = self.settings.steps
+        heavy = run_settings.weight_notes(self.settings.method.weights(sizes, steps), steps)
         return heavy if self.reached is not None else (*self.brought.notes, *heavy)
 
     def _on_client(self, client: str) -> None:

@@ -95,11 +95,14 @@ class FedAvg:
         """Public settings as JSON values."""
         return {"method": self.kind, **asdict(self)}
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
         """Averaging goes with any optimiser, and any number of steps and rounds."""
 
-    def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
-        """Public weight of every client, the largest being 1."""
+    def weights(
+        self, public_sizes: Mapping[str, int], steps: Mapping[str, int]
+    ) -> dict[str, float]:
+        """Public weight of every client, the largest being 1; the same for any steps."""
+        del steps
         if self.weighting == "uniform":
             return dict.fromkeys(public_sizes, 1.0)
         largest = max(public_sizes.values())

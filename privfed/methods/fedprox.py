@@ -1,5 +1,6 @@
 """FedProx: a pull towards the global adapter, against clients that drift apart."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,17 +34,18 @@ class FedProx(FedAvg):
         FedAvg.__post_init__(self)
         require_positive(mu=self.mu)
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
         """Refuse a pull that does nothing, or overshoots.
 
         Raises:
-            ConfigError: with one step in a round, at whose start y is x; or eta mu >= 1.
+            ConfigError: with one step in a round at every client, at whose start y is x; or
+                eta mu >= 1.
         """
         del rounds
-        if steps == 1:
+        if all(count == 1 for count in steps.values()):
             raise ConfigError(
-                "fedprox needs steps_per_round of at least 2: the first step begins at the global "
-                "adapter, where its pull is zero"
+                "fedprox needs steps_per_round of at least 2 at some client: the first step begins "
+                "at the global adapter, where its pull is zero"
             )
         largest = max(training.learning_rate, training.final_learning_rate or 0.0)
         if largest * self.mu >= 1:

@@ -87,7 +87,7 @@ class Round:
 
     Attributes:
         number: from 1.
-        steps: private steps of every client.
+        steps: private steps of each client.
         learning_rate: of these steps.
         weights: public weight of every client, the largest being 1.
         layout: of the adapter.
@@ -96,7 +96,7 @@ class Round:
     """
 
     number: int
-    steps: int
+    steps: Mapping[str, int]
     learning_rate: float
     weights: Mapping[str, float]
     layout: Layout
@@ -236,12 +236,12 @@ class Method(Protocol):
         """Public settings as JSON values."""
         ...
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
         """Refuse what the method cannot do, when a federation is built.
 
         Args:
             training: how clients move.
-            steps: private steps of a round.
+            steps: private steps of a round, of each client.
             rounds: planned.
 
         Raises:
@@ -249,8 +249,15 @@ class Method(Protocol):
         """
         ...
 
-    def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
-        """Public weight of every client, the largest being 1; applied before encryption."""
+    def weights(
+        self, public_sizes: Mapping[str, int], steps: Mapping[str, int]
+    ) -> dict[str, float]:
+        """Public weight of every client, the largest being 1; applied before encryption.
+
+        Args:
+            public_sizes: of those that take part.
+            steps: private steps of a round, of these and perhaps of others.
+        """
         ...
 
     def begin(self, adapter: NDArray[np.float32]) -> GlobalState:

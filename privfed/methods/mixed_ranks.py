@@ -59,7 +59,9 @@ class MixedRanks(Wrapped):
         """Public settings as JSON values."""
         return {"method": self.kind, "ranks": dict(self.ranks), "of": self.of.describe()}
 
-    def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
+    def weights(
+        self, public_sizes: Mapping[str, int], steps: Mapping[str, int]
+    ) -> dict[str, float]:
         """As the method inside.
 
         Raises:
@@ -68,7 +70,7 @@ class MixedRanks(Wrapped):
         unknown = sorted(set(self.ranks) - set(public_sizes))
         if unknown:
             raise ConfigError(f"ranks must be those of clients that take part; {unknown} do not")
-        return self.of.weights(public_sizes)
+        return self.of.weights(public_sizes, steps)
 
     def start(
         self, received: GlobalState, kept: Kept | None, client: str, round_: Round

@@ -1,5 +1,6 @@
 """RoLoRA: the factors of LoRA take turns, so that the mean of their products is exact."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ class RoLoRA(FedAvg):
     kind: ClassVar[str] = "rolora"
     period: ClassVar[int] = 2
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
         """Refuse a run in which A would never move.
 
         Raises:

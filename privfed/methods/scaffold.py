@@ -50,13 +50,14 @@ class Scaffold(FedAvg):
 
     kind: ClassVar[str] = "scaffold"
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
-        """Refuse steps of which (x - y_i) / (K eta) is not the mean gradient.
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
+        """Refuse steps of which (x - y_i) / (K eta) is not the mean gradient, or of unequal K.
 
         Raises:
-            ConfigError: for another optimiser than SGD without momentum, and where a part is sent.
+            ConfigError: for another optimiser than SGD without momentum, where a part is sent, and
+                where clients take different steps.
         """
-        del steps, rounds
+        del rounds
         if self.upload_share != 1:
             raise ConfigError(
                 "scaffold needs all of the update for its control variates, so upload_share must "
@@ -66,6 +67,12 @@ class Scaffold(FedAvg):
             raise ConfigError(
                 f"scaffold needs the optimiser SGD without momentum, got {training.optimizer!r}; "
                 "its control variates are mean gradients only there"
+            )
+        if len(set(steps.values())) > 1:
+            raise ConfigError(
+                f"scaffold needs the same steps_per_round at all clients, got {dict(steps)}: only "
+                "then the sum of the updates gives that of the control variates; take fednova for "
+                "different steps"
             )
 
     def correction(
@@ -84,7 +91,7 @@ class Scaffold(FedAvg):
         would come to rest elsewhere.
         """
         control, mine = self._variates(trained.received, trained.kept, client, round_)
-        moved = mine - control - sent[DELTA] / (round_.steps * round_.learning_rate)
+        moved = mine - control - sent[DELTA] / (round_.steps[client] * round_.learning_rate)
         return {
             _CONTROL: moved.astype(np.float32),
             _BEFORE: mine.astype(np.float32),
@@ -105,7 +112,8 @@ class Scaffold(FedAvg):
         mean = weighted_mean(sums[DELTA], weights, contributors)
         share = math.fsum(weights[name] for name in contributors) / math.fsum(weights.values())
         control = _control_of(state, round_)
-        control = control + share * (-mean / (round_.steps * round_.learning_rate) - control)
+        steps = round_.steps[contributors[0]]  # as many as of all
+        control = control + share * (-mean / (steps * round_.learning_rate) - control)
         number = np.array([round_.number], dtype=np.int32)
         return replace(
             moved,

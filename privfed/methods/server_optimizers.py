@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from privfed.checks import require_below_one, require_positive
 from privfed.errors import ConfigError
 from privfed.methods.averaging import noise_of_mean
+from privfed.methods.fednova import FedNova
 from privfed.methods.method import GlobalState, Round
 from privfed.methods.wrapped import Wrapped
 
@@ -103,6 +104,14 @@ class FedAdagrad(Wrapped):
         Wrapped.__post_init__(self)
         require_positive(learning_rate=self.learning_rate, tau=self.tau)
         require_below_one(beta1=self.beta1)
+        innermost: Any = self.of
+        while isinstance(innermost, Wrapped):
+            innermost = innermost.of
+        if isinstance(innermost, FedNova):
+            raise ConfigError(
+                f"{self.kind} cannot be around fednova, whose step is no plain mean of updates, in "
+                "whose units tau and its noise are; take fedavgm, or fedavg inside"
+            )
         inner = getattr(self.of, "server_learning_rate", 1.0)
         if inner != 1:
             raise ConfigError(

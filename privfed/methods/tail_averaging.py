@@ -53,7 +53,7 @@ class TailAveraging(Wrapped):
         own = {"method": self.kind, "first_round": self.first_round, "decay": self.decay}
         return {**own, "of": self.of.describe()}
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
         """Refuse an average that would begin after the last round."""
         if self.first_round > rounds:
             raise ConfigError(

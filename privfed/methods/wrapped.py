@@ -77,13 +77,15 @@ class Wrapped:
         """Public settings as JSON values."""
         return {"of": self.of.describe()}
 
-    def check(self, training: TrainingConfig, steps: int, rounds: int) -> None:
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
         """Refuse what the method inside cannot do."""
         self.of.check(training, steps, rounds)
 
-    def weights(self, public_sizes: Mapping[str, int]) -> dict[str, float]:
+    def weights(
+        self, public_sizes: Mapping[str, int], steps: Mapping[str, int]
+    ) -> dict[str, float]:
         """Public weight of every client, the largest being 1."""
-        return self.of.weights(public_sizes)
+        return self.of.weights(public_sizes, steps)
 
     def begin(self, adapter: NDArray[np.float32]) -> GlobalState:
         """The global state before the first round."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from privfed.agreement import Declaration, budget_of, sample_rate_of
+from privfed.agreement import Declaration, budget_of, private_steps_of
 from privfed.errors import ReportError
 from privfed.reports import headlines, sections_of_run
 from privfed.reports.budget import SCHEMA, BudgetReport, Scope, largest_epsilon
@@ -181,9 +181,7 @@ def _row(
         public_size=client.size,
         budget=budget_of(client, settings.privacy),
         planned=settings.method.releases(
-            settings.privacy.private_steps(
-                record.noise_multipliers[client.id], sample_rate_of(client, settings.privacy)
-            )
+            private_steps_of(client, settings.privacy, record.noise_multipliers[client.id])
         ),
         status=status,
     )

@@ -88,13 +88,13 @@ def _budget(claimed: ClientGuarantee) -> Budget:
 
 
 def _planned(report: BudgetReport, claimed: ClientGuarantee) -> list[Event]:
-    """What a round of the run releases, by the row; its private steps are those of the report."""
+    """What a round of the run releases, by the row; its steps are the client's in the report."""
     if not claimed.planned:
         raise ReportError(f"client {claimed.id!r} must state what a round releases")
     steps = {
         "noise_multiplier": claimed.noise_multiplier,
         "sample_rate": claimed.sample_rate,
-        "steps": report.mechanism.steps_per_round,
+        "steps": report.mechanism.steps_per_round.get(claimed.id),
     }
     first = {name: claimed.planned[0].get(name) for name in steps}
     if first != steps:

@@ -125,6 +125,9 @@ def labelled(section: Any) -> dict[str, Any]:
 
 def _shown(section: Any, name: str) -> Any:
     value = getattr(section, name)
+    if isinstance(section, Mechanism) and name == "steps_per_round":
+        counts = set(value.values())
+        return counts.pop() if len(counts) == 1 else value
     if isinstance(section, Encryption) and name == "public_range":
         follows = ", then from the released mean of the round before"
         return f"+-{value:.4g}{follows if section.follow_released else ''}"

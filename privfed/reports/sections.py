@@ -70,7 +70,7 @@ class Mechanism:
         clipping: how one record's gradients are bounded.
         clipping_norm: bound on the L2 norm of one record's gradient (C); > 0.
         expected_batch_size: public divisor of the noised sum (B), in records.
-        steps_per_round: DP-SGD steps between two sums.
+        steps_per_round: DP-SGD steps between two sums, of each client.
         sampler_accounted: that the accountant assumes.
         sampler_ran: that drew the batches.
         public_sizes: where they come from.
@@ -82,7 +82,7 @@ class Mechanism:
     clipping: str
     clipping_norm: float
     expected_batch_size: int
-    steps_per_round: int
+    steps_per_round: Mapping[str, int]
     sampler_accounted: str
     sampler_ran: str
     public_sizes: str

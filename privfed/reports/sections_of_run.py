@@ -63,7 +63,7 @@ def mechanism(settings: FederationSettings, facts: RunFacts) -> Mechanism:
         clipping=statements.clipping(privacy.clipping),
         clipping_norm=privacy.clipping_norm,
         expected_batch_size=privacy.expected_batch_size,
-        steps_per_round=privacy.steps_per_round,
+        steps_per_round=settings.steps,
         sampler_accounted="Poisson with rate q = B / public size",
         sampler_ran="Poisson with rate q = B / public size; an empty draw is a step",
         public_sizes=f"{settings.public_size_source}; true numbers are treated as private",

@@ -7,7 +7,6 @@ have no defaults.
 from dataclasses import dataclass, field
 
 from accountants import Budget as Budget
-from accountants import Event, PoissonGaussian
 from accountants import Neighbouring as Neighbouring
 from privfed.checks import (
     MOST,
@@ -113,7 +112,8 @@ class PrivacyConfig:
             q = B / its public size in each step, and divides the noised sum by B.
         clipping_norm: C; bound on the L2 norm of one record's gradient over all trainable
             parameters together.
-        steps_per_round: DP-SGD steps between two encrypted sums.
+        steps_per_round: DP-SGD steps between two encrypted sums, of every client that does not
+            bring its own.
         examples_per_record: most examples of one record that are read, where a record is a group
             of examples (of one person, of one document); they are clipped as one. A public number.
         clipping: how a record's gradients are scaled to at most C.
@@ -151,9 +151,3 @@ class PrivacyConfig:
             )
         if not self.record.strip():
             raise ConfigError("record must say what one record is, e.g. 'one news article'")
-
-    def private_steps(self, noise_multiplier: float, sample_rate: float) -> Event:
-        """What the private steps of one round release."""
-        return PoissonGaussian(
-            noise_multiplier=noise_multiplier, sample_rate=sample_rate, steps=self.steps_per_round
-        )

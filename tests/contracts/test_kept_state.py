@@ -65,7 +65,7 @@ class World:
             for number in (1, 2):
                 round_ = Round(
                     number=number,
-                    steps=STEPS,
+                    steps={"north": STEPS},
                     learning_rate=CONFIG.learning_rate,
                     weights={"north": 1.0},
                     layout=self.model.layout,

@@ -1,5 +1,6 @@
 """Every method, under every cipher: stopped after each round and within one, it ends the same."""
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -15,6 +16,7 @@ from privfed import (
     FedAdam,
     FedAvg,
     FedDPA,
+    FedNova,
     FedProx,
     FedSALoRA,
     FedSVD,
@@ -38,6 +40,7 @@ METHODS = {
     "fedavg": FedAvg(weighting="public_size"),
     "ffa-lora": FFALoRA(server_learning_rate=0.5),
     "fedprox": FedProx(mu=0.5),
+    "fednova": FedNova(weighting="public_size"),
     "scaffold": Scaffold(weighting="public_size"),
     "average of scaffold": TailAveraging(of=Scaffold(), first_round=2),
     "two sums": TwoSums(),
@@ -59,6 +62,8 @@ PAIRS = [
     for number, (method, cipher) in enumerate(product(METHODS, CIPHERS))
 ]
 """Each method under each cipher; with one client after the other, or two in a stack, in turn."""
+OWN_STEPS = (3, None, 1)
+"""Of the clients in a round of FedNova; the second takes the federation's 2."""
 
 
 class StopAfter(Callback):
@@ -85,6 +90,10 @@ def start(make_federation, tmp_path):
             anchor_folder=tmp_path / name / "anchors",
             **changes,
         )
+        if isinstance(method, FedNova):
+            steps = zip(federation.clients, OWN_STEPS, strict=True)
+            clients = [replace(client, steps_per_round=own) for client, own in steps]
+            federation = replace(federation, clients=clients)
         return federation, tmp_path / name / "run"
 
     return make
@@ -215,6 +224,15 @@ class TestWhatMethodsComeTo:
         for name in ("adapter", "control"):
             np.testing.assert_allclose(alone[name], together[name], atol=2e-3)
 
+    def test_in_a_stack_each_client_takes_its_own_steps(self, start):
+        alone = after(start, "alone", FedNova())["adapter"]
+        together = after(start, "together", FedNova(), stacked=3)["adapter"]
+        np.testing.assert_allclose(alone, together, atol=2e-3)
+        federation, folder = start("equal", FedNova())
+        clients = [replace(client, steps_per_round=2) for client in federation.clients]
+        replace(federation, clients=clients).run(folder)
+        assert np.abs(alone - arrays(folder)["adapter"]).max() > 0.05
+
     def test_variates_add_up_to_what_all_hold_though_updates_are_clipped(self, start, monkeypatch):
         """From an update as it was before it was clipped, or with its weight, they would not."""
         kept, cut, keeps = {}, [], Scaffold.keeps
@@ -230,7 +248,7 @@ class TestWhatMethodsComeTo:
         with pytest.warns(UserWarning, match="cuts off"):
             federation.run(folder)
         assert np.mean(cut) > 0.2, "much is clipped"
-        weights = method.weights({client.id: client.size for client in federation.clients})
+        weights = method.weights({client.id: client.size for client in federation.clients}, {})
         mean = sum(weights[name] * one["control"].astype(float) for name, one in kept.items())
         control = arrays(folder)["control"]
         np.testing.assert_allclose(mean / sum(weights.values()), control, atol=1e-6)

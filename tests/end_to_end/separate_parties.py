@@ -173,6 +173,7 @@ def program_of(folder, name, settings, files):
         public_size=declared.public_size,
         dataset=declared.dataset,
         budget=declared.budget,
+        steps_per_round=declared.steps_per_round,
         records=_records(count, seed=len(name) * 100 + count, first=marker(name)),
     )
     memories, kept = Memories(settings.anchors, name), files.kept()

@@ -276,7 +276,7 @@ class TestBeforeTheFirstRound:
     def test_other_steps_are_refused(self, federation, reports):
         path = reports[1] / "report.json"
         values = json.loads(path.read_text())
-        values["mechanism"]["steps_per_round"] = 1
+        values["mechanism"]["steps_per_round"]["client-2"] = 1
         path.write_text(json.dumps(values))
         with pytest.raises(ReportError, match=r"steps per round .* run\.json, 2, got 1;"):
             verify_and_render(reports[1], AnchorFolder(federation.anchors))

@@ -277,7 +277,7 @@ class Epochs:
         return Transition(
             method=settings.method,
             training=settings.training,
-            steps=settings.privacy.steps_per_round,
+            steps=settings.steps,
             participation=starting.participation,
             summation=settings.encryption,
             weights=starting.agreement.weights,

@@ -20,7 +20,7 @@ from accountants import (
     noise_multiplier_of,
 )
 from accountants.ledger.identity import NOT_PRIVATE
-from privfed.agreement import budget_of, sample_rate_of
+from privfed.agreement import budget_of, private_steps_of, sample_rate_of, steps_of
 from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
@@ -186,7 +186,7 @@ def releases_of_run(
     client: Client, method: Method, privacy: PrivacyConfig, rounds: int, noise_multiplier: float
 ) -> list[Event]:
     """What a client releases in a whole run."""
-    steps = privacy.private_steps(noise_multiplier, sample_rate_of(client, privacy))
+    steps = private_steps_of(client, privacy, noise_multiplier)
     return [replace(event, steps=event.steps * rounds) for event in method.releases(steps)]
 
 
@@ -247,7 +247,7 @@ def calibrate(
 def _must_fit(client: Client, privacy: PrivacyConfig, rounds: int, spent: float) -> str:
     budget = budget_of(client, privacy)
     return (
-        f"the plan, {rounds} rounds of {privacy.steps_per_round} steps, must fit the budget of "
+        f"the plan, {rounds} rounds of {steps_of(client, privacy)} steps, must fit the budget of "
         f"client {client.id!r} (epsilon {budget.epsilon:g} at delta {budget.delta:g}, of which "
         f"{spent:.6g} is spent on data set {client.dataset!r})"
     )
@@ -311,7 +311,7 @@ def build_nodes(
                 sample_rate=sample_rate_of(client, privacy),
                 clipping_norm=privacy.clipping_norm,
                 expected_batch_size=privacy.expected_batch_size,
-                steps=privacy.steps_per_round,
+                steps=steps_of(client, privacy),
                 learning_rate=training.learning_rate,
                 clipping=privacy.clipping,
                 optimizer=training.optimizer,

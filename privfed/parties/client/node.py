@@ -156,7 +156,7 @@ class ClientNode:
         rate = self.training.learning_rate_of(self.rounds, self.rounds)
         last = Round(
             number=self.rounds,
-            steps=self.config.steps,
+            steps={self.id: self.config.steps},
             learning_rate=rate,
             weights={self.id: 1.0},
             layout=self.model.layout,

@@ -75,7 +75,7 @@ class OwnReport:
             raise MessageError("only a run that has begun can end")
         export: dict[str, Any] = json.loads(json.dumps(node.ledger.export()))
         book = book_of_export(export)
-        weights = run_settings.weight_notes(starting.agreement.weights)
+        weights = run_settings.weight_notes(starting.agreement.weights, membership.settings.steps)
         record = RunRecord(
             run=starting.run,
             settings=membership.settings.describe(),

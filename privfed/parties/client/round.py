@@ -59,7 +59,7 @@ class Transition:
     Attributes:
         method: what is sent, and what comes of the sum.
         training: from which the learning rate of a round is taken.
-        steps: private steps of a round.
+        steps: private steps of a round, of each client.
         participation: who trains in which round.
         summation: how updates are summed.
         weights: of every client in the mean.
@@ -72,7 +72,7 @@ class Transition:
 
     method: Method
     training: TrainingConfig
-    steps: int
+    steps: Mapping[str, int]
     participation: Participation
     summation: Summation
     weights: Mapping[str, float]
@@ -86,8 +86,10 @@ class Transition:
         rate = self.training.learning_rate_of(number, self.participation.rounds)
         noise = None
         if self.step_noise is not None:
-            several = rate * math.sqrt(self.steps)
-            noise = {client: several * one for client, one in self.step_noise.items()}
+            noise = {
+                client: rate * math.sqrt(self.steps[client]) * one
+                for client, one in self.step_noise.items()
+            }
         return Round(
             number=number,
             steps=self.steps,

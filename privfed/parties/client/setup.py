@@ -233,11 +233,11 @@ def _facts(
         before = {client.id: known.facts[client.id].epsilon_before for client in clients}
     sizes = {client.id: client.size for client in clients}
     layout = layout_of(model.adapter)
-    weights = settings.method.weights(sizes)
+    weights = settings.method.weights(sizes, settings.steps)
     played = tuple(
         Round(
             number=number,
-            steps=settings.privacy.steps_per_round,
+            steps=settings.steps,
             learning_rate=settings.training.learning_rate_of(number, settings.rounds),
             weights=weights,
             layout=layout,

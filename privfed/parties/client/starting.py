@@ -97,7 +97,9 @@ def begun(
     # who leaves a run does not change its range
     noise_multipliers = {name: one.noise_multiplier for name, one in everybody.items()}
     _require_usable(noise_multipliers, agreement.weights, settings.privacy.expected_batch_size)
-    derived = range_from_public_settings(settings.privacy, settings.training, noise_multipliers)
+    derived = range_from_public_settings(
+        settings.privacy, settings.training, noise_multipliers, settings.steps
+    )
     return Starting(
         run=run,
         epoch=epoch,
@@ -201,7 +203,7 @@ def _agreement(
     return Agreement(
         settings=proposal.settings,
         clients=tuple(one.client for one in facts.values()),
-        weights=settings.method.weights(sizes),
+        weights=settings.method.weights(sizes, settings.steps),
         base_model=first.base_model,
         layout=first.layout,
         num_params=first.num_params,

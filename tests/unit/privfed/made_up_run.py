@@ -44,7 +44,7 @@ def event_of(settings, client):
     return PoissonGaussian(
         noise_multiplier=SIGMAS[ids.index(client)],
         sample_rate=settings.privacy.expected_batch_size / one.public_size,
-        steps=settings.privacy.steps_per_round,
+        steps=settings.steps[client],
     )
 
 

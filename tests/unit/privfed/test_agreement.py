@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from accountants import Budget, Neighbouring
+from accountants import Budget, Neighbouring, PoissonGaussian
 from privfed import (
     CKKS,
     Classification,
@@ -24,7 +24,16 @@ from privfed import (
     Record,
     TrainingConfig,
 )
-from privfed.agreement import Agreement, Declaration, Proposal, budget_of, sample_rate_of
+from privfed.agreement import (
+    Agreement,
+    Declaration,
+    Proposal,
+    budget_of,
+    private_steps_of,
+    range_from_public_settings,
+    sample_rate_of,
+    steps_of,
+)
 from privfed.errors import ConfigError
 
 PRIVACY = PrivacyConfig(
@@ -217,11 +226,20 @@ class TestADeclaration:
             "public_size": 80,
             "epsilon_budget": 1.5,
             "delta": 1e-5,
+            "steps_per_round": PRIVACY.steps_per_round,
         }
 
     def test_the_federations_budget_where_it_has_none(self):
         assert budget_of(declared(), PRIVACY) == PRIVACY.budget
         assert declared().describe(PRIVACY)["epsilon_budget"] == 3.0
+
+    def test_its_own_steps_and_the_federations_where_it_has_none(self):
+        own = declared(steps_per_round=7)
+        assert steps_of(own, PRIVACY) == own.describe(PRIVACY)["steps_per_round"] == 7
+        assert steps_of(declared(), PRIVACY) == PRIVACY.steps_per_round != 7
+        assert private_steps_of(own, PRIVACY, 1.5) == PoissonGaussian(
+            noise_multiplier=1.5, sample_rate=0.25, steps=7
+        )
 
     def test_a_size_that_is_to_be_released_is_no_number_yet(self):
         to_come = declared(public_size=NoisySize(noise_epsilon=0.5))
@@ -238,6 +256,23 @@ class TestADeclaration:
     def test_every_field_is_checked(self, wrong):
         with pytest.raises(ConfigError):
             declared(**wrong)
+
+    @pytest.mark.parametrize("wrong", [0, -1, 2.0, True, "2", 1_000_001])
+    def test_its_steps_are_a_count_as_those_of_the_federation(self, wrong):
+        with pytest.raises(ConfigError, match="^steps_per_round of client 'north' must be"):
+            declared(steps_per_round=wrong)
+
+
+def test_the_range_is_that_of_the_client_that_can_move_most():
+    """Not of the largest noise with the most steps, if these are of two clients."""
+    training = TrainingConfig(learning_rate=0.5)
+
+    def of(noise, steps):
+        return range_from_public_settings(PRIVACY, training, noise, steps)
+
+    noise, steps = {"a": 4.0, "b": 1.0}, {"a": 1, "b": 9, "absent": 100}
+    assert of(noise, steps) == of({"b": 1.0}, steps) > of({"a": 4.0}, steps)
+    assert of(noise, {"a": 2, "b": 2}) == of({"a": 4.0}, {"a": 2}) > of({"b": 1.0}, {"b": 2})
 
     def test_a_client_is_one_that_holds_records(self):
         client = Client(

@@ -81,6 +81,12 @@ class TestWhatIsRead:
         with pytest.raises(ConfigError, match=f"needs the key '{path.split('/')[-1]}'"):
             loaded(place, changed(public, path, MISSING))
 
+    def test_steps_of_one_client(self, place, public):
+        public = changed(public, "privacy/clients/west", {"steps_per_round": 5})
+        settings = loaded(place, public).settings
+        assert settings.steps == {"west": 5, "north": 2, "east": 2}
+        assert {one.id: one.budget is None for one in settings.clients}["west"]
+
     def test_a_budget_of_nobody(self, place, public):
         public = changed(public, "privacy/clients/suoth", {"epsilon": 1.0, "delta": 1e-4})
         with pytest.raises(ConfigError, match=r"\[privacy.clients\] names \['suoth'\]"):

@@ -22,6 +22,7 @@ from privfed import (
     FedAvg,
     FedAvgM,
     FedDPA,
+    FedNova,
     FedProx,
     FedSALoRA,
     FedSVD,
@@ -113,6 +114,18 @@ class TestAWholeConfiguration:
         budgets = {client.id: client.budget for client in load(settings).clients}
         assert budgets.pop("south") == Budget(epsilon=1.5, delta=1e-4)
         assert set(budgets.values()) == {None}
+
+    def test_a_client_has_its_own_steps_and_the_others_none(self, load, settings):
+        settings["privacy"]["clients"] = {
+            "south": {"steps_per_round": 5},
+            "north": {"steps_per_round": 3, "epsilon": 1.5, "delta": 1e-4},
+        }
+        federation = load(settings)
+        own = {one.id: (one.steps_per_round, one.budget) for one in federation.clients}
+        assert own.pop("south") == (5, None)
+        assert own.pop("north") == (3, Budget(epsilon=1.5, delta=1e-4))
+        assert set(own.values()) == {(None, None)}
+        assert {one["steps_per_round"] for one in federation.describe()["clients"]} == {2, 3, 5}
 
     def test_an_own_budget_changes_nothing_else(self, load, settings):
         own = {client.id: client for client in load(settings).clients}["south"]
@@ -274,6 +287,9 @@ class TestOtherChoices:
         del settings["method"]["width"]
         with pytest.raises(ConfigError, match=r"\[method\] needs the key 'width'"):
             load(settings)
+        settings["method"] = {"kind": "fednova", "weighting": "public_size"}
+        assert load(settings).method == FedNova(weighting="public_size")
+        assert type(load(settings).method) is FedNova
 
     def test_each_optimiser_of_the_server_inside_the_average(self, load, settings):
         settings["method"] = {"kind": "rolora"}
@@ -465,6 +481,7 @@ WRONG_TYPE = [
     ("privacy/clients", []),
     ("privacy/clients/south", 3),
     ("privacy/clients/south/epsilon", "1"),
+    ("privacy/clients/south/steps_per_round", 2.0),
     ("adapter/kind", 1),
     ("adapter/rank", 2.0),
     ("adapter/target_modules", "query"),
@@ -550,6 +567,8 @@ WRONG_VALUE = [
     ("privacy/clipping_norm", NAN, "clipping_norm"),
     ("privacy/steps_per_round", 0, "steps_per_round"),
     ("privacy/clients/south/epsilon", 0, "epsilon"),
+    ("privacy/clients/south/steps_per_round", 0, "steps_per_round of client 'south'"),
+    ("privacy/clients/south", {}, "must say epsilon and delta, steps_per_round, or all three"),
     ("privacy/clients/moon", {"epsilon": 1, "delta": 1e-3}, "moon"),
     ("adapter/kind", "dora", "['lora', 'houlsby', 'prompt-tuning', 'prefix-tuning', "),
     ("adapter/target_modules", [["query"], "value"], "[adapter] target_modules must be a list of"),
@@ -576,7 +595,7 @@ WRONG_VALUE = [
     (
         "method/kind",
         "fedsgd",
-        "'double-sketch', 'fedprox', 'scaffold', 'fedsa-lora', 'local-head', 'fed-dpa']",
+        "'double-sketch', 'fedprox', 'fednova', 'scaffold', 'fedsa-lora', 'local-head', 'fed-dpa']",
     ),
     ("method/weighting", "true_size", "weighting"),
     ("method/server_learning_rate", 0, "server_learning_rate"),

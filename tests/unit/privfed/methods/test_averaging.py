@@ -20,7 +20,7 @@ METHODS = pytest.mark.parametrize("method", [FedAvg, FFALoRA])
 
 def next_adapter(method, adapter, updates, sizes=SIZES):
     """A round as the federation plays it: weighted updates are summed, then divided."""
-    weights = method.weights(sizes)
+    weights = method.weights(sizes, {})
     round_ = round_of(4, weights, length=len(adapter))
     total = sum(weights[client] * update for client, update in updates.items())
     moved = method.next(method.begin(adapter), {DELTA: total}, sorted(updates), round_)
@@ -41,7 +41,7 @@ class TestTheMean:
     def test_in_proportion_to_public_sizes(self, method):
         """Weights 4/7, 2/7, 1/7: the mean of 7, 14 and -7 is (28 + 28 - 7) / 7 = 7."""
         chosen = method(weighting="public_size")
-        assert chosen.weights(SIZES) == {"a": 1.0, "b": 0.5, "c": 0.25}
+        assert chosen.weights(SIZES, {}) == {"a": 1.0, "b": 0.5, "c": 0.25}
         updates = {"a": np.array([7.0]), "b": np.array([14.0]), "c": np.array([-7.0])}
         moved = next_adapter(chosen, np.array([1.0], dtype=np.float32), updates)
         assert moved.tolist() == [8.0]
@@ -63,7 +63,7 @@ class TestTheMean:
         state = np.zeros(2, dtype=np.float32)
         updates = {client: np.array([1.0, 2.0]) for client in SIZES}
         base = next_adapter(chosen, state, updates)
-        shares = chosen.weights(SIZES)
+        shares = chosen.weights(SIZES, {})
         for client in SIZES:
             changed = {**updates, client: updates[client] + [0.0, 7.0]}
             moved = next_adapter(chosen, state, changed) - base
@@ -124,7 +124,7 @@ def test_it_sends_the_update_and_nothing_else(method):
 )
 def test_weights_are_in_the_unit_interval_and_the_largest_is_one(sizes, weighting):
     """Fixed point holds +-public_range only for weights of at most one."""
-    weights = FedAvg(weighting=weighting).weights(sizes)
+    weights = FedAvg(weighting=weighting).weights(sizes, {})
     assert weights.keys() == sizes.keys()
     assert max(weights.values()) == 1.0
     assert min(weights.values()) > 0
@@ -157,7 +157,7 @@ class TestProducts:
         return next_adapter(method, start.astype(np.float32), updates, self.SIZES)
 
     def mean_of_products(self, method, products):
-        weights = method.weights(self.SIZES)
+        weights = method.weights(self.SIZES, {})
         return sum(weights[c] * p for c, p in products.items()) / sum(weights.values())
 
     @pytest.mark.parametrize("weighting", ["uniform", "public_size"])
@@ -215,12 +215,20 @@ class TestProducts:
         assert delta(state).shape == (7, 5)
 
 
+EQUAL = dict.fromkeys("abc", 3)
+
+
 class TestWeightNotes:
     def test_a_client_that_outweighs_all_others_is_named(self):
         with pytest.warns(UserWarning, match="client 'a' weighs more than all others together"):
-            (note,) = weight_notes({"a": 1.0, "b": 0.49, "c": 0.5})
+            (note,) = weight_notes({"a": 1.0, "b": 0.49, "c": 0.5}, EQUAL)
         assert "encryption hides little of it" in note
 
     def test_others_are_not(self):
-        assert weight_notes({"a": 1.0, "b": 0.5, "c": 0.5}) == ()
-        assert weight_notes({"a": 1.0, "b": 1.0, "c": 1.0}) == ()
+        assert weight_notes({"a": 1.0, "b": 0.5, "c": 0.5}, EQUAL) == ()
+        assert weight_notes({"a": 1.0, "b": 1.0, "c": 1.0}, EQUAL) == ()
+
+    def test_a_client_counts_with_its_steps(self):
+        with pytest.warns(UserWarning, match="client 'b' weighs more .* counted with its steps"):
+            weight_notes(dict.fromkeys("abc", 1.0), {"a": 2, "b": 6, "c": 3})
+        assert weight_notes({"a": 1.0, "b": 0.25, "c": 0.25}, {"a": 2, "b": 4, "c": 4}) == ()

@@ -34,7 +34,13 @@ ENOUGH = 10
 
 
 def round_(number):
-    return Round(number=number, steps=3, learning_rate=0.5, weights=WEIGHTS, layout=LAYOUT)
+    return Round(
+        number=number,
+        steps=dict.fromkeys(WEIGHTS, 3),
+        learning_rate=0.5,
+        weights=WEIGHTS,
+        layout=LAYOUT,
+    )
 
 
 def adapter(seed, b=1.0):

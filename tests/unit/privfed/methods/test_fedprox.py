@@ -52,15 +52,15 @@ class TestWhatItCannotDo:
         """Its start is the global adapter, so that there is nothing to pull."""
         training = TrainingConfig(learning_rate=0.5)
         with pytest.raises(ConfigError, match="steps_per_round of at least 2"):
-            FedProx(mu=0.5).check(training, 1, 3)
-        FedProx(mu=0.5).check(training, 2, 3)
+            FedProx(mu=0.5).check(training, {"a": 1, "b": 1}, 3)
+        FedProx(mu=0.5).check(training, {"a": 1, "b": 2}, 3)
 
     @pytest.mark.parametrize("rates", [(0.5, None), (0.125, 0.5)])
     def test_a_pull_beyond_the_global_adapter(self, rates):
         training = TrainingConfig(learning_rate=rates[0], final_learning_rate=rates[1])
         with pytest.raises(ConfigError, match="times mu must be below 1, got 0.5 x 2"):
-            FedProx(mu=2.0).check(training, 2, 3)
-        FedProx(mu=1.75).check(training, 2, 3)
+            FedProx(mu=2.0).check(training, {"a": 2, "b": 2}, 3)
+        FedProx(mu=1.75).check(training, {"a": 2, "b": 2}, 3)
 
 
 def test_so_is_what_fedavg_refuses():

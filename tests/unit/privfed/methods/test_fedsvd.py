@@ -51,7 +51,9 @@ def test_a_refresh_by_hand():
     """B A = diag(0, 6) becomes U S = 6 e_2, V^T = e_2 first; what was nothing stays in the rows."""
     layout = Layout(((A, (2, 3)), (B, (2, 2))))
     start = np.array([4, 0, 0, 0, 2, 0, 0, 0, 0, 1], np.float32)
-    alone = Round(number=1, steps=1, learning_rate=1.0, weights={"north": 1.0}, layout=layout)
+    alone = Round(
+        number=1, steps={"north": 1}, learning_rate=1.0, weights={"north": 1.0}, layout=layout
+    )
     sums = {DELTA: np.array([0.0, 0.0, 0.0, 2.0])}
     moved = FedSVD().next(FedSVD().begin(start), sums, ["north"], alone).adapter
     assert moved.tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 6, 0]
@@ -86,7 +88,9 @@ def test_a_refresh_leaves_the_logits_of_a_model(bert_folder):
     )
     model.eval()
     layout = Layout(tuple((name, tuple(p.shape)) for name, p in trainable(model)))
-    alone = Round(number=1, steps=1, learning_rate=1.0, weights={"north": 1.0}, layout=layout)
+    alone = Round(
+        number=1, steps={"north": 1}, learning_rate=1.0, weights={"north": 1.0}, layout=layout
+    )
     random, method = np.random.default_rng(10), FedSVD()
     start = read_vector(model)
     (sent,) = method.uploads(alone)
@@ -180,7 +184,13 @@ class TestWhatIsRefused:
 
     def test_more_rows_than_can_be_orthonormal(self):
         layout = Layout(((A, (6, 5)), (B, (8, 6))))
-        wide = Round(number=1, steps=1, learning_rate=1.0, weights=WEIGHTS, layout=layout)
+        wide = Round(
+            number=1,
+            steps=dict.fromkeys(WEIGHTS, 1),
+            learning_rate=1.0,
+            weights=WEIGHTS,
+            layout=layout,
+        )
         with pytest.raises(ConfigError, match="got rank 6 for 5"):
             FedSVD().trains(wide, "north")
 

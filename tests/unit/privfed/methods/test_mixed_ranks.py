@@ -16,7 +16,13 @@ RANKS = {"two": 2, "four": 4}
 
 
 def round_(number):
-    return Round(number=number, steps=3, learning_rate=0.5, weights=WEIGHTS, layout=LAYOUT)
+    return Round(
+        number=number,
+        steps=dict.fromkeys(WEIGHTS, 3),
+        learning_rate=0.5,
+        weights=WEIGHTS,
+        layout=LAYOUT,
+    )
 
 
 def factors(adapter):
@@ -84,9 +90,9 @@ class TestWhatIsRefused:
     def test_a_rank_of_nobody(self):
         method = MixedRanks(of=FedAvg(), ranks={**RANKS, "nobody": 3})
         with pytest.raises(ConfigError, match=r"\['nobody'\] do not"):
-            method.weights({"two": 10, "four": 20, "eight": 30})
+            method.weights({"two": 10, "four": 20, "eight": 30}, {})
         method = MixedRanks(of=FedAvg(), ranks=RANKS)
-        assert method.weights({"two": 10, "four": 20, "eight": 30})["two"] == 1.0
+        assert method.weights({"two": 10, "four": 20, "eight": 30}, {})["two"] == 1.0
 
     def test_no_ranks(self):
         with pytest.raises(ConfigError, match="at least one client"):

@@ -18,7 +18,13 @@ WEIGHTS = {"north": 1.0, "south": 0.5, "west": 0.125}
 
 
 def round_(number):
-    return Round(number=number, steps=3, learning_rate=0.5, weights=WEIGHTS, layout=LAYOUT)
+    return Round(
+        number=number,
+        steps=dict.fromkeys(WEIGHTS, 3),
+        learning_rate=0.5,
+        weights=WEIGHTS,
+        layout=LAYOUT,
+    )
 
 
 def factors(adapter):
@@ -94,8 +100,8 @@ def test_the_step_of_the_server_counts():
 class TestWhatIsRefused:
     def test_one_round(self):
         with pytest.raises(ConfigError, match="rounds must be at least 2"):
-            RoLoRA().check(TrainingConfig(learning_rate=1.0), 2, 1)
-        RoLoRA().check(TrainingConfig(learning_rate=1.0), 2, 2)
+            RoLoRA().check(TrainingConfig(learning_rate=1.0), {"north": 2}, 1)
+        RoLoRA().check(TrainingConfig(learning_rate=1.0), {"north": 2}, 2)
 
     def test_an_adapter_that_is_no_lora(self):
         with pytest.raises(ConfigError, match="needs an adapter with both factors of LoRA"):

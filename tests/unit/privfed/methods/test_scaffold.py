@@ -166,8 +166,14 @@ class TestWhatIsRefused:
     def test_steps_whose_sum_is_no_mean_gradient(self, optimizer):
         training = TrainingConfig(learning_rate=RATE, optimizer=optimizer)
         with pytest.raises(ConfigError, match="scaffold needs the optimiser SGD without momentum"):
-            Scaffold().check(training, 2, 3)
-        Scaffold().check(replace(training, optimizer=SGD()), 2, 3)
+            Scaffold().check(training, {"a": 2, "b": 2}, 3)
+        Scaffold().check(replace(training, optimizer=SGD()), {"a": 2, "b": 2}, 3)
+
+    def test_different_steps(self):
+        """The sum of the updates would no longer give that of the variates."""
+        training = TrainingConfig(learning_rate=RATE)
+        with pytest.raises(ConfigError, match=r"same steps_per_round at all.*'b': 3.*fednova"):
+            Scaffold().check(training, {"a": 2, "b": 3}, 4)
 
 
 def test_it_describes_itself():

@@ -75,7 +75,7 @@ def test_all_else_is_as_of_the_method_itself(of):
     )
     assert repr(plain) == repr(wrapped)
     sizes = {"a": 8, "b": 4, "c": 2}
-    assert (method.freezes_a, method.weights(sizes)) == (of.freezes_a, of.weights(sizes))
+    assert (method.freezes_a, method.weights(sizes, {})) == (of.freezes_a, of.weights(sizes, {}))
     assert method.uploads(round_(2)) == of.uploads(round_(2))
     assert np.array_equal(method.trains(round_(2), "b"), of.trains(round_(2), "b"))
     steps = PoissonGaussian(noise_multiplier=1.5, sample_rate=0.25, steps=3)
@@ -109,13 +109,13 @@ class TestWhatIsRefused:
 
     def test_an_average_that_would_begin_after_the_last_round(self):
         with pytest.raises(ConfigError, match="averaging begins in round 4, but rounds is 3"):
-            TailAveraging(of=FedAvg(), first_round=4).check(TRAINING, 2, 3)
-        TailAveraging(of=FedAvg(), first_round=3).check(TRAINING, 2, 3)
+            TailAveraging(of=FedAvg(), first_round=4).check(TRAINING, {"a": 2}, 3)
+        TailAveraging(of=FedAvg(), first_round=3).check(TRAINING, {"a": 2}, 3)
 
     def test_what_the_method_refuses(self):
         momentum = TrainingConfig(learning_rate=0.125, optimizer=SGD(momentum=0.5))
         with pytest.raises(ConfigError, match="without momentum"):
-            TailAveraging(of=Scaffold()).check(momentum, 2, 3)
+            TailAveraging(of=Scaffold()).check(momentum, {"a": 2}, 3)
 
 
 def test_it_says_which_adapter_is_left():

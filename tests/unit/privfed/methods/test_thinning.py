@@ -87,4 +87,4 @@ class TestWhatIsRefused:
     def test_scaffold_needs_all(self):
         training = TrainingConfig(learning_rate=1.0)
         with pytest.raises(ConfigError, match="upload_share must be 1, got 0.5"):
-            Scaffold(upload_share=0.5).check(training, 2, 3)
+            Scaffold(upload_share=0.5).check(training, {"a": 2}, 3)

@@ -1,4 +1,4 @@
-"""Rounds of adapters that are one vector."""
+"""Rounds of adapters that are one vector; `steps` are those of all clients, or a mapping."""
 
 from privfed.methods.method import Round
 from privfed.protocol.layout import Layout
@@ -11,7 +11,7 @@ def vector(length):
 def round_of(number, weights, *, length, steps=3, learning_rate=0.125, noise=None):
     return Round(
         number=number,
-        steps=steps,
+        steps=dict.fromkeys(weights, steps) if isinstance(steps, int) else steps,
         learning_rate=learning_rate,
         weights=weights,
         layout=vector(length),

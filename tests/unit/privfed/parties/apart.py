@@ -10,7 +10,7 @@ import numpy as np
 
 from accountants import AnchorFolder, Ledger, PoissonGaussian, ScheduleFilter, epsilon
 from privfed import Plain
-from privfed.agreement import budget_of, sample_rate_of
+from privfed.agreement import budget_of, sample_rate_of, steps_of
 from privfed.identity.keys import Identity, Role
 from privfed.identity.roster import Roster
 from privfed.parties.aggregator.run import AggregatorRun, Following
@@ -122,7 +122,7 @@ class Apart:
         event = PoissonGaussian(
             noise_multiplier=sigma,
             sample_rate=rate,
-            steps=privacy.steps_per_round * settings.rounds,
+            steps=steps_of(client, privacy) * settings.rounds,
         )
         if not ledger.events():
             before = replace(event, steps=EARLIER[client.id])
@@ -138,7 +138,7 @@ class Apart:
                 sample_rate=rate,
                 clipping_norm=privacy.clipping_norm,
                 expected_batch_size=privacy.expected_batch_size,
-                steps=privacy.steps_per_round,
+                steps=steps_of(client, privacy),
                 learning_rate=settings.training.learning_rate,
             ),
             training=settings.training,

@@ -198,7 +198,7 @@ class TestAGap:
     @pytest.mark.parametrize(
         ("section", "changes", "named"),
         [
-            ("mechanism", {"steps_per_round": "2"}, "mechanism.steps_per_round"),
+            ("mechanism", {"steps_per_round": 2}, "mechanism.steps_per_round"),
             ("randomness", {"secret": 1}, "randomness.secret"),
             ("encryption", {"follow_released": "no"}, "encryption.follow_released"),
             ("encryption", {"measured": {"upload_bytes": 1.0}}, "'measured' lacks"),

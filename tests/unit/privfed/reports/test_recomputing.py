@@ -198,3 +198,13 @@ class TestAgainstItself:
 
     def test_releases_survive_the_json_of_the_report(self, signed, own):
         of_itself(signed, BudgetReport.from_json(own.to_json()))
+
+
+@BOTH
+@pytest.mark.parametrize("steps", [{"client-2": 3}, {"client-1": 2}], ids=["others", "none"])
+def test_a_row_has_the_steps_of_its_client(signed, own, check, steps):
+    """Those that all agreed on, by the client's name; another's do not count."""
+    assert own.mechanism.steps_per_round["client-2"] == 2
+    other = replace(own, mechanism=replace(own.mechanism, steps_per_round=steps))
+    with pytest.raises(ReportError, match=r"client 'client-2': the private steps of a round must"):
+        check(signed, other)

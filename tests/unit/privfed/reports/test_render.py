@@ -142,6 +142,11 @@ class TestSections:
         assert rows["sampler that ran"] == "Poisson, as drawn"
         assert rows["sampler assumed by the accountant"] == "Poisson, as planned"
 
+    def test_steps_that_differ_are_shown_of_each_client(self):
+        own = replace(MECHANISM, steps_per_round={"north": 1, "south": 3})
+        rows = rows_of(render_html(report(mechanism=own)), "The private step")
+        assert rows["steps per round"] == "north: 1; south: 3"
+
     @pytest.mark.parametrize(
         ("follows", "shown"),
         [

@@ -35,13 +35,14 @@ class Counted:
         self.events = lambda: events
 
 
-def client(id_, budget=None):
+def client(id_, budget=None, steps=None):
     return Client(
         id=id_,
         records=(Record("a text", 0),),
         public_size=SIZE,
         dataset=f"notes of {id_}",
         budget=budget,
+        steps_per_round=steps,
     )
 
 
@@ -76,3 +77,27 @@ def test_what_is_spent_is_named_too():
         calibrated(Budget(epsilon=spent / 0.98, delta=1e-4), BEFORE)
     with pytest.raises(BudgetExceededError, match=f"'ward' is used up: epsilon {spent:.6g} of"):
         calibrated(Budget(epsilon=spent / 0.995, delta=1e-4), BEFORE)
+
+
+class TestOwnSteps:
+    """The noise of a client is that of its own steps, and of nobody else's."""
+
+    def noise(self, **steps):
+        clients = [client(name, steps=own) for name, own in steps.items()]
+        rounds = dict.fromkeys(steps, ROUNDS)
+        return calibrate(clients, dict.fromkeys(steps, Counted()), FedAvg(), PRIVACY, rounds)
+
+    def test_it_uses_up_the_budget_with_these_and_no_other(self):
+        found = self.noise(few=1, default=None, many=STEPS + 2)
+        for name, steps in (("few", 1), ("default", STEPS), ("many", STEPS + 2)):
+            event = PoissonGaussian(
+                noise_multiplier=found[name], sample_rate=BATCH / SIZE, steps=steps * ROUNDS
+            )
+            spent = epsilon([event], 1e-4, Neighbouring.ADD_REMOVE).upper
+            assert 0.99 * 2.0 <= spent <= 2.0, name
+        assert found["few"] < found["default"] < found["many"]
+
+    def test_they_are_named_where_they_do_not_fit(self):
+        poor = client("ward", Budget(epsilon=1e-7, delta=1e-6), steps=STEPS + 2)
+        with pytest.raises(BudgetExceededError, match="the plan, 7 rounds of 5 steps, must fit"):
+            calibrate([poor], {"ward": Counted()}, FedAvg(), PRIVACY, {"ward": ROUNDS})

@@ -105,7 +105,7 @@ class TestTheReport:
     def test_so_is_a_weight_that_leaves_its_client_little_cover(self, make_apart, monkeypatch):
         apart = make_apart(encryption=Plain())
 
-        def weights(self, sizes):
+        def weights(self, sizes, steps):
             return {**dict.fromkeys(sizes, 0.125), "client-1": 1.0}
 
         monkeypatch.setattr(type(apart.settings.method), "weights", weights)

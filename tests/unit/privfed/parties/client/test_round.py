@@ -28,7 +28,7 @@ def rules(**changes):
     values = {
         "method": FedAvg(server_learning_rate=0.5),
         "training": TrainingConfig(learning_rate=0.25),
-        "steps": 2,
+        "steps": {"a": 2, "b": 2, "c": 2},
         "participation": Participation(names=("a", "b", "c"), per_round=None, rounds=9, seed="5e"),
         "summation": BFV(),
         "weights": WEIGHTS,
@@ -53,9 +53,11 @@ def test_it_moves_by_the_weighted_mean_of_the_contributors():
 
 
 def test_the_noise_of_an_update_is_that_of_all_its_steps():
-    """A rate of 0.25, and the root of 4 steps; where that of a step is not known, neither is it."""
-    known = rules(steps=4, step_noise={"a": 3.0, "b": 8.0}).round(5)
-    assert known.noise == {"a": 1.5, "b": 4.0}
+    """A rate of 0.25, and the root of 4 or 9 steps; not known where that of a step is not."""
+    steps = {"a": 4, "b": 9, "c": 1}
+    known = rules(steps=steps, step_noise={"a": 3.0, "b": 8.0}).round(5)
+    assert known.steps == steps
+    assert known.noise == {"a": 1.5, "b": 6.0}
     assert rules().round(5).noise is None
 
 

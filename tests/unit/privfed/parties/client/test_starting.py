@@ -63,7 +63,7 @@ class TestANewRun:
         agreement = starting(plain, plain.ready()).agreement
         sizes = {"client-0": 41, "client-1": 38, "client-2": 33, "client-3": 52}
         assert [client["public_size"] for client in agreement.clients] == list(sizes.values())
-        assert agreement.weights == plain.settings.method.weights(sizes)
+        assert agreement.weights == plain.settings.method.weights(sizes, plain.settings.steps)
         assert (agreement.base_model, agreement.layout) == ("bf" * 32, "1a" * 32)
         assert (agreement.start, agreement.tokenizer) == ("57" * 32, "70" * 32)
         assert (agreement.num_params, agreement.min_clients) == (len(INITIAL), 3)
@@ -77,7 +77,7 @@ class TestANewRun:
     def test_the_range_is_that_of_the_noisiest_client(self, plain):
         settings = plain.settings
         wanted = range_from_public_settings(
-            settings.privacy, settings.training, {"client-3": SIGMAS["client-3"]}
+            settings.privacy, settings.training, {"client-3": SIGMAS["client-3"]}, {"client-3": 2}
         )
         assert starting(plain, plain.ready()).largest_range == wanted
 
@@ -99,7 +99,10 @@ class TestANewRun:
         assert list(found.facts) == names == list(found.agreement.weights)
         assert found.terms.left_out == ("client-3", "other")
         wanted = range_from_public_settings(
-            plain.settings.privacy, plain.settings.training, {"client-0": SIGMAS["client-0"]}
+            plain.settings.privacy,
+            plain.settings.training,
+            {"client-0": SIGMAS["client-0"]},
+            {"client-0": 2},
         )
         assert found.largest_range == wanted
 
@@ -215,7 +218,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("weight", [0.0, -0.5, 1.5])
     def test_a_weight_that_says_nothing_is_refused(self, plain, monkeypatch, weight):
-        def weights(self, sizes):
+        def weights(self, sizes, steps):
             return {**dict.fromkeys(sizes, 1.0), "client-2": weight}
 
         monkeypatch.setattr(type(plain.settings.method), "weights", weights)
