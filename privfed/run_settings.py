@@ -117,6 +117,15 @@ class FederationSettings:
                 f"what a method releases must begin with the private steps {steps}, got {released}"
             )
         self.method.check(self.training, self.steps, self.rounds)
+        adapter = self.adapter.describe()
+        is_lora = adapter.get("adapter") == "lora"
+        is_dora = bool(adapter.get("dora") or adapter.get("use_dora"))
+        if getattr(self.method, "needs_lora", False) and (not is_lora or is_dora):
+            raise ConfigError(
+                f"{self.method.describe()['method']} counts on the product of LoRA's factors, which"
+                f" the adapter {'dora' if is_dora else adapter.get('adapter')!r} has not; take LoRA"
+                " with it, or one of fedavg, fedprox, fednova and scaffold"
+            )
 
     def _check_participation(self) -> None:
         per_round, most = self.clients_per_round, len(self.clients)

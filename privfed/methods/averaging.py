@@ -78,6 +78,8 @@ class FedAvg:
 
     kind: ClassVar[str] = "fedavg"
     freezes_a: ClassVar[bool] = False
+    needs_lora: ClassVar[bool] = False
+    """Whether it counts on the product of LoRA's factors."""
     period: ClassVar[int] = 1
     """After how many rounds `averaged` comes round again."""
 
@@ -198,3 +200,4 @@ class FFALoRA(FedAvg):
 
     kind: ClassVar[str] = "ffa-lora"
     freezes_a: ClassVar[bool] = True
+    needs_lora: ClassVar[bool] = True

@@ -74,6 +74,7 @@ class DoubleSketch(FedAvg):
     width: int
 
     kind: ClassVar[str] = "double-sketch"
+    needs_lora: ClassVar[bool] = True
     changes_basis: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

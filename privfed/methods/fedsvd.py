@@ -38,6 +38,7 @@ class FedSVD(FedAvg):
     every: int = 1
 
     kind: ClassVar[str] = "fedsvd"
+    needs_lora: ClassVar[bool] = True
     changes_basis: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class MixedRanks(Wrapped):
     ranks: Mapping[str, int]
 
     kind: ClassVar[str] = "mixed-ranks"
+    needs_lora: ClassVar[bool] = True
     sums_rounds: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

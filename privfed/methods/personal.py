@@ -31,6 +31,8 @@ OWN: Final = "own"
 class Personal(FedAvg):
     """FedAvg of what is shared. What is a client's own, a kind says."""
 
+    needs_lora: ClassVar[bool] = True
+
     def own(self, layout: Layout) -> NDArray[np.bool_]:
         """Which entries each client keeps for itself, shape (params,).
 

@@ -30,6 +30,7 @@ class RoLoRA(FedAvg):
     """
 
     kind: ClassVar[str] = "rolora"
+    needs_lora: ClassVar[bool] = True
     period: ClassVar[int] = 2
 
     def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:

@@ -73,6 +73,11 @@ class Wrapped:
         """As the method inside; so is all that is not said otherwise."""
         return self.of.freezes_a
 
+    @property
+    def needs_lora(self) -> bool:
+        """Whether it counts on the product of LoRA's factors."""
+        return bool(getattr(self.of, "needs_lora", False))
+
     def describe(self) -> dict[str, Any]:
         """Public settings as JSON values."""
         return {"of": self.of.describe()}

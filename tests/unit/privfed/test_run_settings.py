@@ -10,12 +10,22 @@ from privfed import (
     BFV,
     CKKS,
     SGD,
+    DoubleSketch,
     FedAvg,
+    FedDPA,
+    FedSALoRA,
+    FedSVD,
+    FFALoRA,
+    Houlsby,
+    LocalHead,
     LoRA,
+    MixedRanks,
     NoisySize,
+    PeftAdapter,
     Plain,
     Record,
     RecordGroup,
+    RoLoRA,
     Scaffold,
     TailAveraging,
     TrainingConfig,
@@ -139,6 +149,31 @@ class TestTypes:
     def test_another_type_is_refused_by_name(self, make_federation, name, value):
         with pytest.raises(ConfigError, match=f"^{name} must "):
             make_federation(**{name: value})
+
+    @pytest.mark.parametrize(
+        "method",
+        [
+            FFALoRA(),
+            RoLoRA(),
+            FedSVD(),
+            DoubleSketch(width=8),
+            MixedRanks(of=FedAvg(), ranks={"client-0": 1}),
+            FedSALoRA(),
+            LocalHead(),
+            TailAveraging(of=FedDPA(personal_rank=1)),
+        ],
+        ids=lambda method: method.describe()["method"],
+    )
+    def test_a_method_that_counts_on_lora_with_another_adapter(self, make_federation, method):
+        others = {
+            "'dora'": LoRA(rank=2, target_modules=("query",), dora=True),
+            "'houlsby'": Houlsby(bottleneck=2, target_modules=("output.dense",)),
+            "'ia3'": PeftAdapter.ia3(("key",)),
+        }
+        for name, adapter in others.items():
+            with pytest.raises(ConfigError, match=f"the adapter {name} has not; take LoRA"):
+                make_federation(method=method, adapter=adapter)
+        assert make_federation(method=method).method is method
 
     def test_a_class_in_the_place_of_an_object_is_told_apart(self, make_federation):
         with pytest.raises(
