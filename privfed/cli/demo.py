@@ -35,6 +35,14 @@ _NEWSROOMS: Final = {
     "client-08": 180,
 }
 """Public size of each client to which the articles are dealt."""
+_SUBJECTS: Final = {
+    "business": "companies, banks, shares, oil prices, jobs and the economy",
+    "entertainment": "films, music, television, actors, singers and awards",
+    "politics": "the government, parliament, elections, parties and ministers",
+    "sports": "football, rugby, tennis, athletics, matches, players and coaches",
+    "tech": "computers, the internet, software, mobile phones and video games",
+}
+"""What articles of each topic are about: written from common knowledge, not from the articles."""
 _SENDERS: Final = {
     "842e34da-02f5-4904-ace0-fe96083a3a1c": 2900,
     "60576dcf-5b39-4420-a850-33ff7d108047": 2950,
@@ -87,9 +95,9 @@ def bbc_topics(
             base=packaged.minilm_folder(),
             labels=labels,
             max_length=128,
-            logit_scale=8.0,
-            label_texts=tuple(f"This is a news article about {label}." for label in labels),
-            label_scale=1.5,
+            logit_scale=4.0,
+            label_texts=tuple(f"A news article about {_SUBJECTS[label]}." for label in labels),
+            label_scale=2.0,
         ),
         clients=clients,
         adapter=LoRA(rank=1, target_modules=("value",), layers=(5,)),
@@ -100,7 +108,7 @@ def bbc_topics(
             expected_batch_size=150,
             clipping_norm=1.0,
         ),
-        training=TrainingConfig(learning_rate=4.0),
+        training=TrainingConfig(learning_rate=6.0),
         computation=Computation(cache_frozen_layers=True),
         encryption=BFV() if encrypted else Plain(),
         method=FFALoRA(),
