@@ -35,6 +35,14 @@ _NEWSROOMS: Final = {
     "client-08": 180,
 }
 """Public size of each client to which the articles are dealt."""
+_SUBJECTS: Final = {
+    "business": "companies, banks, shares, oil prices, jobs and the economy",
+    "entertainment": "films, music, television, actors, singers and awards",
+    "politics": "the government, parliament, elections, parties and ministers",
+    "sports": "football, rugby, tennis, athletics, matches, players and coaches",
+    "tech": "computers, the internet, software, mobile phones and video games",
+}
+"""What articles of each topic are about: written from common knowledge, not from the articles."""
 _SENDERS: Final = {
     "842e34da-02f5-4904-ace0-fe96083a3a1c": 2900,
     "60576dcf-5b39-4420-a850-33ff7d108047": 2950,
@@ -88,7 +96,7 @@ def bbc_topics(
             labels=labels,
             max_length=128,
             logit_scale=8.0,
-            label_texts=tuple(f"This is a news article about {label}." for label in labels),
+            label_texts=tuple(f"A news article about {_SUBJECTS[label]}." for label in labels),
             label_scale=1.5,
         ),
         clients=clients,

@@ -62,6 +62,17 @@ class TestNews:
         assert {c.id: c.public_size for c in federation.clients} == demo._NEWSROOMS
         assert federation.held_out_source.startswith(f"{len(federation.held_out)} articles")
 
+    def test_the_head_begins_with_the_sentence_of_each_label_in_the_order_of_the_labels(
+        self, news, tmp_path
+    ):
+        model = demo.bbc_topics(tmp_path).model
+        of = dict(zip(model.labels, model.label_texts, strict=True))
+        words = {"business": "banks", "entertainment": "actors", "politics": "parliament"}
+        words |= {"sports": "rugby", "tech": "software"}
+        assert {label: [w for w in words.values() if w in text] for label, text in of.items()} == {
+            label: [word] for label, word in words.items()
+        }
+
     def test_what_is_asked_for_arrives(self, news, tmp_path):
         plain = demo.bbc_topics(tmp_path, encrypted=False, rounds=3)
         assert (plain.encryption, plain.rounds) == (Plain(), 3)
