@@ -18,7 +18,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,9 +135,9 @@ def measured(
     )
 
 
-def main_job(*, quick: bool, seeds: int) -> Iterator[Row]:
+def main_job(*, quick: bool, seeds: int, epsilons: Sequence[float]) -> Iterator[Row]:
     """The demo, at its epsilon and at half of it."""
-    for epsilon in (2.0, 1.0):
+    for epsilon in epsilons:
         with tempfile.TemporaryDirectory() as folder:
             job = bbc_topics(Path(folder), **({"rounds": 2} if quick else {}))
         budget = Budget(epsilon=epsilon, delta=job.privacy.budget.delta)
@@ -145,13 +145,13 @@ def main_job(*, quick: bool, seeds: int) -> Iterator[Row]:
         yield measured("the demo", job, 1.0, 1 if quick else seeds)
 
 
-def grid(*, quick: bool, seeds: int) -> Iterator[Row]:
+def grid(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
     """Every method under every skew and epsilon, two steps in a round."""
     job = _short_job(quick=quick)
     for skew in SKEWS:
         dealt = _dealt(job, skew)
         batch = min(client.size for client in dealt)
-        for epsilon in EPSILONS:
+        for epsilon in epsilons:
             budget = Budget(epsilon=epsilon or _CEILING, delta=job.privacy.budget.delta)
             privacy = replace(
                 job.privacy,
@@ -168,12 +168,12 @@ def grid(*, quick: bool, seeds: int) -> Iterator[Row]:
                 yield measured(name, tried, skew, 1 if quick else seeds)
 
 
-def personal(*, quick: bool, seeds: int) -> Iterator[Row]:
+def personal(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
     """Clients' own models under label skew; each holds out a quarter of its articles."""
     job = _short_job(quick=quick)
     dealt = [_with_own_text(client) for client in _dealt(job, SKEWS[0])]
     batch = min(client.size for client in dealt)
-    for epsilon in EPSILONS:
+    for epsilon in epsilons:
         budget = Budget(epsilon=epsilon or _CEILING, delta=job.privacy.budget.delta)
         privacy = replace(
             job.privacy, budget=budget, steps_per_round=2, expected_batch_size=min(150, batch)
@@ -256,12 +256,16 @@ def main() -> None:
     parser.add_argument("--personal", action="store_true", help="clients' own models")
     parser.add_argument("--quick", action="store_true", help="one seed, two rounds")
     parser.add_argument("--seeds", type=int, help="default 5 for the demo's job, else 3")
+    parser.add_argument("--epsilon", type=float, help="only this one")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     what = grid if options.grid else personal if options.personal else main_job
     seeds = options.seeds or (5 if what is main_job else 3)
+    epsilons = (2.0, 1.0) if what is main_job else EPSILONS
+    if options.epsilon is not None:
+        epsilons = (options.epsilon,)
     with nullcontext() if what is main_job else frozen_states_once():
-        for row in what(quick=options.quick, seeds=seeds):
+        for row in what(quick=options.quick, seeds=seeds, epsilons=epsilons):
             rows.append(vars(row))
             if not options.json:
                 print("  ".join(f"{key} {value}" for key, value in vars(row).items()), flush=True)
