@@ -150,44 +150,45 @@ def grid(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterat
     job = _short_job(quick=quick)
     for skew in SKEWS:
         dealt = _dealt(job, skew)
-        batch = min(client.size for client in dealt)
         for epsilon in epsilons:
-            budget = Budget(epsilon=epsilon or _CEILING, delta=job.privacy.budget.delta)
-            privacy = replace(
-                job.privacy,
-                budget=budget,
-                steps_per_round=2,
-                expected_batch_size=min(job.privacy.expected_batch_size, batch),
-            )
+            under = _under(job, dealt, epsilon)
             for name, method in METHODS.items():
-                if quick and name not in ("ffa-lora", "rolora"):
-                    continue
-                tried = replace(
-                    job, clients=dealt, privacy=privacy, method=method, encryption=_IN_CLEAR
-                )
-                yield measured(name, tried, skew, 1 if quick else seeds)
+                if not quick or name in ("ffa-lora", "rolora"):
+                    tried = replace(under, method=method)
+                    yield measured(name, tried, skew, 1 if quick else seeds)
 
 
 def personal(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
     """Clients' own models under label skew; each holds out a quarter of its articles."""
     job = _short_job(quick=quick)
     dealt = [_with_own_text(client) for client in _dealt(job, SKEWS[0])]
-    batch = min(client.size for client in dealt)
     for epsilon in epsilons:
-        budget = Budget(epsilon=epsilon or _CEILING, delta=job.privacy.budget.delta)
-        privacy = replace(
-            job.privacy, budget=budget, steps_per_round=2, expected_batch_size=min(150, batch)
-        )
+        under = replace(_under(job, dealt, epsilon), adapter=replace(job.adapter, rank=2))
         for name, method in PERSONAL.items():
-            tried = replace(
-                job,
-                clients=dealt,
-                privacy=privacy,
-                method=method,
-                adapter=replace(job.adapter, rank=2),
-                encryption=_IN_CLEAR,
-            )
+            tried = replace(under, method=method)
             yield measured(name, tried, SKEWS[0], 1 if quick else seeds, mean_of_own)
+
+
+def _under(job: Federation, dealt: Sequence[Client], epsilon: float | None) -> Federation:
+    """The job of these clients at this epsilon, two steps in a round.
+
+    The batch is that of the smallest client, and the rate falls with it: noise moves an adapter by
+    rate * sigma / batch in a step.
+    """
+    demo, smallest = job.privacy.expected_batch_size, min(client.size for client in dealt)
+    batch = min(demo, smallest)
+    return replace(
+        job,
+        clients=dealt,
+        privacy=replace(
+            job.privacy,
+            budget=Budget(epsilon=epsilon or _CEILING, delta=job.privacy.budget.delta),
+            steps_per_round=2,
+            expected_batch_size=batch,
+        ),
+        training=replace(job.training, learning_rate=job.training.learning_rate * batch / demo),
+        encryption=_IN_CLEAR,
+    )
 
 
 def _with_own_text(client: Client) -> Client:
