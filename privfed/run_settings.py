@@ -1,5 +1,6 @@
 """The settings of a federation, and what of them is public."""
 
+import copy
 import hashlib
 import json
 import warnings
@@ -7,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from accountants import PoissonGaussian
 from privfed.agreement import Declaration, Proposal, steps_of
@@ -206,6 +207,16 @@ class FederationSettings:
         """What all parties are given before a run."""
         described = tuple(client.describe(self.privacy) for client in self.clients)
         return Proposal(settings=self.proposed(), clients=described)
+
+    def of_clients(self, clients: Sequence[Declaration], public_size_source: str) -> Self:
+        """The same once sizes are known, without clients that turned out too small.
+
+        What was settled when the federation was built is not settled again.
+        """
+        known = copy.copy(self)
+        object.__setattr__(known, "clients", tuple(clients))
+        object.__setattr__(known, "public_size_source", public_size_source)
+        return known
 
     @property
     def steps(self) -> dict[str, int]:

@@ -142,9 +142,7 @@ class Simulation:
             _require_same_model(record, brought, folder.start)
         return cls(
             asked=federation,
-            settings=replace(
-                federation, clients=brought.clients, public_size_source=brought.size_source
-            ),
+            settings=federation.of_clients(brought.clients, brought.size_source),
             folder=folder,
             brought=brought,
             parties=parties,
@@ -205,15 +203,16 @@ class Simulation:
 
     def finish(self) -> FederationResult:
         """What a complete run leaves; its last round wrote it."""
-        self.folder.write_json("run.json", run_record(self.record.to_json(), COMPLETE))
         report = BudgetReport.from_json((self.folder.path / "report.json").read_text())
+        own = self._own_models(report)
+        self.folder.write_json("run.json", run_record(self.record.to_json(), COMPLETE))
         return FederationResult(
             folder=self.folder.path,
             adapter=self.folder.adapter,
             report=report,
             rounds=self.record.rounds,
             ledgers=self._exports(),
-            own=self._own_models(report),
+            own=own,
         )
 
     def _own_models(self, report: BudgetReport) -> dict[str, OwnModel]:

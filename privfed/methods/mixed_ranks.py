@@ -14,6 +14,7 @@ from privfed.methods.method import GlobalState, Kept, Round
 from privfed.methods.personal import FedDPA
 from privfed.methods.wrapped import Wrapped
 from privfed.protocol.layout import Layout
+from privfed.settings.training import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class MixedRanks(Wrapped):
             require_count(**{f"the rank of {client}": rank})
         if not self.ranks:
             raise ConfigError("ranks must name at least one client; without, take the method alone")
-        if isinstance(self.of, FedDPA):
+        if isinstance(self.innermost, FedDPA):
             raise ConfigError(
                 "fed-dpa keeps the last ranks of a client, which mixed ranks would cut off first; "
                 "take fedsa-lora, or equal ranks"
@@ -60,18 +61,12 @@ class MixedRanks(Wrapped):
         """Public settings as JSON values."""
         return {"method": self.kind, "ranks": dict(self.ranks), "of": self.of.describe()}
 
-    def weights(
-        self, public_sizes: Mapping[str, int], steps: Mapping[str, int]
-    ) -> dict[str, float]:
-        """As the method inside.
-
-        Raises:
-            ConfigError: if a rank is that of no client.
-        """
-        unknown = sorted(set(self.ranks) - set(public_sizes))
+    def check(self, training: TrainingConfig, steps: Mapping[str, int], rounds: int) -> None:
+        """Refuse a rank of no client, and what the method inside cannot do."""
+        unknown = sorted(set(self.ranks) - set(steps))
         if unknown:
-            raise ConfigError(f"ranks must be those of clients that take part; {unknown} do not")
-        return self.of.weights(public_sizes, steps)
+            raise ConfigError(f"ranks must be those of clients that are asked; {unknown} are not")
+        self.of.check(training, steps, rounds)
 
     def start(
         self, received: GlobalState, kept: Kept | None, client: str, round_: Round

@@ -104,15 +104,12 @@ class FedAdagrad(Wrapped):
         Wrapped.__post_init__(self)
         require_positive(learning_rate=self.learning_rate, tau=self.tau)
         require_below_one(beta1=self.beta1)
-        innermost: Any = self.of
-        while isinstance(innermost, Wrapped):
-            innermost = innermost.of
-        if isinstance(innermost, FedNova):
+        if isinstance(self.innermost, FedNova):
             raise ConfigError(
                 f"{self.kind} cannot be around fednova, whose step is no plain mean of updates, in "
                 "whose units tau and its noise are; take fedavgm, or fedavg inside"
             )
-        inner = getattr(self.of, "server_learning_rate", 1.0)
+        inner = getattr(self.innermost, "server_learning_rate", 1.0)
         if inner != 1:
             raise ConfigError(
                 "server_learning_rate of the method inside must be 1, as tau is in the units of "

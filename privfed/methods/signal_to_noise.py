@@ -40,7 +40,7 @@ def signal_to_noise(
         None where the noise of the mean update is not known: where `Round.noise` is not, there is
         none, updates are not what is sent, or a pull shrinks the noise of the earlier steps.
     """
-    if not noise_of_mean(round_, contributors) or round_.noise is None or DELTA not in sums:
+    if not noise_of_mean(round_, contributors) or round_.noise is None or set(sums) != {DELTA}:
         return None
     correction = method.correction(state, None, contributors[0], round_)
     if correction is not None and correction.pull:
@@ -49,7 +49,8 @@ def signal_to_noise(
         round_.weights[client] * round_.noise[client] * _root_of_sent(method, state, client, round_)
         for client in contributors
     ]
-    return float(np.linalg.norm(sums[DELTA])) / math.hypot(*parts)
+    noise = math.hypot(*parts)
+    return float(np.linalg.norm(sums[DELTA])) / noise if noise > 0 else None
 
 
 def _root_of_sent(method: Method, state: GlobalState, client: str, round_: Round) -> float:

@@ -69,6 +69,11 @@ class Wrapped:
             )
 
     @property
+    def innermost(self) -> Method:
+        """The method that is around no other."""
+        return self.of.innermost if isinstance(self.of, Wrapped) else self.of
+
+    @property
     def freezes_a(self) -> bool:
         """As the method inside; so is all that is not said otherwise."""
         return self.of.freezes_a

@@ -7,6 +7,7 @@ noise, divisor, optimiser state and bound are its own. Small models, whose steps
 for the launch of kernels, gain almost as many times as there are clients.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, compress, groupby
@@ -34,6 +35,7 @@ from privfed.private_step.dpsgd import (
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import NoiseStream, RandomStream
 from privfed.private_step.sampling import poisson_sample
+from privfed.protocol.layout import Layout
 from privfed.settings.privacy import Clipping
 
 _NOBODY: Final = torch.empty(0, dtype=torch.long)
@@ -64,7 +66,7 @@ def train_stacked(model: PrivateModel, clients: Sequence[LocalRound]) -> NDArray
     """Train every client for its private steps.
 
     Equal to `train_round` for one client after the other, up to rounding. What a client draws from
-    its streams does not depend on the others. The parameters of the model itself do not move.
+    its streams does not depend on the others' records. The parameters of the model do not move.
 
     Args:
         model: shared; computes gradients.
@@ -157,7 +159,8 @@ class _Stack:
     ) -> None:
         self._model = model
         self._clients = clients
-        self._layers = layer_numbers([name for name, _ in model.parameters()])
+        self._names = [name for name, _ in model.parameters()]
+        self._moving = [_moving(model.layout, self._names, one.start.moving) for one in clients]
         self._pool = {
             name: torch.cat([client.encoded[name] for client in clients])
             for name in clients[0].encoded
@@ -247,23 +250,37 @@ class _Stack:
             The same shape.
         """
         factors = torch.empty_like(squared)
-        for (clipping, bound), members in self._by_clipping().items():
-            part = squared[:, members]
-            found = clip_factors(clipping, part.flatten(1), self._layers, bound)
-            factors[:, members] = found.view_as(part)
+        factors.zero_()  # of what stands still, whose gradients are zero
+        for (clipping, bound, moving), members in self._by_clipping().items():
+            layers = layer_numbers([self._names[parameter] for parameter in moving])
+            part = squared[list(moving)][:, members]
+            found = clip_factors(clipping, part.flatten(1), layers, bound).view_as(part)
+            for row, parameter in enumerate(moving):
+                factors[parameter, members] = found[row]
         return factors
 
-    def _by_clipping(self) -> dict[tuple[Clipping, float], list[int]]:
-        """Clients by clipping and bound; a factor depends on these and on its own record alone."""
-        found: dict[tuple[Clipping, float], list[int]] = {}
+    def _by_clipping(self) -> dict[tuple[Clipping, float, tuple[int, ...]], list[int]]:
+        """Clients by clipping, bound and the parameters that move, by number.
+
+        A factor depends on these and on its own record alone.
+        """
+        found: dict[tuple[Clipping, float, tuple[int, ...]], list[int]] = {}
         for index, client in enumerate(self._clients):
-            key = (client.config.clipping, client.bound.current)
+            key = (client.config.clipping, client.bound.current, self._moving[index])
             found.setdefault(key, []).append(index)
         return found
 
     def _votes(self, squared: Tensor, present: Tensor) -> Tensor:
         bounds = squared.new_tensor([[client.bound.current] for client in self._clients])
         return half_votes(squared.sum(dim=0).sqrt(), bounds, present).sum(dim=1)
+
+
+def _moving(layout: Layout, names: Sequence[str], mask: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Which of the named parameters move, all or in part, by number; `mask` has shape (params,)."""
+    sizes = [math.prod(shape) for _, shape in layout.parameters]
+    any_moves = np.logical_or.reduceat(mask, np.cumsum([0, *sizes[:-1]]))
+    moves = dict(zip(layout.names, any_moves, strict=True))
+    return tuple(number for number, name in enumerate(names) if moves[name])
 
 
 def _movers(clients: Sequence[LocalRound], adapters: Tensor) -> Iterator[_Mover]:

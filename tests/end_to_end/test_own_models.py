@@ -1,15 +1,17 @@
 """A client's own model and its figures: with the client, and with nobody else."""
 
 import json
+import math
 import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from privfed import Client, Computation, FedAvg, FedSALoRA, load_adapter
+from privfed import Client, Computation, FedAvg, FedSALoRA, TailAveraging, load_adapter
 from privfed.data.records import Record
-from privfed.errors import ConfigError
+from privfed.errors import ConfigError, DataError
+from privfed.parties.client import own_model
 
 OWN_TEXT = (Record(text="an own text that is nobody's", label=0), Record(text="another", label=1))
 
@@ -18,13 +20,13 @@ OWN_TEXT = (Record(text="an own text that is nobody's", label=0), Record(text="a
 def run(make_federation, tmp_path):
     """A function that runs three clients, the first of which has held-out text of its own."""
 
-    def play(method, *, stacked=1, texts=True):
+    def play(method, *, stacked=1, texts=True, own=OWN_TEXT):
         federation = make_federation(
             num_clients=3, method=method, computation=Computation(stacked_clients=stacked)
         )
         if texts:
             first, *others = federation.clients
-            first = replace(first, own_held_out=OWN_TEXT)
+            first = replace(first, own_held_out=own)
             federation = replace(federation, clients=[first, *others])
         return federation, federation.run(tmp_path / "run")
 
@@ -74,6 +76,31 @@ def test_where_nothing_is_kept_there_are_figures_for_those_who_have_text(run):
 def test_where_nothing_is_kept_and_nobody_has_text_there_is_nothing(run):
     _, result = run(FedAvg(), texts=False)
     assert result.own == {}
+
+
+def test_the_average_of_rounds_is_nobodys_own(run):
+    """What the run leaves to all is the client's own, where it keeps nothing."""
+    _, result = run(TailAveraging(of=FedAvg()), texts=False)
+    assert result.own == {}
+
+
+def test_figures_that_are_no_numbers_stop_nothing(run, monkeypatch):
+    monkeypatch.setattr(own_model, "held_out_metric", lambda *arguments: math.nan)
+    _, result = run(FedSALoRA())
+    assert (result.own["client-0"].metric, result.own["client-0"].shared_metric) == (None, None)
+
+
+def test_own_text_that_cannot_be_read_is_told_to_its_client_alone(run):
+    """Before anything is spent."""
+    broken = (Record(text="a label that is none", label=9),)
+    with pytest.raises(DataError, match="own_held_out of client 'client-0' cannot be used; the c"):
+        run(FedAvg(), own=broken)
+
+
+def test_own_text_is_not_among_the_records():
+    both = (Record(text="a", label=0), Record(text="b", label=1))
+    with pytest.raises(DataError, match="must not be among its records"):
+        Client(id="north", public_size=40, dataset="d", records=both, own_held_out=both[1:])
 
 
 def test_own_text_must_be_records():

@@ -34,6 +34,7 @@ from privfed.protocol.ready import Facts
 from privfed.reports.budget import BudgetReport
 from privfed.reports.run_record import RunRecord
 from privfed.run_settings import FederationSettings
+from privfed.storage.own_log import told_in
 from privfed.storage.state_folder import client_folder
 
 
@@ -166,9 +167,13 @@ class Node:
         export: Mapping[str, Any],
         progress: Progress,
     ) -> None:
-        """Write what the run leaves to this organisation, and its own model beside the ledger."""
+        """Write what the run leaves to this organisation, and its own model beside the ledger.
+
+        Whether that succeeds is its own affair: nobody else may see by it how its own text fares.
+        """
         results.write(report, record, export, progress)
-        keep_own_model(node, record.run, progress.state, report, self.folder)
+        with told_in([node.log], "the client's own model was not kept"):
+            keep_own_model(node, record.run, progress.state, report, self.folder)
 
     def _facts_of(self, start: bytes) -> Mapping[str, Facts]:
         """What clients brought to the run that is open, which must be this one.

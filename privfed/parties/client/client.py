@@ -30,6 +30,11 @@ class Client(Declaration):
         Declaration.__post_init__(self)
         require_items(Record | RecordGroup, **{f"records of client {self.id!r}": self.records})
         require_items(Record, **{f"own_held_out of client {self.id!r}": self.own_held_out})
+        if set(self.own_held_out) & set(self.records):
+            raise DataError(
+                f"own_held_out of client {self.id!r} must not be among its records: what a model "
+                "was trained on says little of how it does on other text"
+            )
         if self.continues is not None:
             self._check_anchor(self.continues)
         if not self.records:

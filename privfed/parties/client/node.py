@@ -9,7 +9,7 @@ that was reserved and not committed is lost, and counted.
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import Logger
 from typing import Any, Final
 
@@ -152,7 +152,10 @@ class ClientNode:
         return None if committed is None else _parts_of(committed)[1]
 
     def own_adapter(self, run: str, state: GlobalState) -> NDArray[np.float32]:
-        """The client's own model after a round of a run, shape (params,): where the next begins."""
+        """The client's own model after a round of a run, shape (params,).
+
+        It is what the run leaves to all, with the client's own part in place.
+        """
         rate = self.training.learning_rate_of(self.rounds, self.rounds)
         last = Round(
             number=self.rounds,
@@ -161,7 +164,8 @@ class ClientNode:
             weights={self.id: 1.0},
             layout=self.model.layout,
         )
-        return self.method.start(state, self.kept(run), self.id, last)
+        left = replace(state, adapter=self.method.left(state))
+        return self.method.start(left, self.kept(run), self.id, last)
 
     def encrypt(self, terms: Terms, codec: Codec) -> bytes:
         """The message that may leave: the committed numbers of a round, encrypted and signed.

@@ -118,11 +118,9 @@ class OwnReport:
         """The settings with this client's size as a number; nothing is said of the others."""
         settings, mine = membership.settings, membership.facts.client
         (own,) = [client for client in settings.clients if client.id == mine["id"]]
-        return replace(
-            settings,
-            clients=[replace(own, public_size=mine["public_size"])],
-            public_size_source=self.size_source,
-        )
+        sized = replace(own, public_size=mine["public_size"])
+        known = [sized if client is own else client for client in settings.clients]
+        return settings.of_clients(known, self.size_source)
 
 
 def _without_paths(report: BudgetReport) -> BudgetReport:

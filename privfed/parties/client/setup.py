@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from accountants import Anchor, AnchorFolder, Ledger, epsilon
 from privfed import run_settings
 from privfed.agreement import budget_of
-from privfed.data.records import Record
 from privfed.errors import ConfigError
 from privfed.identity.keys import Identity
 from privfed.methods.method import Round, total_length
@@ -32,6 +31,7 @@ from privfed.models.vector import (
 from privfed.parties.client import joining
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
+from privfed.parties.client.own_model import own_texts_of
 from privfed.private_step.building import Blueprint
 from privfed.private_step.evaluation import held_out_metric, require_readable
 from privfed.private_step.private_model import PrivateModel
@@ -115,12 +115,8 @@ def prepare(
     joining.require_single_examples(clients, settings.privacy)
     remaining = [client for client in clients if client.id not in left_out]
     model, content = _model_and_start(settings, start, num_clients=len(remaining))
-    held_out = _held_out(settings, model, settings.held_out)
-    own_texts = {
-        client.id: _held_out(settings, model, client.own_held_out)
-        for client in remaining
-        if client.own_held_out
-    }
+    held_out = _held_out(settings, model)
+    own_texts = own_texts_of(remaining, model, settings.training, settings.state)
     encoded = joining.encoded_records(
         remaining, model, settings.privacy, settings.training, settings.state
     )
@@ -186,10 +182,8 @@ def _model_and_start(
     return model, start.read_bytes()
 
 
-def _held_out(
-    settings: FederationSettings, model: PrivateModel, records: Sequence[Record]
-) -> Batch:
-    encoded = settings.model.collate(settings.model.tokenizer(), records)
+def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
+    encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
     require_readable(model, encoded)
     size = settings.training.physical_batch_size
     return model.with_frozen_states(encoded, size, held_out=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from privfed import FedAvg, FedDPA, MixedRanks, RoLoRA
+from privfed import FedAvg, FedAvgM, FedDPA, MixedRanks, RoLoRA, TrainingConfig
 from privfed.errors import ConfigError
 from privfed.methods.method import DELTA, Round, Trained
 from privfed.protocol.layout import Layout
@@ -88,11 +88,22 @@ def test_all_uploads_have_one_length():
 
 class TestWhatIsRefused:
     def test_a_rank_of_nobody(self):
+        training, steps = TrainingConfig(learning_rate=1.0), dict.fromkeys(WEIGHTS, 2)
         method = MixedRanks(of=FedAvg(), ranks={**RANKS, "nobody": 3})
-        with pytest.raises(ConfigError, match=r"\['nobody'\] do not"):
-            method.weights({"two": 10, "four": 20, "eight": 30}, {})
+        with pytest.raises(ConfigError, match=r"\['nobody'\] are not"):
+            method.check(training, steps, 3)
+        MixedRanks(of=FedAvg(), ranks=RANKS).check(training, steps, 3)
+
+    def test_what_the_method_inside_refuses(self):
+        with pytest.raises(ConfigError, match="rounds must be at least 2"):
+            MixedRanks(of=RoLoRA(), ranks=RANKS).check(
+                TrainingConfig(learning_rate=1.0), dict.fromkeys(WEIGHTS, 2), 1
+            )
+
+    def test_weights_do_not_ask_who_has_a_rank(self):
+        """A client works out its own with its size alone, and a run may go on without one."""
         method = MixedRanks(of=FedAvg(), ranks=RANKS)
-        assert method.weights({"two": 10, "four": 20, "eight": 30}, {})["two"] == 1.0
+        assert method.weights({"eight": 10}, {"eight": 2}) == {"eight": 1.0}
 
     def test_no_ranks(self):
         with pytest.raises(ConfigError, match="at least one client"):
@@ -108,8 +119,9 @@ class TestWhatIsRefused:
             MixedRanks(of=FedAvg(), ranks={"two": 8}).trains(round_(1), "two")
 
     def test_a_local_adapter_whose_ranks_are_the_last(self):
-        with pytest.raises(ConfigError, match="the last ranks"):
-            MixedRanks(of=FedDPA(personal_rank=1), ranks=RANKS)
+        for inside in (FedDPA(personal_rank=1), FedAvgM(of=FedDPA(personal_rank=1))):
+            with pytest.raises(ConfigError, match="the last ranks"):
+                MixedRanks(of=inside, ranks=RANKS)
 
 
 def test_it_describes_itself():

@@ -1,5 +1,7 @@
 """What a private model refuses, and that nothing of one pass flows into another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from privfed.private_step.layers import PerExampleLayer
 from privfed.private_step.private_model import PrivateModel
 from privfed.private_step.randomness import SecureNoise
 from privfed.private_step.stacked import LocalRound, train_stacked
+from privfed.settings.privacy import PerLayerClipping, QuantileClipping
 from privfed.settings.training import SGD, AdamW
 from tests.contracts.private_steps import (
     CASES,
@@ -307,6 +310,34 @@ class TestTrainingOnly:
             train_round(model, batch, mine.config, moving=start.moving, **streams)
             np.testing.assert_allclose(quiet[client], read_vector(model.adapter), atol=1e-6)
             assert np.abs(quiet[client] - start.adapter).max() > 1e-3
+
+    @pytest.mark.parametrize("clipping", [PerLayerClipping(), QuantileClipping(count_noise=4.0)])
+    def test_a_layer_that_stands_still_does_not_count_in_a_stack(self, layers, clipping):
+        """One client moves both layers, the other one; each is clipped as it would be alone."""
+        model, batch = layers
+        first = read_vector(model.adapter)
+        starts = [
+            Start(adapter=first, moving=np.ones(23, bool)),
+            Start(adapter=first + 0.5, moving=model.layout.mask(["1.weight", "1.bias"])),
+        ]
+        settings = config(steps=2, clipping=clipping, clipping_norm=0.05, expected_batch_size=2)
+
+        def round_of(client):
+            mine = local(batch, client, starts[client], noise=Silence())
+            bound = AdaptiveBound.starting(settings.clipping_norm)
+            return replace(mine, config=settings, bound=bound)
+
+        together = [round_of(client) for client in range(2)]
+        found = train_stacked(model, together)
+        for client, start in enumerate(starts):
+            write_vector(model.adapter, start.adapter)
+            mine = round_of(client)
+            streams = {"sampling": mine.sampling, "noise": mine.noise, "bound": mine.bound}
+            train_round(model, batch, settings, moving=start.moving, **streams)
+            alone = read_vector(model.adapter)
+            assert np.abs(alone - start.adapter).max() > 1e-3
+            np.testing.assert_allclose(found[client], alone, atol=1e-6)
+            assert together[client].bound.current == pytest.approx(mine.bound.current)
 
     def test_so_does_one_of_a_stack(self, layers):
         model, batch = layers

@@ -99,7 +99,7 @@ class TestTheReport:
         apart, run = played
         _, found = closed(apart, run.record)
         said = " ".join(found.report.warnings)
-        assert "its metric on held-out text are as the aggregator told them" in said
+        assert "and its signal to noise are as the aggregator told them" in said
         assert "epsilon after each round is this client's, by its own ledger" in said
 
     def test_so_is_a_weight_that_leaves_its_client_little_cover(self, make_apart, monkeypatch):
