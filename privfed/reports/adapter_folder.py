@@ -44,9 +44,7 @@ def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport)
         model: with the adapter in place.
         report: that will stand beside it.
     """
-    from privfed.methods.method import vector_digest
     from privfed.models.in_place import InPlaceModel
-    from privfed.models.vector import read_vector
 
     draft = folder.path / ".adapter.part"
     in_place = isinstance(model.adapter, InPlaceModel)
@@ -66,7 +64,7 @@ def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport)
         "run": report.run,
         "rounds_over": report.rounds_over,
         "base_sha256": report.base_sha256,
-        "adapter_sha256": vector_digest(read_vector(model.adapter)),
+        "adapter_sha256": report.adapter_sha256,
         "files": files,
     }
     folder.write_json(f"adapter/{DESCRIPTION}", values)

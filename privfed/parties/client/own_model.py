@@ -6,7 +6,7 @@ nothing for a client alone, its own model is the shared one, and only the figure
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privfed.errors import DataError
-from privfed.methods.method import GlobalState
+from privfed.methods.method import GlobalState, vector_digest
 from privfed.models.tasks import Batch
 from privfed.models.vector import write_vector
 from privfed.parties.client.client import Client
@@ -104,7 +104,7 @@ def keep_own_model(
     make_private_folder(place.path.parent)
     make_private_folder(place.path)
     write_vector(node.model.adapter, own)
-    save_adapter(place, node.model, report)
+    save_adapter(place, node.model, replace(report, adapter_sha256=vector_digest(own)))
     figures = {"on": "the client's own held-out text; for its own eyes"}
     metrics = {"metric": found.metric, "shared_metric": found.shared_metric}
     place.write_json(_FIGURES, {**figures, **metrics})

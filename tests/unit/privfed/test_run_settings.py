@@ -175,6 +175,20 @@ class TestTypes:
                 make_federation(method=method, adapter=adapter)
         assert make_federation(method=method).method is method
 
+    def test_what_was_settled_is_not_settled_again_once_sizes_are_known(self, make_federation):
+        """A client alone would refuse three in a round, and ranks of others."""
+        ranks = {"client-1": 1}
+        federation = make_federation(
+            num_clients=4, clients_per_round=3, method=MixedRanks(of=FedAvg(), ranks=ranks)
+        )
+        first = federation.clients[0]
+        known = federation.of_clients([replace(first, public_size=77)], "counted")
+        assert [client.public_size for client in known.clients] == [77]
+        assert (known.public_size_source, known.clients_per_round) == ("counted", 3)
+        assert federation.clients[0] is first
+        with pytest.raises(ConfigError, match=r"\['client-1'\] are not"):
+            replace(federation, clients=[first])
+
     def test_a_class_in_the_place_of_an_object_is_told_apart(self, make_federation):
         with pytest.raises(
             ConfigError, match=r"got the class FedAvg; make an object of it: FedAvg"

@@ -95,6 +95,12 @@ class TestTheReport:
         assert f"a note of {ME}" in said
         assert "client-3 was left out from round 3 on" in said
 
+    def test_it_states_the_steps_of_all_as_the_others_do(self, played):
+        """Statements that differ in what is the run's cannot be put together."""
+        apart, run = played
+        _, found = closed(apart, run.record)
+        assert sorted(found.report.mechanism.steps_per_round) == sorted(apart.names)
+
     def test_so_is_which_numbers_are_only_told(self, played):
         apart, run = played
         _, found = closed(apart, run.record)

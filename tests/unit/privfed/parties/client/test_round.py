@@ -63,7 +63,7 @@ def test_the_noise_of_an_update_is_that_of_all_its_steps():
 
 def test_signal_to_noise_is_that_of_the_mean():
     """(2, 0.5) against a deviation of hypot(1 x 3, 0.5 x 8) / 1.5 = 10/3 in each of two entries."""
-    known = rules(steps=4, step_noise={"a": 6.0, "b": 7.0, "c": 16.0})
+    known = rules(steps=dict.fromkeys("abc", 4), step_noise={"a": 6.0, "b": 7.0, "c": 16.0})
     found = known.after(progress(), 5, TOTAL, ("a", "c")).signal_to_noise
     assert found == pytest.approx(np.sqrt(4.25) / (10 / 3 * np.sqrt(2)))
     assert rules().after(progress(), 5, TOTAL, ("a", "c")).signal_to_noise is None
