@@ -1,4 +1,4 @@
-"""Mixed ranks: clients train as many ranks of LoRA as they can, and are summed all the same."""
+"""Mixed ranks: clients train as many ranks of LoRA as suit them, and are summed all the same."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,8 @@ class MixedRanks(Wrapped):
     client begins from the largest of them, as in FlexLoRA (Bai et al. 2024, arXiv:2402.11505).
 
     All uploads are of one length, as sums of ciphertexts must be. The paper weighs clients by the
-    norm of their products, which says something of their data; here weights are public.
+    norm of their products, which says something of their data; here weights are public. What a
+    client saves is noise, and hardly any time: gradients of all ranks are computed.
 
     Attributes:
         of: the method.

@@ -69,6 +69,13 @@ class Personal(FedAvg):
         began = self.start(trained.received, trained.kept, client, round_)
         return {OWN: (began[own] + trained.delta[own]).astype(np.float32)}
 
+    def which_is_left(self) -> str:
+        """Which adapter that is, for the report."""
+        return (
+            "the newest that all share; each client has a part of its own, trained in the same "
+            "noised steps, which lies with the client and is in no adapter but its own"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FedSALoRA(Personal):

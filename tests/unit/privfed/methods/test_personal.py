@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from privfed import FedDPA, FedSALoRA, LocalHead
+from privfed import FedDPA, FedSALoRA, LocalHead, MixedRanks
 from privfed.errors import ConfigError
 from privfed.methods.method import DELTA, Trained
 from tests.unit.privfed.methods.test_rolora import LAYOUT, A, B, adapter, round_
@@ -87,6 +87,13 @@ class TestWhatIsRefused:
     def test_no_ranks(self):
         with pytest.raises(ConfigError, match="personal_rank"):
             FedDPA(personal_rank=0)
+
+
+def test_the_report_says_that_a_part_lies_with_each_client():
+    assert "which lies with the client" in FedSALoRA().which_is_left()
+    assert (
+        "which lies with the client" in MixedRanks(of=LocalHead(), ranks={"a": 1}).which_is_left()
+    )
 
 
 def test_they_describe_themselves():
