@@ -9,9 +9,9 @@ from privfed.agreement import Declaration, budget_of
 from privfed.cli.hub_file import hub_of
 from privfed.cli.public_file import PublicRun, load_public_run, require_accepted
 from privfed.cli.run_file import base_of, computation_of
-from privfed.cli.run_file_data import cutter, loader, records_of, without_held_out
+from privfed.cli.run_file_data import cutter, loader, record_key, records_of, without_held_out
 from privfed.cli.toml_section import Section, parsed
-from privfed.data.records import Record, RecordGroup
+from privfed.data.records import Record, RecordGroup, hold_out
 from privfed.errors import ConfigError
 from privfed.models.tasks import Classification
 from privfed.parties.client.client import Client
@@ -104,6 +104,7 @@ def load_node_file(path: Path) -> NodeFile:
     continues = data.take("continues", str, None)
     source = folder / data.look("source")
     (own,) = declared
+    records, own_held_out = _records(data, folder, public.settings, own.dataset)
     client = Client(
         id=own.id,
         public_size=own.public_size,
@@ -111,7 +112,8 @@ def load_node_file(path: Path) -> NodeFile:
         description=own.description,
         budget=own.budget,
         steps_per_round=own.steps_per_round,
-        records=_records(data, folder, public.settings),
+        records=records,
+        own_held_out=own_held_out,
         continues=continues,
     )
     found = NodeFile(
@@ -190,29 +192,36 @@ def _own(root: Section, folder: Path, settings: FederationSettings) -> Federatio
 
 
 def _records(
-    section: Section, folder: Path, settings: FederationSettings
-) -> tuple[Record | RecordGroup, ...]:
-    """The organisation's own text; what is held out publicly is not trained on."""
+    section: Section, folder: Path, settings: FederationSettings, dataset: str
+) -> tuple[tuple[Record | RecordGroup, ...], tuple[Record, ...]]:
+    """The organisation's own text, and the part of it that it holds out for its own eyes.
+
+    What is held out publicly is not trained on.
+    """
     task = settings.model
     labels = task.labels if isinstance(task, Classification) else None
     load, source = loader(section, labels, folder), section.take("source", str)
     person = section.take("person", str, None)
-    cut = cutter(section, task, person)
+    cut, share = cutter(section, task, person), section.take("own_held_out", float, 0.0)
     section.end()
     table = load(source, person=person)
     rows = range(len(table.texts))
     kept = without_held_out(table, rows, [record.text for record in settings.held_out])
-    dropped = len(table.texts) - len(kept)
+    dropped, own = len(table.texts) - len(kept), []
+    if share:
+        places, held = hold_out([record_key(table, row) for row in kept], share, dataset)
+        kept, own = [kept[place] for place in places], [kept[place] for place in held]
     level = logging.WARNING if table.missing or table.copies or dropped else logging.INFO
     _LOG.log(
         level,
-        "%s: %d rows, of which %d lack a value, %d are copies, %d are held out publicly, and %d "
-        "are trained on",
+        "%s: %d rows, of which %d lack a value, %d are copies, %d are held out publicly, %d for "
+        "your own figures, and %d are trained on",
         source,
         table.missing + table.copies + len(table.texts),
         table.missing,
         table.copies,
         dropped,
+        len(own),
         len(kept),
     )
-    return records_of(table, kept, labels, cut)
+    return records_of(table, kept, labels, cut), table.records(own, labels)

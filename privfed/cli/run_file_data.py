@@ -81,7 +81,7 @@ def clients_and_held_out(
     table = load(source, owner=rule.column, person=person)
     mine = _rows_of(table, rule, sizes, taking)
     if other is None:
-        kept, held = hold_out([_key(table, row) for row in mine], fraction, dataset)
+        kept, held = hold_out([record_key(table, row) for row in mine], fraction, dataset)
         kept, held = [mine[place] for place in kept], [mine[place] for place in held]
         held_records = table.records(held, labels)
         described = f"{fraction:g} of {source}, taken out before the split"
@@ -221,7 +221,7 @@ def _rows_of(table: TextTable, rule: Rule, sizes: Sizes, taking: Collection[str]
     return [row for row, owner in enumerate(table.owners) if owner in chosen]
 
 
-def _key(table: TextTable, row: int) -> str:
+def record_key(table: TextTable, row: int) -> str:
     """What decides whether a row is held out: whom it is about, else its text.
 
     A person is held out with all rows. Whose text equals another's who is held out is trained on

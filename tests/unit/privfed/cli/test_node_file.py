@@ -50,6 +50,17 @@ class TestWhatIsRead:
         assert client.continues == "3:" + "ab" * 32
         assert len(client.records) == 19
 
+    def test_what_it_holds_out_for_its_own_eyes_is_not_trained_on(self, load):
+        whole = load(node_file()).client
+        client = load(changed(node_file(), "data/own_held_out", 0.3)).client
+        own = {record.text for record in client.own_held_out}
+        assert 0 < len(own) < len(whole.records)
+        trained = {example.text for record in client.records for example in record.examples}
+        assert not own & trained
+        assert whole.own_held_out == ()
+        again = load(changed(node_file(), "data/own_held_out", 0.3)).client
+        assert again == client, "the same records in every run on this data set"
+
     def test_defaults(self, load, place):
         values = node_file()
         for key in set(values) - {"name", "run", "accept", "dataset", "epsilon", "delta", "data"}:
