@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from privfed.private_step.batches import num_rows, physical_batches
 from privfed.private_step.data_parallel import Replicas
 from privfed.private_step.dropout import forget_keys, new_keys, secret_dropouts
 from privfed.private_step.gradients import HookGradients, LeafGradients, PerExampleGradients
+from privfed.private_step.in_part import InPart
 from privfed.settings.computation import Computation, GradientMethod, Precision
 
 _LOW_PRECISION: Final = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
@@ -69,7 +69,7 @@ class PrivateModel:
         _refuse_what_mixes_records(model)
         self._names = [name for name, _ in _trained(model)]
         self._still: frozenset[str] = frozenset()
-        self._in_part: dict[str, _InPart] = {}
+        self._in_part: dict[str, InPart] = {}
         self.task = task
         self.device = device
         self.base_sha256 = base_sha256
@@ -116,7 +116,7 @@ class PrivateModel:
         parts = dict(zip(self._names, np.split(moving, ends[:-1]), strict=True))
         self._still = frozenset(name for name, part in parts.items() if not part.any())
         self._in_part = {
-            name: _InPart.of(parameter, parts[name])
+            name: InPart.of(parameter, parts[name])
             for name, parameter in named
             if parts[name].any() and not parts[name].all()
         }
@@ -370,32 +370,6 @@ class PrivateModel:
             yield
         finally:
             forget_keys(self._dropouts)
-
-
-@dataclass(frozen=True, slots=True)
-class _InPart:
-    """A parameter of which some entries stand still.
-
-    Attributes:
-        parameter: itself.
-        still: which of its entries stand still, of its shape.
-        values: theirs, shape (still,).
-    """
-
-    parameter: nn.Parameter
-    still: Tensor
-    values: Tensor
-
-    @classmethod
-    def of(cls, parameter: nn.Parameter, moving: NDArray[np.bool_]) -> "_InPart":
-        """The parameter as it is now; `moving` has one entry for each of its own."""
-        still = torch.from_numpy(~moving).view(parameter.shape).to(parameter.device)
-        return cls(parameter, still, parameter.detach()[still].clone())
-
-    def put_back(self) -> None:
-        """Set them again."""
-        with torch.no_grad():
-            self.parameter[self.still] = self.values
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
