@@ -299,7 +299,12 @@ class TestPlantedFaults:
         assert not np.allclose(right["adapter"], wrong["adapter"], atol=1e-3)
 
 
-def test_what_a_client_keeps_is_in_no_file_of_the_run_and_in_no_message(start, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "name"), [(Scaffold(), "control"), (FedSALoRA(), "own"), (LocalHead(), "own")]
+)
+def test_what_a_client_keeps_is_in_no_file_of_the_run_and_in_no_message(
+    start, monkeypatch, method, name
+):
     from privfed.engines.play import Play
 
     sent, exchange = [], Play.exchange
@@ -310,20 +315,20 @@ def test_what_a_client_keeps_is_in_no_file_of_the_run_and_in_no_message(start, m
         return replies
 
     monkeypatch.setattr(Play, "exchange", heard)
-    federation, folder = start("run", Scaffold())
+    federation, folder = start("run", method)
     kept = {}
-    keeps = Scaffold.keeps
+    keeps = type(method).keeps
 
     def noted(self, trained, sent_vectors, client, round_):
         mine = keeps(self, trained, sent_vectors, client, round_)
-        kept[client, round_.number] = mine["control"].tobytes()[:32]
+        kept[client, round_.number] = mine[name].tobytes()[:32]
         return mine
 
-    monkeypatch.setattr(Scaffold, "keeps", noted)
+    monkeypatch.setattr(type(method), "keeps", noted)
     federation.run(folder)
     assert len(kept) == 9
     files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     for mine in kept.values():
         assert not [content for content in (*files, *sent) if mine in content]
     ledgers = [path.read_bytes() for path in federation.state.rglob("ledger-2.sqlite3")]
-    assert all(any(kept[name, 3] in one for one in ledgers) for name, _ in kept)
+    assert all(any(kept[client, 3] in one for one in ledgers) for client, _ in kept)
