@@ -118,12 +118,17 @@ class FederationSettings:
                 f"what a method releases must begin with the private steps {steps}, got {released}"
             )
         self.method.check(self.training, self.steps, self.rounds)
+        if getattr(self.method, "needs_lora", False):
+            self._require_lora()
+
+    def _require_lora(self) -> None:
         adapter = self.adapter.describe()
-        is_lora = adapter.get("adapter") == "lora"
         is_dora = bool(adapter.get("dora") or adapter.get("use_dora"))
-        if getattr(self.method, "needs_lora", False) and (not is_lora or is_dora):
+        if adapter.get("adapter") != "lora" or is_dora:
+            inside = getattr(self.method, "innermost", self.method)
+            needing = inside if getattr(inside, "needs_lora", False) else self.method
             raise ConfigError(
-                f"{self.method.describe()['method']} counts on the product of LoRA's factors, which"
+                f"{needing.describe()['method']} counts on the product of LoRA's factors, which"
                 f" the adapter {'dora' if is_dora else adapter.get('adapter')!r} has not; take LoRA"
                 " with it, or one of fedavg, fedprox, fednova and scaffold"
             )

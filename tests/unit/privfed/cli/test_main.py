@@ -208,7 +208,7 @@ class TestRuns:
         assert re.match(r"run [0-9a-f]{32}: 3 clients, 2 rounds, held-out accuracy", lines[0])
         rows = [line.split() for line in lines if re.match(r" +\d+ +3/3 ", line)]
         assert [row[0] for row in rows] == ["1", "2"]
-        assert all(len(row) == 10 for row in rows), "three clients have three epsilons"
+        assert all(len(row) == 11 for row in rows), "three clients have three epsilons"
         assert f"adapter: {tmp_path / 'out/adapter'}" in result.output.splitlines()
         assert f"report:  {tmp_path / 'out/report.html'}" in result.output.splitlines()
         assert sorted(p.name for p in (tmp_path / "own/clients").iterdir()) == [

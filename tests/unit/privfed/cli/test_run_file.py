@@ -349,10 +349,12 @@ class TestOtherChoices:
             load(settings)
 
     def test_dora(self, load, settings):
+        settings["method"] = {"kind": "fedavg"}
         settings["adapter"] = {"kind": "lora", "rank": 3, "target_modules": ["key"], "dora": True}
         assert load(settings).adapter == LoRA(rank=3, target_modules=("key",), dora=True)
 
     def test_houlsby(self, load, settings):
+        settings["method"] = {"kind": "fedavg"}
         targets = ["attention.output.dense", "output.dense"]
         settings["adapter"] = {"kind": "houlsby", "bottleneck": 6, "target_modules": targets}
         expected = Houlsby(bottleneck=6, target_modules=tuple(targets))
@@ -361,10 +363,12 @@ class TestOtherChoices:
         assert load(settings).adapter == replace(expected, layers=(1,))
 
     def test_prompt_tuning(self, load, settings):
+        settings["method"] = {"kind": "fedavg"}
         settings["adapter"] = {"kind": "prompt-tuning", "num_virtual_tokens": 3}
         assert load(settings).adapter.describe()["adapter"] == "prompt_tuning"
 
     def test_a_sparse_update(self, load, settings):
+        settings["method"] = {"kind": "fedavg"}
         settings["adapter"] = {
             "kind": "sparse-update",
             "target_modules": ["query"],
@@ -376,6 +380,7 @@ class TestOtherChoices:
         )
 
     def test_a_prompt_generator(self, load, settings):
+        settings["method"] = {"kind": "fedavg"}
         settings["adapter"] = {
             "kind": "prompt-generator",
             "task_text": ["goal score", "bank price"],
