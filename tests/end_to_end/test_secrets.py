@@ -317,10 +317,10 @@ class TestPrivateText:
                 quote(kind)
             return train_one(model, encoded, *arguments, **keywords)
 
-        def many(model, rounds, state):
+        def many(model, rounds):
             if any(num_rows(each.encoded) in counts for each in rounds):
                 quote(kind)
-            return train_many(model, rounds, state)
+            return train_many(model, rounds)
 
         monkeypatch.setattr(node, "train_round", one)
         monkeypatch.setattr(stacked, "train_stacked", many)

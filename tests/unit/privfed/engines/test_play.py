@@ -179,8 +179,8 @@ def test_each_commits_what_was_trained_on_its_own_records(prepared, monkeypatch)
         id(node.encoded): 2.0 ** -(n + 5) for n, node in enumerate(running.brought.nodes.values())
     }
 
-    def train(model, rounds, state):
-        return [state + np.float32(numbers[id(one.encoded)]) for one in rounds]
+    def train(model, rounds):
+        return [one.start.adapter + np.float32(numbers[id(one.encoded)]) for one in rounds]
 
     def encoded(self, vectors, codec, genuine=ClientNode.numbers):
         committed[self.id] = vectors["delta"]
@@ -199,11 +199,11 @@ def test_a_pass_that_fails_costs_those_in_it(prepared, monkeypatch):
     running = prepared(num_clients=5)
     watched, genuine, sizes = Watched(running, 2), stacked.train_stacked, []
 
-    def fails_once(model, rounds, state):
+    def fails_once(model, rounds):
         sizes.append(len(rounds))
         if len(sizes) == 1:
             raise ValueError("patient Smith")
-        return genuine(model, rounds, state)
+        return genuine(model, rounds)
 
     monkeypatch.setattr(stacked, "train_stacked", fails_once)
     running.aggregator.play_round()
