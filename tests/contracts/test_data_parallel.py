@@ -249,7 +249,7 @@ class TestAReplica:
         records = rows(made_up(alone, RECORDS), torch.tensor([3, 8]))
         return Share(
             adapter=read_vector(alone.adapter),
-            names=alone.layout.names,
+            moving=alone.moving,
             records=records,
             config=config(),
         )

@@ -107,9 +107,9 @@ class TestAFederation:
         )
         from privfed.engines import stacked as engine
 
-        def noted(model, clients, state):
+        def noted(model, clients):
             seen.append(len(clients))
-            return train(model, clients, state)
+            return train(model, clients)
 
         monkeypatch.setattr(engine, "train_stacked", noted)
         run(3, rounds=1)
@@ -120,10 +120,10 @@ class TestAFederation:
 
         real = engine.train_stacked
 
-        def fail(model, clients, state):
+        def fail(model, clients):
             if len(clients) == 1:
                 raise RuntimeError("secret cause")
-            return real(model, clients, state)
+            return real(model, clients)
 
         monkeypatch.setattr(engine, "train_stacked", fail)
         _, result = run(3)
@@ -143,8 +143,8 @@ class TestAFederation:
 
         real = engine.train_stacked
 
-        def diverge(model, clients, state):
-            trained = real(model, clients, state)
+        def diverge(model, clients):
+            trained = real(model, clients)
             trained[1] = math.nan
             return trained
 

@@ -21,7 +21,7 @@ class TwoSums(FedAvg):
     kind: ClassVar[str] = "two-sums"
 
     def uploads(self, round_):
-        scale = 2 / (round_.steps * round_.learning_rate)
+        scale = 2 / (min(round_.steps.values()) * round_.learning_rate)
         update, change = ((DELTA, 1.0), (CHANGE, scale))
         return tuple(
             SentVector(name=name, length=round_.layout.length, scale=scale)
@@ -33,7 +33,8 @@ class TwoSums(FedAvg):
         return Correction(shift=(control - _own(kept, control)).astype(np.float32))
 
     def local(self, trained, client, round_):
-        change = -_control(trained.received) - trained.delta / (round_.steps * round_.learning_rate)
+        rate = round_.steps[client] * round_.learning_rate
+        change = -_control(trained.received) - trained.delta / rate
         return {DELTA: trained.delta, CHANGE: change}
 
     def keeps(self, trained, sent, client, round_):

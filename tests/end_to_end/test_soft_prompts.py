@@ -125,6 +125,7 @@ def test_it_learns_at_epsilon_8_and_sends_its_own_parameters_alone(kind, federat
     assert perplexity(task, model) == pytest.approx(result.rounds[-1].value, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:the public range")  # of a run that is not to move
 def test_a_run_can_start_from_a_trained_generator_with_another_text(
     federation, decided_folder, tmp_path
 ):
