@@ -9,6 +9,7 @@ A client's own model is the global adapter with its own part in place (`start`).
 the client's ledger, is never sent, and lies in no run folder.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -28,18 +29,18 @@ OWN: Final = "own"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Personal(FedAvg):
+class Personal(FedAvg, ABC):
     """FedAvg of what is shared. What is a client's own, a kind says."""
 
     needs_lora: ClassVar[bool] = True
 
+    @abstractmethod
     def own(self, layout: Layout) -> NDArray[np.bool_]:
         """Which entries each client keeps for itself, shape (params,).
 
         Raises:
             ConfigError: if the adapter has no such part, or nothing else.
         """
-        raise NotImplementedError
 
     def start(
         self, received: GlobalState, kept: Kept | None, client: str, round_: Round
