@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from accountants import AnchorFolder
-from privfed import BFV
+from privfed import BFV, FedSALoRA
 from privfed.engines.machines import sockets
 from privfed.engines.machines.node import Told, require_enrolled
 from privfed.engines.machines.status import status_of
@@ -227,6 +227,39 @@ def test_started_again_it_goes_on_with_its_run(beside):
     assert {one.run for one in made.told[ME] if one.what != "refused"} == {before.run}
     assert [one.what for one in made.told[ME]].count("began") == 2
     assert made.told[ME][-1].round == 3
+
+
+def test_an_own_model_that_cannot_be_kept_is_nobody_elses_affair(beside, monkeypatch):
+    """The client closes as the others do, and why is in its own log."""
+
+    def fails(*arguments):
+        raise ValueError("an own figure of patient Smith")
+
+    monkeypatch.setattr("privfed.engines.machines.node.keep_own_model", fails)
+    made = beside(rounds=1)
+    made.prepared()
+    hub = begun(made.hub())
+    hub.play()
+    hub.finish()
+    for name in NAMES:
+        assert [one.what for one in made.told[name]][-1] == "closed"
+        assert (made.results(name) / "report.json").exists()
+        assert "own figure of patient Smith" in (made.nodes[name].folder / "client.log").read_text()
+
+
+def test_a_personal_method_leaves_each_its_own_beside_its_ledger(beside):
+    made = beside(rounds=1, method=FedSALoRA())
+    made.prepared()
+    hub = begun(made.hub())
+    hub.play()
+    hub.finish()
+    own = [
+        list((made.nodes[name].folder / "own").glob("*/adapter/*.safetensors")) for name in NAMES
+    ]
+    assert [len(found) for found in own] == [1] * len(NAMES)
+    assert len({found[0].read_bytes() for found in own}) == len(NAMES)
+    for name in NAMES:
+        assert not list(made.results(name).rglob("figures.json"))
 
 
 class TestARunThatIsOpen:
