@@ -13,13 +13,16 @@ from privfed import (
     Callback,
     Computation,
     DoubleSketch,
+    FedAdagrad,
     FedAdam,
     FedAvg,
+    FedAvgM,
     FedDPA,
     FedNova,
     FedProx,
     FedSALoRA,
     FedSVD,
+    FedYogi,
     FFALoRA,
     LocalHead,
     MixedRanks,
@@ -51,15 +54,27 @@ METHODS = {
     "double-sketch": DoubleSketch(weighting="public_size", width=8),
     "adam of rolora": FedAdam(of=RoLoRA(weighting="public_size"), learning_rate=0.05),
 }
+OF_SIBLINGS = {
+    "momentum": FedAvgM(of=FFALoRA(upload_share=0.5), momentum=0.5),
+    "adagrad": FedAdagrad(of=FedAvg(), learning_rate=0.05),
+    "yogi": FedYogi(of=FedProx(mu=0.5), learning_rate=0.05),
+}
 CIPHERS = {
     "plain": Plain(),
     "shared key": BFV(),
     "key holder": BFV(custody=Custody.KEY_HOLDER),
     "ckks": CKKS(),
 }
+SIBLINGS = [("momentum", "shared key"), ("adagrad", "ckks"), ("yogi", "key holder")]
+"""Methods that share their code with one that meets every cipher."""
 PAIRS = [
-    pytest.param(METHODS[method], CIPHERS[cipher], (1, 2)[number % 2], id=f"{method}-{cipher}")
-    for number, (method, cipher) in enumerate(product(METHODS, CIPHERS))
+    pytest.param(
+        {**METHODS, **OF_SIBLINGS}[method],
+        CIPHERS[cipher],
+        (1, 2)[number % 2],
+        id=f"{method}-{cipher}",
+    )
+    for number, (method, cipher) in enumerate([*product(METHODS, CIPHERS), *SIBLINGS])
 ]
 """Each method under each cipher; with one client after the other, or two in a stack, in turn."""
 OWN_STEPS = (3, None, 1)
@@ -116,18 +131,19 @@ def require_same(one, other, *, exactly=True):
 def test_a_run_that_is_stopped_ends_where_one_does_that_is_not(
     start, monkeypatch, method, cipher, stacked
 ):
-    """It stops after the first round, and in the second once a client committed its update."""
+    """It stops after every round, and in the last once a client committed its update."""
     federation, whole = start("whole", method, cipher, stacked)
     federation.run(whole)
     federation, stopped = start("stopped", method, cipher, stacked)
-    with pytest.raises(KeyboardInterrupt):
-        federation.run(stopped, callbacks=[StopAfter(1)])
+    for number in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            federation.run(stopped, resume=number > 1, callbacks=[StopAfter(number)])
     encrypt = ClientNode.encrypt
     # In a stack all reserve before one commits: a crash between would lose the others' round.
     last = "client-1" if stacked == 1 else "client-2"
 
     def killed(self, terms, codec):
-        if (terms.round, self.id) == (2, last):
+        if (terms.round, self.id) == (3, last):
             raise KeyboardInterrupt
         return encrypt(self, terms, codec)
 
