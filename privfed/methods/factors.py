@@ -1,6 +1,7 @@
 """The factors of LoRA in the vector of an adapter: where they lie, their ranks, their product."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privfed.errors import ConfigError
-from privfed.methods.fixed_order import Matrix, product, qr, svd
+from privfed.methods.fixed_order import Matrix, product, qr, svd, transposed
 from privfed.protocol.layout import Layout
 
 A_FACTOR: Final = ".lora_A."
@@ -95,6 +96,22 @@ def pairs_of(layout: Layout, method: str) -> tuple[FactorPair, ...]:
     return tuple(pairs)
 
 
+def alike(pairs: Sequence[FactorPair]) -> list[list[int]]:
+    """Positions of the pairs of each shape, which can be computed together."""
+    shapes: dict[tuple[int, int, int], list[int]] = {}
+    for position, pair in enumerate(pairs):
+        shapes.setdefault((pair.rank, pair.inputs, pair.outputs), []).append(position)
+    return list(shapes.values())
+
+
+def read_all(
+    pairs: Sequence[FactorPair], vector: NDArray[np.floating]
+) -> tuple[Matrix, Matrix]:
+    """B and A of modules of one shape, (modules, outputs, rank) and (modules, rank, inputs)."""
+    factors = [pair.read(vector) for pair in pairs]
+    return np.stack([b for b, _ in factors]), np.stack([a for _, a in factors])
+
+
 def product_svd(b: Matrix, a: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """U S, the singular values and V^T of the product B A, from QR of both and SVD of the core.
 
@@ -102,16 +119,16 @@ def product_svd(b: Matrix, a: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     where B A has a smaller rank: then U S ends with zeros.
 
     Args:
-        b: shape (outputs, r).
-        a: shape (r, inputs).
+        b: shape (..., outputs, r).
+        a: shape (..., r, inputs).
 
     Returns:
-        Shapes (outputs, r), (r,) and (r, inputs).
+        Shapes (..., outputs, r), (..., r) and (..., r, inputs).
     """
     left, of_left = qr(b)
-    right, of_right = qr(a.T)
-    scaled, values, turned = svd(product(of_left, of_right.T))
-    return product(left, scaled), values, product(right, turned).T
+    right, of_right = qr(transposed(a))
+    scaled, values, turned = svd(product(of_left, transposed(of_right)))
+    return product(left, scaled), values, product(transposed(turned), transposed(right))
 
 
 def with_rank_in(layout: Layout, ranks: slice) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from privfed.checks import require_count
 from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg
-from privfed.methods.factors import A_FACTOR, FactorPair, pairs_of, product_svd
+from privfed.methods.factors import A_FACTOR, FactorPair, alike, pairs_of, product_svd, read_all
 from privfed.methods.method import GlobalState, Round
 from privfed.protocol.layout import Layout
 
@@ -68,9 +68,12 @@ class FedSVD(FedAvg):
         if (round_.number - 1) % self.every:
             return moved
         adapter = moved.adapter.astype(np.float64)
-        for pair in _pairs(round_.layout):
-            scaled, _, rows = product_svd(*pair.read(adapter))
-            pair.write(adapter, scaled, rows)
+        pairs = _pairs(round_.layout)
+        for positions in alike(pairs):
+            chosen = [pairs[position] for position in positions]
+            scaled, _, rows = product_svd(*read_all(chosen, adapter))
+            for pair, b, a in zip(chosen, scaled, rows, strict=True):
+                pair.write(adapter, b, a)
         return replace(moved, adapter=adapter.astype(np.float32))
 
 

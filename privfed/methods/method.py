@@ -111,11 +111,14 @@ class SentVector:
         name: by which `next` finds its sum.
         length: of the vector.
         scale: its public range relative to that of the round.
+        filled: how many of its entries are no zeros by design; None for at most as many as the
+            parameters that clients train.
     """
 
     name: str
     length: int
     scale: float = 1.0
+    filled: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,7 @@ class Transition:
         mean = np.concatenate(means)  # in the units of the public range
         masks = [self.method.trains(round_, client) for client in contributors]
         trained = int(np.any(masks, axis=0).sum())
-        filled = sum(min(one.length, trained) for one in uploads)  # the rest is zeros
+        filled = sum(one.filled or min(one.length, trained) for one in uploads)
         moved = Progress(
             round=number,
             state=state,

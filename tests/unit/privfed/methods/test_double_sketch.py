@@ -9,7 +9,7 @@ import pytest
 from accountants import PoissonGaussian
 from privfed import DoubleSketch, FedAdam, FedAvg, FedAvgM, TailAveraging
 from privfed.errors import ConfigError
-from privfed.methods import double_sketch
+from privfed.methods import sketches
 from privfed.methods.double_sketch import COLUMNS, RESIDUAL, ROWS, TRUNCATED
 from privfed.methods.factors import pairs_of
 from privfed.methods.method import DELTA, GlobalState, Round, Trained
@@ -75,6 +75,12 @@ def means(start, moved, pair, who=WHO):
     return sum(WEIGHTS[name] / share * b @ a for name, (b, a) in factors.items())
 
 
+def products(method, state, sums, who, number=1):
+    """Of each module what `products` gives of several at once."""
+    for pairs, *arrays in method.products(state, sums, who, round_(number)):
+        yield from zip(pairs, *arrays, strict=True)
+
+
 def error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
@@ -85,7 +91,7 @@ def test_the_product_is_the_mean_of_the_clients_products(who, b):
     """Before it is cut to the rank; FedAvg of the same updates comes to something else."""
     start, moved, method = adapter(1, b), deltas(), DoubleSketch(width=ENOUGH)
     state = method.begin(start)
-    found = list(method.products(state, summed(method, state, moved, who=who), who, round_(1)))
+    found = list(products(method, state, summed(method, state, moved, who=who), who))
     after = FedAvg().next(state, summed(FedAvg(), state, moved, who=who), who, round_(1)).adapter
     assert [pair for pair, *_ in found] == list(PAIRS)
     for pair, left, right, residual in found:
@@ -123,7 +129,7 @@ def test_the_bits_are_these():
     )
     sums = {one.name: rational(one.length, 1)[:, 0] for one in method.uploads(round_(3))}
     digest = hashlib.sha256()
-    for _, left, right, residual in method.products(state, sums, WHO, round_(3)):
+    for _, left, right, residual in products(method, state, sums, WHO, number=3):
         for values in (left, right, np.array(residual)):
             digest.update(values.astype("<f8").tobytes())
     digest.update(method.next(state, sums, WHO, round_(3)).digest().encode())
@@ -143,9 +149,7 @@ def test_the_step_of_the_server_is_a_step_of_the_product():
     start, moved = adapter(4), deltas()
     method = DoubleSketch(width=ENOUGH + 2, server_learning_rate=0.5)
     state = method.begin(start)
-    for pair, left, right, _ in method.products(
-        state, summed(method, state, moved), WHO, round_(1)
-    ):
+    for pair, left, right, _ in products(method, state, summed(method, state, moved), WHO):
         b, a = pair.read(start)
         assert error(left @ right, (b @ a + means(start, moved, pair)) / 2) < 1e-10
 
@@ -155,7 +159,7 @@ def test_a_narrow_sketch_says_how_much_of_the_step_it_lacks():
     start, moved, method = adapter(5), deltas(), DoubleSketch(width=3)
     state = method.begin(start)
     sums = summed(method, state, moved)
-    found = list(method.products(state, sums, WHO, round_(1)))
+    found = list(products(method, state, sums, WHO))
     memory = method.next(state, sums, WHO, round_(1)).memory
     for position, (pair, left, right, residual) in enumerate(found):
         b, a = pair.read(start)
@@ -186,7 +190,8 @@ def test_a_product_of_smaller_rank_leaves_rows_that_can_learn():
     random = np.random.default_rng(11)
     a, left, right = (random.normal(size=shape) for shape in ((3, 19), (28, 1), (1, 19)))
     wide = (np.concatenate([left, 0 * left], axis=1), np.concatenate([right, 0 * right]))
-    b, new_a, cut = double_sketch.balanced_factors(*wide, a)
+    found = sketches.balanced_factors(*(one[None] for one in (*wide, a)))
+    b, new_a, cut = (one[0] for one in found)
     size = np.linalg.norm(left) * np.linalg.norm(right)
     np.testing.assert_allclose(b @ new_a, left @ right, atol=1e-12)
     np.testing.assert_allclose(b.T @ b, np.diag([size, 0, 0]), atol=1e-10)
@@ -239,12 +244,12 @@ def test_an_entry_of_a_sketch_has_at_most_the_noise_of_one_of_an_update(b):
 
 def test_signs_are_public_even_and_of_the_round_and_the_module():
     q, v = PAIRS
-    omega, psi = double_sketch._signs(q, 30, 1)
+    omega, psi = sketches.signs(q, 30, 1)
     assert (omega.shape, psi.shape) == ((31, 30), (61, 22))
     assert set(omega.ravel()) == set(psi.ravel()) == {-1.0, 1.0}
     assert abs(omega.mean()) < 0.1
-    assert np.array_equal(omega, double_sketch._signs(q, 30, 1)[0])
-    others = [double_sketch._signs(q, 30, 2)[0], double_sketch._signs(v, 30, 1)[0]]
+    assert np.array_equal(omega, sketches.signs(q, 30, 1)[0])
+    others = [sketches.signs(q, 30, 2)[0], sketches.signs(v, 30, 1)[0]]
     for other in (*others, psi):
         rows, columns = (min(pair) for pair in zip(omega.shape, other.shape, strict=True))
         alike = np.mean(omega[:rows, :columns] == other[:rows, :columns])
@@ -256,7 +261,7 @@ def test_the_first_signs_by_hand():
     text = b'["privfed signs 1",5,"q.lora_A.default.weight","omega"]'
     (first, *_) = hashlib.shake_256(text).digest(1)
     expected = [-1.0 if first >> (7 - k) & 1 else 1.0 for k in range(8)]
-    omega, _ = double_sketch._signs(PAIRS[0], 4, 5)
+    omega, _ = sketches.signs(PAIRS[0], 4, 5)
     assert omega.ravel()[:8].tolist() == expected
 
 
