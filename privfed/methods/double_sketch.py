@@ -115,7 +115,8 @@ class DoubleSketch(FedAvg):
             both, moved = np.concatenate([b, db], axis=-1), np.concatenate([da, a + da], axis=-2)
             y = (both / of_columns) @ (moved @ modules.omega)
             z = ((modules.psi @ both) / of_rows) @ moved
-            modules.write(sent[COLUMNS], sent[ROWS], y, z)
+            modules.write_columns(sent[COLUMNS], y)
+            modules.write_rows(sent[ROWS], z)
         return sent
 
     def next(

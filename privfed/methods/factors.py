@@ -104,9 +104,7 @@ def alike(pairs: Sequence[FactorPair]) -> list[list[int]]:
     return list(shapes.values())
 
 
-def read_all(
-    pairs: Sequence[FactorPair], vector: NDArray[np.floating]
-) -> tuple[Matrix, Matrix]:
+def read_all(pairs: Sequence[FactorPair], vector: NDArray[np.floating]) -> tuple[Matrix, Matrix]:
     """B and A of modules of one shape, (modules, outputs, rank) and (modules, rank, inputs)."""
     factors = [pair.read(vector) for pair in pairs]
     return np.stack([b for b, _ in factors]), np.stack([a for _, a in factors])

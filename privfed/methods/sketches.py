@@ -34,7 +34,7 @@ SMALL: Final = 1e-6
 lost in the rounding of that of the largest."""
 
 _TOGETHER: Final = 16
-"""Modules that are computed at once: so many that numpy is busy, so few that the cache holds them."""
+"""Modules that are computed at once: enough to keep numpy busy, few enough for the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,15 +65,22 @@ class Sketched:
         shape = (self.psi.shape[-2], self.omega.shape[-2])
         return np.stack([_read(vector, first, shape) for first in self.rows])
 
-    def write(self, columns: NDArray[np.float64], rows: NDArray[np.float64], y: Matrix, z: Matrix) -> None:
-        """The inverse of both: put Y and Z into the vectors with those of all."""
-        for vector, places, values in ((columns, self.columns, y), (rows, self.rows, z)):
-            for first, one in zip(places, values, strict=True):
-                vector[first : first + one.size] = one.reshape(-1)
+    def write_columns(self, vector: NDArray[np.float64], y: Matrix) -> None:
+        """The inverse of `of_columns`."""
+        _write(vector, self.columns, y)
+
+    def write_rows(self, vector: NDArray[np.float64], z: Matrix) -> None:
+        """The inverse of `of_rows`."""
+        _write(vector, self.rows, z)
 
 
 def _read(vector: NDArray[np.float64], first: int, shape: tuple[int, int]) -> Matrix:
     return vector[first : first + math.prod(shape)].reshape(shape)
+
+
+def _write(vector: NDArray[np.float64], places: Sequence[int], values: Matrix) -> None:
+    for first, one in zip(places, values, strict=True):
+        vector[first : first + one.size] = one.reshape(-1)
 
 
 def sketched(pairs: Sequence[FactorPair], width: int, number: int) -> Iterator[Sketched]:
@@ -131,8 +138,11 @@ def sizes(b: Matrix, a: Matrix, modules: Sketched) -> tuple[Matrix, Matrix]:
     of_b = _largest(signed_sums(modules.psi, b), axis=-1)
     columns = np.sqrt(of_a + inputs * _largest(b, axis=-1))
     rows = np.sqrt(of_b + outputs * _largest(a, axis=-2))
-    found = [np.where(size > 0, size, 1.0)[:, None, None] for size in (columns, rows)]
-    return found[0], found[1]
+    return _above_zero(columns), _above_zero(rows)
+
+
+def _above_zero(size: Matrix) -> Matrix:
+    return np.asarray(np.where(size > 0, size, 1.0)[:, None, None], dtype=np.float64)
 
 
 def _largest(matrix: Matrix, axis: int) -> Matrix:
@@ -210,12 +220,12 @@ def balanced_factors(left: Matrix, right: Matrix, a: Matrix) -> tuple[Matrix, Ma
     if not there.all():
         rows = np.where(there, rows, _completed(rows / roots, a))
     everything = total(values, axis=-1)
-    beyond = total(values[:, rank:], axis=-1) if values.shape[-1] > rank else 0.0 * everything
-    return columns, rows, np.where(everything > 0, beyond / np.where(everything > 0, everything, 1.0), 0.0)
+    cut = everything - total(values[:, :rank], axis=-1)
+    return columns, rows, np.maximum(cut, 0.0) / np.where(everything > 0, everything, 1.0)
 
 
 def _completed(rows: Matrix, a: Matrix) -> Matrix:
-    """Orthonormal rows and zeros with orthonormal rows instead of the zeros, out of the span of A."""
+    """Orthonormal rows and zeros, with orthonormal rows out of the span of A for the zeros."""
     basis, _ = qr(transposed(np.concatenate([rows, a], axis=-2)))
     missing = total(basis * basis, axis=-2) == 0
     order = np.argsort(missing, axis=-1, kind="stable")[:, : rows.shape[-2], None]

@@ -1,6 +1,8 @@
-"""The oracle is LAPACK; the bits are those of scalar arithmetic, and of one fixed digest."""
+"""The oracle is LAPACK; the bits are those of exact arithmetic, and of one fixed digest."""
 
 import hashlib
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -43,15 +45,83 @@ def test_a_sum_has_the_bits_of_scalar_arithmetic(values):
     assert float(fixed_order.total(np.array(values))) == by_halves(values)
 
 
-def test_a_product_has_the_bits_of_scalar_arithmetic():
-    """On either side of the choice of what is looped over."""
-    for m, n in ((2, 6), (6, 2)):
-        left, right = normal(1, m, 9), normal(2, 9, n)
-        found = fixed_order.product(left, right)
-        for row in range(m):
-            for column in range(n):
-                terms = [float(left[row, k]) * float(right[k, column]) for k in range(9)]
-                assert found[row, column] == by_halves(terms)
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_sum_over_an_axis_is_that_of_its_rows(axis):
+    values = normal(20, 5, 4, 3)
+    expected = [fixed_order.total(one) for one in np.moveaxis(values, axis, 0)[None]]
+    np.testing.assert_array_equal(fixed_order.total(values, axis=axis), expected[0])
+
+
+def whole(values, bits):
+    """Each as the power of two and the two whole numbers that the docstring says."""
+    exponent = max(math.frexp(value)[1] for value in values)
+    scale = Fraction(2) ** (bits - exponent)
+    high = [round(Fraction(value) * scale) for value in values]
+    parts = zip(values, high, strict=True)
+    low = [round((Fraction(value) * scale - one) * 2**bits) for value, one in parts]
+    return scale, np.array(high, dtype=object), np.array(low, dtype=object)
+
+
+def test_a_product_has_the_bits_of_whole_numbers():
+    """Python's, which have no rounding at all: 9 terms leave (53 - 4) // 2 = 24 bits."""
+    left, right = normal(1, 2, 9), normal(2, 9, 6) * 10.0 ** np.arange(-3, 3)
+    found = fixed_order.product(left, right)
+    for row, column in np.ndindex(2, 6):
+        (scale, high, low), (other, above, below) = (
+            whole(values.tolist(), 24) for values in (left[row], right[:, column])
+        )
+        crossed, exact = np.dot(high, below) + np.dot(low, above), np.dot(high, above)
+        assert found[row, column] == (crossed * 2.0**-24 + exact) / float(scale * other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 1000, 1024, 1025])
+def test_no_partial_sum_is_beyond_what_float64_holds(count):
+    """The largest whole numbers of one sign, in every place."""
+    full = np.full((1, count), 1 - 2.0**-53)
+    bits = (53 - (count - 1).bit_length()) // 2
+    _, high, low = fixed_order._in_two(full, bits, axis=-1)
+    assert high[0, 0] == 2.0**bits
+    assert abs(low[0, 0]) <= 2.0 ** (bits - 1)
+    assert count * int(high[0, 0]) ** 2 <= 2**53 < 8 * count * int(high[0, 0]) ** 2
+    scale = fixed_order._scale(full, 53 - (count - 1).bit_length(), axis=-1)
+    assert count * int(np.rint(full * scale)[0, 0]) <= 2**53
+
+
+@pytest.mark.parametrize("count", [3, 30, 1024, 4000])
+def test_products_are_as_exact_as_they_say(count):
+    """At most 2 k 2^-2b of the largest of row and column; in each of several at once."""
+    left, right = normal(3, 2, 3, count), normal(4, 2, count, 5) * 10.0 ** np.arange(-2, 3)
+    bits = (53 - (count - 1).bit_length()) // 2
+    largest = np.abs(left).max(axis=-1, keepdims=True) * np.abs(right).max(axis=-2, keepdims=True)
+    bound = 2 * count * 4.0**-bits * largest
+    assert (np.abs(fixed_order.product(left, right) - left @ right) < bound).all()
+    rows = np.swapaxes(right, -1, -2)
+    found = fixed_order.gram(rows)
+    np.testing.assert_array_equal(found, np.swapaxes(found, -1, -2))
+    np.testing.assert_allclose(found, fixed_order.product(rows, right), rtol=1e-7)
+    signs = np.sign(left)
+    sums = fixed_order.signed_sums(signs, right)
+    np.testing.assert_allclose(sums, signs @ right, atol=count * 1e-13 * np.abs(right).max())
+
+
+def test_products_of_extremes():
+    """Rows of zeros, and of numbers so small that their power of two would be infinite."""
+    left = np.array([[0.0, 0.0], [1e-300, 2e-300], [1e150, 3e150]])
+    found = fixed_order.product(left, np.array([[1.0], [2.0]]))
+    np.testing.assert_allclose(found[:, 0], [0, 0, 7e150], atol=1e-130)
+
+
+def test_a_triangle_of_cholesky_by_hand():
+    """[[4, 6], [6, 25]] is R^T R of [[2, 3], [0, 4]]; a row that depends on others is zeros."""
+    assert fixed_order.cholesky(np.array([[4.0, 6.0], [6.0, 25.0]])).tolist() == [[2, 3], [0, 4]]
+    rows = normal(12, 4, 7)
+    rows[2] = rows[0] - rows[1]
+    inner = rows @ rows.T
+    triangle = fixed_order.cholesky(np.stack([inner, 4 * inner]))
+    np.testing.assert_allclose(triangle[0].T @ triangle[0], inner, atol=1e-12)
+    np.testing.assert_allclose(triangle[1], 2 * triangle[0], rtol=1e-12)
+    assert (triangle[:, 2] == 0).all()
+    assert (np.tril(triangle[0], -1) == 0).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -132,6 +202,24 @@ def test_v_is_orthogonal_whatever_the_rank(rank):
     assert (values > 1e-12).sum() == rank
 
 
+def test_several_matrices_have_the_bits_of_each_alone():
+    """Whatever the others need: one is of rank 1, so that it is finished long before."""
+    several = np.stack([normal(13, 9, 5), normal(14, 9, 1) @ normal(15, 1, 5), normal(16, 9, 5)])
+    for function in (fixed_order.qr, fixed_order.svd, fixed_order.left_svd):
+        together = function(several)
+        for position, one in enumerate(several):
+            for found, alone in zip(together, function(one), strict=True):
+                np.testing.assert_array_equal(found[position], alone)
+
+
+def test_singular_values_without_v_are_the_same():
+    matrix = normal(17, 8, 5)
+    scaled, values = fixed_order.left_svd(matrix)
+    of_both, expected, _ = fixed_order.svd(matrix)
+    np.testing.assert_array_equal(values, expected)
+    np.testing.assert_array_equal(np.abs(scaled), np.abs(of_both))
+
+
 def test_the_bits_are_these():
     """Found on x86-64; another processor that adds or rounds otherwise shows here."""
     digest = hashlib.sha256()
@@ -140,4 +228,4 @@ def test_the_bits_are_these():
     solved = fixed_order.solve_triangle(triangle, fixed_order.product(basis.T, rational(29, 5)))
     for values in (basis, triangle, solved, *fixed_order.svd(matrix), *fixed_order.svd(triangle)):
         digest.update(values.astype("<f8").tobytes())
-    assert digest.hexdigest() == "6aa1ad8f7b9863bb46f6c892e6783c784b06e3eb23791bdf472f24fbd25e02fe"
+    assert digest.hexdigest() == "e52d7d621e65604d5ff434897aaa2b125a31ee994163463d3800b3c5aa193bce"
