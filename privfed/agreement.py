@@ -218,23 +218,33 @@ def range_from_public_settings(
     training: TrainingConfig,
     noise_multipliers: Mapping[str, float],
     steps: Mapping[str, int],
+    weights: Mapping[str, float],
+    min_clients: int,
 ) -> float:
-    """A bound on one coordinate of every client's update, from public numbers only.
+    """A bound on one coordinate of every client's weighted update, from public numbers only.
 
     The noised mean of a step is at most (clipped sum + noise) / B in a coordinate. Twice the
     expected batch, every gradient along this coordinate, and noise at six standard deviations
     are allowed for; what lies beyond is clipped, which is post-processing.
+
+    An update is sent times its weight. The largest weight of those that take part is 1, and at
+    least `min_clients` do: so no weight ever exceeds its ratio to that which is in this place from
+    below, whoever leaves the run.
 
     Args:
         privacy: of all.
         training: of all.
         noise_multipliers: of each client.
         steps: of each client in a round; of other clients they are not read.
+        weights: of each client where all take part.
+        min_clients: that take part at least.
     """
     rate = max(training.learning_rate, training.final_learning_rate or 0.0)
+    smallest_peak = sorted(weights.values())[min(min_clients, len(weights)) - 1]
     moves = []
     for client, noise_multiplier in noise_multipliers.items():
         noise = 6 * noise_multiplier / privacy.expected_batch_size
         gradient = privacy.clipping_norm * (2 + noise)
-        moves.append(training.optimizer.largest_move(steps[client], gradient))
+        weight = min(1.0, weights[client] / smallest_peak)
+        moves.append(weight * training.optimizer.largest_move(steps[client], gradient))
     return rate * max(moves)

@@ -112,6 +112,8 @@ class RoundTable(Callback):
                 spent,
             )
         )
+        for name, value in record.figures.items():
+            self._print(f"       {name}: {value:.3g}")
         for client in record.absent:
             told = f": the cause is in {self._logs[client]}" if client in self._logs else ""
             self._print(f"       {client} did not take part{told}", style="yellow")

@@ -195,6 +195,26 @@ def agreement(
             _say(line)
 
 
+@app.command(name="start-from-sparse")
+def start_from_sparse(
+    folder: Annotated[Path, typer.Argument(help="Folder `adapter` of a run with a sparse update.")],
+    config: Annotated[
+        Path, typer.Argument(help="Run configuration with LoRA, which names a file as `start`.")
+    ],
+) -> None:
+    """Begin LoRA where a sparse update ended (SLoRA): write the file that CONFIG names as `start`.
+
+    It is computed from what the first run released, so it spends nothing. `privfed run CONFIG`
+    then begins there.
+    """
+    with _nothing_spent_yet():
+        _hide_loading_bars()
+        from privfed.cli.run_file import start_from_sparse as written
+
+        file, left_out = written(config, folder)
+        _say(f"{file}: LoRA as the sparse update, of whose norm the rank leaves out {left_out:.3g}")
+
+
 @app.command(name="key-holder")
 def key_holder(
     identity: HolderIdentity,

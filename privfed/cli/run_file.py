@@ -119,10 +119,56 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         seed=seed,
         state_folder=state_folder,
         enrolment=_enrolment(root.optional("parties"), path.parent),
+        start=_start(root, path.parent),
         **others_of(root, path),
     )
     root.end()
     return result
+
+
+def start_from_sparse(config: Path, folder: Path) -> tuple[Path, float]:
+    """Write the file that a configuration names as `start`, from a sparse update that was trained.
+
+    Args:
+        config: of the second run of SLoRA, with LoRA.
+        folder: the `adapter` folder of the first run, with a sparse update.
+
+    Returns:
+        The file, and the share of the norm of the update that the rank leaves out.
+
+    Raises:
+        ConfigError: if `config` names no `start`, one that is there, or another adapter.
+        ModelError: if `folder` holds no sparse update that was trained, or of other modules.
+    """
+    from privfed.models.slora import start_lora_from_sparse_update
+
+    root = parsed(config)
+    named: str | None = root.take("start", str, None)
+    lora = _adapter(root.section("adapter"))
+    if named is None:
+        raise ConfigError(f'{config} must name the file that is to be written: start = "FILE"')
+    if not isinstance(lora, LoRA):
+        raise ConfigError(f'{config} must have [adapter] kind = "lora", got {lora!r:.80}')
+    if not (folder / "privfed.json").is_file():
+        raise ConfigError(f"{folder} must be the folder `adapter` in that of a run; it holds none")
+    file = config.parent / named
+    if file.exists():
+        raise ConfigError(f"{file} is already there; remove it, or name another file as start")
+    return file, start_lora_from_sparse_update(folder, lora, file)
+
+
+def _start(root: Section, folder: Path) -> Path | None:
+    """The key `start`: a file, relative to the folder of the configuration."""
+    named: str | None = root.take("start", str, None)
+    if named is None:
+        return None
+    file = folder / named
+    if not file.is_file():
+        raise ConfigError(
+            f"start must be a file with an initial adapter; there is none at {file}. For SLoRA, "
+            "`privfed start-from-sparse` writes it"
+        )
+    return file
 
 
 def others_of(root: Section, path: Path) -> dict[str, Any]:

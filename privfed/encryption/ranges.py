@@ -8,7 +8,7 @@ add: what is worked out from them tells nothing new.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -34,29 +34,45 @@ _SIGNIFICANT_BITS: Final = 12
 
 
 def next_range(
-    mean: NDArray[np.float64], *, filled: int, clients: int, bits: int | None, largest: float
+    mean: NDArray[np.float64], *, filled: int, loudest: float, bits: int | None, largest: float
 ) -> float:
     """The public range of the next round, from the mean that this round released.
 
-    The noise of one client's update is sqrt(clients) times that of the mean. The range leaves room
-    for its largest coordinate and for six standard deviations, less where the step would then be
+    The noise of one client's update is that of the mean times `loudest`. The range leaves room for
+    its largest coordinate and for six standard deviations, less where the step would then be
     too wide, and never grows beyond what the public settings give. It is rounded up to 12
     significant bits, so that clients whose processors add in another order come to the same.
 
     Args:
         mean: released mean update, shape (params,).
         filled: how many of its coordinates clients may fill; the others are zero.
-        clients: how many contributed.
+        loudest: as `loudest_over_mean` has it.
         bits: of one quantised value; None for floats, which have no step.
         largest: the range from public settings.
     """
     peak = _HEADROOM * float(np.abs(mean).max())
-    several = math.sqrt(clients)
-    deviation = several * math.sqrt(float(np.square(mean).sum()) / filled)
-    narrowed = max(several * peak, _DEVIATIONS * deviation)
+    deviation = loudest * math.sqrt(float(np.square(mean).sum()) / filled)
+    narrowed = max(loudest * peak, _DEVIATIONS * deviation)
     if bits is not None:
         narrowed = max(peak, min(narrowed, _FINE * max_magnitude(bits) * deviation))
     return min(largest, _rounded_up(narrowed)) if narrowed > 0 else largest
+
+
+def loudest_over_mean(
+    weights: Mapping[str, float], noise: Mapping[str, float], contributors: Sequence[str]
+) -> float:
+    """Deviation of the noise in the loudest weighted update over that in the mean of a round.
+
+    For clients alike, of weight 1, that is the square root of the number of contributors.
+
+    Args:
+        weights: of every client: the loudest may train in the next round, and not in this one.
+        noise: of their updates before their weights, in any unit.
+        contributors: whose updates are in the mean.
+    """
+    weighted = {client: weight * noise[client] for client, weight in weights.items()}
+    together = math.hypot(*(weighted[client] for client in contributors))
+    return max(weighted.values()) * math.fsum(weights[one] for one in contributors) / together
 
 
 def _rounded_up(value: float) -> float:

@@ -179,6 +179,11 @@ class FedAvg:
         moved[mask] += self.server_learning_rate * mean[: int(mask.sum())]
         return replace(state, adapter=moved.astype(np.float32))
 
+    def figures(self, state: GlobalState) -> dict[str, float]:
+        """None."""
+        del state
+        return {}
+
     def left(self, state: GlobalState) -> NDArray[np.float32]:
         """The newest adapter."""
         return state.adapter

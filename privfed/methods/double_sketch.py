@@ -44,6 +44,10 @@ ROWS: Final = "sketch.rows"
 RESIDUAL: Final = "sketch.residual"
 """In the memory: of each module an estimate of |W - Q X| / |M|, the share of the round's step that
 the width, the public range and rounding could not hold; shape (modules,)."""
+LOST: Final = "share of the step lost in the sketch"
+"""Figure of a round: the largest of RESIDUAL."""
+CUT: Final = "share of the product cut to the rank"
+"""Figure of a round: the largest of TRUNCATED."""
 TRUNCATED: Final = "sketch.truncated"
 """In the memory: of each module the share of the sum of W's singular values beyond the rank; shape
 (modules,)."""
@@ -147,6 +151,11 @@ class DoubleSketch(FedAvg):
             name: np.array(values, dtype=np.float32)[in_order] for name, values in shares.items()
         }
         return replace(state, adapter=moved.astype(np.float32), memory=memory)
+
+    def figures(self, state: GlobalState) -> dict[str, float]:
+        """Of the module that lost most: what the sketch could not hold, and what was cut."""
+        shown = {LOST: RESIDUAL, CUT: TRUNCATED}
+        return {name: float(state.memory[key].max()) for name, key in shown.items()}
 
     def products(
         self,

@@ -174,7 +174,7 @@ class Trained:
 
 FUNCTIONS: Final = (
     *("describe", "check", "weights", "begin", "start", "trains", "uploads", "correction", "local"),
-    *("keeps", "releases", "next", "left", "which_is_left"),
+    *("keeps", "releases", "next", "figures", "left", "which_is_left"),
 )
 """What every method has."""
 
@@ -345,6 +345,17 @@ class Method(Protocol):
             sums: of the contributors' weighted vectors, by the names of `uploads`.
             contributors: whose vectors are in the sums, sorted.
             round_: that was played.
+        """
+        ...
+
+    def figures(self, state: GlobalState) -> dict[str, float]:
+        """What the record and the report of a round show of its state, by readable names.
+
+        Numbers from 0 on. They are computed from the state alone, which is released, so they are
+        post-processing and cost no epsilon.
+
+        Args:
+            state: after the round.
         """
         ...
 

@@ -111,7 +111,7 @@ def signs(pair: FactorPair, width: int, number: int) -> tuple[Matrix, Matrix]:
         stream = hashlib.shake_256(canonical_json(["privfed signs 1", number, pair.name, side]))
         octets = np.frombuffer(stream.digest(-(-count // 8)), dtype=np.uint8)
         bits = np.unpackbits(octets)[:count].reshape(shape)
-        drawn.append(1.0 - 2.0 * bits)
+        drawn.append(1.0 - 2.0 * bits.astype(np.float64))
     omega, psi = drawn
     return omega, psi
 
@@ -136,13 +136,11 @@ def sizes(b: Matrix, a: Matrix, modules: Sketched) -> tuple[Matrix, Matrix]:
     a_omega = transposed(signed_sums(transposed(modules.omega), transposed(a)))
     of_a = _largest(a_omega, axis=-2)
     of_b = _largest(signed_sums(modules.psi, b), axis=-1)
-    columns = np.sqrt(of_a + inputs * _largest(b, axis=-1))
-    rows = np.sqrt(of_b + outputs * _largest(a, axis=-2))
-    return _above_zero(columns), _above_zero(rows)
-
-
-def _above_zero(size: Matrix) -> Matrix:
-    return np.asarray(np.where(size > 0, size, 1.0)[:, None, None], dtype=np.float64)
+    columns: Matrix = np.sqrt(of_a + inputs * _largest(b, axis=-1))
+    rows: Matrix = np.sqrt(of_b + outputs * _largest(a, axis=-2))
+    for size in (columns, rows):
+        size[size == 0] = 1.0
+    return columns[:, None, None], rows[:, None, None]
 
 
 def _largest(matrix: Matrix, axis: int) -> Matrix:

@@ -148,6 +148,10 @@ class Wrapped:
         moved = self.of.next(self.inside(state), sums, contributors, round_)
         return replace(moved, memory={**moved.memory, **self.remembered(state)})
 
+    def figures(self, state: GlobalState) -> dict[str, float]:
+        """Those of the method inside."""
+        return self.of.figures(self.inside(state))
+
     def left(self, state: GlobalState) -> NDArray[np.float32]:
         """The adapter that the run evaluates, and leaves if it ends here."""
         return self.of.left(self.inside(state))

@@ -98,7 +98,8 @@ def measured(parts: Sequence[Closed]) -> Measured | None:
 def rounds(parts: Sequence[Closed]) -> tuple[RoundRecord, ...]:
     """Rounds with what each client spent, the worst metric and the most bytes and seconds.
 
-    Signal to noise is the least that any states, and unknown where one does not state it.
+    Signal to noise is the least that any states, and unknown where one does not state it; figures
+    of the method are the largest, of names that all state.
     """
     merged = []
     for same in zip(*(part.report.rounds for part in parts), strict=True):
@@ -110,6 +111,7 @@ def rounds(parts: Sequence[Closed]) -> tuple[RoundRecord, ...]:
                 same[0],
                 value=worst(row.value for row in same),
                 signal_to_noise=min(ratios) if len(ratios) == len(same) else None,
+                figures=_largest_figures(same),
                 bytes_up=max(row.bytes_up for row in same),
                 bytes_down=max(row.bytes_down for row in same),
                 bytes_holder=max(row.bytes_holder for row in same),
@@ -120,6 +122,11 @@ def rounds(parts: Sequence[Closed]) -> tuple[RoundRecord, ...]:
             )
         )
     return tuple(merged)
+
+
+def _largest_figures(same: Sequence[RoundRecord]) -> dict[str, float]:
+    names = [name for name in same[0].figures if all(name in row.figures for row in same)]
+    return {name: max(row.figures[name] for row in same) for name in names}
 
 
 def baseline(parts: Sequence[Closed]) -> dict[str, float]:
@@ -161,6 +168,11 @@ def _own_values(report: BudgetReport) -> dict[str, str]:
         f"rounds.{row.round}.signal_to_noise": f"{row.signal_to_noise:.3g}"
         for row in report.rounds
         if row.signal_to_noise is not None
+    }
+    ratios |= {
+        f"rounds.{row.round}.{name}": f"{value:.3g}"
+        for row in report.rounds
+        for name, value in row.figures.items()
     }
     before = {f"baseline.{report.metric}": f"{report.baseline[report.metric]:.4g}"}
     return {**texts, **before, **metrics, **ratios}

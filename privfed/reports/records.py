@@ -16,6 +16,7 @@ _MAY_BE_EMPTY: Final = {
     "rounds",
     "releases",
     "absent",
+    "figures",
     "attack",
     "not_closed",
     "differences",

@@ -1,10 +1,16 @@
 """What rounds did, complete or given up, in public numbers and fixed sentences."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
+
+from privfed.checks import is_number
+
+_LONGEST_NAME: Final = 80
+"""Characters of the name of a figure."""
 
 
 def rounded_up(epsilon: float, digits: int = 4) -> str:
@@ -15,6 +21,18 @@ def rounded_up(epsilon: float, digits: int = 4) -> str:
 def rounded_down(epsilon: float, digits: int = 4) -> str:
     """A lower bound as text, never above its value."""
     return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_FLOOR))
+
+
+def are_figures(values: object) -> bool:
+    """Whether these are figures of a method: finite numbers from 0 on, by short printable names."""
+    return isinstance(values, Mapping) and all(
+        isinstance(name, str)
+        and name.isprintable()
+        and 0 < len(name) <= _LONGEST_NAME
+        and is_number(value)
+        and 0 <= value <= sys.float_info.max
+        for name, value in values.items()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +47,8 @@ class RoundRecord:
         value: of the metric on held-out text, after the round.
         signal_to_noise: norm of the released mean update over that of the noise in it, about 1
             where there is little but noise; None where the noise is not known.
+        figures: what the method shows of the state that the round released, by readable names;
+            post-processing.
         bytes_up: from clients to the aggregator: accepted updates and answers, whole messages, and
             not the short statements around them; 0 where a crash left nothing of a round but its
             result.
@@ -48,6 +68,7 @@ class RoundRecord:
     metric: str
     value: float
     signal_to_noise: float | None
+    figures: Mapping[str, float]
     bytes_up: int
     bytes_down: int
     bytes_holder: int

@@ -40,6 +40,7 @@ from privfed.protocol.kinds import (
     ABSENT,
     CONTRIBUTORS,
     EPSILON,
+    FIGURES,
     LEDGER,
     METRIC_VALUE,
     MISSING,
@@ -61,6 +62,7 @@ from privfed.protocol.signing import (
     signed_message,
 )
 from privfed.protocol.terms import RoundPlan
+from privfed.reports.round_record import are_figures
 
 _COMMON: Final = (NEXT_BASE, RELEASED, NEXT_RANGE)
 """What clients that opened the same sum state alike; real numbers depend on how each computes."""
@@ -82,6 +84,8 @@ class Released:
         metric: of the adapter on held-out text: the median of what they stated.
         signal_to_noise: of the released mean: the median of what they stated; None if no more than
             half of them know it.
+        figures: what the method shows of the released state: of each name that more than half of
+            them state the median.
         note: what the released mean shows to be wrong with the public range, or None.
         epsilon: what each client that opened the sum stated to have spent; only its ledger proves
             it.
@@ -102,6 +106,7 @@ class Released:
     public_range: float
     metric_value: float
     signal_to_noise: float | None
+    figures: Mapping[str, float]
     note: str | None
     epsilon: Mapping[str, float]
     anchors: Mapping[str, Anchor]
@@ -262,6 +267,7 @@ class AggregatorRound:
             public_range=common[NEXT_RANGE],
             metric_value=metric_value,
             signal_to_noise=_median([stated[name][SIGNAL_TO_NOISE] for name in opened]),
+            figures=_figures([stated[name][FIGURES] for name in opened]),
             note=_note([stated[name][NOTE] for name in opened]),
             epsilon={name: one[EPSILON] for name, one in stated.items()},
             anchors={name: anchor_from_json(one[LEDGER]) for name, one in stated.items()},
@@ -301,7 +307,8 @@ class AggregatorRound:
     def _opened(self, envelope: Envelope, contributors: Sequence[str]) -> Mapping[str, Any]:
         terms, sender = self.summing.terms_of_run(self.plan.round), envelope.statement.sender
         require_terms(envelope.statement, kind=OPENED, terms=terms)
-        states = {*_COMMON, CONTRIBUTORS, METRIC_VALUE, SIGNAL_TO_NOISE, NOTE, EPSILON, LEDGER}
+        states = {*_COMMON, CONTRIBUTORS, METRIC_VALUE, SIGNAL_TO_NOISE, FIGURES, NOTE}
+        states |= {EPSILON, LEDGER}
         stated = exact_values(envelope, terms, states=states)
         if stated[CONTRIBUTORS] != list(contributors):
             raise MessageError(f"{sender!r} must have opened the sum that was sent")
@@ -312,6 +319,8 @@ class AggregatorRound:
             raise MessageError(f"{sender!r} must state its metric as a number")
         if ratio is not None and not is_number(ratio):
             raise MessageError(f"{sender!r} must state signal to noise as a number, 0 or above")
+        if not are_figures(stated[FIGURES]):
+            raise MessageError(f"{sender!r} must state figures as numbers, 0 or above, by names")
         texts = (stated[NEXT_BASE], stated[RELEASED])
         if not all(isinstance(text, str) for text in texts) or not isinstance(note, str | None):
             raise MessageError(f"{sender!r} must state texts as texts")
@@ -329,6 +338,13 @@ def _median(stated: Sequence[float | None]) -> float | None:
     """
     values = [value for value in stated if value is not None]
     return statistics.median_low(values) if 2 * len(values) > len(stated) else None
+
+
+def _figures(stated: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By name the lower median, of what more than half of the clients state."""
+    names = sorted({name for figures in stated for name in figures})
+    medians = {name: _median([figures.get(name) for figures in stated]) for name in names}
+    return {name: value for name, value in medians.items() if value is not None}
 
 
 def _note(notes: Sequence[str | None]) -> str | None:

@@ -347,6 +347,7 @@ class AggregatorRun:
             metric=self.proposal.metric,
             value=released.metric_value,
             signal_to_noise=released.signal_to_noise,
+            figures=released.figures,
             bytes_up=released.bytes_up,
             bytes_down=released.bytes_down,
             bytes_holder=released.bytes_holder,

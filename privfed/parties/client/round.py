@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from privfed.encryption.ranges import next_range, range_warning
+from privfed.encryption.ranges import loudest_over_mean, next_range, range_warning
 from privfed.methods.averaging import weighted_mean
 from privfed.methods.method import GlobalState, Method, Round, SentVector
 from privfed.methods.signal_to_noise import signal_to_noise
@@ -43,12 +43,14 @@ class Moved:
         metric_value: of the adapter that the run leaves, on held-out text.
         signal_to_noise: norm of the released mean update over that of its noise; None where that is
             not known.
+        figures: what the method shows of the released state, by name.
         note: what the released mean shows to be wrong with the public range; None if nothing is.
     """
 
     progress: Progress
     metric_value: float
     signal_to_noise: float | None
+    figures: Mapping[str, float]
     note: str | None
 
 
@@ -125,7 +127,7 @@ class Transition:
             round=number,
             state=state,
             base=state.digest(),
-            public_range=self._range_after(mean, filled, len(contributors)),
+            public_range=self._range_after(mean, filled, round_, contributors),
         )
         return Moved(
             progress=moved,
@@ -133,6 +135,7 @@ class Transition:
             signal_to_noise=signal_to_noise(
                 self.method, progress.state, sums, contributors, round_
             ),
+            figures=self.method.figures(state),
             note=self._note(mean, filled, contributors, progress.public_range),
         )
 
@@ -140,11 +143,18 @@ class Transition:
     def _bits(self) -> int | None:
         return self.summation.bits if isinstance(self.summation, FixedPoint) else None
 
-    def _range_after(self, mean: NDArray[np.float64], filled: int, clients: int) -> float:
+    def _range_after(
+        self, mean: NDArray[np.float64], filled: int, round_: Round, contributors: Sequence[str]
+    ) -> float:
         if not self.summation.follow_released:
             return self.largest_range
+        noise = round_.noise or {client: math.sqrt(steps) for client, steps in self.steps.items()}
         return next_range(
-            mean, filled=filled, clients=clients, bits=self._bits, largest=self.largest_range
+            mean,
+            filled=filled,
+            loudest=loudest_over_mean(self.weights, noise, contributors),
+            bits=self._bits,
+            largest=self.largest_range,
         )
 
     def _note(

@@ -98,7 +98,12 @@ def begun(
     noise_multipliers = {name: one.noise_multiplier for name, one in everybody.items()}
     _require_usable(noise_multipliers, agreement.weights, settings.privacy.expected_batch_size)
     derived = range_from_public_settings(
-        settings.privacy, settings.training, noise_multipliers, settings.steps
+        settings.privacy,
+        settings.training,
+        noise_multipliers,
+        settings.steps,
+        _weights(settings, everybody),
+        proposal.min_clients,
     )
     return Starting(
         run=run,
@@ -199,11 +204,10 @@ def _agreement(
     if not facts:
         raise ConfigError("a run needs clients that take part")
     first = next(iter(facts.values()))
-    sizes = {name: one.client["public_size"] for name, one in facts.items()}
     return Agreement(
         settings=proposal.settings,
         clients=tuple(one.client for one in facts.values()),
-        weights=settings.method.weights(sizes, settings.steps),
+        weights=_weights(settings, facts),
         base_model=first.base_model,
         layout=first.layout,
         num_params=first.num_params,
@@ -211,3 +215,8 @@ def _agreement(
         tokenizer=first.tokenizer,
         min_clients=settings.min_clients,
     )
+
+
+def _weights(settings: FederationSettings, facts: Mapping[str, Facts]) -> dict[str, float]:
+    sizes = {name: one.client["public_size"] for name, one in facts.items()}
+    return settings.method.weights(sizes, settings.steps)

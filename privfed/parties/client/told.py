@@ -7,7 +7,7 @@ from privfed.checks import is_number
 from privfed.errors import IdentityError, MessageError
 from privfed.identity.names import check_name
 from privfed.protocol.kinds import GIVEN_UP, LEFT_OUT, NEXT_BASE, RELEASED, ROUNDS
-from privfed.reports.round_record import Abandoned, RoundRecord
+from privfed.reports.round_record import Abandoned, RoundRecord, are_figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,8 @@ class Told:
             ratio = 0.0 if row.signal_to_noise is None else row.signal_to_noise
             if not all(is_number(one) for one in (row.round, row.value, ratio, *sizes, *times)):
                 raise TypeError("numbers must be numbers")
+            if not are_figures(row.figures):
+                raise ValueError("figures must be numbers, 0 or above, by names")
             if min(ratio, *sizes, *times) < 0 or not row.clients:
                 raise ValueError("numbers must be those of a round that clients took part in")
 

@@ -128,6 +128,7 @@ def _round_record(run, number, value):
         metric="accuracy",
         value=value,
         signal_to_noise=1.0 + 0.25 * number,
+        figures={},
         bytes_up=9_600 * number,
         bytes_down=7_200 * number,
         bytes_holder=0,

@@ -17,6 +17,7 @@ from privfed import (
     Computation,
     FedAvg,
     Federation,
+    FedNova,
     LoRA,
     NoisySize,
     Precision,
@@ -268,7 +269,8 @@ def test_the_range_is_that_of_the_client_that_can_move_most():
     training = TrainingConfig(learning_rate=0.5)
 
     def of(noise, steps):
-        return range_from_public_settings(PRIVACY, training, noise, steps)
+        alike = dict.fromkeys(noise, 1.0)
+        return range_from_public_settings(PRIVACY, training, noise, steps, alike, 1)
 
     noise, steps = {"a": 4.0, "b": 1.0}, {"a": 1, "b": 9, "absent": 100}
     assert of(noise, steps) == of({"b": 1.0}, steps) > of({"a": 4.0}, steps)
@@ -280,6 +282,26 @@ def test_the_range_is_that_of_the_client_that_can_move_most():
         )
         assert client.describe(PRIVACY) == declared().describe(PRIVACY)
         assert "a note" not in repr(client)
+
+
+def test_an_update_counts_by_its_weight_in_the_range():
+    """Move for move, and as if those of larger weight left as far as they may."""
+    training = TrainingConfig(learning_rate=0.5)
+    noise, steps = dict.fromkeys("abcd", 2.0), {"a": 2, "b": 3, "c": 11, "d": 4}
+    weights = FedNova().weights(dict.fromkeys(noise, 50), steps)
+
+    def of(least, **changed):
+        return range_from_public_settings(
+            PRIVACY, training, noise, steps, {**weights, **changed}, least
+        )
+
+    one = range_from_public_settings(PRIVACY, training, {"a": 2.0}, {"a": 1}, {"a": 1.0}, 1)
+    assert [of(least) / one for least in (4, 3, 2, 1)] == pytest.approx([2, 3, 4, 11])
+    assert of(4, c=1.0) / one == pytest.approx(11)
+    for gone in "abcd":
+        left = [client for client in steps if client != gone]
+        grown = FedNova().weights(dict.fromkeys(left, 50), steps)
+        assert max(grown[client] * steps[client] for client in left) <= of(3) / one * (1 + 1e-12)
 
 
 def test_it_needs_no_torch():

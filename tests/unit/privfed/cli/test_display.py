@@ -24,6 +24,7 @@ class TestTheTable:
             "metric": "accuracy",
             "value": 0.51234,
             "signal_to_noise": 1.0625,
+            "figures": {},
             "bytes_up": 1234567,
             "bytes_down": 1000,
             "bytes_holder": 0,
@@ -54,6 +55,13 @@ class TestTheTable:
     def test_where_the_noise_is_not_known_there_is_no_ratio(self):
         lines = self.printed(self.record(signal_to_noise=None))
         assert lines[2].split()[3:6] == ["0.5123", "-", "1,234,567"]
+
+    def test_figures_of_the_method_come_below(self):
+        lines = self.printed(self.record(figures={"share of the step lost": 0.012345, "cut": 0.5}))
+        assert [line.strip() for line in lines[3:]] == [
+            "share of the step lost: 0.0123",
+            "cut: 0.5",
+        ]
 
     def test_the_rounds_before_a_resume_come_first(self):
         lines = self.printed(self.record(round=2), past=(self.record(absent=("c",)),))

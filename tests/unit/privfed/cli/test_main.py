@@ -29,7 +29,7 @@ from privfed.storage.checkpoint import load_latest
 from tests.unit.privfed.cli.between import write
 from tests.unit.privfed.cli.configurations import changed
 
-COMMANDS = ("demo", "run", "report", "roster", "key-holder")
+COMMANDS = ("demo", "run", "report", "roster", "start-from-sparse", "key-holder")
 MAIN = [sys.executable, "-c", "from privfed.cli.main import main; main()"]
 HEAVY = ("torch", "transformers", "peft", "opacus", "tenseal", "dp_accounting", "scipy", "pandas")
 PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
@@ -112,6 +112,56 @@ def config(tmp_path, bert_folder, topic_records):
     path = tmp_path / "wards.toml"
     path.write_text(CONFIGURATION.format(base=bert_folder), encoding="utf-8")
     return path
+
+
+class TestStartFromSparse:
+    """A sparse update as a run leaves it, and the configuration of the run that goes on."""
+
+    @pytest.fixture
+    def trained(self, tmp_path, bert_folder):
+        from tests.unit.privfed.models import test_slora
+
+        task = privfed.Classification(
+            base=bert_folder, labels=("sport", "money", "culture"), max_length=12
+        )
+        adapter = privfed.SparseUpdate(target_modules=("query",), share=0.1)
+        test_slora.trained(task, tmp_path / "adapter", adapter=adapter)
+        return tmp_path / "adapter"
+
+    def changed(self, config, *changes):
+        text = config.read_text(encoding="utf-8")
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        config.write_text(text, encoding="utf-8")
+
+    def test_the_file_is_what_the_function_writes_and_a_run_begins_with_it(self, config, trained):
+        from privfed.cli.run_file import load_federation
+
+        self.changed(config, ("seed = 3", 'seed = 3\nstart = "first.safetensors"'))
+        result = invoke("start-from-sparse", trained, config)
+        file, expected = config.parent / "first.safetensors", config.parent / "by-hand.safetensors"
+        share = privfed.start_lora_from_sparse_update(
+            trained, privfed.LoRA(rank=1, target_modules=("query",)), expected
+        )
+        assert file.read_bytes() == expected.read_bytes()
+        assert 0.1 < share < 1
+        assert f"the rank leaves out {share:.3g}" in " ".join(result.output.split())
+        assert load_federation(config).start == file
+        with pytest.raises(ConfigError, match="is already there"):
+            invoke("start-from-sparse", trained, config)
+
+    def test_what_it_needs_is_said(self, config, trained):
+        with pytest.raises(ConfigError, match='must name the file .*: start = "FILE"'):
+            invoke("start-from-sparse", trained, config)
+        self.changed(config, ("seed = 3", 'seed = 3\nstart = "first.safetensors"'))
+        with pytest.raises(ConfigError, match="must be the folder `adapter` in that of a run"):
+            invoke("start-from-sparse", config.parent, config)
+        lora = 'kind = "lora"\nrank = 1\ntarget_modules = ["query"]'
+        self.changed(config, (lora, 'kind = "bias"'))
+        with pytest.raises(ConfigError, match='must have .adapter. kind = "lora"'):
+            invoke("start-from-sparse", trained, config)
+        assert not (config.parent / "first.safetensors").exists()
 
 
 class TestQuestions:

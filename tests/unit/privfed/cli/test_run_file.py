@@ -330,6 +330,16 @@ class TestOtherChoices:
         with pytest.raises(ConfigError, match="the rank of south"):
             load(settings)
 
+    def test_a_start_is_a_file_beside_the_configuration(self, load, settings, tmp_path):
+        assert load(settings).start is None
+        settings["start"] = "first.safetensors"
+        with pytest.raises(
+            ConfigError, match=r"start must be a file.*there is none at .*first\.saf"
+        ):
+            load(settings)
+        (tmp_path / "first.safetensors").write_bytes(b"an adapter")
+        assert load(settings).start == tmp_path / "first.safetensors"
+
     def test_how_many_train_in_a_round(self, load, settings):
         settings["federation"] |= {"min_clients": 3, "clients_per_round": 3}
         assert load(settings).clients_per_round == 3

@@ -10,7 +10,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from privfed.encryption.fixedpoint import decode, encode, max_magnitude, step
-from privfed.encryption.ranges import next_range, noise_of_update, range_warning
+from privfed.encryption.ranges import (
+    loudest_over_mean,
+    next_range,
+    noise_of_update,
+    range_warning,
+)
 from privfed.errors import ConfigError
 
 PARAMS = 20_000
@@ -209,7 +214,7 @@ class TestFewBits:
 
 class TestTheNextRange:
     def asked(self, **changes):
-        values = {"filled": 4, "clients": 9, "bits": 12, "largest": 1000.0}
+        values = {"filled": 4, "loudest": 3.0, "bits": 12, "largest": 1000.0}
         return {**values, **changes}
 
     def test_by_hand(self):
@@ -244,9 +249,21 @@ class TestTheNextRange:
         public_range = 120.0
         for _ in range(8):
             mean = released(public_range, bits, **ALIKE)
-            public_range = next_range(mean, filled=PARAMS, clients=4, bits=bits, largest=120.0)
+            public_range = next_range(mean, filled=PARAMS, loudest=2.0, bits=bits, largest=120.0)
         assert 0.09 < public_range < 0.2
         assert warning(public_range, bits=bits, known=False, **ALIKE) is None
+
+
+def test_the_loudest_of_unequal_clients_by_hand():
+    """3 and 4 have the norm 5, over the weights' sum 1.5: the mean has 10/3, the loudest 4.
+
+    One that was not drawn may be louder, with 6.
+    """
+    weights, noise = {"a": 1.0, "b": 0.5, "c": 0.25}, {"a": 3.0, "b": 8.0, "c": 8.0}
+    assert loudest_over_mean(weights, noise, ["a", "b"]) == pytest.approx(1.2)
+    assert loudest_over_mean(weights, {**noise, "c": 24.0}, ["a", "b"]) == pytest.approx(1.8)
+    alike = dict.fromkeys("abcdefghi", 1.0)
+    assert loudest_over_mean(alike, alike, list(alike)) == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(("steps", "momentum"), [(1, 0.0), (3, 0.0), (4, 0.9)])

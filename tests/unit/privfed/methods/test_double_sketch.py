@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from accountants import PoissonGaussian
-from privfed import DoubleSketch, FedAdam, FedAvg, FedAvgM, TailAveraging
+from privfed import DoubleSketch, FedAdam, FedAvg, FedAvgM, MixedRanks, TailAveraging
 from privfed.errors import ConfigError
 from privfed.methods import sketches
-from privfed.methods.double_sketch import COLUMNS, RESIDUAL, ROWS, TRUNCATED
+from privfed.methods.double_sketch import COLUMNS, CUT, LOST, RESIDUAL, ROWS, TRUNCATED
 from privfed.methods.factors import pairs_of
 from privfed.methods.method import DELTA, GlobalState, Round, Trained
 from privfed.protocol.layout import Layout
@@ -168,6 +168,19 @@ def test_a_narrow_sketch_says_how_much_of_the_step_it_lacks():
         assert lacks > 0.1
         assert 0.5 < residual / lacks < 2
         assert memory[RESIDUAL][position] == pytest.approx(residual, rel=1e-6)
+
+
+def test_the_figures_of_a_round_are_those_of_the_module_that_lost_most():
+    """From the state alone, also where another method is around."""
+    memory = {
+        RESIDUAL: np.array([0.125, 0.5], np.float32),
+        TRUNCATED: np.array([0.75, 0.25], np.float32),
+    }
+    state = GlobalState(adapter=adapter(1), memory=memory)
+    expected = {LOST: 0.5, CUT: 0.75}
+    assert DoubleSketch(width=4).figures(state) == expected
+    assert MixedRanks(of=DoubleSketch(width=4), ranks={"north": 1}).figures(state) == expected
+    assert FedAvg().figures(state) == {}
 
 
 def test_a_product_that_is_zero_leaves_rows_that_can_learn():

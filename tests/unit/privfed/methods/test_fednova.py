@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from privfed import (
     SGD,
     AdamW,
+    Budget,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -18,9 +20,13 @@ from privfed import (
     FedNova,
     FedYogi,
     MixedRanks,
+    Neighbouring,
+    PrivacyConfig,
     TailAveraging,
     TrainingConfig,
 )
+from privfed.agreement import range_from_public_settings
+from privfed.encryption.fixedpoint import decode, encode
 from privfed.errors import ConfigError
 from privfed.methods.method import DELTA
 from tests.unit.privfed.methods import vectors
@@ -152,3 +158,48 @@ def test_it_describes_itself():
         "server_learning_rate": 0.5,
         "upload_share": 1.0,
     }
+
+
+class TestTheRange:
+    STEPS = MappingProxyType({"a": 2, "b": 3, "c": 11})
+
+    def rounding_error(self, method, weights_of_range=None):
+        """Root mean square of what 8 bits add to a round's move, where nothing is clipped."""
+        privacy = PrivacyConfig(
+            budget=Budget(epsilon=2.0, delta=1e-5),
+            neighbouring=Neighbouring.ADD_REMOVE,
+            record="one note",
+            expected_batch_size=64,
+        )
+        weights = method.weights(dict.fromkeys(self.STEPS, 100), self.STEPS)
+        bound = range_from_public_settings(
+            privacy,
+            TrainingConfig(learning_rate=0.5),
+            dict.fromkeys(self.STEPS, 1.5),
+            self.STEPS,
+            weights_of_range or weights,
+            3,
+        )
+        random, length = np.random.default_rng(1), 50_000
+        round_ = vectors.round_of(3, weights, length=length, steps=self.STEPS)
+        exact, rounded = np.zeros(length), np.zeros(length)
+        for client, steps in self.STEPS.items():
+            update = weights[client] * random.normal(0, 0.006 * np.sqrt(steps), size=length)
+            numbers = encode(update, public_range=bound, bits=8, uniforms=random.random(length))
+            exact += update
+            rounded += decode(numbers, public_range=bound, bits=8)
+            assert np.abs(update).max() < bound, "nothing is clipped"
+        state = method.begin(np.zeros(length, np.float32))
+        states = [method.next(state, {DELTA: one}, "abc", round_) for one in (exact, rounded)]
+        return float(np.std(states[1].adapter - states[0].adapter))
+
+    def test_few_bits_round_it_no_more_than_fedavg(self):
+        """Every weighted update moves as far as one of 2 steps, not of 11.
+
+        The error of sqrt(3) roundings to a range R times 2/11, times f = 1.643 over the sum of
+        weights 1.848, is 0.485 of FedAvg's sqrt(3) R / 3.
+        """
+        nova, average = self.rounding_error(FedNova()), self.rounding_error(FedAvg())
+        assert nova / average == pytest.approx(0.485, rel=0.02)
+        wide = self.rounding_error(FedNova(), dict.fromkeys(self.STEPS, 1.0))
+        assert wide / average == pytest.approx(0.485 * 11 / 2, rel=0.02)

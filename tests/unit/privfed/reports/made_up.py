@@ -87,6 +87,7 @@ ROUND_RECORD = RoundRecord(
     metric="accuracy",
     value=0.25,
     signal_to_noise=1.375,
+    figures={},
     bytes_up=10,
     bytes_down=20,
     bytes_holder=0,

@@ -133,6 +133,14 @@ class TestFigures:
         ]
         assert merging.rounds(parts)[0].signal_to_noise == shown
 
+    def test_figures_of_the_method_are_the_largest_of_those_that_all_state(self):
+        stated = [{"lost": 0.5, "cut": 0.25}, {"lost": 0.75}]
+        parts = [
+            part(f"client-{number}", rounds=(replace(ROUND_RECORD, figures=one),))
+            for number, one in enumerate(stated, start=1)
+        ]
+        assert merging.rounds(parts)[0].figures == {"lost": 0.75}
+
     def test_what_each_spent_is_its_own_and_costs_are_the_largest(self):
         rows = (
             replace(ROUND_RECORD, seconds=2.5, bytes_up=11, seconds_opening=0.01),

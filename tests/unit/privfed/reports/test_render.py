@@ -92,6 +92,25 @@ def test_an_absent_client_is_named_in_its_round():
     assert cells == ["1", "2", "client-3", "1.5000", "0.25", "1.38", "10", "20", "0.5"]
 
 
+def test_figures_of_the_method_are_shown_with_their_names():
+    """A round that lacks one has an empty cell; where no round has any, there is no table."""
+    assert "What the method shows" not in render_html(report(rounds=(ROUND_RECORD,)))
+    rows = [
+        replace(ROUND_RECORD, round=1, figures={"share <lost>": 0.125, "share cut": 0.5}),
+        replace(ROUND_RECORD, round=2, figures={"share cut": 0.0625}),
+    ]
+    html = render_html(report(rounds=tuple(rows)))
+    table = html[html.index("What the method shows") :]
+    table = table[: table.index("</table>")]
+    assert "costs no epsilon" in table
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", table) == [
+        "round",
+        "share &lt;lost&gt;",
+        "share cut",
+    ]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", table) == ["1", "0.125", "0.5", "2", "", "0.0625"]
+
+
 def test_signal_to_noise_is_shown_where_it_is_known():
     """In no round: no column; in one of two: a cell of the other stays empty."""
     known, unknown = ROUND_RECORD, replace(ROUND_RECORD, round=2, signal_to_noise=None)

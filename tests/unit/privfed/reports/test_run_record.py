@@ -16,6 +16,7 @@ ROUND_RECORD = RoundRecord(
     metric="accuracy",
     value=0.75,
     signal_to_noise=1.375,
+    figures={},
     bytes_up=100,
     bytes_down=200,
     bytes_holder=0,

@@ -39,6 +39,7 @@ ROW = RoundRecord(
     metric="accuracy",
     value=0.75,
     signal_to_noise=1.375,
+    figures={},
     bytes_up=1,
     bytes_down=2,
     bytes_holder=0,

@@ -194,6 +194,18 @@ class TestWhatWasOpened:
         released, _ = played(plain, sum=differ)
         assert (released.opened, released.signal_to_noise) == (tuple(NAMES), shown)
 
+    def test_of_each_figure_the_middle_one_counts_if_most_state_it(self, plain):
+        stated = [{"lost": 0.5, "cut": 0.25}, {"lost": 0.125}, {"lost": 2.0}, {"cut": 1.0}]
+
+        def differ(_, replies):
+            return {
+                name: opened_as(replies[name], plain, name, figures=one)
+                for name, one in zip(NAMES, stated, strict=True)
+            }
+
+        released, _ = played(plain, sum=differ)
+        assert (released.opened, released.figures) == (tuple(NAMES), {"lost": 0.5})
+
     def test_nor_with_another_average(self, plain):
         """What the run leaves need not be the adapter, so that a quorum must state it too."""
 
@@ -259,6 +271,11 @@ class TestWhatWasOpened:
             {"signal_to_noise": "1"},
             {"signal_to_noise": -0.5},
             {"signal_to_noise": 10**400},
+            {"figures": [0.5]},
+            {"figures": {"lost": "0.5"}},
+            {"figures": {"lost": -0.5}},
+            {"figures": {"lost": 10**400}},
+            {"figures": {"lost" * 21: 0.5}},
             {"note": 7},
             {"next_base": 7},
             {"contributors": 5},

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from privfed import BFV, CKKS, FedAvg, TailAveraging, TrainingConfig
+from privfed import BFV, CKKS, DoubleSketch, FedAvg, TailAveraging, TrainingConfig
 from privfed.methods.method import GlobalState, vector_digest
 from privfed.parties.client.round import Progress, Transition
 from privfed.protocol.layout import Layout
@@ -100,16 +100,51 @@ class TestTheRange:
         assert rules().after(progress(), 5, TOTAL, ("a", "c")).progress.public_range == 64.0
 
     def test_or_it_follows_what_was_released(self):
-        """Six deviations of the mean (2, 0.5), times the root of two clients; 12 bits, upwards."""
+        """Six deviations of the mean (2, 0.5), times that of the loudest over it; 12 bits, upwards.
+
+        Of weights 1 and 0.5 that is 1.5 / sqrt(1.25).
+        """
         following = rules(summation=BFV(follow_released=True))
         found = following.after(progress(), 5, TOTAL, ("a", "c")).progress.public_range
-        exact = np.sqrt(2) * 6 * np.sqrt((2.0**2 + 0.5**2) / 2)
+        exact = 1.5 / np.sqrt(1.25) * 6 * np.sqrt((2.0**2 + 0.5**2) / 2)
         assert exact <= found <= exact * (1 + 2**-11)
         assert found == int(found * 2**8) / 2**8 > exact
 
     def test_but_never_beyond_the_settings(self):
         following = rules(summation=BFV(follow_released=True), largest_range=7.0)
         assert following.after(progress(), 5, TOTAL, ("a", "c")).progress.public_range == 7.0
+
+    def test_and_leaves_room_for_the_loudest(self):
+        """Weights of 1 and 0.5, and 1 and 9 steps: 1.5 for c, 1 for a, of 1.5 together."""
+        following = rules(summation=BFV(follow_released=True), steps={"a": 1, "b": 2, "c": 9})
+        found = following.after(progress(), 5, TOTAL, ("a", "c")).progress.public_range
+        exact = 6 * np.sqrt((2.0**2 + 0.5**2) / 2) * 1.5 * 1.5 / np.hypot(1.0, 1.5)
+        assert found == pytest.approx(exact, rel=2**-11)
+
+    def test_vectors_longer_than_the_adapter_are_filled(self):
+        """A range six times the deviation in an entry of the sketches, which are 2.75 times longer.
+
+        Counted as long as the adapter, they would seem 1.6 times louder.
+        """
+        layout = Layout(
+            (("q.lora_A.default.weight", (1, 40)), ("q.lora_B.default.weight", (40, 1)))
+        )
+        following = rules(
+            method=DoubleSketch(width=2), summation=BFV(follow_released=True), layout=layout
+        )
+        sums = {
+            one.name: np.random.default_rng(3).normal(size=one.length)
+            for one in following.uploads(5)
+        }
+        length = sum(len(vector) for vector in sums.values())
+        assert length == 280
+        start = GlobalState(adapter=np.ones(80, np.float32))
+        found = following.after(
+            progress(state=start, base=start.digest()), 5, sums, ("a", "c")
+        ).progress.public_range
+        assert found == pytest.approx(
+            6 * np.sqrt(2) / 1.5 * (1.5 / np.hypot(1, 0.5) / np.sqrt(2)), rel=0.1
+        )
 
 
 class TestTheNote:

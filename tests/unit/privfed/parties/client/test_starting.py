@@ -77,7 +77,12 @@ class TestANewRun:
     def test_the_range_is_that_of_the_noisiest_client(self, plain):
         settings = plain.settings
         wanted = range_from_public_settings(
-            settings.privacy, settings.training, {"client-3": SIGMAS["client-3"]}, {"client-3": 2}
+            settings.privacy,
+            settings.training,
+            {"client-3": SIGMAS["client-3"]},
+            {"client-3": 2},
+            {"client-3": 1.0},
+            1,
         )
         assert starting(plain, plain.ready()).largest_range == wanted
 
@@ -103,6 +108,8 @@ class TestANewRun:
             plain.settings.training,
             {"client-0": SIGMAS["client-0"]},
             {"client-0": 2},
+            {"client-0": 1.0},
+            1,
         )
         assert found.largest_range == wanted
 
