@@ -184,7 +184,7 @@ class TestTheRange:
         round_ = vectors.round_of(3, weights, length=length, steps=self.STEPS)
         exact, rounded = np.zeros(length), np.zeros(length)
         for client, steps in self.STEPS.items():
-            update = weights[client] * random.normal(0, 0.006 * np.sqrt(steps), size=length)
+            update = weights[client] * random.normal(0, 0.2 * np.sqrt(steps), size=length)
             numbers = encode(update, public_range=bound, bits=8, uniforms=random.random(length))
             exact += update
             rounded += decode(numbers, public_range=bound, bits=8)
