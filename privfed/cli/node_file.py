@@ -13,7 +13,7 @@ from privfed.cli.run_file_data import cutter, loader, record_key, records_of, wi
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record, RecordGroup, hold_out
 from privfed.errors import ConfigError
-from privfed.models.tasks import Classification
+from privfed.models.classification import Classification
 from privfed.parties.client.client import Client
 from privfed.run_settings import FederationSettings
 from privfed.settings.privacy import PrivacyConfig

@@ -19,7 +19,8 @@ from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record
 from privfed.errors import ConfigError
 from privfed.identity.enrolment import Enrolment
-from privfed.models.tasks import Classification, Task
+from privfed.models.classification import Classification
+from privfed.models.tasks import Task
 from privfed.parties.client.setup import prepare
 from privfed.run_settings import FederationSettings
 from privfed.settings.encryption import BFV, Custody

@@ -30,11 +30,12 @@ from privfed.methods.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedY
 from privfed.methods.tail_averaging import TailAveraging
 from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
+from privfed.models.classification import Classification
 from privfed.models.houlsby import Houlsby
 from privfed.models.in_place import InPlace
 from privfed.models.prompt_generator import PromptGenerator
 from privfed.models.sparse_update import SparseUpdate
-from privfed.models.tasks import CausalLanguageModel, Classification, Task
+from privfed.models.tasks import CausalLanguageModel, Task
 from privfed.protocol.links import parse_address
 from privfed.settings.computation import (
     Computation,

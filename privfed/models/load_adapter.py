@@ -14,8 +14,9 @@ from privfed.errors import ModelError
 from privfed.models.houlsby import SETTINGS, HoulsbyModel
 from privfed.models.in_place import InPlaceModel, holds_trained_parameters
 from privfed.models.loading_errors import explained
+from privfed.models.saved_task import BASE_DIGEST, description_path, load_task
 from privfed.models.sparse_update import SparseUpdateModel, holds_sparse_update
-from privfed.models.tasks import BASE_DIGEST, Task, description_path, load_task
+from privfed.models.tasks import Task
 from privfed.models.vector import base_digest
 
 _PEFT_WEIGHTS: Final = "adapter_model.safetensors"
