@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from privfed.models.tasks import (
     tokenize,
 )
 from privfed.settings.computation import BaseWeights
+
+_LEAST_SPREAD: Final = 1e-3
+"""Of cosines with an anchor, where an encoder tells no anchors apart."""
 
 
 class SentenceClassifier(nn.Module):
@@ -62,10 +65,11 @@ class SentenceClassifier(nn.Module):
 class RelativeClassifier(SentenceClassifier):
     """A sentence classifier that reads how a text compares with public anchor sentences.
 
-    Of the embeddings e(x) of an encoder and of its mean m over K anchors a_k, the head reads the
-    cosines of e(x) - m with every e(a_k) - m, as one vector of length one. Encoders that agree on
-    which texts are alike give nearly the same vector, whatever their width, depth or tokenizer. So
-    what is trained behind it has one shape and one meaning on all of them.
+    With the embedding e(x) of a text and the mean m of those of K anchors a_k, the head reads the
+    cosines of e(x) - m with every e(a_k) - m, each less its mean over the anchors and divided by
+    its standard deviation over them, as one vector of length one. Encoders that agree on which
+    texts are alike give much the same vector, whatever their width, depth or tokenizer. So what is
+    trained behind it has one shape and one meaning on all of them. Only public text makes it.
 
     `relative` is the identity, shape (K, K), and frozen: it is where LoRA adapts that vector.
 
@@ -79,22 +83,36 @@ class RelativeClassifier(SentenceClassifier):
         Moschella et al. 2023, arXiv:2209.15430.
     """
 
+    center: Tensor
+    anchors: Tensor
+    usual: Tensor
+    spread: Tensor
+
     def __init__(
         self, encoder: nn.Module, num_labels: int, logit_scale: float, anchors: Tensor
     ) -> None:
         super().__init__(encoder, num_labels, logit_scale, len(anchors))
         center = anchors.mean(dim=0)
-        # Each party computes them on its own processor: they are in no digest and no checkpoint.
-        self.register_buffer("center", center, persistent=False)
-        self.register_buffer("anchors", F.normalize(anchors - center, dim=-1), persistent=False)
+        around = F.normalize(anchors - center, dim=-1)
+        among = around @ around.T
+        public = {
+            "center": center,
+            "anchors": around,
+            "usual": among.mean(dim=0),
+            "spread": among.std(dim=0).clamp(min=_LEAST_SPREAD),
+        }
+        for name, values in public.items():
+            # Each party computes them on its own processor: they are in no digest and checkpoint.
+            self.register_buffer(name, values, persistent=False)
         self.relative = nn.Linear(len(anchors), len(anchors), bias=False)
         nn.init.eye_(self.relative.weight)
 
     def embedding(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Cosines with the anchors, of length one before `relative`, shape (batch, K)."""
+        """Scaled cosines with the anchors, of length one before `relative`, shape (batch, K)."""
         own = super().embedding(input_ids, attention_mask).to(self.anchors.dtype)
         cosines = F.normalize(own - self.center, dim=-1) @ self.anchors.T
-        adapted: Tensor = self.relative(F.normalize(cosines, dim=-1))
+        scaled = (cosines - self.usual) / self.spread
+        adapted: Tensor = self.relative(F.normalize(scaled, dim=-1))
         return adapted
 
 

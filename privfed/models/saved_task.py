@@ -12,6 +12,9 @@ from privfed.settings.computation import BaseWeights
 BASE_DIGEST: Final = "base_sha256"
 """Key of an adapter's description that names the weights it was trained on: `base_digest`."""
 
+OTHER_BASES: Final = "other_bases"
+"""Key under which it names, by client, the weights of further base models that it goes with."""
+
 OF_THE_RUN: Final = ("run", "rounds_over", "adapter_sha256", "files")
 """Keys of an adapter's description that say which run wrote it, and when."""
 
@@ -33,7 +36,7 @@ def load_task(adapter: str | Path) -> Task:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values.pop("loss", None)  # of training; the model and its numbers do not need it
-        for name in (BASE_DIGEST, *OF_THE_RUN):
+        for name in (BASE_DIGEST, OTHER_BASES, *OF_THE_RUN):
             values.pop(name, None)
         kind = {"classification": Classification, "causal-lm": CausalLanguageModel}[
             values.pop("task")
