@@ -35,9 +35,9 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(folders):
-    return private_model(CASES["bert lora q,v"], folders)
+@pytest.fixture(scope="module", params=["bert lora q,v", "bert relative"])
+def model(request, folders):
+    return private_model(CASES[request.param], folders)
 
 
 class World:
