@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 from accountants import AnchorFolder
 from privfed import (
@@ -19,8 +21,11 @@ from privfed import (
     InPlace,
     LocalHead,
     LoRA,
+    Plain,
+    Record,
     load_adapter,
 )
+from privfed.data.packaged import minilm_folder
 from privfed.engines import play, stacked
 from privfed.engines.simulation import Simulation
 from privfed.errors import ConfigError, ModelError
@@ -30,6 +35,7 @@ from privfed.reports.run_record import RunRecord
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.run_folder import RunFolder
 from privfed.verification import verify_and_render
+from tests.unit.privfed.engines.machines.beside import NAMES, Beside, begun
 
 ANCHORS = (
     *("goal match team", "bank share profit", "film actor stage", "river stone", "coach score"),
@@ -309,6 +315,76 @@ class TestWhatIsRefused:
         federation = on_bases(computation=Computation(cache_frozen_layers=True))
         with pytest.raises(ConfigError, match="or leave it out"):
             federation.run(tmp_path / "run")
+
+
+def test_parties_apart_hold_one_base_each(on_bases, make_federation, tmp_path):
+    """Programs that know of the others what they sign, each with the base that it declared."""
+    made = Beside(make_federation, tmp_path)
+    settings = on_bases(encryption=Plain())
+    made.settings = replace(settings, clients=settings.clients[: len(NAMES)])
+    try:
+        nodes = made.prepared()
+        for name, node in nodes.items():
+            held = node._program.node.model.task.base
+            assert held == settings.task_on(node.client.base).base, name
+        hub = begun(made.hub())
+        hub.play()
+        report = hub.finish()
+        assert set(report.training.other_bases) == {"client-1"}
+        for name in NAMES:
+            own, _ = verify_and_render(made.results(name), AnchorFolder(settings.anchors))
+            assert own.training.other_bases == report.training.other_bases
+            assert own.base_sha256 == report.base_sha256
+            task, _ = load_adapter(made.results(name) / "adapter")
+            held = "small" if name == "client-1" else None
+            assert task.base == settings.task_on(held).base
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def cut_minilm(tmp_path_factory):
+    """MiniLM's first three layers, a base of its own."""
+    folder = tmp_path_factory.mktemp("cut")
+    model = AutoModel.from_pretrained(minilm_folder(), num_hidden_layers=3)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
+    return str(folder)
+
+
+def test_real_encoders_agree_on_what_an_adapter_means(on_bases, tmp_path, cut_minilm):
+    """What is shared is better than chance on both, though neither saw the other's numbers."""
+    topics = {
+        "sport": ("The team won the match.", "A striker scored a late goal."),
+        "money": ("The bank raised its rates.", "Shares fell on the market."),
+        "culture": ("The film won an award.", "A singer released an album."),
+    }
+    records = [Record(text, label) for label, texts in enumerate(topics.values()) for text in texts]
+    anchors = (
+        *("The players trained for the game.", "Investors bought stocks.", "A new novel."),
+        *("The coach praised his side.", "Profits grew.", "The actor played a king."),
+    )
+    federation = on_bases(
+        model=Classification(
+            base=minilm_folder(),
+            labels=tuple(topics),
+            max_length=12,
+            logit_scale=4.0,
+            label_texts=("Sport.", "Business and money.", "Film and music."),
+            anchor_texts=anchors,
+        ),
+        bases={"small": cut_minilm},
+        held_out=records,
+        rounds=1,
+    )
+    result = federation.run(tmp_path / "run")
+    assert len(set(result.report.training.other_bases.values())) == 1
+    for base in (minilm_folder(), cut_minilm):
+        task, model = load_adapter(result.adapter, base)
+        batch = task.collate(task.tokenizer(), records)
+        with torch.no_grad():
+            right, of = task.metric_parts(model, batch)
+        assert right / of > 0.5, base
 
 
 def test_stacked_clients_are_of_one_base(on_bases, tmp_path, monkeypatch):

@@ -136,7 +136,10 @@ class Node:
         if self.client.id not in brought.nodes:
             raise ConfigError("; ".join(brought.notes) or "this client cannot take part")
         results = OwnResults(
-            folder=self.results, model=brought.model, settings=self.settings, start=brought.start
+            folder=self.results,
+            model=brought.nodes[self.client.id].model,
+            settings=self.settings,
+            start=brought.start,
         )
         evaluate = partial(brought.evaluate, base=self.client.base)
         closing = OwnReport(
