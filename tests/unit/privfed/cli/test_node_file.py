@@ -96,11 +96,12 @@ class TestWhatIsRead:
         assert Path(found.settings.model.base) == Path(bert_folder).resolve()
         assert found.settings.proposal().digest() == found.public.settings.proposal().digest()
 
-    def test_so_may_one_that_it_alone_holds(self, load, place, bert_folder, other_bert_folder):
-        text = (place / "run.toml").read_text()
-        text = text.replace("max_length = 16", 'max_length = 16\nanchor_texts = ["a", "b"]')
-        held = f'[bases.small]\nbase = "{bert_folder}"\nclients = ["north"]\n'
-        (place / "run.toml").write_text(f"{text}\n{held}")
+    def test_so_may_one_that_it_alone_holds(
+        self, load, place, public, bert_folder, other_bert_folder
+    ):
+        public["model"]["anchor_texts"] = ["goal", "bank"]
+        public["bases"] = {"small": {"base": bert_folder, "clients": ["north"]}}
+        write(place / "run.toml", public)
         found = load({**node_file(), "base": other_bert_folder})
         assert found.client.base == "small"
         assert found.settings.bases == {"small": str(Path(other_bert_folder).resolve())}
