@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from privfed import SGD, AdamW, CausalLanguageModel, Classification, LoRA
 from privfed.models.base_modes import switch_off_dropout
-from privfed.models.tasks import SentenceClassifier
+from privfed.models.classification import SentenceClassifier
 from privfed.models.vector import read_vector, write_vector
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig, train_round

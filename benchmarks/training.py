@@ -260,7 +260,7 @@ def adapted(cell: Cell) -> tuple[nn.Module, Any]:
     )
 
     from privfed.models.base_modes import switch_off_dropout
-    from privfed.models.tasks import SentenceClassifier
+    from privfed.models.classification import SentenceClassifier
 
     torch.manual_seed(0)
     base: nn.Module

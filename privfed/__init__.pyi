@@ -26,6 +26,7 @@ from .methods.server_optimizers import FedYogi as FedYogi
 from .methods.tail_averaging import TailAveraging as TailAveraging
 from .models.adapters import LoRA as LoRA
 from .models.adapters import PeftAdapter as PeftAdapter
+from .models.classification import Classification as Classification
 from .models.custom_loss import CustomLoss as CustomLoss
 from .models.houlsby import Houlsby as Houlsby
 from .models.houlsby import HoulsbyModel as HoulsbyModel
@@ -33,12 +34,11 @@ from .models.in_place import InPlace as InPlace
 from .models.in_place import InPlaceModel as InPlaceModel
 from .models.load_adapter import load_adapter as load_adapter
 from .models.prompt_generator import PromptGenerator as PromptGenerator
+from .models.saved_task import load_task as load_task
 from .models.slora import start_lora_from_sparse_update as start_lora_from_sparse_update
 from .models.sparse_update import SparseUpdate as SparseUpdate
 from .models.sparse_update import SparseUpdateModel as SparseUpdateModel
 from .models.tasks import CausalLanguageModel as CausalLanguageModel
-from .models.tasks import Classification as Classification
-from .models.tasks import load_task as load_task
 from .parties.client.client import Client as Client
 from .settings.computation import BaseWeights as BaseWeights
 from .settings.computation import Checkpointing as Checkpointing

@@ -8,7 +8,7 @@ pinned by its digest, because the same seed gives other bits on other processors
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from accountants import Budget, PoissonGaussian
@@ -35,6 +35,8 @@ class Declaration:
         description: public text on where the records come from, for the report.
         budget: of this client; None takes the federation's.
         steps_per_round: DP-SGD steps of this client between two sums; None takes the federation's.
+        base: public name of its base model, one of the federation's `bases`; None takes that of the
+            federation's model.
     """
 
     id: str
@@ -43,12 +45,14 @@ class Declaration:
     description: str = "the client's own data"
     budget: Budget | None = None
     steps_per_round: int | None = None
+    base: str | None = None
 
     def __post_init__(self) -> None:
         """Check every field."""
         require_type(str, id=self.id, dataset=self.dataset, description=self.description)
         require_type(Budget | None, budget=self.budget)
         check_public_size(self.id, self.public_size)
+        require_type(str | None, base=self.base)
         if self.steps_per_round is not None:
             require_count(MOST, **{f"steps_per_round of client {self.id!r}": self.steps_per_round})
 
@@ -64,7 +68,10 @@ class Declaration:
         raise ConfigError(f"the public size of client {self.id!r} is not released yet")
 
     def describe(self, privacy: PrivacyConfig) -> dict[str, Any]:
-        """JSON values, with the budget and the steps that hold for this client."""
+        """JSON values, with the budget and the steps that hold for this client.
+
+        Its base model is among them where it is not the federation's.
+        """
         budget, size = budget_of(self, privacy), self.public_size
         return {
             "id": self.id,
@@ -74,6 +81,7 @@ class Declaration:
             "epsilon_budget": budget.epsilon,
             "delta": budget.delta,
             "steps_per_round": steps_of(self, privacy),
+            **({} if self.base is None else {"base": self.base}),
         }
 
 
@@ -160,12 +168,14 @@ class Agreement:
             and authority, as JSON values.
         clients: descriptions of those who take part, with public sizes as numbers.
         weights: of each of them in the mean; the largest is 1.
-        base_model: SHA-256 (hex) of all frozen parameters.
+        base_model: SHA-256 (hex) of all frozen parameters, of the first client and of all who are
+            not in `other_bases`.
         layout: SHA-256 (hex) of names and shapes of the trainable parameters.
         num_params: length of an update.
         start: SHA-256 (hex) of the file with the initial adapter and its frozen factors.
-        tokenizer: SHA-256 (hex) of what the tokenizer makes of texts.
+        tokenizer: SHA-256 (hex) of what their tokenizer makes of texts.
         min_clients: fewest contributions that are summed.
+        other_bases: of each client that holds another base model than the first, the digests of it.
     """
 
     settings: Mapping[str, Any]
@@ -177,6 +187,7 @@ class Agreement:
     start: str
     tokenizer: str
     min_clients: int
+    other_bases: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -17,8 +17,10 @@ from privfed.data.records import Record
 from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
+from privfed.identity.names import check_name
 from privfed.methods.method import FUNCTIONS, Method
 from privfed.models.adapters import Adapter
+from privfed.models.classification import Classification
 from privfed.models.tasks import Task
 from privfed.private_step.randomness import Randomness, SystemRandomness
 from privfed.settings.computation import Computation
@@ -35,6 +37,9 @@ class FederationSettings:
     Attributes:
         model: the task: base model, and one loss per record.
         clients: who is asked to take part, with what data sets and budgets.
+        bases: Hugging Face names or folders of further base models, by the public names under which
+            clients declare them; they need a task that is trained alike on all of them. Like that
+            of `model`, where one lies is each party's own affair.
         adapter: the part that is trained.
         privacy: what is guaranteed to each record.
         training: how the local optimiser moves.
@@ -74,6 +79,7 @@ class FederationSettings:
     rounds: int
     held_out: Sequence[Record] = field(repr=False)
     encryption: Summation = field(default_factory=BFV)
+    bases: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     start: Path | None = None
     title: str = "federated fine-tuning"
@@ -95,6 +101,8 @@ class FederationSettings:
         require_count(MOST, rounds=self.rounds)
         self._check_method()
         self._check_participation()
+        if self.has_several_bases:
+            self._check_bases()
         if not self.title.strip():
             raise ConfigError("title must say what is trained on what, for the report")
         if not self.held_out:
@@ -120,6 +128,27 @@ class FederationSettings:
         self.method.check(self.training, self.steps, self.rounds)
         if getattr(self.method, "needs_lora", False):
             self._require_lora()
+
+    def _check_bases(self) -> None:
+        for name in self.bases:
+            check_name(name, "a base model")
+        unknown = sorted({client.base for client in self.clients if client.base} - set(self.bases))
+        if unknown:
+            raise ConfigError(
+                f"clients declare the base models {unknown}, bases must say where each lies; it "
+                f"names {sorted(self.bases)}"
+            )
+        if not isinstance(self.model, Classification) or not self.model.anchor_texts:
+            raise ConfigError(
+                "on different base models, clients train what reads a text by its likeness to "
+                "public sentences: the model must be a Classification with anchor_texts. Take "
+                "that, or one base model for all (leave out base of the clients)"
+            )
+        if self.computation.processes > 1:
+            raise ConfigError(
+                "processes that share a batch hold one base model; where clients hold different "
+                "ones take processes = 1"
+            )
 
     def _require_lora(self) -> None:
         adapter = self.adapter.describe()
@@ -162,6 +191,7 @@ class FederationSettings:
         require_type(Computation, computation=self.computation)
         require_type(Summation, encryption=self.encryption)
         require_type(Enrolment | None, enrolment=self.enrolment)
+        require_type(dict, bases=self.bases)
         require_type(Path | None, state_folder=self.state_folder)
         require_type(Path | None, start=self.start)
         require_type(Path | None, anchor_folder=self.anchor_folder)
@@ -176,8 +206,10 @@ class FederationSettings:
 
     def describe(self) -> dict[str, Any]:
         """All public settings as JSON values; a resumed run must have the same."""
+        bases = {"bases": dict(self.bases)} if self.bases else {}
         return {
             "model": self.model.describe(),
+            **bases,
             "metric": self.model.metric,
             "adapter": self.adapter.describe(),
             "method": self.method.describe(),
@@ -204,7 +236,9 @@ class FederationSettings:
             del values[own]
         files = {"start": self.start, "roster": self.enrolment and self.enrolment.roster}
         values["files"] = {name: path and file_digest(path) for name, path in files.items()}
-        values["model"].pop("base", None)  # a path, perhaps; its parameters' digest names the model
+        # paths, perhaps; the digests of their parameters name the models
+        values["model"].pop("base", None)
+        values.pop("bases", None)
         del values["training"]["physical_batch_size"]
         return values
 
@@ -222,6 +256,17 @@ class FederationSettings:
         object.__setattr__(known, "clients", tuple(clients))
         object.__setattr__(known, "public_size_source", public_size_source)
         return known
+
+    def task_on(self, base: str | None) -> Task:
+        """The task on one of `bases`; None is the base model of `model`."""
+        if base is None or not isinstance(self.model, Classification):
+            return self.model
+        return replace(self.model, base=self.bases[base])
+
+    @property
+    def has_several_bases(self) -> bool:
+        """Whether a client declares a base model of its own."""
+        return any(client.base is not None for client in self.clients)
 
     @property
     def steps(self) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The models are so small that a second thread only waits. A process that forks, as some tests do,
@@ -87,6 +88,33 @@ def bert_folder(tmp_path_factory, tokenizer_folder):
         max_position_embeddings=64,
     )
     return _save(BertModel, config, tokenizer_folder, tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def other_bert_folder(tmp_path_factory, tokenizer_folder):
+    """Another random BERT: three layers, width 24, and a tokenizer that numbers words otherwise."""
+    import json
+
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=70,
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=48,
+    )
+    folder = _save(BertModel, config, tokenizer_folder, tmp_path_factory.mktemp("other-bert"))
+    path = Path(folder) / "tokenizer.json"
+    values = json.loads(path.read_text())
+    vocabulary, last = values["model"]["vocab"], config.vocab_size - 1
+    special = {one["content"] for one in values["added_tokens"]}
+    values["model"]["vocab"] = {
+        word: number if word in special else last - number for word, number in vocabulary.items()
+    }
+    path.write_text(json.dumps(values))
+    return folder
 
 
 @pytest.fixture(scope="session")

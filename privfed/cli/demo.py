@@ -12,8 +12,9 @@ from privfed.data.records import Record, hold_out
 from privfed.federation import Federation
 from privfed.methods.averaging import FFALoRA
 from privfed.models.adapters import LoRA
+from privfed.models.classification import Classification
 from privfed.models.load import convert_gguf_llama
-from privfed.models.tasks import CausalLanguageModel, Classification
+from privfed.models.tasks import CausalLanguageModel
 from privfed.parties.client.client import Client
 from privfed.settings.computation import Computation
 from privfed.settings.encryption import BFV, Plain

@@ -8,12 +8,13 @@ from typing import Final
 from privfed.agreement import Declaration, budget_of
 from privfed.cli.hub_file import hub_of
 from privfed.cli.public_file import PublicRun, load_public_run, require_accepted
-from privfed.cli.run_file import base_of, computation_of
+from privfed.cli.run_file import computation_of
+from privfed.cli.run_file_bases import base_of
 from privfed.cli.run_file_data import cutter, loader, record_key, records_of, without_held_out
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record, RecordGroup, hold_out
 from privfed.errors import ConfigError
-from privfed.models.tasks import Classification
+from privfed.models.classification import Classification
 from privfed.parties.client.client import Client
 from privfed.run_settings import FederationSettings
 from privfed.settings.privacy import PrivacyConfig
@@ -99,7 +100,7 @@ def load_node_file(path: Path) -> NodeFile:
         )
     _require_own_limits(root, declared[0], public.settings.privacy)
     identity = folder / root.take("identity", str, f"{name}.identity")
-    settings = _own(root, folder, public.settings)
+    settings = _own(root, folder, public.settings, declared[0])
     data = root.section("data")
     continues = data.take("continues", str, None)
     source = folder / data.look("source")
@@ -112,6 +113,7 @@ def load_node_file(path: Path) -> NodeFile:
         description=own.description,
         budget=own.budget,
         steps_per_round=own.steps_per_round,
+        base=own.base,
         records=records,
         own_held_out=own_held_out,
         continues=continues,
@@ -173,7 +175,9 @@ def place_of(path: Path) -> Path:
     return client_folder(where, name, dataset)
 
 
-def _own(root: Section, folder: Path, settings: FederationSettings) -> FederationSettings:
+def _own(
+    root: Section, folder: Path, settings: FederationSettings, declared: Declaration
+) -> FederationSettings:
     """The settings with what this party chooses alone."""
     base = root.take("base", str, None)
     batch = root.take("physical_batch_size", int, settings.training.physical_batch_size)
@@ -188,6 +192,8 @@ def _own(root: Section, folder: Path, settings: FederationSettings) -> Federatio
     )
     if base is None:
         return found
+    if declared.base is not None:
+        return replace(found, bases={**found.bases, declared.base: base_of(base, folder)})
     return replace(found, model=replace(found.model, base=base_of(base, folder)))  # type: ignore[type-var]
 
 

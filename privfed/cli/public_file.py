@@ -14,12 +14,14 @@ from typing import Final
 from privfed.agreement import Declaration, Proposal
 from privfed.cli.hub_file import read_agreement
 from privfed.cli.run_file import others_of, privacy_of, seed_of, size_source, task_of
+from privfed.cli.run_file_bases import bases_of
 from privfed.cli.run_file_data import OwnPrivacy, declared_sizes, loader
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record
 from privfed.errors import ConfigError
 from privfed.identity.enrolment import Enrolment
-from privfed.models.tasks import Classification, Task
+from privfed.models.classification import Classification
+from privfed.models.tasks import Task
 from privfed.parties.client.setup import prepare
 from privfed.run_settings import FederationSettings
 from privfed.settings.encryption import BFV, Custody
@@ -80,7 +82,7 @@ def load_public_run(path: Path) -> PublicRun:
         DataError: if the held-out text cannot be used.
     """
     root = parsed(path)
-    task = task_of(root, path.parent)
+    task, bases = task_of(root, path.parent), bases_of(root, path.parent)
     privacy, own = privacy_of(root)
     data = root.section("data")
     sizes, dataset = declared_sizes(data), data.take("dataset", str)
@@ -101,7 +103,8 @@ def load_public_run(path: Path) -> PublicRun:
     start = path.parent / START
     settings = FederationSettings(
         model=task,
-        clients=clients,
+        bases=bases.places,
+        clients=bases.declared(clients),
         privacy=privacy,
         held_out=held_out,
         held_out_source=source,

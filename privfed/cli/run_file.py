@@ -3,13 +3,13 @@
 See `docs/run.toml` in the repository for a commented example.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accountants import AccountingError, Budget, Neighbouring
 from privfed.agreement import Declaration
+from privfed.cli.run_file_bases import base_of, bases_of
 from privfed.cli.run_file_data import OwnPrivacy, clients_and_held_out
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.public_size import NoisySize
@@ -30,11 +30,12 @@ from privfed.methods.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedY
 from privfed.methods.tail_averaging import TailAveraging
 from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
+from privfed.models.classification import Classification
 from privfed.models.houlsby import Houlsby
 from privfed.models.in_place import InPlace
 from privfed.models.prompt_generator import PromptGenerator
 from privfed.models.sparse_update import SparseUpdate
-from privfed.models.tasks import CausalLanguageModel, Classification, Task
+from privfed.models.tasks import CausalLanguageModel, Task
 from privfed.protocol.links import parse_address
 from privfed.settings.computation import (
     Computation,
@@ -89,7 +90,6 @@ _ADAPTERS: Mapping[str, Callable[[Section], Adapter]] = {
     "bias": lambda _: InPlace.biases(),
     "last-layers": lambda section: InPlace(last_layers=section.take("count", int)),
 }
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
@@ -104,14 +104,15 @@ def load_federation(path: Path, state_folder: Path | None = None) -> Federation:
         DataError: for data that cannot be used.
     """
     root = parsed(path)
-    task, seed = task_of(root, path.parent), seed_of(root)
+    task, seed, bases = task_of(root, path.parent), seed_of(root), bases_of(root, path.parent)
     privacy, own = privacy_of(root)
     clients, held_out, source = clients_and_held_out(
         root.section("data"), task, seed, path.parent, own
     )
     result = Federation(
         model=task,
-        clients=clients,
+        bases=bases.places,
+        clients=bases.declared(clients),
         privacy=privacy,
         held_out=held_out,
         held_out_source=source,
@@ -207,13 +208,6 @@ def task_of(root: Section, folder: Path) -> Task:
     task: Task = section.build(kind, base=base_of(section.take("base", str), folder))
     section.end()
     return task
-
-
-def base_of(base: str, folder: Path) -> str:
-    """A folder with a model, relative to that of the configuration; a name on the hub as it is."""
-    local = folder / base
-    is_name = _HUB_NAME.fullmatch(base) is not None
-    return base if is_name and not local.is_dir() else str(local.resolve())
 
 
 def privacy_of(root: Section) -> tuple[PrivacyConfig, dict[str, OwnPrivacy]]:

@@ -24,8 +24,9 @@ from privfed.data.partition import by_column
 from privfed.data.public_size import NoisySize, check_public_size
 from privfed.data.records import Record, RecordGroup, folded, group_by_person, hold_out
 from privfed.errors import ConfigError, DataError
+from privfed.models.classification import Classification
 from privfed.models.examples import chunks
-from privfed.models.tasks import CausalLanguageModel, Classification, Task
+from privfed.models.tasks import CausalLanguageModel, Task
 from privfed.parties.client.client import Client
 
 _LOG: Final = logging.getLogger(__name__)

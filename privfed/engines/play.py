@@ -36,7 +36,7 @@ class Shared:
 
 
 class Play:
-    """Clients that share a process, and one model.
+    """Clients that share a process, and the model of those on one base.
 
     Args:
         programs: of every client.

@@ -442,13 +442,15 @@ def _reached(checkpoint: Checkpoint, known: Known, method: Method) -> Reached:
 
 
 def _require_same_model(record: RunRecord, brought: Prepared, start: Path) -> None:
-    """A resumed run must train the very model that it began with."""
-    if brought.model.base_sha256 != record.base_sha256:
-        raise ModelError(
-            f"the base model must have the frozen parameters that the run began with (SHA-256 "
-            f"{record.base_sha256}), it has others ({brought.model.base_sha256}); put back the "
-            "weights that were there, or start a new run"
-        )
+    """A resumed run must train the very models that it began with."""
+    for name, node in brought.nodes.items():
+        began, found = record.base_of(name), node.model.base_sha256
+        if found != began:
+            raise ModelError(
+                f"the base model of {name!r} must have the frozen parameters that the run began "
+                f"with (SHA-256 {began}), it has others ({found}); put back the weights that were "
+                "there, or start a new run"
+            )
     if hashlib.sha256(brought.start).hexdigest() != record.start_sha256:
         raise RunFolderError(
             f"{start} is not the initial adapter that the run began with; put that back"

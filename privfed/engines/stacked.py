@@ -22,8 +22,13 @@ Reserved = tuple[ClientRun, Waiting]
 
 
 def stacks(waiting: Sequence[Reserved], size: int) -> Iterator[list[Reserved]]:
-    """Neighbours whose records have the same shapes, at most `size` of them together."""
-    for _, equal in groupby(waiting, key=lambda pair: record_shapes(pair[0].node.encoded)):
+    """Neighbours on one model whose records have the same shapes, at most `size` of them."""
+
+    def of_one_pass(reserved: Reserved) -> tuple[object, ...]:
+        node = reserved[0].node
+        return id(node.model), record_shapes(node.encoded)
+
+    for _, equal in groupby(waiting, key=of_one_pass):
         same = list(equal)
         for first in range(0, len(same), size):
             yield same[first : first + size]

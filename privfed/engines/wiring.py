@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from privfed.engines.play import Shared
 from privfed.errors import IdentityError
@@ -68,12 +69,14 @@ class SharedStore:
 def programs(
     settings: FederationSettings, prepared: Prepared, parties: Parties, store: SharedStore
 ) -> dict[str, Program]:
-    """Every client's program. What equal bytes determine is computed once for all of them.
+    """Every client's program. What equal bytes determine is computed once for all on one base.
 
     Raises:
         EncryptionError: if what a client remembers of a run that goes on is missing or damaged.
     """
-    once, encrypted = Shared(), settings.encryption.custody is not None
+    once = {base: Shared() for base in prepared.models}
+    bases = {client.id: client.base for client in prepared.clients}
+    encrypted = settings.encryption.custody is not None
     proposal = settings.proposal().digest()
     made = {}
     for name, node in prepared.nodes.items():
@@ -90,8 +93,8 @@ def programs(
             outside=Outside(
                 store=store,
                 memory=memories,
-                evaluate=prepared.evaluate,
-                once=once,
+                evaluate=partial(prepared.evaluate, base=bases[name]),
+                once=once[bases[name]],
             ),
         )
     return made

@@ -1,4 +1,4 @@
-"""An adapter of a finished run, on the base model that it was trained on and on no other."""
+"""An adapter of a finished run, on a base model that it was trained on and on no other."""
 
 import json
 import os
@@ -14,8 +14,9 @@ from privfed.errors import ModelError
 from privfed.models.houlsby import SETTINGS, HoulsbyModel
 from privfed.models.in_place import InPlaceModel, holds_trained_parameters
 from privfed.models.loading_errors import explained
+from privfed.models.saved_task import BASE_DIGEST, OTHER_BASES, description_path, load_task
 from privfed.models.sparse_update import SparseUpdateModel, holds_sparse_update
-from privfed.models.tasks import BASE_DIGEST, Task, description_path, load_task
+from privfed.models.tasks import Task
 from privfed.models.vector import base_digest
 
 _PEFT_WEIGHTS: Final = "adapter_model.safetensors"
@@ -28,17 +29,19 @@ def load_adapter(
 
     Args:
         folder: the run's `adapter` folder.
-        base: where the base model lies on this machine; None: where it lay when it was trained.
+        base: where the base model lies on this machine, any of them if clients held different
+            ones; None: where it lay when it was trained.
 
     Returns:
         The task, with the tokenizer, and the model in evaluation mode, where the task built it.
 
     Raises:
         ModelError: if the folder was not written by a run or is damaged, or if the base model has
-            other weights than the one that was trained on.
+            other weights than those that were trained on.
     """
     task: Any = load_task(folder)
-    expected = _recorded_digest(folder)
+    known = _recorded_digests(folder)
+    expected = " or ".join(known)
     if base is not None:
         task = replace(task, base=base)
     elif Path(task.base).is_absolute() and not Path(task.base).is_dir():
@@ -48,7 +51,7 @@ def load_adapter(
         )
     model = task.build()
     found = base_digest(model)
-    if found != expected:
+    if found not in known:
         raise ModelError(
             f"the adapter in {folder} must be loaded on the base model that it was trained on, "
             f"whose weights have SHA-256 {expected}; those of {task.base!r} have {found}. Name "
@@ -57,15 +60,17 @@ def load_adapter(
     return task, _attached(model, Path(folder)).eval()
 
 
-def _recorded_digest(folder: str | Path) -> str:
-    recorded = json.loads(description_path(folder).read_text(encoding="utf-8")).get(BASE_DIGEST)
+def _recorded_digests(folder: str | Path) -> list[str]:
+    """Of the base models that the adapter goes with, each once."""
+    values = json.loads(description_path(folder).read_text(encoding="utf-8"))
+    recorded, others = values.get(BASE_DIGEST), values.get(OTHER_BASES, {})
     if not isinstance(recorded, str):
         raise ModelError(
             f"{description_path(folder)} must name the weights of the base model ({BASE_DIGEST}), "
             "and does not: an earlier version wrote it. Whether a base model is the right one "
             "cannot be checked"
         )
-    return recorded
+    return list(dict.fromkeys([recorded, *others.values()]))
 
 
 def _attached(model: nn.Module, folder: Path) -> nn.Module:

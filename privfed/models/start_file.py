@@ -5,13 +5,13 @@ gives other bits on another processor (`kaiming_uniform_` and `qr` do), so the f
 every party loads it, and its digest stands in the agreement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from privfed.errors import ModelError
 from privfed.models.vector import saved_tensors
@@ -42,7 +42,7 @@ def start_bytes(model: nn.Module, names: Sequence[str]) -> bytes:
 
 
 def load_start(path: Path, model: nn.Module, names: Sequence[str]) -> None:
-    """Put the values of the file in place.
+    """Put the values of a file in place.
 
     Args:
         path: of the file.
@@ -59,11 +59,29 @@ def load_start(path: Path, model: nn.Module, names: Sequence[str]) -> None:
             f"the initial adapter {path} cannot be read ({type(error).__name__}); it is a public "
             "file that was made once for all parties: get it again"
         ) from error
+    put_start(values, model, names, str(path))
+
+
+def put_start(
+    values: Mapping[str, Tensor], model: nn.Module, names: Sequence[str], source: str
+) -> None:
+    """Put initial values in place.
+
+    Args:
+        values: by the names that they have in the model.
+        model: of the same kind; overwritten.
+        names: what the adapter added.
+        source: what they come from, for the error.
+
+    Raises:
+        ModelError: if they are of another adapter or base model.
+    """
     named = dict(saved_tensors(model))
     found = {name: (tensor.shape, tensor.dtype) for name, tensor in values.items()}
     if found != {name: (named[name].shape, named[name].dtype) for name in names}:
         raise ModelError(
-            f"the initial adapter {path} is of another adapter or base model than the settings name"
+            f"the initial adapter {source} is of another adapter or base model than the settings "
+            "name"
         )
     with torch.no_grad():
         for name, tensor in values.items():

@@ -19,8 +19,9 @@ from transformers import PreTrainedModel
 
 from privfed.data.records import Record, RecordGroup
 from privfed.errors import DataError, ModelError
+from privfed.models.classification import Classification
 from privfed.models.examples import encode_records
-from privfed.models.tasks import EXAMPLE_WEIGHT, Batch, CausalLanguageModel, Classification
+from privfed.models.tasks import EXAMPLE_WEIGHT, Batch, CausalLanguageModel
 from privfed.private_step.batches import num_rows, physical_batches, rows
 from privfed.private_step.private_model import PrivateModel
 

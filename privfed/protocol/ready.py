@@ -30,6 +30,8 @@ from privfed.protocol.terms import Terms
 NONCE_BYTES: Final = 16
 _MOST_PARAMS: Final = 1 << 40
 _MOST_RECORDS: Final = 1 << 53
+_COMMON: Final = ("layout", "num_params", "num_values", "start")
+_OF_BASE: Final = ("base_weights", "base_model", "tokenizer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +65,24 @@ class Facts:
 
     @property
     def common(self) -> dict[str, Any]:
-        """What all clients of a run must have alike, by name."""
-        own = {"client", "noise_multiplier", "epsilon_before"}
-        return {name: value for name, value in asdict(self).items() if name not in own}
+        """What clients of a run that declare one base model must have alike, by name."""
+        return {**self.common_to_all, **self.base}
+
+    @property
+    def common_to_all(self) -> dict[str, Any]:
+        """What all clients of a run must have alike, whatever base model they declare."""
+        return {name: getattr(self, name) for name in _COMMON}
+
+    @property
+    def base(self) -> dict[str, str | None]:
+        """The digests of the client's base model, by name."""
+        return {name: getattr(self, name) for name in _OF_BASE}
+
+    @property
+    def declared_base(self) -> str | None:
+        """Public name of the client's base model; None is that of the federation's model."""
+        name: str | None = self.client.get("base")
+        return name
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -83,6 +100,8 @@ class Facts:
         named = isinstance(facts.client, dict) and isinstance(facts.client.get("id"), str)
         if not named or not all(isinstance(text, str) for text in texts):
             raise MessageError("facts must name the client, and state digests as texts")
+        if not isinstance(facts.declared_base, str | None):
+            raise MessageError("the base model of a client must have a name, or none of its own")
         if not isinstance(facts.base_weights, str | None):
             raise MessageError("the digest of the base model must be text or null")
         for length in (facts.num_params, facts.num_values):
@@ -207,6 +226,16 @@ class Ready:
             epsilon=float(str(stated[EPSILON])),
             digest=hashlib.sha256(statement.to_bytes()).hexdigest(),
         )
+
+
+def other_bases(facts: Mapping[str, Facts]) -> dict[str, dict[str, str | None]]:
+    """The digests of the base model of each client that holds another than the first.
+
+    Args:
+        facts: by client, in the order of the proposal.
+    """
+    first = next(iter(facts.values()))
+    return {name: one.base for name, one in facts.items() if one.base != first.base}
 
 
 def terms_before(roster: Roster, proposal: str, run: str = "", over: int = 0) -> Terms:

@@ -31,8 +31,9 @@ _README: Final = """# Adapter trained by privfed
     tokenizer = task.tokenizer()
 
 `privfed.json` names the base model, which is not in this folder, by the digest of its weights;
-another one is refused. Without privfed: `{loader}.from_pretrained(base_model, "adapter")`, from
-the package {package}. What was guaranteed to whose records stands in the `report.html` of the run.
+where clients held different base models, each of them. Another one is refused. Without privfed:
+`{loader}.from_pretrained(base_model, "adapter")`, from the package {package}. What was guaranteed
+to whose records stands in the `report.html` of the run.
 """
 
 
@@ -61,10 +62,7 @@ def save_adapter(folder: RunFolder, model: "PrivateModel", report: BudgetReport)
         draft.rmdir()
     values = {
         **model.task.describe(),
-        "run": report.run,
-        "rounds_over": report.rounds_over,
-        "base_sha256": report.base_sha256,
-        "adapter_sha256": report.adapter_sha256,
+        **_of_the_report(report),
         "files": files,
     }
     folder.write_json(f"adapter/{DESCRIPTION}", values)
@@ -77,11 +75,11 @@ def require_adapter_of(report: BudgetReport, adapter: Path) -> None:
         ReportError: naming the file.
     """
     values = _description(adapter / DESCRIPTION)
-    for name in ("run", "rounds_over", "base_sha256", "adapter_sha256"):
-        if values.get(name) != getattr(report, name):
+    for name, stated in _of_the_report(report).items():
+        if values.get(name) != stated:
             raise ReportError(
                 f"{adapter} and the report must be of one moment, but its {name} is "
-                f"{values.get(name)!r} and the report's {getattr(report, name)!r}; one of them is "
+                f"{values.get(name)!r} and the report's {stated!r}; one of them is "
                 "older, or was put there. `privfed run --resume` writes both anew"
             )
     files = values.get("files")
@@ -93,6 +91,18 @@ def require_adapter_of(report: BudgetReport, adapter: Path) -> None:
             "changed, or the run was killed while it wrote them; `privfed run --resume` writes "
             "them anew"
         )
+
+
+def _of_the_report(report: BudgetReport) -> dict[str, Any]:
+    """What an adapter and its report say alike."""
+    others = report.training.other_bases
+    return {
+        "run": report.run,
+        "rounds_over": report.rounds_over,
+        "base_sha256": report.base_sha256,
+        **({} if others is None else {"other_bases": dict(others)}),
+        "adapter_sha256": report.adapter_sha256,
+    }
 
 
 def file_digest(path: Path) -> str:

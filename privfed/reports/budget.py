@@ -23,7 +23,7 @@ from privfed.reports.sections import (
     View,
 )
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 RUNNING: Final = "running"
 """Status of a report that was written between two rounds: the next one may have begun since."""
@@ -72,7 +72,8 @@ class BudgetReport:
         differences: what clients state differently, where they need not agree.
         rounds: numbers per round; those that were abandoned have none.
         baseline: held-out metric before training, under the name of what is measured.
-        base_sha256: digest of the base model's frozen parameters.
+        base_sha256: digest of the base model's frozen parameters, at the first client and all that
+            are not in `training.other_bases`.
         adapter_sha256: digest of the adapter that the run leaves, as a flat vector.
         versions: of the software.
 

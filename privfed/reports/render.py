@@ -96,6 +96,7 @@ _LABELS: Final[Mapping[type, Mapping[str, str]]] = {
         "participation": "who trains in a round",
         "weights": "weights in the mean",
         "held_out": "held-out text",
+        "other_bases": "clients on another base model (SHA-256 of its weights)",
     },
 }
 """Of every field that is a row of its own."""

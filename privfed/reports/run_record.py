@@ -1,7 +1,7 @@
 """What a checkpoint and `run.json` say of a run, beside the adapter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from accountants import Anchor, anchor_from_json
@@ -16,7 +16,8 @@ class RunRecord:
     Attributes:
         run: identifier of the run.
         settings: of the run, as JSON values.
-        base_sha256: digest of the base model as its task builds it.
+        base_sha256: digest of the base model as its task builds it, at the first client and all who
+            are not in `other_bases`.
         start_sha256: digest of the file with the initial adapter.
         notes: what the reader of a report should question.
         noise_multipliers: of each client.
@@ -27,6 +28,7 @@ class RunRecord:
         rounds: the complete ones.
         abandoned: the rounds that were given up.
         left_out: clients that take no further part, and from which round on.
+        other_bases: that digest, of each client that holds another base model than the first.
     """
 
     run: str
@@ -42,6 +44,11 @@ class RunRecord:
     rounds: tuple[RoundRecord, ...]
     abandoned: tuple[Abandoned, ...]
     left_out: Mapping[str, int]
+    other_bases: Mapping[str, str | None] = field(default_factory=dict)
+
+    def base_of(self, client: str) -> str | None:
+        """Digest of the base model that a client of the run holds."""
+        return self.other_bases.get(client, self.base_sha256)
 
     @property
     def over(self) -> int:
@@ -54,7 +61,7 @@ class RunRecord:
         anchors = {name: anchor_from_json(one) for name, one in values["anchors"].items()}
         return cls(
             **{
-                **{field.name: values[field.name] for field in fields(cls)},
+                **{one.name: values[one.name] for one in fields(cls)},
                 "notes": tuple(values["notes"]),
                 "anchors": anchors,
                 "rounds": tuple(RoundRecord.from_json(row) for row in values["rounds"]),
@@ -65,7 +72,7 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            **{field.name: getattr(self, field.name) for field in fields(self)},
+            **{one.name: getattr(self, one.name) for one in fields(self)},
             "notes": list(self.notes),
             "anchors": {name: anchor.to_json() for name, anchor in self.anchors.items()},
             "rounds": [row.to_json() for row in self.rounds],

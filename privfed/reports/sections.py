@@ -207,6 +207,8 @@ class Training:
         participants: clients that the run began with, whether or not they stayed.
         weights: of each client in the mean; the largest is 1.
         held_out: what the held-out text is.
+        other_bases: SHA-256 (hex) of the base model of each client that holds another one than
+            `base_sha256` of the report says; None where there is none.
     """
 
     model: Mapping[str, Any]
@@ -219,6 +221,7 @@ class Training:
     participants: tuple[str, ...]
     weights: Mapping[str, float]
     held_out: str
+    other_bases: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

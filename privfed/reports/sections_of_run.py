@@ -116,6 +116,9 @@ def _measured(facts: RunFacts, rounds: Sequence[RoundRecord]) -> Measured:
 def training(settings: FederationSettings, facts: RunFacts) -> Training:
     """What was trained, and how."""
     moves = training_settings(settings.training)
+    others = {
+        name: base["base_weights"] or "" for name, base in facts.agreement.other_bases.items()
+    }
     return Training(
         model=settings.model.describe(),
         adapter=settings.adapter.describe(),
@@ -126,7 +129,8 @@ def training(settings: FederationSettings, facts: RunFacts) -> Training:
         participation=statements.participation(settings.clients_per_round),
         participants=facts.participants,
         weights=dict(facts.agreement.weights),
-        held_out=settings.held_out_source,
+        held_out=statements.held_out(settings.held_out_source, several_bases=bool(others)),
+        other_bases=others or None,
     )
 
 

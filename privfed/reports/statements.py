@@ -116,6 +116,16 @@ def clipping(chosen: Clipping) -> str:
     return "all parameters together to C"
 
 
+def held_out(source: str, *, several_bases: bool) -> str:
+    """What the held-out text is, and whose figure stands for all where base models differ."""
+    if not several_bases:
+        return source
+    return (
+        f"{source}; each client evaluates on its own base model, and the figure of a round is the "
+        "lower median of what the clients state, so of one of their models"
+    )
+
+
 def participation(clients_per_round: int | None) -> str:
     """Who trains in a round.
 

@@ -66,11 +66,14 @@ class Case:
     architecture: str
     adapter: object
     freeze: Callable = lambda model: None
+    anchors: tuple = ()
 
     def task(self, folders):
         folder = folders[self.architecture]
         if self.architecture in ("bert", "roberta", "distilbert"):
-            return Classification(base=folder, labels=LABELS, max_length=LENGTH)
+            return Classification(
+                base=folder, labels=LABELS, max_length=LENGTH, anchor_texts=self.anchors
+            )
         return CausalLanguageModel(base=folder, max_length=LENGTH)
 
     def trainable_model(self, task):
@@ -151,6 +154,7 @@ def _prefix(projection):
     )
 
 
+_ANCHORS = ("goal match team", "bank price", "film actor stage", "river stone", "winter market")
 _GENERATOR = PromptGenerator(
     task_text=("goal match team", "bank price"), num_virtual_tokens=3, width=8, heads=2
 )
@@ -178,6 +182,8 @@ CASES = {
         "bert",
         SparseUpdate(target_modules=("query", "intermediate.dense", "output.dense"), share=0.05),
     ),
+    "bert relative": Case("bert", lora("relative"), anchors=_ANCHORS),
+    "bert relative A frozen": Case("bert", lora("relative"), _freeze_a, anchors=_ANCHORS),
     "roberta lora q,v": Case("roberta", lora("query", "value")),
     "roberta biases": Case("roberta", InPlace.biases()),
     "distilbert lora all": Case(

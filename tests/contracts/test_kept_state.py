@@ -40,6 +40,12 @@ def model(folders):
     return private_model(CASES["bert lora q,v"], folders)
 
 
+@pytest.fixture(scope="module")
+def on_any_base(folders):
+    """The adapter that clients on different base models share."""
+    return private_model(CASES["bert relative"], folders)
+
+
 class World:
     """A client in two rounds, all of whose sums and noised sums are noted.
 
@@ -134,6 +140,13 @@ def test_a_record_moves_no_sum_of_two_rounds_by_more_than_c(model, monkeypatch, 
     differences = largest_difference(model, METHODS[name], monkeypatch)
     assert max(differences) <= 1 + 1e-6
     assert min(differences) > 0.5, "a record that changes nothing shows nothing"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nor_does_it_where_clients_hold_different_bases(on_any_base, monkeypatch, name):
+    differences = largest_difference(on_any_base, METHODS[name], monkeypatch)
+    assert max(differences) <= 1 + 1e-6
+    assert min(differences) > 0.5
 
 
 @pytest.mark.parametrize("name", ["fedsa", "local head"])

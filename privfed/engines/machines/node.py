@@ -136,10 +136,14 @@ class Node:
         if self.client.id not in brought.nodes:
             raise ConfigError("; ".join(brought.notes) or "this client cannot take part")
         results = OwnResults(
-            folder=self.results, model=brought.model, settings=self.settings, start=brought.start
+            folder=self.results,
+            model=brought.nodes[self.client.id].model,
+            settings=self.settings,
+            start=brought.start,
         )
+        evaluate = partial(brought.evaluate, base=self.client.base)
         closing = OwnReport(
-            baseline=brought.evaluate(brought.initial),
+            baseline=evaluate(brought.initial),
             notes=brought.notes,
             size_source=brought.size_source,
             share_ledger=self.share_ledger,
@@ -152,9 +156,7 @@ class Node:
             proposal=self._proposal,
             roster=self.roster,
             initial=brought.initial,
-            outside=Outside(
-                store=self.files, memory=memories, evaluate=brought.evaluate, closing=closing
-            ),
+            outside=Outside(store=self.files, memory=memories, evaluate=evaluate, closing=closing),
         )
         return brought
 

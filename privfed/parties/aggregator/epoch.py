@@ -338,18 +338,26 @@ def _error(name: str, reason: str) -> PrivfedError:
 
 
 def _require_alike(ready: Mapping[str, Ready]) -> int:
-    """Refuse clients that hold different things, naming who; returns how much each sends."""
-    facts = {name: one.facts.common for name, one in ready.items()}
-    alike = most_alike(facts, sorted(next(iter(facts.values()))))
-    expected = facts[alike[0]]
-    for name, one in facts.items():
-        differs = [key for key, value in expected.items() if one[key] != value]
-        if differs:
-            raise ConfigError(
-                f"all clients must hold the same base model, initial adapter and tokenizer, "
-                f"{name!r} has another {', '.join(differs)} than {alike[0]!r}"
-            )
-    return int(expected["num_values"])
+    """Refuse clients that hold different things, naming who; returns how much each sends.
+
+    What belongs to the base model must be the same at all that declare the same one.
+    """
+    of_all = {name: one.facts.common_to_all for name, one in ready.items()}
+    of_base: dict[str | None, dict[str, dict[str, Any]]] = {}
+    for name, one in ready.items():
+        of_base.setdefault(one.facts.declared_base, {})[name] = one.facts.common
+    for stated in (*of_base.values(), of_all):
+        alike = most_alike(stated, sorted(next(iter(stated.values()))))
+        expected = stated[alike[0]]
+        for name, values in stated.items():
+            differs = [key for key, value in expected.items() if values[key] != value]
+            if differs:
+                raise ConfigError(
+                    f"all clients must hold the same base model, initial adapter and tokenizer, or "
+                    f"say that their base model is another; {name!r} has another "
+                    f"{', '.join(differs)} than {alike[0]!r}"
+                )
+    return next(iter(ready.values())).facts.num_values
 
 
 def _metric_value(began: Collection[Mapping[str, object]]) -> float:

@@ -34,6 +34,7 @@ from privfed.parties.aggregator.round import AggregatorRound, Released, abandon
 from privfed.parties.aggregator.stated import Exchange
 from privfed.parties.aggregator.summing import Summing
 from privfed.protocol.participation import Participation
+from privfed.protocol.ready import other_bases
 from privfed.protocol.terms import RoundPlan
 from privfed.reports.round_record import Abandoned, RoundRecord
 from privfed.reports.run_record import RunRecord
@@ -234,14 +235,15 @@ class AggregatorRun:
     def _first(self, epoch: Epoch) -> Reached:
         """How far a run has come that has just begun."""
         ready = epoch.ready
-        first = next(iter(ready.values())).facts
+        facts = {name: ready[name].facts for name in self.members}
+        first = facts[self.members[0]]
         record = RunRecord(
             run=epoch.run,
             settings=self.described,
             base_sha256=first.base_weights,
             start_sha256=first.start,
             notes=self.notes,
-            noise_multipliers={name: ready[name].facts.noise_multiplier for name in self.members},
+            noise_multipliers={name: one.noise_multiplier for name, one in facts.items()},
             largest_range=epoch.public_range,
             public_range=epoch.public_range,
             anchors={name: ready[name].anchor for name in self.members},
@@ -249,6 +251,7 @@ class AggregatorRun:
             rounds=(),
             abandoned=(),
             left_out={},
+            other_bases={name: one["base_weights"] for name, one in other_bases(facts).items()},
         )
         return Reached(
             base=epoch.base,

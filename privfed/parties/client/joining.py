@@ -270,14 +270,14 @@ def delta_notes(clients: Sequence[Client], privacy: PrivacyConfig) -> list[str]:
 
 def encoded_records(
     clients: Sequence[Client],
-    model: PrivateModel,
+    models: Mapping[str, PrivateModel],
     privacy: PrivacyConfig,
     training: TrainingConfig,
     state: Path,
 ) -> dict[str, Batch]:
     """Every client's records as tensors; this comes before anything of them is released."""
     return {
-        client.id: _encoded(client, model, privacy.examples_per_record, state, training)
+        client.id: _encoded(client, models[client.id], privacy.examples_per_record, state, training)
         for client in clients
     }
 
@@ -287,7 +287,7 @@ def build_nodes(
     encoded: Mapping[str, Batch],
     ledgers: Mapping[str, Ledger],
     noise_multipliers: Mapping[str, float],
-    model: PrivateModel,
+    models: Mapping[str, PrivateModel],
     method: Method,
     *,
     identities: Mapping[str, Identity],
@@ -303,7 +303,7 @@ def build_nodes(
         ClientNode(
             id=client.id,
             identity=identities[client.id],
-            model=model,
+            model=models[client.id],
             encoded=encoded[client.id],
             method=method,
             config=DPSGDConfig(

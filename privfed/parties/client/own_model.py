@@ -5,7 +5,7 @@ nothing for a client alone, its own model is the shared one, and only the figure
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -49,7 +49,10 @@ class OwnModel:
 
 
 def own_texts_of(
-    clients: Sequence[Client], model: PrivateModel, training: TrainingConfig, state: Path
+    clients: Sequence[Client],
+    models: Mapping[str, PrivateModel],
+    training: TrainingConfig,
+    state: Path,
 ) -> dict[str, Batch]:
     """The held-out records of clients that have some of their own, as tensors, tried.
 
@@ -58,7 +61,7 @@ def own_texts_of(
     """
     found: dict[str, Batch] = {}
     for client in (client for client in clients if client.own_held_out):
-        log = local_logger(state, client.id, client.dataset)
+        log, model = local_logger(state, client.id, client.dataset), models[client.id]
         with told_in([log], "own_held_out cannot be used"):
             encoded = model.task.collate(model.task.tokenizer(), client.own_held_out)
             require_readable(model, encoded)

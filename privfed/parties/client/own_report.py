@@ -79,7 +79,7 @@ class OwnReport:
         record = RunRecord(
             run=starting.run,
             settings=membership.settings.describe(),
-            base_sha256=membership.facts.base_weights,
+            base_sha256=next(iter(starting.facts.values())).base_weights,
             start_sha256=membership.facts.start,
             notes=(*self.notes, *weights, _TOLD),
             noise_multipliers={n: one.noise_multiplier for n, one in starting.facts.items()},
@@ -90,6 +90,9 @@ class OwnReport:
             rounds=tuple(_own_record(row, node, starting.run, book) for row in told.rounds),
             abandoned=told.abandoned,
             left_out=told.left_out,
+            other_bases={
+                name: one["base_weights"] for name, one in starting.agreement.other_bases.items()
+            },
         )
         facts = RunFacts(
             agreement=starting.agreement,
@@ -109,7 +112,7 @@ class OwnReport:
         report = client_report(
             self._settings(membership), facts, record, export, moment, client=node.id
         )
-        report = _without_paths(report)
+        report = _without_paths(report, record.base_of(node.id))
         if self.keep is not None:
             self.keep(report, record, export, progress)
         return closed_message(node.identity, terms, report, export if self.share_ledger else None)
@@ -123,11 +126,11 @@ class OwnReport:
         return settings.of_clients(known, self.size_source)
 
 
-def _without_paths(report: BudgetReport) -> BudgetReport:
+def _without_paths(report: BudgetReport, digest: str | None) -> BudgetReport:
     """The report without the place of the base model on this machine; its digest names it."""
     model = dict(report.training.model)
     if Path(str(model.get("base", ""))).exists():
-        model["base"] = f"local files, SHA-256 {report.base_sha256}"
+        model["base"] = f"local files, SHA-256 {digest}"
     return replace(report, training=replace(report.training, model=model))
 
 

@@ -6,12 +6,13 @@ before noise is calibrated to what is left, and nothing here spends a round's bu
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.torch import load
 
 from accountants import Anchor, AnchorFolder, Ledger, epsilon
 from privfed import run_settings
@@ -19,12 +20,11 @@ from privfed.agreement import budget_of
 from privfed.errors import ConfigError
 from privfed.identity.keys import Identity
 from privfed.methods.method import Round, total_length
-from privfed.models.start_file import start_bytes
+from privfed.models.start_file import put_start, start_bytes
 from privfed.models.tasks import Batch
 from privfed.models.tokenizer_digest import tokenizer_digest
 from privfed.models.vector import (
     frozen_digest,
-    layout_of,
     read_vector,
     write_vector,
 )
@@ -58,10 +58,10 @@ class Prepared:
     """Clients that are ready.
 
     Attributes:
-        model: that all of them share.
+        models: that they share, by the public name of the base model; None is that of the settings.
         start: content of the file with the initial adapter.
         initial: its trained part, shape (params,).
-        held_out: encoded.
+        held_out: encoded, for each of the models.
         clients: with their public sizes as numbers, without those that turned out too small.
         ledgers: of these clients, those that were left out of a run too.
         nodes: of those that take part.
@@ -70,10 +70,10 @@ class Prepared:
         size_source: where the public sizes come from, for the report.
     """
 
-    model: PrivateModel
+    models: Mapping[str | None, PrivateModel]
     start: bytes
     initial: NDArray[np.float32]
-    held_out: Batch
+    held_out: Mapping[str | None, Batch]
     clients: tuple[Client, ...]
     ledgers: Mapping[str, Ledger]
     nodes: Mapping[str, ClientNode]
@@ -81,11 +81,22 @@ class Prepared:
     notes: tuple[str, ...]
     size_source: str
 
-    def evaluate(self, adapter: NDArray[np.float32]) -> float:
-        """The metric of an adapter, shape (params,), on held-out text."""
-        write_vector(self.model.adapter, adapter)
+    @property
+    def model(self) -> PrivateModel:
+        """The first of the models; that of the settings' base, where somebody holds it."""
+        return next(iter(self.models.values()))
+
+    def evaluate(self, adapter: NDArray[np.float32], base: str | None = None) -> float:
+        """The metric of an adapter, shape (params,), on held-out text, on one of the base models.
+
+        Args:
+            adapter: that is evaluated.
+            base: public name of the base model.
+        """
+        model = self.models[base]
+        write_vector(model.adapter, adapter)
         (size,) = {node.config.physical_batch_size for node in self.nodes.values()}
-        return held_out_metric(self.model, self.held_out, size)
+        return held_out_metric(model, self.held_out[base], size)
 
 
 def prepare(
@@ -114,11 +125,12 @@ def prepare(
     """
     joining.require_single_examples(clients, settings.privacy)
     remaining = [client for client in clients if client.id not in left_out]
-    model, content = _model_and_start(settings, start, num_clients=len(remaining))
-    held_out = _held_out(settings, model)
-    own_texts = own_texts_of(remaining, model, settings.training, settings.state)
+    models, content = _models_and_start(settings, start, remaining)
+    held_out = {base: _held_out(settings, model) for base, model in models.items()}
+    theirs = {client.id: models[client.base] for client in remaining}
+    own_texts = own_texts_of(remaining, theirs, settings.training, settings.state)
     encoded = joining.encoded_records(
-        remaining, model, settings.privacy, settings.training, settings.state
+        remaining, theirs, settings.privacy, settings.training, settings.state
     )
     ledgers = joining.open_ledgers(
         clients,
@@ -130,13 +142,13 @@ def prepare(
     )
     sized, notes = _sized(settings, clients, ledgers)
     part = [client for client in sized if client.id not in left_out]
-    facts = _facts(settings, part, ledgers, model, content, known)
+    facts = _facts(settings, part, ledgers, models, content, known)
     nodes = joining.build_nodes(
         part,
         encoded,
         ledgers,
         {name: one.noise_multiplier for name, one in facts.items()},
-        model,
+        theirs,
         settings.method,
         identities=identities,
         participation=settings.proposal().participation,
@@ -147,9 +159,9 @@ def prepare(
         own_texts=own_texts,
     )
     return Prepared(
-        model=model,
+        models=models,
         start=content,
-        initial=read_vector(model.adapter),
+        initial=read_vector(next(iter(models.values())).adapter),
         held_out=held_out,
         clients=tuple(sized),
         ledgers={client.id: ledgers[client.id] for client in sized},
@@ -160,12 +172,52 @@ def prepare(
     )
 
 
-def _model_and_start(
-    settings: FederationSettings, start: Path | None, *, num_clients: int
-) -> tuple[PrivateModel, bytes]:
-    """The model that these clients share, and the file from which it starts: as given, or new."""
-    blueprint = Blueprint(
-        task=settings.model,
+def _models_and_start(
+    settings: FederationSettings, start: Path | None, clients: Sequence[Client]
+) -> tuple[dict[str | None, PrivateModel], bytes]:
+    """The models that these clients share, and the file from which they start: as given, or new.
+
+    A new file is that of the settings' base model, which is built then whoever holds it.
+    """
+    held = {client.base for client in clients}
+    if start is None or not held:
+        held.add(None)
+    order = sorted(held, key=lambda base: (base is not None, base))
+    models = {base: _blueprint(settings, base, start, len(clients)).build() for base in order}
+    if settings.has_several_bases:
+        _require_behind_the_base(models.values())
+    if start is not None:
+        return models, start.read_bytes()
+    first = models[None]
+    content = start_bytes(first.adapter, first.added)
+    for model in models.values():
+        put_start(load(content), model.adapter, model.added, "of the first base model")
+    return models, content
+
+
+def _require_behind_the_base(models: Iterable[PrivateModel]) -> None:
+    """Refuse an adapter inside of a base model: on another one it has another shape or meaning.
+
+    Raises:
+        ConfigError: naming what is inside, and what to take.
+    """
+    for model in models:
+        encoder = next(
+            path for path, module in model.adapter.named_modules() if path.endswith("encoder")
+        )
+        inside = [name for name in model.added if name.startswith(f"{encoder}.")]
+        if inside:
+            raise ConfigError(
+                "clients on different base models share what stands behind them, and this adapter "
+                f"trains {inside[0]!r} inside; take LoRA(target_modules=('relative',))"
+            )
+
+
+def _blueprint(
+    settings: FederationSettings, base: str | None, start: Path | None, num_clients: int
+) -> Blueprint:
+    return Blueprint(
+        task=settings.task_on(base),
         adapter=settings.adapter,
         freezes_a=settings.method.freezes_a,
         computation=settings.computation,
@@ -176,14 +228,10 @@ def _model_and_start(
         device=settings.device,
         start=start,
     )
-    model = blueprint.build()
-    if start is None:
-        return model, start_bytes(model.adapter, model.added)
-    return model, start.read_bytes()
 
 
 def _held_out(settings: FederationSettings, model: PrivateModel) -> Batch:
-    encoded = settings.model.collate(settings.model.tokenizer(), settings.held_out)
+    encoded = model.task.collate(model.task.tokenizer(), settings.held_out)
     require_readable(model, encoded)
     size = settings.training.physical_batch_size
     return model.with_frozen_states(encoded, size, held_out=True)
@@ -208,7 +256,7 @@ def _facts(
     settings: FederationSettings,
     clients: Sequence[Client],
     ledgers: Mapping[str, Ledger],
-    model: PrivateModel,
+    models: Mapping[str | None, PrivateModel],
     start: bytes,
     known: Known | None,
 ) -> dict[str, Facts]:
@@ -226,7 +274,7 @@ def _facts(
         }
         before = {client.id: known.facts[client.id].epsilon_before for client in clients}
     sizes = {client.id: client.size for client in clients}
-    layout = layout_of(model.adapter)
+    layout = next(iter(models.values())).layout
     weights = settings.method.weights(sizes, settings.steps)
     played = tuple(
         Round(
@@ -240,18 +288,24 @@ def _facts(
     )
     _require_parts(settings, played)
     common = {
-        "base_weights": model.base_sha256,
-        "base_model": frozen_digest(model.adapter),
         "layout": layout.digest(),
         "num_params": layout.length,
         "num_values": total_length(settings.method, played),
         "start": hashlib.sha256(start).hexdigest(),
-        "tokenizer": tokenizer_digest(settings.model.tokenizer()),
+    }
+    of_base = {
+        base: {
+            "base_weights": model.base_sha256,
+            "base_model": frozen_digest(model.adapter),
+            "tokenizer": tokenizer_digest(model.task.tokenizer()),
+        }
+        for base, model in models.items()
     }
     return {
         client.id: Facts.from_json(
             {
                 **common,
+                **of_base[client.base],
                 "client": client.describe(settings.privacy),
                 "noise_multiplier": noise_multipliers[client.id],
                 "epsilon_before": before[client.id],

@@ -12,7 +12,7 @@ from privfed.identity.roster import Roster
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import ready_of
 from privfed.protocol.participation import Participation
-from privfed.protocol.ready import Facts, Ready, epoch_of, terms_before
+from privfed.protocol.ready import Facts, Ready, epoch_of, other_bases, terms_before
 from privfed.protocol.terms import RunTerms
 from privfed.run_settings import FederationSettings
 
@@ -181,11 +181,13 @@ def _taking_part(
         raise MessageError(f"{missing!r:.200} must be ready, or left out")
     for name, one in part.items():
         _require_declared(one.client, asked[name])
-    first = next(iter(part.values()), None)
+    firsts: dict[str | None, Facts] = {}
     for name, one in part.items():
-        if first is not None and one.common != first.common:
-            differs = [key for key, value in one.common.items() if value != first.common[key]]
-            raise MessageError(f"{name!r} has another {differs} than {first.client['id']!r}")
+        on_it, of_all = firsts.setdefault(one.declared_base, one), next(iter(part.values()))
+        for first, wanted in ((on_it, on_it.common), (of_all, of_all.common_to_all)):
+            differs = [key for key, value in wanted.items() if one.common[key] != value]
+            if differs:
+                raise MessageError(f"{name!r} has another {differs} than {first.client['id']!r}")
     return part
 
 
@@ -214,6 +216,7 @@ def _agreement(
         start=first.start,
         tokenizer=first.tokenizer,
         min_clients=settings.min_clients,
+        other_bases=other_bases(facts),
     )
 
 

@@ -96,6 +96,19 @@ class TestWhatIsRead:
         assert Path(found.settings.model.base) == Path(bert_folder).resolve()
         assert found.settings.proposal().digest() == found.public.settings.proposal().digest()
 
+    def test_so_may_one_that_it_alone_holds(
+        self, load, place, public, bert_folder, other_bert_folder
+    ):
+        public["model"]["anchor_texts"] = ["goal", "bank"]
+        public["bases"] = {"small": {"base": bert_folder, "clients": ["north"]}}
+        write(place / "run.toml", public)
+        found = load({**node_file(), "base": other_bert_folder})
+        assert found.client.base == "small"
+        assert found.settings.bases == {"small": str(Path(other_bert_folder).resolve())}
+        assert found.settings.model == found.public.settings.model
+        assert found.settings.task_on(found.client.base).base == found.settings.bases["small"]
+        assert found.settings.proposal().digest() == found.public.settings.proposal().digest()
+
     @pytest.mark.parametrize(
         ("path", "where"),
         [

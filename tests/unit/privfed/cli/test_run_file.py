@@ -42,6 +42,7 @@ from privfed import (
     TrainingConfig,
 )
 from privfed.cli import run_file as run_config
+from privfed.cli import run_file_bases
 from privfed.cli import run_file_data as run_data
 from privfed.cli import run_file_partition as run_partition
 from privfed.cli.run_file import load_federation
@@ -57,7 +58,7 @@ from privfed.settings.privacy import PrivacyConfig
 from tests.unit.privfed.cli.configurations import MISSING, TOPICS, changed
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "run.toml"
-SOURCE = "".join(map(inspect.getsource, (run_config, run_data, run_partition)))
+SOURCE = "".join(map(inspect.getsource, (run_config, run_file_bases, run_data, run_partition)))
 TABLES = (
     *(run_config._TASKS, run_config._CLIPPING, run_config._OPTIMIZERS),
     *(run_config._SUMMATIONS, run_config._METHODS, run_config._SERVER_OPTIMIZERS),
@@ -747,6 +748,55 @@ def test_a_language_model_trains_from_its_configuration(load, settings, llama_fo
     assert 0 < spent["south"] <= 1.5 < spent["east"] <= 4.0
     assert result.rounds[0].metric == "perplexity"
     assert result.report.title == "topics at wards"
+
+
+class TestOtherBases:
+    """The tables [bases.NAME]."""
+
+    ANCHORS = ("goal match", "bank price", "film scene")
+
+    @pytest.fixture
+    def anchored(self, settings, other_bert_folder):
+        settings["model"]["anchor_texts"] = list(self.ANCHORS)
+        settings["adapter"] = {"kind": "lora", "rank": 2, "target_modules": ["relative"]}
+        settings["bases"] = {"small": {"base": other_bert_folder, "clients": ["east", "west"]}}
+        return settings
+
+    def test_their_clients_declare_them(self, load, anchored, other_bert_folder):
+        federation = load(anchored)
+        assert federation.bases == {"small": other_bert_folder}
+        held = {client.id: client.base for client in federation.clients}
+        assert held == {"north": None, "south": None, "east": "small", "west": "small"}
+        assert federation.model.anchor_texts == self.ANCHORS
+        assert federation.task_on("small").base == other_bert_folder
+        assert federation.task_on(None) == federation.model
+
+    @pytest.mark.parametrize(
+        ("bases", "named"),
+        [
+            (7, "'bases' at the top level must be of type dict"),
+            ({"small": "a folder"}, r"\[bases\] small must be a table"),
+            ({"small": {"clients": ["east"]}}, r"\[bases.small\] needs the key 'base'"),
+            ({"small": {"base": "b"}}, r"\[bases.small\] needs the key 'clients'"),
+            ({"small": {"base": "b", "clients": [7]}}, "a list of items of type str"),
+            ({"small": {"base": "b", "clients": [], "x": 1}}, r"unknown key\(s\) \['x'\]"),
+            ({"small": {"base": "b", "clients": ["far"]}}, r"names \['far'\], who take no part"),
+            (
+                {n: {"base": "b", "clients": ["east"]} for n in ("one", "two")},
+                "names 'east' twice; a client holds one base model",
+            ),
+        ],
+    )
+    def test_what_cannot_be_is_named(self, load, anchored, bases, named):
+        with pytest.raises(ConfigError, match=named):
+            load({**anchored, "bases": bases})
+
+    def test_a_folder_is_relative_to_the_file(self, tmp_path):
+        (tmp_path / "small").mkdir()
+        root = Section("", {"bases": {"s": {"base": "small", "clients": ["east"]}}})
+        found = run_file_bases.bases_of(root, tmp_path)
+        assert found.places == {"s": str(tmp_path.resolve() / "small")}
+        root.end()
 
 
 class TestTheExample:

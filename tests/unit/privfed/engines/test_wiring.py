@@ -89,9 +89,9 @@ class TestPrograms:
     def test_what_equal_bytes_determine_is_computed_once(self, prepared, monkeypatch):
         evaluated, genuine = [], Prepared.evaluate
 
-        def counted(self, adapter):
+        def counted(self, adapter, base):
             evaluated.append(1)
-            return genuine(self, adapter)
+            return genuine(self, adapter, base)
 
         monkeypatch.setattr(Prepared, "evaluate", counted)
         running = prepared(encryption=Plain())

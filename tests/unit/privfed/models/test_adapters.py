@@ -10,8 +10,9 @@ from torch import nn
 
 from privfed.errors import ConfigError, ModelError
 from privfed.models.adapters import LoRA, PeftAdapter, freeze_orthonormal_a, lora_a_factors
+from privfed.models.classification import Classification
 from privfed.models.load import load_pretrained
-from privfed.models.tasks import CausalLanguageModel, Classification
+from privfed.models.tasks import CausalLanguageModel
 from privfed.models.vector import read_vector, trainable
 from privfed.settings.computation import BaseWeights
 

@@ -11,9 +11,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from privfed.errors import ConfigError, ModelError
+from privfed.models.classification import Classification
 from privfed.models.houlsby import Houlsby, HoulsbyLayer, HoulsbyModel
 from privfed.models.in_place import InPlace
-from privfed.models.tasks import Classification
 from privfed.models.vector import read_vector, trainable, write_vector
 
 WIDTH, INNER, BOTTLENECK = 4, 6, 3

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from privfed.data.records import Record
 from privfed.errors import ConfigError, DataError, ModelError
 from privfed.models.adapters import LoRA
-from privfed.models.tasks import CausalLanguageModel, Classification, SentenceClassifier, load_task
+from privfed.models.classification import Classification, SentenceClassifier
+from privfed.models.saved_task import load_task
+from privfed.models.tasks import CausalLanguageModel
 
 TEXTS = ("river", "stone market window garden", "goal match team coach league score film actor")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from privfed.errors import MessageError
 from privfed.identity.keys import Identity, Role
 from privfed.protocol.kinds import EPSILON, FACTS, LEDGER, NONCE, READY, STANDING
-from privfed.protocol.ready import Facts, Ready, Standing, epoch_of, terms_before
+from privfed.protocol.ready import Facts, Ready, Standing, epoch_of, other_bases, terms_before
 
 FACTS_OF_A = {
     "client": {"id": "a", "public_size": 41, "dataset": "wards"},
@@ -131,6 +131,24 @@ class TestFacts:
         common = Facts.from_json(FACTS_OF_A).common
         own = {"client", "noise_multiplier", "epsilon_before"}
         assert common == {key: one for key, one in FACTS_OF_A.items() if key not in own}
+
+    def test_of_clients_on_two_bases_all_but_what_is_of_the_base(self):
+        facts = Facts.from_json(FACTS_OF_A)
+        assert facts.common == {**facts.common_to_all, **facts.base}
+        assert set(facts.base) == {"base_weights", "base_model", "tokenizer"}
+        assert not set(facts.base) & set(facts.common_to_all)
+
+    def test_who_holds_another_base_than_the_first(self):
+        first = Facts.from_json(FACTS_OF_A)
+        other = replace(first, tokenizer="ee" * 32)
+        found = other_bases({"a": first, "b": other, "c": first})
+        assert found == {"b": {**first.base, "tokenizer": "ee" * 32}}
+
+    @pytest.mark.parametrize("name", [7, ["small"], {}])
+    def test_the_name_of_a_base_is_a_name(self, name):
+        client = {**FACTS_OF_A["client"], "base": name}
+        with pytest.raises(MessageError, match="must have a name, or none of its own"):
+            Facts.from_json({**FACTS_OF_A, "client": client})
 
     @given(
         st.floats(min_value=0, exclude_min=True, allow_infinity=False),

@@ -171,12 +171,13 @@ TRAINING = Training(
     participation="every client, in every round",
     weights={"client-1": 1.0, "client-2": 0.5, "client-3": 0.875},
     held_out="31 articles",
+    other_bases=None,
 )
 
 
 def report(**changes):
     plain = BudgetReport(
-        schema=3,
+        schema=4,
         scope=Scope.SIMULATION,
         title="a model on text",
         run="00ff",

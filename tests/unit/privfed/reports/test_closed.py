@@ -114,7 +114,7 @@ class TestAContradiction:
             ({"clients.0.id": "client-2"}, "epsilon of each of"),
             ({"run": "ffff"}, "this is of 'ffff' after 3"),
             ({"rounds_over": 2}, "this is of '0a1b2c3d' after 2"),
-            ({"schema": 2}, "schema must be 3, got 2"),
+            ({"schema": 2}, "schema must be 4, got 2"),
             ({"guarantee.epsilon": 0.5}, "largest of its clients"),
             (
                 {"rounds_planned": 5},

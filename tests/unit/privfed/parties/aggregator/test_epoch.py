@@ -167,6 +167,12 @@ class TestReasons:
         assert reason_in({}) == ""
 
 
+def declared_on(speakers, name, base, **facts):
+    """Let a client say that its base model is another."""
+    mine = speakers.facts[name]
+    speakers.facts[name] = replace(mine, client={**mine.client, "base": base}, **facts)
+
+
 class TestANewRun:
     def test_its_messages(self, speakers):
         epoch = start(speakers)
@@ -215,6 +221,26 @@ class TestANewRun:
         with pytest.raises(ConfigError, match=f"'c3' has another {field} than 'c1'"):
             start(speakers)
         assert speakers.kinds == [HELLO], "nobody made a key for it"
+
+    @pytest.mark.parametrize("field", ["base_weights", "base_model", "tokenizer"])
+    def test_who_says_that_its_base_is_another_may_hold_another(self, speakers, field):
+        for name in ("c2", "c4"):
+            declared_on(speakers, name, "small", **{field: "ee" * 32})
+        assert sorted(start(speakers).ready) == speakers.names
+
+    @pytest.mark.parametrize("field", ["base_weights", "base_model", "tokenizer"])
+    def test_but_those_who_declare_one_base_hold_one(self, speakers, field):
+        for name in ("c2", "c3"):
+            declared_on(speakers, name, "small", base_model="ab" * 32)
+        speakers.facts["c3"] = replace(speakers.facts["c3"], **{field: "ee" * 32})
+        with pytest.raises(ConfigError, match=f"has another {field} than"):
+            start(speakers)
+
+    @pytest.mark.parametrize("field", ["layout", "start"])
+    def test_nor_may_it_train_anything_else(self, speakers, field):
+        declared_on(speakers, "c3", "small", **{field: "ee" * 32})
+        with pytest.raises(ConfigError, match=f"'c3' has another {field} than 'c1'"):
+            start(speakers)
 
     def test_the_first_by_name_is_named_where_it_is_the_odd_one(self, speakers):
         speakers.facts["c1"] = replace(speakers.facts["c1"], tokenizer="ee" * 32, num_params=8)

@@ -211,6 +211,21 @@ class TestRefusals:
         ready = {**plain.ready(), "client-2": stated(plain, "client-2", **{name: value})}
         refused(plain, ready, rf"'client-2' has another \['{name}'\] than 'client-0'")
 
+    @pytest.mark.parametrize("name", ["base_weights", "base_model", "tokenizer"])
+    def test_one_whose_other_base_all_were_told_of(self, plain, name):
+        clients = list(plain.settings.clients)
+        clients[2] = replace(clients[2], base="small")
+        plain.settings = plain.settings.of_clients(clients, "declared")
+        plain.proposal = plain.settings.proposal().digest()
+        ready = {one: stated(plain, one) for one in plain.names}
+        client = {**plain.facts["client-2"].client, "base": "small"}
+        ready["client-2"] = stated(plain, "client-2", client=client, **{name: "00" * 32})
+        agreement = starting(plain, ready).agreement
+        assert agreement.other_bases.keys() == {"client-2"}
+        assert agreement.other_bases["client-2"][name] == "00" * 32
+        ready["client-2"] = stated(plain, "client-2", client=client, layout="00" * 32)
+        refused(plain, ready, r"'client-2' has another \['layout'\] than 'client-0'")
+
     @pytest.mark.parametrize(
         ("sigma", "allowed"),
         [(20, True), (20.0, True), (math.nextafter(20, 21), False), (21, False), (1e308, False)],

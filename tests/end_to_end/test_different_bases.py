@@ -1,0 +1,403 @@
+"""Clients on base models of other width, depth and tokenizer, which share one small adapter."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+from accountants import AnchorFolder
+from privfed import (
+    Callback,
+    Classification,
+    Computation,
+    FedAvg,
+    FFALoRA,
+    Houlsby,
+    InPlace,
+    LocalHead,
+    LoRA,
+    Plain,
+    Record,
+    load_adapter,
+)
+from privfed.data.packaged import minilm_folder
+from privfed.engines import play, stacked
+from privfed.engines.simulation import Simulation
+from privfed.errors import ConfigError, ModelError
+from privfed.models.vector import read_vector
+from privfed.parties.client.round import Transition
+from privfed.reports.run_record import RunRecord
+from privfed.storage.checkpoint import load_latest
+from privfed.storage.run_folder import RunFolder
+from privfed.verification import verify_and_render
+from tests.unit.privfed.engines.machines.beside import NAMES, Beside, begun
+
+ANCHORS = (
+    *("goal match team", "bank share profit", "film actor stage", "river stone", "coach score"),
+    *("trade price", "music album", "winter garden market", "letter paper answer"),
+)
+LABEL_TEXTS = ("goal team", "bank price", "film scene")
+SMALL = ("client-1", "client-3")
+
+
+@pytest.fixture
+def on_bases(make_federation, bert_folder, other_bert_folder, tmp_path):
+    """A function that makes a federation of which two of four clients hold another base."""
+
+    def make(*, small=SMALL, **changes):
+        federation = make_federation(anchor_folder=tmp_path / "anchors")
+        clients = [
+            replace(client, base="small" if client.id in small else None)
+            for client in federation.clients
+        ]
+        settings = {
+            "model": Classification(
+                base=bert_folder,
+                labels=("sport", "money", "culture"),
+                max_length=16,
+                logit_scale=4.0,
+                label_texts=LABEL_TEXTS,
+                anchor_texts=ANCHORS,
+            ),
+            "bases": {"small": other_bert_folder},
+            "clients": clients,
+            "adapter": LoRA(rank=2, target_modules=("relative",)),
+            "rounds": 2,
+        }
+        return replace(federation, **{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A function that prepares a run, which has not begun."""
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    yield lambda made: Simulation.prepared(made, made.clients, folder, None, ())
+    folder.release()
+
+
+@pytest.mark.parametrize("method", [FedAvg(), LocalHead(), FFALoRA()])
+def test_a_whole_run_says_who_held_what(on_bases, tmp_path, method):
+    federation = on_bases(method=method)
+    out = tmp_path / "run"
+    result = federation.run(out)
+    report, _ = verify_and_render(out, AnchorFolder(federation.anchors))
+    base = load_adapter(result.adapter)[0].base
+    assert base == federation.model.base
+    assert set(report.training.other_bases) == set(SMALL)
+    digests = {report.base_sha256, *report.training.other_bases.values()}
+    assert len(digests) == 2
+    described = json.loads((result.adapter / "privfed.json").read_text())
+    assert {described["base_sha256"], *described["other_bases"].values()} == digests
+    record = json.loads((out / "run.json").read_text())
+    assert record["other_bases"] == report.training.other_bases
+    page = (out / "report.html").read_text()
+    assert all(digest in page for digest in digests)
+    assert "on its own base model" in report.training.held_out
+    assert federation.bases["small"] not in (out / "report.json").read_text()
+
+
+class TestTheAdapter:
+    def test_it_loads_on_each_of_its_bases_and_is_the_same(
+        self, on_bases, tmp_path, other_bert_folder, llama_folder, topic_records
+    ):
+        federation = on_bases()
+        result = federation.run(tmp_path / "run")
+        _, one = load_adapter(result.adapter)
+        task, other = load_adapter(result.adapter, other_bert_folder)
+        saved = [dict(model.named_parameters()) for model in (one, other)]
+        behind = [name for name in saved[0] if "lora" in name or "modules_to_save" in name]
+        assert len(behind) == 4
+        assert all(saved[0][name].equal(saved[1][name]) for name in behind)
+        assert saved[0].keys() != saved[1].keys()
+        batch = task.collate(task.tokenizer(), topic_records(3, seed=5))
+        assert task.losses(other, batch).shape == (3,)
+
+    def test_it_is_refused_on_a_third(self, on_bases, tmp_path, folders):
+        result = on_bases().run(tmp_path / "run")
+        with pytest.raises(ModelError, match=r"weights have SHA-256 \w{64} or \w{64}; those of"):
+            load_adapter(result.adapter, folders["roberta"])
+
+
+class TestWhatAllHoldAlike:
+    def test_layout_start_and_adapter_but_not_the_base(self, on_bases, prepared):
+        running = prepared(on_bases())
+        running.begin([])
+        running.aggregator.play_round()
+        facts = {name: client.membership.facts for name, client in running.clients.items()}
+        for name in ("layout", "num_params", "num_values", "start"):
+            assert len({getattr(one, name) for one in facts.values()}) == 1
+        for name in ("base_weights", "base_model", "tokenizer"):
+            assert len({getattr(one, name) for one in facts.values()}) == 2
+            assert getattr(facts["client-0"], name) == getattr(facts["client-2"], name)
+            assert getattr(facts["client-1"], name) == getattr(facts["client-3"], name)
+        states = {c.membership.progress.state.adapter.tobytes() for c in running.clients.values()}
+        assert len(states) == 1
+        assert len({id(node.model) for node in running.brought.nodes.values()}) == 2
+        agreement = running.clients["client-2"].membership.starting.agreement
+        assert set(agreement.other_bases) == set(SMALL)
+        other = replace(agreement, other_bases={"client-1": agreement.other_bases["client-1"]})
+        assert other.digest() != agreement.digest()
+
+    def test_what_all_are_given_names_bases_and_no_place(self, on_bases, other_bert_folder):
+        federation = on_bases()
+        given = json.dumps(federation.proposal().to_json())
+        assert '"base": "small"' in given
+        assert other_bert_folder not in given
+        assert federation.model.base not in given
+        elsewhere = replace(federation, bases={"small": "another/place"})
+        assert elsewhere.proposal().digest() == federation.proposal().digest()
+        assert on_bases(small=("client-3",)).proposal().digest() != federation.proposal().digest()
+
+    def test_models_begin_from_one_file(self, on_bases, prepared):
+        """Label sentences give the head other numbers on another base: those of the first count."""
+        brought = prepared(on_bases()).brought
+        first, second = brought.models.values()
+        assert np.array_equal(read_vector(first.adapter), read_vector(second.adapter))
+        assert brought.initial.any()
+
+
+class TestTheMetric:
+    def test_each_client_evaluates_on_its_own_base(self, on_bases, prepared, monkeypatch):
+        stated = {}
+        genuine = Transition.after
+
+        def noted(self, progress, number, sums, contributors):
+            moved = genuine(self, progress, number, sums, contributors)
+            stated[self.evaluate.keywords["base"]] = moved.metric_value
+            return moved
+
+        monkeypatch.setattr(Transition, "after", noted)
+        running = prepared(on_bases())
+        running.begin([])
+        running.aggregator.play_round()
+        adapter = running.clients["client-0"].membership.progress.state.adapter
+        for base in (None, "small"):
+            assert stated[base] == running.brought.evaluate(adapter, base)
+        assert stated[None] != stated["small"], "a seed with which the figures differ"
+        assert running.record.rounds[-1].value == min(stated.values()), "the lower median of four"
+
+
+class TestWhatIsKept:
+    def test_a_clients_own_head_is_in_no_upload(self, on_bases, prepared, monkeypatch):
+        sent, genuine = {}, LocalHead.local
+
+        def noted(self, trained, client, round_):
+            """What each client trained comes first; later the noise of a mean is worked out."""
+            vectors = genuine(self, trained, client, round_)
+            sent.setdefault(client, (vectors, trained.delta[self.own(round_.layout)]))
+            return vectors
+
+        running = prepared(on_bases(method=LocalHead()))
+        running.begin([])
+        monkeypatch.setattr(LocalHead, "local", noted)
+        running.aggregator.play_round()
+        assert list(sent) == [f"client-{n}" for n in range(4)]
+        for vectors, head in sent.values():
+            shared = np.concatenate(list(vectors.values()))
+            assert len(shared) == 2 * 2 * len(ANCHORS)
+            assert head.all()
+            assert not set(head.tolist()) & set(shared.tolist())
+
+    def test_a_clients_own_model_is_on_its_own_base(self, on_bases, tmp_path):
+        federation = on_bases(method=LocalHead())
+        result = federation.run(tmp_path / "run")
+        assert set(result.own) == {f"client-{n}" for n in range(4)}
+        for name, own in result.own.items():
+            task, _ = load_adapter(own.folder / "adapter")
+            where = federation.bases["small"] if name in SMALL else federation.model.base
+            assert task.base == where
+
+
+class StopAfterOne(Callback):
+    """Ends a run once its first round is kept."""
+
+    def on_round(self, record):
+        raise InterruptedError
+
+
+class TestARunThatGoesOn:
+    def test_it_comes_to_the_same(self, on_bases, tmp_path, seeded_randomness):
+        def played(name, *, stop):
+            federation = on_bases(
+                method=LocalHead(),
+                randomness=seeded_randomness(3),
+                state_folder=tmp_path / f"{name}-state",
+                anchor_folder=tmp_path / f"{name}-anchors",
+            )
+            out = tmp_path / name
+            if stop:
+                with pytest.raises(InterruptedError):
+                    federation.run(out, callbacks=[StopAfterOne()])
+            result = federation.run(out, resume=stop)
+            return load_latest(out / "checkpoints"), result.own
+
+        (whole, own), (resumed, own_after) = played("whole", stop=False), played("two", stop=True)
+        assert resumed.round == whole.round == 2
+        assert resumed.record["other_bases"] == whole.record["other_bases"] != {}
+        assert resumed.tensors.keys() == whole.tensors.keys()
+        assert all(
+            np.array_equal(resumed.tensors[key], whole.tensors[key]) for key in whole.tensors
+        )
+        assert own.keys() == own_after.keys()
+        assert all(np.array_equal(own[name].values, own_after[name].values) for name in own)
+        rounds = [RunRecord.from_json(one.record).rounds for one in (whole, resumed)]
+        first, second = ([row.value for row in rows] for rows in rounds)
+        assert first == second
+
+    def test_a_base_that_was_changed_meanwhile_is_refused(
+        self, on_bases, tmp_path, other_bert_folder
+    ):
+        place = tmp_path / "small"
+        shutil.copytree(other_bert_folder, place)
+        federation = on_bases(bases={"small": str(place)})
+        with pytest.raises(InterruptedError):
+            federation.run(tmp_path / "run", callbacks=[StopAfterOne()])
+        change_weights(place)
+        with pytest.raises(ModelError, match="base model of 'client-1' must have the frozen"):
+            federation.run(tmp_path / "run", resume=True)
+
+
+def change_weights(folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "embeddings" in name)
+    weights[name] = weights[name] + 1e-3
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+class TestWhatIsRefused:
+    def test_an_undeclared_other_base(self, on_bases, prepared):
+        """One of those that declare one base holds another: as where nobody declares any."""
+        running = prepared(on_bases())
+        program, other = running.clients["client-2"], running.clients["client-3"]
+        held = other.membership.facts.base
+        program.membership.facts = replace(program.membership.facts, **held)
+        with pytest.raises(ConfigError, match="'client-2' has another .*base_weights.* 'client-0'"):
+            running.begin([])
+
+    def test_a_name_that_is_nowhere(self, on_bases, bert_folder):
+        with pytest.raises(ConfigError, match=r"\['small'\], bases must say .* \['large'\]"):
+            on_bases(bases={"large": bert_folder})
+
+    def test_a_task_without_anchors(self, on_bases, bert_folder):
+        plain = Classification(base=bert_folder, labels=("sport", "money", "culture"))
+        with pytest.raises(ConfigError, match="must be a Classification with anchor_texts"):
+            on_bases(model=plain)
+
+    @pytest.mark.parametrize(
+        "adapter",
+        [
+            LoRA(rank=2, target_modules=("query", "relative")),
+            InPlace.biases(),
+            InPlace(last_layers=1),
+            Houlsby(bottleneck=3, target_modules=("output.dense",)),
+        ],
+    )
+    def test_an_adapter_inside_of_the_base(self, on_bases, tmp_path, adapter, bert_folder):
+        """Also where the other base has the same shapes: the numbers would mean something else."""
+        federation = on_bases(adapter=adapter, bases={"small": bert_folder})
+        with pytest.raises(ConfigError, match=r"take LoRA\(target_modules=\('relative',\)\)"):
+            federation.run(tmp_path / "run")
+
+    def test_several_processes(self, on_bases):
+        with pytest.raises(ConfigError, match="take processes = 1"):
+            on_bases(computation=Computation(processes=2))
+
+    def test_frozen_layers_that_nothing_is_trained_above(self, on_bases, tmp_path):
+        federation = on_bases(computation=Computation(cache_frozen_layers=True))
+        with pytest.raises(ConfigError, match="or leave it out"):
+            federation.run(tmp_path / "run")
+
+
+def test_parties_apart_hold_one_base_each(on_bases, make_federation, tmp_path):
+    """Programs that know of the others what they sign, each with the base that it declared."""
+    made = Beside(make_federation, tmp_path)
+    settings = on_bases(encryption=Plain())
+    made.settings = replace(settings, clients=settings.clients[: len(NAMES)])
+    try:
+        nodes = made.prepared()
+        for name, node in nodes.items():
+            held = node._program.node.model.task.base
+            assert held == settings.task_on(node.client.base).base, name
+        hub = begun(made.hub())
+        hub.play()
+        report = hub.finish()
+        assert set(report.training.other_bases) == {"client-1"}
+        for name in NAMES:
+            own, _ = verify_and_render(made.results(name), AnchorFolder(settings.anchors))
+            assert own.training.other_bases == report.training.other_bases
+            assert own.base_sha256 == report.base_sha256
+            task, _ = load_adapter(made.results(name) / "adapter")
+            held = "small" if name == "client-1" else None
+            assert task.base == settings.task_on(held).base
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def cut_minilm(tmp_path_factory):
+    """MiniLM's first three layers, a base of its own."""
+    folder = tmp_path_factory.mktemp("cut")
+    model = AutoModel.from_pretrained(minilm_folder(), num_hidden_layers=3)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(folder)
+    return str(folder)
+
+
+def test_real_encoders_agree_on_what_an_adapter_means(on_bases, tmp_path, cut_minilm):
+    """What is shared is better than chance on both, though neither saw the other's numbers."""
+    topics = {
+        "sport": ("The team won the match.", "A striker scored a late goal."),
+        "money": ("The bank raised its rates.", "Shares fell on the market."),
+        "culture": ("The film won an award.", "A singer released an album."),
+    }
+    records = [Record(text, label) for label, texts in enumerate(topics.values()) for text in texts]
+    anchors = (
+        *("The players trained for the game.", "Investors bought stocks.", "A new novel."),
+        *("The coach praised his side.", "Profits grew.", "The actor played a king."),
+    )
+    federation = on_bases(
+        model=Classification(
+            base=minilm_folder(),
+            labels=tuple(topics),
+            max_length=12,
+            logit_scale=4.0,
+            label_texts=("Sport.", "Business and money.", "Film and music."),
+            anchor_texts=anchors,
+        ),
+        bases={"small": cut_minilm},
+        held_out=records,
+        rounds=1,
+    )
+    result = federation.run(tmp_path / "run")
+    assert len(set(result.report.training.other_bases.values())) == 1
+    for base in (minilm_folder(), cut_minilm):
+        task, model = load_adapter(result.adapter, base)
+        batch = task.collate(task.tokenizer(), records)
+        with torch.no_grad():
+            right, of = task.metric_parts(model, batch)
+        assert right / of > 0.5, base
+
+
+def test_stacked_clients_are_of_one_base(on_bases, tmp_path, monkeypatch):
+    stacks, genuine = [], stacked.updates_of
+
+    def noted(stack):
+        stacks.append([run.node.id for run, _ in stack])
+        return genuine(stack)
+
+    monkeypatch.setattr(play, "updates_of", noted)
+    federation = on_bases(
+        small=("client-2", "client-3"), computation=Computation(stacked_clients=4), rounds=1
+    )
+    result = federation.run(tmp_path / "run")
+    assert stacks == [["client-0", "client-1"], ["client-2", "client-3"]]
+    assert result.rounds[0].clients == ("client-0", "client-1", "client-2", "client-3")
