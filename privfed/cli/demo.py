@@ -150,15 +150,18 @@ def chat_messages(
         title="SmolLM2-135M on chat messages",
         model=CausalLanguageModel(base=base, max_length=32),
         clients=clients,
-        adapter=LoRA(rank=4, target_modules=("q_proj", "v_proj"), layers=tuple(range(22, 30))),
+        adapter=LoRA(rank=8, target_modules=("v_proj",), layers=(28, 29)),
         privacy=PrivacyConfig(
             budget=Budget(epsilon=4.0, delta=1e-4),
             neighbouring=Neighbouring.ADD_REMOVE,
             record="one message, not one person",
             expected_batch_size=32,
-            clipping_norm=0.1,
+            clipping_norm=0.06,
+            steps_per_round=2,
         ),
-        training=TrainingConfig(learning_rate=140.0, physical_batch_size=8),
+        training=TrainingConfig(
+            learning_rate=600.0, final_learning_rate=150.0, physical_batch_size=8
+        ),
         encryption=BFV() if encrypted else Plain(),
         method=FFALoRA(),
         rounds=rounds,
