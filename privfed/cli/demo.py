@@ -124,7 +124,7 @@ def bbc_topics(
 
 
 def chat_messages(
-    folder: Path, *, encrypted: bool = True, resume: bool = False, rounds: int = 4
+    folder: Path, *, encrypted: bool = True, resume: bool = False, rounds: int = 3
 ) -> Federation:
     """SmolLM2-135M on chat messages, one client per real sender, epsilon <= 4.
 

@@ -96,8 +96,8 @@ class TestChat:
         assert "256 people who are no clients" in federation.held_out_source
 
     def test_what_is_asked_for_arrives(self, chat, tmp_path, llama_folder):
-        plain = demo.chat_messages(tmp_path, encrypted=False, rounds=3)
-        assert (plain.encryption, plain.rounds) == (Plain(), 3)
+        plain = demo.chat_messages(tmp_path, encrypted=False, rounds=5)
+        assert (plain.encryption, plain.rounds) == (Plain(), 5)
         assert demo.chat_messages(tmp_path).encryption == BFV()
         assert plain.model == CausalLanguageModel(base=llama_folder, max_length=32)
         assert plain.fresh_ledgers
