@@ -29,7 +29,7 @@ from accountants import Budget
 from privfed import Computation, Federation, Plain
 from privfed.cli.demo import chat_messages
 
-RATES, STEPS = (300.0, 600.0, 1200.0), (2, 8, 24)
+RATES, STEPS = (200.0, 400.0, 800.0), (4, 12, 36)
 """Learning rates of the first round, and steps in a round, of the ceilings."""
 _NO_BUDGET = Budget(epsilon=50.0, delta=1e-4)
 """Stands for none: its noise is not drawn."""

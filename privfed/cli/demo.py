@@ -128,7 +128,7 @@ def chat_messages(
 ) -> Federation:
     """SmolLM2-135M on chat messages, one client per real sender, epsilon <= 4.
 
-    Few numbers in the last two blocks, since most of what can be learnt here is how a message
+    Few numbers are trained, in the last two blocks. The untouched model is worst at how a message
     begins and ends. The settings were chosen on messages of eight other senders and on held-out
     people who are none of those below; `benchmarks/chat_gap.py` compares with no noise.
 
@@ -159,12 +159,12 @@ def chat_messages(
             budget=Budget(epsilon=4.0, delta=1e-4),
             neighbouring=Neighbouring.ADD_REMOVE,
             record="one message, not one person",
-            expected_batch_size=32,
+            expected_batch_size=16,
             clipping_norm=0.06,
-            steps_per_round=2,
+            steps_per_round=4,
         ),
         training=TrainingConfig(
-            learning_rate=600.0, final_learning_rate=150.0, physical_batch_size=8
+            learning_rate=400.0, final_learning_rate=100.0, physical_batch_size=8
         ),
         encryption=BFV() if encrypted else Plain(),
         method=FFALoRA(),
