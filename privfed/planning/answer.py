@@ -85,9 +85,9 @@ class Answer:
 
     def epsilon_after(self, client: Declaration, rounds: int) -> float:
         """Certified upper bound on a client's epsilon after so many rounds in which it trains."""
-        noise = self.noise_multipliers[client.id]
-        releases = releases_of_run(client, self.method, self.privacy, rounds, noise)
-        events = (*self.histories[client.id], *(releases if rounds else ()))
+        noise, events = self.noise_multipliers[client.id], tuple(self.histories[client.id])
+        if rounds:
+            events += tuple(releases_of_run(client, self.method, self.privacy, rounds, noise))
         delta = budget_of(client, self.privacy).delta
         return certified.epsilon(events, delta, self.privacy.neighbouring).upper
 
@@ -113,7 +113,7 @@ def calibrated(
     privacy: PrivacyConfig,
     rounds_of: Mapping[str, int],
 ) -> dict[str, float]:
-    """`calibrate`, once for clients that differ in name alone. Arguments and errors are the same."""
+    """`calibrate`, once for clients that differ in name alone; arguments and errors are its own."""
     first: dict[tuple[object, ...], str] = {}
     like: dict[str, str] = {}
     for client in clients:

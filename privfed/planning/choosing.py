@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 START: Final = 8
 """Rounds where nothing says how many."""
 
-_ROUNDS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_ROUNDS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+_STANDS_OUT: Final = 2.0
+"""Longest update over noise; 2.5 in the demo on news."""
 _WORTH: Final = 4 / 3
 """A batch twice as large costs twice the gradients, and has to lower the noise by this factor."""
 _EPSILON_DIGITS: Final = 4
@@ -129,7 +131,7 @@ def _worthwhile_batch(plan: "Plan", epsilon: float, rounds: int, why: dict[str, 
 
 
 def _rounds_by_rule(plan: "Plan", epsilon: float, batch: int, why: dict[str, str]) -> int:
-    """The most rounds in which noise is no longer than the longest update; else a start."""
+    """The most rounds in which the longest update stands out from the noise; else a start."""
     if plan.parameters is None:
         why["rounds"] = (
             "a start: epsilon alone does not say how many. With --parameters (how many numbers are "
@@ -139,18 +141,18 @@ def _rounds_by_rule(plan: "Plan", epsilon: float, batch: int, why: dict[str, str
     fitting = [rounds for rounds in _ROUNDS if _stands_out(plan, epsilon, batch, rounds)]
     if not fitting:
         why["rounds"] = (
-            "one: even then the noise of a mean update is longer than the longest update can be"
+            "one: even then the longest update that can be is not twice as long as its noise"
         )
         return 1
     why["rounds"] = (
-        f"of {_ROUNDS[0]} to {_ROUNDS[-1]}, the most in which the noise of a mean update is not "
-        "longer than the longest update can be"
+        f"of {_ROUNDS[0]} to {_ROUNDS[-1]}, the most in which the longest update that can be is "
+        "at least twice as long as the noise of the mean"
     )
     return fitting[-1]
 
 
 def _stands_out(plan: "Plan", epsilon: float, batch: int, rounds: int) -> bool:
-    """Whether the longest update outweighs noise, if all clients had that of the smallest."""
+    """Whether the longest update stands out, if all clients had the noise of the smallest."""
     clients = plan.declarations(batch)
     smallest = min(clients, key=lambda client: client.size)
     alike = tuple(replace(smallest, id=client.id) for client in clients)
@@ -158,7 +160,7 @@ def _stands_out(plan: "Plan", epsilon: float, batch: int, rounds: int) -> bool:
         signal = signal_of(_settled(plan, alike, epsilon, batch, rounds))
     except BudgetExceededError:
         return False
-    return signal is None or signal.best_ratio is None or signal.best_ratio >= 1
+    return signal is None or signal.best_ratio is None or signal.best_ratio >= _STANDS_OUT
 
 
 def _least_epsilon(plan: "Plan") -> float:
