@@ -124,7 +124,7 @@ def plan(
 
     From CONFIG, or from numbers alone: privfed plan --size 1500 --epsilon 3 --delta 1e-5
     """
-    given = {
+    flags: dict[str, Any] = {
         "epsilon": epsilon,
         "delta": delta,
         "rounds": rounds,
@@ -138,14 +138,14 @@ def plan(
         "seconds_per_example": seconds_per_example,
         "record": record,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value is not None}
     if config is None:
         read, question = None, _asked(size or (), clients, given)
     else:
         if clients is not None:
             raise ConfigError("--clients goes with --size alone; CONFIG names the clients")
         read = _read(config, state, size or ())
-        question = replace(read.plan, **_opened(open_ or ()), **given)
+        question = replace(read.plan, **{**_opened(open_ or ()), **given})
     answer = question.answer()
     _show(answer, as_json=as_json, curves=curves, assumed=_assumed(config, size, clients))
     if write is not None:
@@ -177,7 +177,7 @@ def _named_sizes(sizes: Sequence[str], clients: int | None) -> dict[str, int]:
         raise ConfigError(f"--clients must be at least 1, got {clients}")
     many = clients or (_FEWEST if len(sizes) == 1 and "=" not in sizes[0] else 1)
     found: dict[str, int] = {}
-    for text in sizes * many if len(sizes) == 1 else sizes:
+    for text in [*sizes] * many:
         name, number = _named_size(text, f"client-{len(found) + 1}")
         if name in found:
             raise ConfigError(f"--size names {name!r} twice; names of clients must differ")
@@ -206,7 +206,7 @@ def _read(config: Path, state: Path | None, sizes: Sequence[str]) -> "PlannedFil
     return plan_of_file(config, state, dict(_named_size(text, "") for text in sizes))
 
 
-def _opened(names: Sequence[str]) -> dict[str, None]:
+def _opened(names: Sequence[str]) -> dict[str, Any]:
     if wrong := sorted(set(names).difference(_OPEN)):
         raise ConfigError(f"--open must be one of {list(_OPEN)}, got {wrong[0]!r}")
     return {_OPEN[name]: None for name in names}

@@ -254,5 +254,5 @@ def _largest_for_all(
 
 def _two_digits(number: int) -> int:
     """A number cut to its first two digits, which a person can remember."""
-    unit = 10 ** max(0, len(str(number)) - 2)
+    unit = int(10 ** max(0, len(str(number)) - 2))
     return number // unit * unit

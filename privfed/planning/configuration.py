@@ -2,6 +2,7 @@
 
 import json
 import re
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from privfed.reports.round_record import rounded_up
 Changes = Mapping[tuple[str, str], tuple[float, str]]
 """By table and key the number and why it is that."""
 
+_WIDTH: Final = 100
 _HEADER: Final = re.compile(r"^\s*\[([^\[\]]+)\]\s*(#.*)?$")
 _CALIBRATED: Final = "# A run calibrates noise multiplier {noise} for {who}: epsilon {epsilon}."
 
@@ -22,7 +24,7 @@ _CALIBRATED: Final = "# A run calibrates noise multiplier {noise} for {who}: eps
 def changes_of(answer: Answer) -> Changes:
     """The numbers of a plan by the keys that hold them, and why each is what it is."""
     privacy, why = answer.privacy, answer.why
-    given, batch = "as given to the plan", answer.expected_batch_size
+    given, batch = "given to the plan, or its default", answer.expected_batch_size
     found: dict[tuple[str, str], tuple[float, str]] = {
         ("privacy", "epsilon"): (privacy.budget.epsilon, given),
         ("privacy", "delta"): (privacy.budget.delta, given),
@@ -63,7 +65,7 @@ def with_numbers(text: str, answer: Answer, *, by_column: bool) -> str:
         del changes["privacy", "steps_per_round"]
     lines = text.splitlines()
     for (table, key), (value, why) in changes.items():
-        _change(lines, table, key, f"{key} = {_number(value)} # {why}")
+        _change(lines, table, key, value, why)
     whole = "\n".join([*_head(answer), *lines]) + "\n"
     wanted = tomllib.loads(text)
     for (table, key), (value, _) in changes.items():
@@ -96,8 +98,8 @@ def new_configuration(answer: Answer, dataset: str) -> str:
     lines += [f"{json.dumps(name)} = {size}" for name, size in everybody.items()]
     lines += ["", "[privacy]", 'neighbouring = "add_remove"']
     lines += [f"record = {json.dumps(privacy.record)}", "", *_REST.splitlines()]
-    for (table, key), (value, why) in changes_of(answer).items():
-        _change(lines, table, key, f"{key} = {_number(value)} # {why}")
+    for (table, key), (value, why) in reversed(changes_of(answer).items()):
+        _change(lines, table, key, value, why)
     return "\n".join(lines) + "\n"
 
 
@@ -131,8 +133,12 @@ def _head(answer: Answer) -> list[str]:
     return lines
 
 
-def _change(lines: list[str], table: str, key: str, line: str) -> None:
-    """Put a line in the place of that of a key, or first in its table."""
+def _change(lines: list[str], table: str, key: str, value: float, why: str) -> None:
+    """Put a number in the place of that of a key, or first in its table; its reason beside it."""
+    found = [f"{key} = {value!r} # {why}"]
+    if len(found[0]) > _WIDTH:
+        reason = textwrap.wrap(f"{key}: {why}", _WIDTH - 2)
+        found = [*(f"# {line}" for line in reason), f"{key} = {value!r}"]
     header = next((at for at, text in enumerate(lines) if _header(text) == table), None)
     if header is None:
         raise ConfigError(f"the configuration needs a table [{table}] to write {key} into")
@@ -140,9 +146,9 @@ def _change(lines: list[str], table: str, key: str, line: str) -> None:
         if _header(lines[at]) is not None:
             break
         if re.match(rf"\s*{re.escape(key)}\s*=", lines[at]):
-            lines[at] = line
+            lines[at : at + 1] = found
             return
-    lines.insert(header + 1, line)
+    lines[header + 1 : header + 1] = found
 
 
 def _header(line: str) -> str | None:
@@ -160,11 +166,6 @@ def _put(values: dict[str, Any], table: str, key: str, value: float) -> None:
     for name in table.split("."):
         values = values.setdefault(name, {})
     values[key] = value
-
-
-def _number(value: float) -> str:
-    """As TOML has it; a float never as a whole number's text that TOML would refuse."""
-    return repr(value)
 
 
 _YOURS: Final = '''title = "A planned federation" # yours

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from privfed.encryption.bitpacking import row_bytes
-from privfed.encryption.ckks import CKKSParameters
+from privfed.encryption.ckks import derive_ckks
 from privfed.encryption.noise import COEFF_MODULUS, SPECIAL_MODULUS
-from privfed.encryption.parameters import BFVParameters
+from privfed.encryption.parameters import BFVParameters, derive
 from privfed.encryption.primes import POLY_MODULUS_DEGREE
-from privfed.encryption.schemes import Scheme
 from privfed.planning.answer import Answer
 from privfed.settings.encryption import BFV, CKKS, Custody, FixedPoint, Plain, Summation
 
@@ -78,13 +77,17 @@ def bytes_of_round(answer: Answer) -> tuple[Bytes, ...]:
 
 def _bytes(name: str, way: Summation, answer: Answer) -> Bytes:
     numbers = answer.parameters or 1
-    scheme = Scheme(summation=way, num_clients=len(answer.clients), num_params=numbers)
-    parameters, chosen = scheme.parameters, _alike(way, answer.encryption)
-    if parameters is None:
+    clients, chosen = len(answer.clients), _alike(way, answer.encryption)
+    if isinstance(way, CKKS):
+        floats = derive_ckks(num_clients=clients, num_params=numbers)
+        total = floats.sum_bytes(answer.per_round)
+        return Bytes(name=name, chosen=chosen, up=floats.upload_bytes(), down=total)
+    if not isinstance(way, BFV):
         plain = _PLAIN_BYTES * numbers
         return Bytes(name=name, chosen=chosen, up=plain, down=plain)
+    parameters = derive(num_clients=clients, bits=way.bits, num_params=numbers, custody=way.custody)
     total = parameters.sum_bytes(answer.per_round)
-    if isinstance(parameters, BFVParameters) and parameters.custody is Custody.KEY_HOLDER:
+    if way.custody is Custody.KEY_HOLDER:
         return Bytes(
             name=name,
             chosen=chosen,
@@ -101,11 +104,10 @@ def public_key_bytes() -> int:
     return 2 * sum(row_bytes(POLY_MODULUS_DEGREE, prime.bit_length()) for prime in primes)
 
 
-def opened_bytes(parameters: BFVParameters | CKKSParameters) -> int:
+def opened_bytes(parameters: BFVParameters) -> int:
     """Of a sum that a key holder decrypted, in as many bits as the largest sum needs."""
     padded = -(-parameters.num_params // 8) * 8
-    bits = parameters.value_bits if isinstance(parameters, BFVParameters) else 64
-    return row_bytes(padded, bits)
+    return row_bytes(padded, parameters.value_bits)
 
 
 def _alike(way: Summation, chosen: Summation) -> bool:

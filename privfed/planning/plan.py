@@ -4,12 +4,13 @@ Nothing private is read and nothing is spent. Every epsilon and every noise mult
 the accountant that a run calibrates with, and is the run's own number.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accountants import Budget, Event, Neighbouring
 from privfed.agreement import Declaration
-from privfed.checks import MOST, require_count, require_positive, require_type
+from privfed.checks import MOST, is_number, require_count, require_positive, require_type
 from privfed.data.public_size import check_public_size
 from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError
@@ -65,7 +66,7 @@ class Plan:
         >>> plan = Plan(sizes={"north": 1500, "south": 1500, "west": 900}, epsilon=3, delta=1e-5,
         ...             expected_batch_size=300, rounds=8)
         >>> plan.answer().noise_multipliers
-        {'north': 1.2814, 'south': 1.2814, 'west': 1.7543}
+        {'north': 1.2761, 'south': 1.2761, 'west': 1.7155}
     """
 
     sizes: Mapping[str, int]
@@ -96,7 +97,6 @@ class Plan:
 
         Raises:
             ConfigError: for a field that no run could have, or too much that is given.
-            accountants.InvalidValueError: for an epsilon or delta that is none.
         """
         self._check_clients()
         counts = {
@@ -116,7 +116,7 @@ class Plan:
         for name in ("noise_multiplier", "seconds_per_example"):
             if (one := getattr(self, name)) is not None:
                 require_positive(**{name: one})
-        Budget(epsilon=1.0 if self.epsilon is None else self.epsilon, delta=self.delta)
+        self._check_target()
         self._check_open()
         self.privacy(self.expected_batch_size or 1, self.epsilon or 1.0)
 
@@ -134,6 +134,18 @@ class Plan:
         for what, named in (("own", self.own), ("histories", self.histories)):
             if strange := sorted(set(named).difference(self.sizes)):
                 raise ConfigError(f"{what} names {strange}, which sizes does not")
+
+    def _check_target(self) -> None:
+        epsilon, delta = self.epsilon, self.delta
+        if epsilon is not None and not (is_number(epsilon) and 0 < epsilon < math.inf):
+            raise ConfigError(
+                f"epsilon must be a finite number above 0, got {epsilon!r}; 1 to 10 is usual"
+            )
+        if not is_number(delta) or not 0 < delta < 1:
+            raise ConfigError(
+                f"delta must be above 0 and below 1, got {delta!r}; take one well below "
+                f"1 / (largest public size) = {1 / max(self.sizes.values()):.2g}"
+            )
 
     def _check_open(self) -> None:
         given = {

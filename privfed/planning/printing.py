@@ -178,10 +178,11 @@ def _bytes_words(answer: Answer) -> str:
         for way in ways
     ]
     head = ("bytes of a round", "up, each client", "down, each client", "to the key holder", "")
-    return aligned(head, rows) + (
-        "\nSignatures, statements and lists of contributions come on top: of the demo's 8 clients, "
+    more = (
+        "Signatures, statements and lists of contributions come on top: in the demo, of 8 clients, "
         "2 kB up and 11 kB down each."
     )
+    return f"{aligned(head, rows)}\n{_paragraph(more)}"
 
 
 def _gradient_words(gradients: Gradients) -> str:
