@@ -149,8 +149,8 @@ def not_counted(answer: Answer) -> str:
     counted = [name for name, past in answer.histories.items() if past]
     if not counted:
         return (
-            "No ledger was found or read: what earlier runs released of the same data counts against the "
-            "same epsilon, and leaves less."
+            "No ledger was found or read: what earlier runs released of the same data counts "
+            "against the same epsilon, and leaves less."
         )
     release = ", the release of their sizes included" if sizes else ""
     return (

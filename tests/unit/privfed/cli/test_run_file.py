@@ -884,7 +884,7 @@ class TestTheExample:
         part = text[text.index("[encryption]") : text.index("[method]")]
         chosen = tomllib.loads(re.sub(r"(?m)^# (?=\[?\w+\]?( = |$))", "", part))
         root = Section("", chosen)
-        encryption = run_config._encryption(root.section("encryption"))
+        encryption = run_tables.encryption_of(root.section("encryption"))
         assert encryption.custody is Custody.KEY_HOLDER
         assert (encryption.key_holder, encryption.follow_released) == (
             "keys.example.org:7000",
