@@ -98,7 +98,7 @@ def new_configuration(answer: Answer, dataset: str) -> str:
     lines += [f"{json.dumps(name)} = {size}" for name, size in everybody.items()]
     lines += ["", "[privacy]", 'neighbouring = "add_remove"']
     lines += [f"record = {json.dumps(privacy.record)}", "", *_REST.splitlines()]
-    for (table, key), (value, why) in reversed(changes_of(answer).items()):
+    for (table, key), (value, why) in reversed(list(changes_of(answer).items())):
         _change(lines, table, key, value, why)
     return "\n".join(lines) + "\n"
 
