@@ -88,7 +88,7 @@ def _clients(answer: Answer) -> str:
     for client in answer.clients:
         groups.setdefault(_client_row(answer, client, rates, spent, middle), []).append(client.id)
     rows = [(_together(names), *cells) for cells, names in groups.items()]
-    head = ("client", "public size", "sample rate", "rounds", "noise", "of middle", "epsilon")
+    head = ("client", "size", "rate", "rounds", "noise", "of middle", "epsilon")
     return aligned((*head, "budget", "delta"), rows) + _left_out(answer)
 
 
@@ -113,8 +113,13 @@ def _client_row(
 
 
 def _together(names: Sequence[str]) -> str:
-    shown = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} alike"
-    return textwrap.shorten(shown, 30, placeholder="...") if len(shown) > 30 else shown
+    """Clients that are alike, by the first of them; the middle of a long name is left out."""
+    others = f" and {len(names) - 1} alike" if len(names) > 1 else ""
+    room = max(_NAME - len(others), 8)
+    first = names[0]
+    if len(first) > room:
+        first = f"{first[: room // 2]}…{first[len(first) - (room - room // 2 - 1) :]}"
+    return first + others
 
 
 def _left_out(answer: Answer) -> str:

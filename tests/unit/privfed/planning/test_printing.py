@@ -61,7 +61,7 @@ def test_every_client_has_a_row_and_those_alike_share_one(whole):
     lines = table(whole).splitlines()
     (head,) = [line for line in lines if line.startswith("client ")]
     rows = lines[lines.index(head) + 1 : lines.index(head) + 4]
-    assert [row.split()[0] for row in rows] == ["north", "south", "department"]
+    assert [row.split()[0] for row in rows] == ["north", "south", "depar…pital"]
     assert f"{whole.noise_multipliers['south']:g}" in rows[1].split()
     assert rows[2].split("  ")[0].endswith("alike")
     assert "tiny (90)" in table(whole)
@@ -104,10 +104,13 @@ class TestCurves:
         assert max(points) == 3800
 
     def test_a_batch_that_no_noise_fits_has_none(self):
-        own = {"west": OwnPrivacy(budget=Budget(epsilon=0.05, delta=1e-7))}
+        own = {"west": OwnPrivacy(budget=Budget(epsilon=0.06, delta=1e-7))}
         found = curves_of(
             answer(
-                sizes={"a": 4000, "b": 3800, "west": 64}, own=own, expected_batch_size=64, rounds=1
+                sizes={"a": 4000, "b": 3800, "west": 128},
+                own=own,
+                expected_batch_size=128,
+                rounds=1,
             )
         )
         assert found.noise[0].noise_multiplier is found.noise[0].noise_of_step is None
@@ -119,6 +122,4 @@ class TestCurves:
         assert picture._repr_html_() == picture.svg
         for words in ("rounds of south", "budget 0.9", "expected batch", "epsilon"):
             assert words in picture.svg
-        assert "http" not in picture.svg.replace("http://www.w3.org", "").replace(
-            "http://creativecommons.org", ""
-        ).replace("http://purl.org", "")
+        assert 'href="http' not in picture.svg
