@@ -145,15 +145,16 @@ def _change(lines: list[str], table: str, key: str, value: float, why: str) -> N
     for at in range(header + 1, len(lines)):
         if _header(lines[at]) is not None:
             break
-        if re.match(rf"\s*{re.escape(key)}\s*=", lines[at]):
+        if re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", lines[at]):
             lines[at : at + 1] = found
             return
     lines[header + 1 : header + 1] = found
 
 
 def _header(line: str) -> str | None:
+    """The name of the table that begins here, without quotes; None if none does."""
     found = _HEADER.match(line)
-    return None if found is None else found.group(1).strip()
+    return None if found is None else re.sub(r"[\s\"']", "", found.group(1))
 
 
 def _value(values: Mapping[str, Any], table: str, key: str) -> Any:

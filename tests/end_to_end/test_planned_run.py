@@ -35,7 +35,7 @@ def planned(tmp_path, bert_folder, topic_records):
     text = path.read_text()
     for placeholder, own in {
         '"sentence-transformers/all-MiniLM-L6-v2"': json.dumps(str(bert_folder)),
-        '["first", "second"]': json.dumps(TOPICS),
+        '["first", "second"]': f"{json.dumps(TOPICS)}\nmax_length = 12",
         "learning_rate = 1.0": "learning_rate = 0.5",
         "[encryption]\nkind": "[encryption]\nbits = 8\nkind",
     }.items():
