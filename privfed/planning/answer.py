@@ -91,14 +91,16 @@ class Answer:
         delta = budget_of(client, self.privacy).delta
         return certified.epsilon(events, delta, self.privacy.neighbouring).upper
 
-    def noise_with(self, *, rounds: int) -> dict[str, float]:
-        """Noise multipliers of all for another number of rounds, at the same batch.
+    def noise_with(self, *, rounds: int) -> float:
+        """Noise multiplier of the noisiest client for another number of rounds, at the same batch.
 
         Raises:
             accountants.BudgetExceededError: if that does not fit a budget.
         """
-        times = dict.fromkeys(self.rounds_of, most_rounds(rounds, self.per_round, self.clients))
-        return calibrated(self.clients, self.histories, self.method, self.privacy, times)
+        client = self.noisiest
+        times = {client.id: most_rounds(rounds, self.per_round, self.clients)}
+        found = calibrated((client,), self.histories, self.method, self.privacy, times)
+        return found[client.id]
 
 
 def most_rounds(rounds: int, per_round: int, clients: Sequence[Declaration]) -> int:

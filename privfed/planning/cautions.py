@@ -8,6 +8,8 @@ from accountants import NoisedCount
 from privfed.agreement import budget_of, range_from_public_settings
 from privfed.encryption.fixedpoint import step
 from privfed.encryption.ranges import noise_of_update
+from privfed.methods.scaffold import Scaffold
+from privfed.methods.wrapped import Wrapped
 from privfed.planning.answer import Answer
 from privfed.planning.signal import signal_of
 from privfed.settings.encryption import FixedPoint
@@ -24,7 +26,16 @@ def cautions_of(answer: Answer) -> tuple[str, ...]:
     """All that apply, the gravest first."""
     return tuple(
         sentence
-        for rule in (_few_clients, _left_out, _delta, _epsilon, _noisy, _signal, _public_range)
+        for rule in (
+            _few_clients,
+            _left_out,
+            _delta,
+            _epsilon,
+            _noisy,
+            _signal,
+            _public_range,
+            _scaffold,
+        )
         for sentence in rule(answer)
     )
 
@@ -134,6 +145,15 @@ def _public_range(answer: Answer) -> Iterator[str]:
             f"the public range +-{public_range:.3g} cuts off a part of what clients send, whose "
             f"noise alone is {max(deviations):.2g} in an entry. Set a wider public_range, or leave "
             "it out."
+        )
+
+
+def _scaffold(answer: Answer) -> Iterator[str]:
+    inside = answer.method.innermost if isinstance(answer.method, Wrapped) else answer.method
+    if isinstance(inside, Scaffold) and set(answer.steps().values()) == {1}:
+        yield (
+            "SCAFFOLD with one step in a round is FedAvg: its variates correct a drift between steps. "
+            "Take more steps_per_round, or fedavg."
         )
 
 

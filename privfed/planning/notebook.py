@@ -42,9 +42,9 @@ def notebook(plan: Plan, answer: Answer, source: Source | None) -> str:
         _words(_QUESTION),
         _code(_given(plan) if source is None else _read(plan, source)),
         _words(_ANSWER),
-        _code("answer = plan.answer()\nprint(table(answer))"),
+        _code("answer = plan.answer()\nprint(plan.table())"),
         _words(_CURVES),
-        _code("curves = curves_of(answer)\nprint(curves_table(curves))\ncurves_picture(curves)"),
+        _code("curves = plan.curves()\nprint(curves_table(curves))\ncurves_picture(curves)"),
         _words(_NOISE),
         _code(_RECOMPUTED),
         _words(_SIGNAL),
@@ -114,9 +114,8 @@ def _lines(text: str) -> Sequence[str]:
 
 
 _IMPORTS: Final = """from privfed import Plan
-from privfed.planning.curves import curves_of
 from privfed.planning.picture import curves_picture
-from privfed.planning.printing import curves_table, table
+from privfed.planning.printing import curves_table
 from privfed.planning.signal import signal_of"""
 
 _QUESTION: Final = """# A plan of a private federation

@@ -16,8 +16,9 @@ from privfed.encryption.parameters import MAX_CLIENTS
 from privfed.errors import ConfigError
 from privfed.methods.averaging import FedAvg
 from privfed.methods.method import Method
-from privfed.planning import choosing
+from privfed.planning import choosing, printing
 from privfed.planning.answer import Answer
+from privfed.planning.curves import Curves, curves_of
 from privfed.settings.encryption import BFV, Summation
 from privfed.settings.privacy import Clipping, FlatClipping, OwnPrivacy, PrivacyConfig
 from privfed.settings.training import TrainingConfig
@@ -202,3 +203,11 @@ class Plan:
             accountants.BudgetExceededError: if no noise keeps a budget; it names the client.
         """
         return choosing.answer_of(self)
+
+    def table(self) -> str:
+        """The answer as text of at most 100 columns; errors as of `answer`."""
+        return printing.table(self.answer())
+
+    def curves(self) -> Curves:
+        """Epsilon against rounds, and noise against batch; errors as of `answer`."""
+        return curves_of(self.answer())

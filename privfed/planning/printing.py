@@ -154,16 +154,16 @@ def _signal_words(answer: Answer, signal: Signal | None) -> str:
 
 
 def _other_rounds(answer: Answer) -> str:
-    """What half and twice as many rounds would ask for, of the client that needs most."""
+    """What half and twice as many rounds would ask of the client that needs the most noise."""
     rows = []
     for rounds in sorted({max(1, answer.rounds // 2), answer.rounds, 2 * answer.rounds}):
         try:
-            noise = f"{max(answer.noise_with(rounds=rounds).values()):g}"
+            noise = f"{answer.noise_with(rounds=rounds):g}"
         except BudgetExceededError:
             noise = "none fits"
         here = "this plan" if rounds == answer.rounds else ""
         rows.append((f"{rounds:,}", noise, here))
-    return aligned(("rounds", "largest noise multiplier", ""), rows)
+    return aligned(("rounds", f"noise of {_together([answer.noisiest.id])}", ""), rows)
 
 
 def _bytes_words(answer: Answer) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from accountants import Budget, NoisedCount, PoissonGaussian
-from privfed import BFV, Plan, TrainingConfig
+from privfed import BFV, FedAvgM, Plan, Scaffold, TrainingConfig
 from privfed.planning.cautions import cautions_of, not_counted
 from privfed.settings.privacy import OwnPrivacy
 
@@ -47,6 +47,7 @@ def test_sound_settings_have_none():
         ),
         ({"parameters": 10**7}, "times as long as the longest update can be"),
         ({"encryption": BFV(bits=6)}, "rounding adds more than privacy does"),
+        ({"method": FedAvgM(of=Scaffold())}, "SCAFFOLD with one step in a round is FedAvg"),
         ({"encryption": BFV(public_range=0.01)}, "cuts off a part of what clients send"),
     ],
 )
@@ -58,6 +59,7 @@ def test_it_is_named(changes, words):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"method": Scaffold(), "steps_per_round": 2}, "SCAFFOLD"),
         ({"delta": 0.99 / 400}, "delta"),
         ({"epsilon": 10.0}, "hardly"),
         ({"encryption": BFV(bits=6, follow_released=True)}, "rounding"),

@@ -86,6 +86,21 @@ def test_json_has_exact_numbers(whole):
     assert len(found["curves"]["epsilon"]) > 4
 
 
+def test_a_plan_prints_its_own_answer():
+    plan = Plan(
+        sizes=dict.fromkeys("abc", 300), epsilon=2.0, delta=1e-4, rounds=2, expected_batch_size=50
+    )
+    assert plan.table() == table(plan.answer())
+    assert plan.curves() == curves_of(plan.answer())
+
+
+def test_other_rounds_show_what_plans_of_them_would_ask_for(whole):
+    lines = [line.split() for line in table(whole).splitlines()]
+    for rounds in (2, 4, 8):
+        noise = answer(rounds=rounds).noise_multipliers["south"]
+        assert [str(rounds), f"{noise:g}"] in [line[:2] for line in lines]
+
+
 class TestCurves:
     def test_epsilon_grows_to_the_budget_at_the_last_round(self, whole):
         found = curves_of(whole)
