@@ -3,7 +3,7 @@
 A batch or a number of rounds that the file leaves out is open in the plan.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ from accountants import Event, NoisedCount
 from accountants.cli.input_files import ledger_of_file
 from privfed.cli.run_file_partition import Rule, read_rule
 from privfed.cli.run_file_settings import encryption_of, method_of, privacy_of, training_of
-from privfed.cli.run_file_sizes import Sizes, declared_sizes, sizes_of
+from privfed.cli.run_file_sizes import Sizes, declared_sizes, require_declared, sizes_of
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.public_size import NoisySize
 from privfed.errors import ConfigError
@@ -54,41 +54,49 @@ def plan_of_file(
     """
     root = parsed(path)
     missing = _fill_open(root)
-    privacy, own = privacy_of(root)
-    federation = root.section("federation")
     data = root.section("data")
     sizes, rule = _sizes(data, root.section("model", {}))
     dataset = data.take("dataset", str)
-    numbers = _numbers(sizes, guesses or {})
-    rounds, per_round = (
-        federation.take("rounds", int),
-        federation.take("clients_per_round", int, None),
-    )
-    if strange := sorted(set(own).difference(sizes)):
-        raise ConfigError(f"[privacy.clients] names {strange}, of which [data] knows nothing")
     plan = Plan(
-        sizes=numbers,
-        epsilon=privacy.budget.epsilon,
-        delta=privacy.budget.delta,
-        expected_batch_size=None if "privacy" in missing else privacy.expected_batch_size,
-        rounds=None if "federation" in missing else rounds,
-        steps_per_round=privacy.steps_per_round,
-        clipping_norm=privacy.clipping_norm,
-        clipping=privacy.clipping,
-        clients_per_round=per_round,
+        sizes=_numbers(sizes, guesses or {}),
         minimum=1 if rule is None or rule.deal else rule.minimum,
-        min_clients=federation.take("min_clients", int, 3),
-        own=own,
         histories=_histories(sizes, state or default_state_folder(), dataset),
         dataset=dataset,
-        examples_per_record=privacy.examples_per_record,
-        record=privacy.record,
         training=training_of(root.section("training")),
         method=method_of(root),
         encryption=encryption_of(root.section("encryption", {})),
+        **_of_privacy(root, sizes, missing),
+        **_of_federation(root.section("federation"), missing),
     )
     by_column = rule is not None and rule.deal is None
     return PlannedFile(plan=plan, by_column=by_column, guesses=dict(guesses or {}))
+
+
+def _of_privacy(root: Section, sizes: Sizes, missing: Collection[str]) -> dict[str, Any]:
+    """Fields of a plan that the table [privacy] decides."""
+    privacy, own = privacy_of(root)
+    require_declared("privacy.clients", own, sizes)
+    return {
+        "epsilon": privacy.budget.epsilon,
+        "delta": privacy.budget.delta,
+        "expected_batch_size": None if "privacy" in missing else privacy.expected_batch_size,
+        "steps_per_round": privacy.steps_per_round,
+        "clipping_norm": privacy.clipping_norm,
+        "clipping": privacy.clipping,
+        "examples_per_record": privacy.examples_per_record,
+        "record": privacy.record,
+        "own": own,
+    }
+
+
+def _of_federation(section: Section, missing: Collection[str]) -> dict[str, Any]:
+    """Fields of a plan that the table [federation] decides."""
+    rounds = section.take("rounds", int)
+    return {
+        "rounds": None if "federation" in missing else rounds,
+        "clients_per_round": section.take("clients_per_round", int, None),
+        "min_clients": section.take("min_clients", int, 3),
+    }
 
 
 def _fill_open(root: Section) -> set[str]:

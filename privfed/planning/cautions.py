@@ -1,20 +1,20 @@
 """What is known to go wrong with settings like these, in sentences: what holds, and what to do."""
 
+import math
 import statistics
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from accountants import NoisedCount
 from privfed.agreement import budget_of, range_from_public_settings
 from privfed.encryption.fixedpoint import step
-from privfed.encryption.ranges import noise_of_update
+from privfed.encryption.ranges import CUT_OFF
 from privfed.methods.scaffold import Scaffold
 from privfed.methods.wrapped import Wrapped
 from privfed.planning.answer import Answer
-from privfed.planning.signal import signal_of
+from privfed.planning.signal import signal_of, step_noise
 from privfed.settings.encryption import FixedPoint
-from privfed.settings.privacy import QuantileClipping
-from privfed.settings.training import SGD
 
 _MANY_TIMES: Final = 2.0
 """Noise over that of the middle client, from which on one client drowns what others send."""
@@ -24,20 +24,9 @@ _MOST_NAMED: Final = 3
 
 def cautions_of(answer: Answer) -> tuple[str, ...]:
     """All that apply, the gravest first."""
-    return tuple(
-        sentence
-        for rule in (
-            _few_clients,
-            _left_out,
-            _delta,
-            _epsilon,
-            _noisy,
-            _signal,
-            _public_range,
-            _scaffold,
-        )
-        for sentence in rule(answer)
-    )
+    guarantees = (_few_clients, _left_out, _delta, _epsilon)
+    usefulness = (_noisy, _small, _signal, _steps_too_wide, _cut_off, _scaffold)
+    return tuple(sentence for rule in (*guarantees, *usefulness) for sentence in rule(answer))
 
 
 def _few_clients(answer: Answer) -> Iterator[str]:
@@ -91,6 +80,9 @@ def _noisy(answer: Answer) -> Iterator[str]:
             "mean of all, having fewer records, a smaller budget or a longer history. Leave them "
             "out with --minimum, or lower the batch."
         )
+
+
+def _small(answer: Answer) -> Iterator[str]:
     smallest = min(answer.clients, key=lambda client: client.size)
     typical = statistics.median(client.size for client in answer.clients)
     if smallest.size * 4 < typical and answer.expected_batch_size > smallest.size / 2:
@@ -110,40 +102,61 @@ def _signal(answer: Answer) -> Iterator[str]:
         )
 
 
-def _public_range(answer: Answer) -> Iterator[str]:
-    """Where rounding to the bits drowns updates, or the range cuts their noise off."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fit:
+    """How the public range fits the noise that clients send.
+
+    Attributes:
+        encryption: bits, and whether later rounds follow what was released.
+        public_range: values are clipped to it.
+        least: deviation of the noise in an entry of the quietest client.
+        most: of the loudest.
+    """
+
+    encryption: FixedPoint
+    public_range: float
+    least: float
+    most: float
+
+
+def _fit(answer: Answer) -> _Fit | None:
+    """None where noise is not known, or values are not rounded."""
     encryption, training = answer.encryption, answer.training
-    fixed_norm = not isinstance(answer.privacy.clipping, QuantileClipping)
-    if not isinstance(encryption, FixedPoint) or not isinstance(training.optimizer, SGD):
-        return
-    steps = answer.steps()
+    per_step = step_noise(answer.privacy, training, answer.noise_multipliers)
+    if per_step is None or not isinstance(encryption, FixedPoint):
+        return None
+    steps, sizes = answer.steps(), {client.id: client.size for client in answer.clients}
+    weights = answer.method.weights(sizes, steps)
+    rate = training.learning_rate_of(1, answer.rounds)
+    sent = [weights[c] * rate * math.sqrt(steps[c]) * one for c, one in per_step.items()]
     derived = range_from_public_settings(answer.privacy, training, answer.noise_multipliers, steps)
-    public_range = encryption.public_range or derived
-    weights = answer.method.weights({c.id: c.size for c in answer.clients}, steps)
-    deviations = [
-        weights[name]
-        * noise_of_update(
-            noise_multiplier=sigma,
-            clipping_norm=answer.privacy.clipping_norm,
-            expected_batch_size=answer.expected_batch_size,
-            steps=steps[name],
-            learning_rate=training.learning_rate_of(1, answer.rounds),
-            momentum=training.optimizer.momentum,
-        )
-        for name, sigma in answer.noise_multipliers.items()
-    ]
-    unit = step(public_range, encryption.bits)
-    if fixed_norm and unit > min(deviations) and not encryption.follow_released:
+    return _Fit(
+        encryption=encryption,
+        public_range=encryption.public_range or derived,
+        least=min(sent),
+        most=max(sent),
+    )
+
+
+def _steps_too_wide(answer: Answer) -> Iterator[str]:
+    fit = _fit(answer)
+    if fit is None or fit.encryption.follow_released:
+        return
+    unit = step(fit.public_range, fit.encryption.bits)
+    if unit > fit.least:
         yield (
-            f"the public range +-{public_range:.3g} in {encryption.bits} bits has steps of "
-            f"{unit:.2g}, more than the noise {min(deviations):.2g} of a client in an entry: "
-            "rounding adds more than privacy does. Set follow_released, more bits, or a "
-            "narrower public_range."
+            f"the public range +-{fit.public_range:.3g} in {fit.encryption.bits} bits has steps of "
+            f"{unit:.2g}, more than the noise {fit.least:.2g} of a client in an entry: rounding "
+            "drowns updates. Set follow_released, more bits, or a narrower public_range."
         )
-    if fixed_norm and max(deviations) > 0.4 * public_range:
+
+
+def _cut_off(answer: Answer) -> Iterator[str]:
+    fit = _fit(answer)
+    if fit is not None and fit.most > CUT_OFF * fit.public_range:
         yield (
-            f"the public range +-{public_range:.3g} cuts off a part of what clients send, whose "
-            f"noise alone is {max(deviations):.2g} in an entry. Set a wider public_range, or leave "
+            f"the public range +-{fit.public_range:.3g} cuts off a part of what clients send, "
+            f"whose noise alone is {fit.most:.2g} in an entry. Set a wider public_range, or leave "
             "it out."
         )
 
@@ -152,8 +165,8 @@ def _scaffold(answer: Answer) -> Iterator[str]:
     inside = answer.method.innermost if isinstance(answer.method, Wrapped) else answer.method
     if isinstance(inside, Scaffold) and set(answer.steps().values()) == {1}:
         yield (
-            "SCAFFOLD with one step in a round is FedAvg: its variates correct a drift between steps. "
-            "Take more steps_per_round, or fedavg."
+            "SCAFFOLD with one step in a round is FedAvg: its variates correct a drift between "
+            "steps. Take more steps_per_round, or fedavg."
         )
 
 

@@ -18,6 +18,7 @@ Changes = Mapping[tuple[str, str], tuple[float, str]]
 
 _WIDTH: Final = 100
 _HEADER: Final = re.compile(r"^\s*\[([^\[\]]+)\]\s*(#.*)?$")
+_DEFAULTS: Final = {("privacy", "clipping_norm"): 1.0, ("privacy", "steps_per_round"): 1}
 _CALIBRATED: Final = "# A run calibrates noise multiplier {noise} for {who}: epsilon {epsilon}."
 
 
@@ -49,20 +50,12 @@ def with_numbers(text: str, answer: Answer, *, by_column: bool) -> str:
         ConfigError: if a table or a key of it is written in a way that cannot be changed safely,
             or clients must be left out that are dealt from one pool.
     """
-    changes = {
-        place: change
-        for place, change in changes_of(answer).items()
-        if _value(tomllib.loads(text), *place) != change[0]
-    }
+    changes = _differing(tomllib.loads(text), answer)
     if ("data.partition", "minimum") in changes and not by_column:
         raise ConfigError(
             "clients with fewer records than the batch cannot be left out of a pool that is dealt; "
             "lower the batch, or deal to fewer clients"
         )
-    if ("privacy", "clipping_norm") in changes and answer.privacy.clipping_norm == 1.0:
-        del changes["privacy", "clipping_norm"]
-    if ("privacy", "steps_per_round") in changes and answer.privacy.steps_per_round == 1:
-        del changes["privacy", "steps_per_round"]
     lines = text.splitlines()
     for (table, key), (value, why) in changes.items():
         _change(lines, table, key, value, why)
@@ -76,6 +69,16 @@ def with_numbers(text: str, answer: Answer, *, by_column: bool) -> str:
             "header of its own and each key a line"
         )
     return whole
+
+
+def _differing(values: Mapping[str, Any], answer: Answer) -> Changes:
+    """Of the numbers of a plan those that a configuration does not say, and are no default."""
+    found = {}
+    for place, change in changes_of(answer).items():
+        said = _value(values, *place)
+        if (_DEFAULTS.get(place) if said is None else said) != change[0]:
+            found[place] = change
+    return found
 
 
 def new_configuration(answer: Answer, dataset: str) -> str:

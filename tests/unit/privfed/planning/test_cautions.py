@@ -46,7 +46,7 @@ def test_sound_settings_have_none():
             "tiny with 120 records holds the batch of all down",
         ),
         ({"parameters": 10**7}, "times as long as the longest update can be"),
-        ({"encryption": BFV(bits=6)}, "rounding adds more than privacy does"),
+        ({"encryption": BFV(bits=6)}, "rounding drowns updates"),
         ({"method": FedAvgM(of=Scaffold())}, "SCAFFOLD with one step in a round is FedAvg"),
         ({"encryption": BFV(public_range=0.01)}, "cuts off a part of what clients send"),
     ],
