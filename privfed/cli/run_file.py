@@ -20,6 +20,7 @@ from privfed.cli.run_file_settings import (
 )
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.public_size import NoisySize
+from privfed.errors import ConfigError
 from privfed.federation import Federation
 from privfed.identity.enrolment import Enrolment
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter

@@ -129,7 +129,9 @@ def _fit(answer: Answer) -> _Fit | None:
     weights = answer.method.weights(sizes, steps)
     rate = training.learning_rate_of(1, answer.rounds)
     sent = [weights[c] * rate * math.sqrt(steps[c]) * one for c, one in per_step.items()]
-    derived = range_from_public_settings(answer.privacy, training, answer.noise_multipliers, steps)
+    derived = range_from_public_settings(
+        answer.privacy, training, answer.noise_multipliers, steps, weights, answer.min_clients
+    )
     return _Fit(
         encryption=encryption,
         public_range=encryption.public_range or derived,
