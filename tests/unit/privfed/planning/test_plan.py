@@ -115,6 +115,19 @@ def test_clients_that_differ_in_name_alone_are_calibrated_once(monkeypatch):
     assert found["a"] == found["b"] == found["d"] < found["c"]
 
 
+def test_clients_of_one_size_that_differ_in_anything_else_are_not_alike():
+    own = {
+        "budget": OwnPrivacy(budget=Budget(epsilon=1.1, delta=DELTA)),
+        "steps": OwnPrivacy(steps_per_round=4),
+    }
+    sizes = dict.fromkeys(("plain", "budget", "steps", "past"), 300)
+    found = plan(
+        sizes=sizes, own=own, histories={"past": [PAST]}, expected_batch_size=50, rounds=3
+    ).answer()
+    assert len(set(found.noise_multipliers.values())) == 4
+    assert min(found.noise_multipliers, key=found.noise_multipliers.get) == "plain"
+
+
 class TestOpenNumbers:
     def test_rounds_are_the_most_that_the_noise_allows(self):
         found = plan(expected_batch_size=60, noise_multiplier=1.8).answer()
