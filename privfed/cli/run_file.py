@@ -164,13 +164,6 @@ def task_of(root: Section, folder: Path) -> Task:
     return task
 
 
-def base_of(base: str, folder: Path) -> str:
-    """A folder with a model, relative to that of the configuration; a name on the hub as it is."""
-    local = folder / base
-    is_name = _HUB_NAME.fullmatch(base) is not None
-    return base if is_name and not local.is_dir() else str(local.resolve())
-
-
 def size_source(clients: Sequence[Declaration]) -> str:
     """Where the public sizes come from, for the report."""
     declared = "declared in the configuration"
