@@ -40,6 +40,8 @@ from .models.sparse_update import SparseUpdate as SparseUpdate
 from .models.sparse_update import SparseUpdateModel as SparseUpdateModel
 from .models.tasks import CausalLanguageModel as CausalLanguageModel
 from .parties.client.client import Client as Client
+from .planning.answer import Answer as Answer
+from .planning.plan import Plan as Plan
 from .settings.computation import BaseWeights as BaseWeights
 from .settings.computation import Checkpointing as Checkpointing
 from .settings.computation import Computation as Computation

@@ -16,6 +16,7 @@ from accountants.stopping import stopped_by_signals
 from privfed import __version__
 from privfed.cli.ending import Program, failures_kept, tell
 from privfed.cli.node import node_app
+from privfed.cli.plan import plan
 from privfed.cli.roster import roster_app
 from privfed.cli.serve import serve_app
 from privfed.errors import ConfigError
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(roster_app, name="roster")
 app.add_typer(node_app, name="node")
 app.add_typer(serve_app, name="serve")
+app.command()(plan)
 _console = Console()
 
 Out = Annotated[

@@ -8,9 +8,9 @@ from typing import Final
 from privfed.agreement import Declaration, budget_of
 from privfed.cli.hub_file import hub_of
 from privfed.cli.public_file import PublicRun, load_public_run, require_accepted
-from privfed.cli.run_file import computation_of
 from privfed.cli.run_file_bases import base_of
 from privfed.cli.run_file_data import cutter, loader, record_key, records_of, without_held_out
+from privfed.cli.run_file_settings import computation_of
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record, RecordGroup, hold_out
 from privfed.errors import ConfigError

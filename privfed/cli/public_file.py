@@ -13,9 +13,11 @@ from typing import Final
 
 from privfed.agreement import Declaration, Proposal
 from privfed.cli.hub_file import read_agreement
-from privfed.cli.run_file import others_of, privacy_of, seed_of, size_source, task_of
+from privfed.cli.run_file import others_of, size_source, task_of
 from privfed.cli.run_file_bases import bases_of
-from privfed.cli.run_file_data import OwnPrivacy, declared_sizes, loader
+from privfed.cli.run_file_data import loader
+from privfed.cli.run_file_settings import privacy_of, seed_of
+from privfed.cli.run_file_sizes import declared_sizes
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.records import Record
 from privfed.errors import ConfigError
@@ -25,6 +27,7 @@ from privfed.models.tasks import Task
 from privfed.parties.client.setup import prepare
 from privfed.run_settings import FederationSettings
 from privfed.settings.encryption import BFV, Custody
+from privfed.settings.privacy import OwnPrivacy
 from privfed.storage.durable import write_durably
 from privfed.storage.run_folder import START, differences
 

@@ -7,28 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accountants import AccountingError, Budget, Neighbouring
 from privfed.agreement import Declaration
 from privfed.cli.run_file_bases import base_of, bases_of
-from privfed.cli.run_file_data import OwnPrivacy, clients_and_held_out
+from privfed.cli.run_file_data import clients_and_held_out
+from privfed.cli.run_file_settings import (
+    computation_of,
+    encryption_of,
+    method_of,
+    privacy_of,
+    seed_of,
+    training_of,
+)
 from privfed.cli.toml_section import Section, parsed
 from privfed.data.public_size import NoisySize
 from privfed.errors import ConfigError
 from privfed.federation import Federation
 from privfed.identity.enrolment import Enrolment
-from privfed.methods.averaging import FedAvg, FFALoRA
-from privfed.methods.double_sketch import DoubleSketch
-from privfed.methods.fednova import FedNova
-from privfed.methods.fedprox import FedProx
-from privfed.methods.fedsvd import FedSVD
-from privfed.methods.method import Method
-from privfed.methods.mixed_ranks import MixedRanks
-from privfed.methods.personal import FedDPA, FedSALoRA, LocalHead
-from privfed.methods.rolora import RoLoRA
-from privfed.methods.scaffold import Scaffold
-from privfed.methods.server_optimizers import FedAdagrad, FedAdam, FedAvgM, FedYogi
-from privfed.methods.tail_averaging import TailAveraging
-from privfed.methods.wrapped import Wrapped
 from privfed.models.adapters import Adapter, LoRA, PeftAdapter
 from privfed.models.classification import Classification
 from privfed.models.houlsby import Houlsby
@@ -36,43 +30,11 @@ from privfed.models.in_place import InPlace
 from privfed.models.prompt_generator import PromptGenerator
 from privfed.models.sparse_update import SparseUpdate
 from privfed.models.tasks import CausalLanguageModel, Task
-from privfed.protocol.links import parse_address
-from privfed.settings.computation import (
-    Computation,
-)
-from privfed.settings.encryption import BFV, CKKS, Plain, Summation
-from privfed.settings.privacy import (
-    AutomaticClipping,
-    Clipping,
-    FlatClipping,
-    PerLayerClipping,
-    PrivacyConfig,
-    QuantileClipping,
-)
-from privfed.settings.training import SGD, AdamW, Optimizer, TrainingConfig
 
 _OF_FEDERATION = ("rounds", "min_clients", "clients_per_round", "device")
 _TASKS: Mapping[str, type[Classification | CausalLanguageModel]] = {
     "classification": Classification,
     "causal-lm": CausalLanguageModel,
-}
-_CLIPPING: Mapping[str, type[Clipping]] = {
-    "flat": FlatClipping,
-    "per-layer": PerLayerClipping,
-    "automatic": AutomaticClipping,
-    "quantile": QuantileClipping,
-}
-_OPTIMIZERS: Mapping[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
-_SUMMATIONS: Mapping[str, type[BFV | CKKS | Plain]] = {"bfv": BFV, "ckks": CKKS, "plain": Plain}
-_METHODS: Mapping[str, type[FedAvg]] = {
-    method.kind: method
-    for method in (
-        *(FedAvg, FFALoRA, RoLoRA, FedSVD, DoubleSketch, FedProx, FedNova, Scaffold),
-        *(FedSALoRA, LocalHead, FedDPA),
-    )
-}
-_SERVER_OPTIMIZERS: Mapping[str, type[Wrapped]] = {
-    method.kind: method for method in (FedAvgM, FedAdagrad, FedAdam, FedYogi)
 }
 _ADAPTERS: Mapping[str, Callable[[Section], Adapter]] = {
     "lora": lambda section: section.build(LoRA),
@@ -182,23 +144,15 @@ def others_of(root: Section, path: Path) -> dict[str, Any]:
     federation = root.section("federation")
     found = {
         "adapter": _adapter(root.section("adapter")),
-        "training": _training(root.section("training")),
+        "training": training_of(root.section("training")),
         "computation": computation_of(root),
-        "encryption": _encryption(root.section("encryption", {})),
-        "method": _method(root),
+        "encryption": encryption_of(root.section("encryption", {})),
+        "method": method_of(root),
         "title": root.take("title", str, path.stem),
         **federation.values(Federation, _OF_FEDERATION),
     }
     federation.end()
     return found
-
-
-def seed_of(root: Section) -> int:
-    """The public seed."""
-    seed: int = root.take("seed", int)
-    if not 0 <= seed < 2**63:
-        raise ConfigError(f"seed must be a whole number in [0, 2^63), got {seed}")
-    return seed
 
 
 def task_of(root: Section, folder: Path) -> Task:
@@ -208,50 +162,6 @@ def task_of(root: Section, folder: Path) -> Task:
     task: Task = section.build(kind, base=base_of(section.take("base", str), folder))
     section.end()
     return task
-
-
-def privacy_of(root: Section) -> tuple[PrivacyConfig, dict[str, OwnPrivacy]]:
-    """The table [privacy], and what clients have of their own."""
-    section = root.section("privacy")
-    neighbouring = section.take("neighbouring", str)
-    if neighbouring not in [relation.value for relation in Neighbouring]:
-        raise ConfigError(f"[privacy] neighbouring must be 'add_remove', got {neighbouring!r}")
-    default = _budget(section)
-    tables = section.take("clients", dict, {})
-    kind = section.choose("clipping", _CLIPPING, "flat")
-    clipping = section.build(kind, renamed={"learning_rate": "quantile_learning_rate"})
-    config = section.build(
-        PrivacyConfig, budget=default, neighbouring=Neighbouring(neighbouring), clipping=clipping
-    )
-    section.end()
-    own = {}
-    for client, values in tables.items():
-        if not isinstance(values, dict):
-            raise ConfigError(f"[privacy.clients] {client} must be a table, got {values!r}")
-        table = Section(f"privacy.clients.{client}", values)
-        own[client] = _own_privacy(table)
-        table.end()
-    return config, own
-
-
-def _own_privacy(section: Section) -> OwnPrivacy:
-    """A table [privacy.clients.NAME]: a budget, which needs both numbers, or steps, or both."""
-    has_budget = section.has("epsilon") or section.has("delta")
-    if not has_budget and not section.has("steps_per_round"):
-        raise ConfigError(
-            f"[{section.name}] must say epsilon and delta, steps_per_round, or all three"
-        )
-    return OwnPrivacy(
-        budget=_budget(section) if has_budget else None,
-        steps_per_round=section.take("steps_per_round", int, None),
-    )
-
-
-def _budget(section: Section) -> Budget:
-    try:
-        return Budget(epsilon=section.take("epsilon", float), delta=section.take("delta", float))
-    except AccountingError as error:
-        raise ConfigError(str(error)) from error
 
 
 def size_source(clients: Sequence[Declaration]) -> str:
@@ -272,39 +182,6 @@ def _adapter(section: Section) -> Adapter:
     return adapter
 
 
-def _training(section: Section) -> TrainingConfig:
-    optimizer = section.build(section.choose("optimizer", _OPTIMIZERS, "sgd"))
-    config = section.build(TrainingConfig, optimizer=optimizer)
-    section.end()
-    return config
-
-
-def computation_of(root: Section) -> Computation:
-    """The table [computation]."""
-    section = root.section("computation", {})
-    computation = section.build(Computation)
-    section.end()
-    return computation
-
-
-def _encryption(section: Section) -> Summation:
-    kind = section.choose("kind", _SUMMATIONS, "bfv")
-    if kind is not BFV and section.take("custody", str, None) is not None:
-        raise ConfigError("[encryption] custody is for kind 'bfv' only, leave it out")
-    encryption = section.build(kind)
-    if isinstance(encryption, BFV) and encryption.key_holder is not None:
-        _require_address(encryption.key_holder)
-    section.end()
-    return encryption
-
-
-def _require_address(text: str) -> None:
-    try:
-        parse_address(text)
-    except ConfigError as error:
-        raise ConfigError(f"[encryption] key_holder: {error}") from error
-
-
 def _enrolment(section: Section | None, folder: Path) -> Enrolment | None:
     if section is None:
         return None
@@ -315,19 +192,3 @@ def _enrolment(section: Section | None, folder: Path) -> Enrolment | None:
     )
     section.end()
     return files
-
-
-def _method(root: Section) -> Method:
-    """The tables [method], [ranks], [server_optimizer], [averaging], each around those before."""
-    section = root.section("method", {})
-    method: Method = section.build(section.choose("kind", _METHODS, FedAvg.kind))
-    section.end()
-    if (ranks := root.take("ranks", dict, None)) is not None:
-        method = MixedRanks(of=method, ranks=ranks)
-    if (server := root.optional("server_optimizer")) is not None:
-        method = server.build(server.choose("kind", _SERVER_OPTIMIZERS), of=method)
-        server.end()
-    if (averaging := root.optional("averaging")) is not None:
-        method = averaging.build(TailAveraging, of=method)
-        averaging.end()
-    return method

@@ -8,45 +8,27 @@ client's source is the part that it was dealt.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from accountants import Budget
-from privfed.cli.run_file_partition import Rule, check_number, read_rule
+from privfed.cli.run_file_partition import Rule, read_rule
+from privfed.cli.run_file_sizes import Sizes, require_declared, sizes_of, taking_part
 from privfed.cli.toml_section import Section
 from privfed.data.cells import as_name
 from privfed.data.datasets import TextTable, load_table, name_index
 from privfed.data.files import is_hub_name
 from privfed.data.partition import by_column
-from privfed.data.public_size import NoisySize, check_public_size
 from privfed.data.records import Record, RecordGroup, folded, group_by_person, hold_out
 from privfed.errors import ConfigError, DataError
 from privfed.models.classification import Classification
 from privfed.models.examples import chunks
 from privfed.models.tasks import CausalLanguageModel, Task
 from privfed.parties.client.client import Client
+from privfed.settings.privacy import OwnPrivacy
 
 _LOG: Final = logging.getLogger(__name__)
-_MOST_NAMED: Final = 20
-
-Sizes = Mapping[str, int | NoisySize]
-"""Public size of each client, by its public name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnPrivacy:
-    """What a client has instead of what the table [privacy] says.
-
-    Attributes:
-        budget: its own; None takes the federation's.
-        steps_per_round: its own; None takes the federation's.
-    """
-
-    budget: Budget | None = None
-    steps_per_round: int | None = None
 
 
 def clients_and_held_out(
@@ -73,12 +55,12 @@ def clients_and_held_out(
     person = _person(section, rule)
     cut = cutter(section, task, person)
     dataset = section.take("dataset", str)
-    sizes = _sizes(section, rule)
+    sizes = sizes_of(section, rule)
     continues = section.take("continues", dict, {})
-    _require_declared("data.continues", continues, sizes)
-    _require_declared("privacy.clients", own, sizes)
+    require_declared("data.continues", continues, sizes)
+    require_declared("privacy.clients", own, sizes)
     section.end()
-    taking = _taking_part(sizes, rule)
+    taking = taking_part(sizes, rule)
     table = load(source, owner=rule.column, person=person)
     mine = _rows_of(table, rule, sizes, taking)
     if other is None:
@@ -107,80 +89,6 @@ def clients_and_held_out(
         for client, size in taking.items()
     ]
     return clients, held_records, described
-
-
-def _sizes(section: Section, rule: Rule) -> Sizes:
-    """The public size of every declared client; none has one by default."""
-    everyone = section.take("public_size", (int, dict), None)
-    listed = section.take("public_sizes", dict, {})
-    names = rule.clients or tuple(listed)
-    if not names:
-        raise ConfigError(
-            "[data.partition] needs the key 'clients', their public names, or [data.public_sizes] "
-            "must list them: names are not taken from the rows, which are private"
-        )
-    name_index(names)
-    _require_declared("data.public_sizes", listed, names)
-    without = [name for name in names if listed.get(name, everyone) is None]
-    if without:
-        raise ConfigError(
-            f"{len(without)} client(s) have no public size, such as {without[0]!r}; give each one "
-            "in [data.public_sizes], or [data] public_size for all: a number declared before "
-            "training, or { noise_epsilon = ... } to release the true one under noise"
-        )
-    return {
-        name: _size("public_sizes", name, listed[name], rule.minimum)
-        if name in listed
-        else _size("public_size", name, everyone, rule.minimum)
-        for name in sorted(names)
-    }
-
-
-def declared_sizes(section: Section) -> Sizes:
-    """The public sizes of a run between machines: all stand in [data.public_sizes], by client."""
-    listed = section.take("public_sizes", dict)
-    check_number(len(listed))
-    return {name: _size("public_sizes", name, listed[name], 1) for name in sorted(listed)}
-
-
-def _size(key: str, client: str, value: Any, minimum: int) -> int | NoisySize:
-    """One size as the file gives it: a number, or a table that says how it is released."""
-    if not isinstance(value, dict):
-        return check_public_size(client, value)
-    place = f"data.{key}.{client}" if key == "public_sizes" else f"data.{key}"
-    table = Section(place, value)
-    size = NoisySize(noise_epsilon=table.take("noise_epsilon", float), minimum=minimum)
-    table.end()
-    return size
-
-
-def _require_declared(table: str, named: Iterable[str], declared: Iterable[str]) -> None:
-    """Refuse a table that names a client which is not declared; it need not take part."""
-    if unknown := sorted(set(named).difference(declared)):
-        known = sorted(declared)
-        more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
-        raise ConfigError(
-            f"[{table}] names unknown client(s) {unknown}; those declared in [data] are "
-            f"{known[:_MOST_NAMED]}{more}"
-        )
-
-
-def _taking_part(sizes: Sizes, rule: Rule) -> Sizes:
-    """Without clients whose declared size is too small: a public rule, never the true number.
-
-    A size that is yet to be released is compared when it is.
-    """
-    taking = {
-        client: size
-        for client, size in sizes.items()
-        if isinstance(size, NoisySize) or size >= rule.minimum
-    }
-    if not taking:
-        raise ConfigError(
-            f"[data.partition] minimum = {rule.minimum} leaves out every client; lower it"
-        )
-    check_number(len(taking))
-    return taking
 
 
 def loader(

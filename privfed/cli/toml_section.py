@@ -125,6 +125,14 @@ class Section:
         """Whether the file gives a key that was not taken yet."""
         return key in self._left
 
+    def fill(self, table: str, key: str, value: object) -> bool:
+        """Give a key of a table inside a value if it has none; whether that was so."""
+        inside = self._left.get(table)
+        if not isinstance(inside, dict) or key in inside:
+            return False
+        self._left[table] = {**inside, key: value}
+        return True
+
     def end(self) -> None:
         """Refuse what was not taken."""
         if self._left:

@@ -20,7 +20,7 @@ from privfed.errors import ConfigError
 RANGE: Final = "the public range"
 """How every warning begins."""
 
-_CUT_OFF: Final = 0.4
+CUT_OFF: Final = 0.4
 """Deviation over range from which on more than 1 % of normal values lie beyond the range."""
 _AT_THE_END: Final = 0.95
 """Share of the largest possible sum from which on a coordinate counts as cut off by all clients."""
@@ -112,7 +112,7 @@ def range_warning(
     if bits is not None:
         fitting = min(fitting, _FINE * max_magnitude(bits) * smallest)
     at_the_end = np.count_nonzero(sums >= _AT_THE_END * len(weights) * public_range)
-    if at_the_end > _FEW * filled or largest > _CUT_OFF * public_range:
+    if at_the_end > _FEW * filled or largest > CUT_OFF * public_range:
         return (
             f"{RANGE} +-{public_range:.3g} cuts off a part of what clients send (its "
             f"deviation is at least {largest:.2g} a coordinate); set public_range to "
@@ -121,7 +121,7 @@ def range_warning(
     if bits is not None and 0 < smallest < step(public_range, bits):
         unit = step(public_range, bits)
         # Rounding alone shows peaks of up to a step: only what is beyond was surely sent.
-        fits = fitting >= max(common - unit, largest / _CUT_OFF)
+        fits = fitting >= max(common - unit, largest / CUT_OFF)
         advice = f"public_range to {fitting:.2g}, or follow_released" if fits else "more bits"
         return (
             f"{RANGE} +-{public_range:.3g} in {bits} bits has steps of {unit:.2g}, more than the "

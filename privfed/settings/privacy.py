@@ -151,3 +151,16 @@ class PrivacyConfig:
             )
         if not self.record.strip():
             raise ConfigError("record must say what one record is, e.g. 'one news article'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnPrivacy:
+    """What a client has instead of what the table [privacy] says.
+
+    Attributes:
+        budget: its own; None takes the federation's.
+        steps_per_round: its own; None takes the federation's.
+    """
+
+    budget: Budget | None = None
+    steps_per_round: int | None = None

@@ -22,6 +22,7 @@ from privfed.parties.client.round import Progress, Transition
 from privfed.parties.client.run import ClientRun, Once, stated_in
 from privfed.parties.client.starting import Starting, begun
 from privfed.parties.client.upload import Upload, new_key
+from privfed.planning.signal import step_noise
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import (
     EPOCH,
@@ -39,10 +40,7 @@ from privfed.protocol.kinds import (
 )
 from privfed.protocol.ready import terms_before
 from privfed.protocol.signing import exact_values, signed_message, verified
-from privfed.run_settings import FederationSettings
 from privfed.settings.encryption import Custody
-from privfed.settings.privacy import QuantileClipping
-from privfed.settings.training import SGD
 
 
 class Memory(Protocol):
@@ -274,6 +272,7 @@ class Epochs:
 
     def _transition(self, starting: Starting) -> Transition:
         settings = self.membership.settings
+        noise_multipliers = {name: one.noise_multiplier for name, one in starting.facts.items()}
         return Transition(
             method=settings.method,
             training=settings.training,
@@ -282,16 +281,7 @@ class Epochs:
             summation=settings.encryption,
             weights=starting.agreement.weights,
             layout=self.node.model.layout,
-            step_noise=_step_noise(settings, starting),
+            step_noise=step_noise(settings.privacy, settings.training, noise_multipliers),
             largest_range=starting.largest_range,
             evaluate=self.evaluate,
         )
-
-
-def _step_noise(settings: FederationSettings, starting: Starting) -> dict[str, float] | None:
-    """Of each client sigma C / B, where its update is the plain sum of steps under a fixed C."""
-    privacy, plain = settings.privacy, settings.training.optimizer == SGD(momentum=0.0)
-    if not plain or isinstance(privacy.clipping, QuantileClipping):
-        return None
-    unit = privacy.clipping_norm / privacy.expected_batch_size
-    return {client: facts.noise_multiplier * unit for client, facts in starting.facts.items()}

@@ -4,23 +4,18 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Final
 
 from accountants import (
     Anchor,
     AnchorFolder,
-    BudgetExceededError,
-    Event,
     Ledger,
     NoisedCount,
     ScheduleFilter,
     epsilon,
-    noise_multiplier_of,
 )
 from accountants.ledger.identity import NOT_PRIVATE
-from privfed.agreement import budget_of, private_steps_of, sample_rate_of, steps_of
+from privfed.agreement import budget_of, sample_rate_of, steps_of
 from privfed.data.public_size import NoisySize
 from privfed.data.records import RecordGroup
 from privfed.errors import ConfigError, DataError
@@ -30,6 +25,7 @@ from privfed.models.tasks import Batch
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.public_size import public_size
+from privfed.planning.calibration import releases_of_run
 from privfed.private_step.clipping import AdaptiveBound
 from privfed.private_step.dpsgd import DPSGDConfig
 from privfed.private_step.private_model import PrivateModel
@@ -48,13 +44,6 @@ from privfed.storage.state_folder import (
     log_path,
     make_private_folder,
 )
-
-_LESS: Final = (
-    "plan fewer rounds or steps_per_round, agree on a larger budget, or leave the client out"
-)
-
-_SMALLEST_SHARE: Final = 0.01
-"""A run that could spend less than this share of a budget would drown in noise: refused."""
 
 
 def require_single_examples(clients: Sequence[Client], privacy: PrivacyConfig) -> None:
@@ -180,77 +169,6 @@ def size_source(clients: Sequence[Client], ledgers: Mapping[str, Ledger], declar
 def _cost_of_size(ledger: Ledger) -> float:
     """Epsilon of the releases that the ledger counts; an earlier run may have asked for another."""
     return math.fsum(e.epsilon * e.steps for e in ledger.events() if isinstance(e, NoisedCount))
-
-
-def releases_of_run(
-    client: Client, method: Method, privacy: PrivacyConfig, rounds: int, noise_multiplier: float
-) -> list[Event]:
-    """What a client releases in a whole run."""
-    steps = private_steps_of(client, privacy, noise_multiplier)
-    return [replace(event, steps=event.steps * rounds) for event in method.releases(steps)]
-
-
-def calibrate(
-    clients: Sequence[Client],
-    ledgers: Mapping[str, Ledger],
-    method: Method,
-    privacy: PrivacyConfig,
-    rounds: Mapping[str, int],
-) -> dict[str, float]:
-    """Noise multiplier of every client, so that all rounds in which it trains fit its budget.
-
-    Args:
-        clients: with their sizes as numbers.
-        ledgers: of these clients.
-        method: what a round releases.
-        privacy: of all.
-        rounds: in how many each client trains.
-
-    Raises:
-        ConfigError: if a public size is smaller than the expected batch.
-        accountants.BudgetExceededError: if a budget is too small for the plan.
-    """
-    noise_multipliers = {}
-    for client in clients:
-        budget, history = budget_of(client, privacy), ledgers[client.id].events()
-        spent = epsilon(history, budget.delta, privacy.neighbouring).upper
-        if spent > (1 - _SMALLEST_SHARE) * budget.epsilon:
-            raise BudgetExceededError(
-                f"the budget of client {client.id!r} is used up: epsilon {spent:.6g} of "
-                f"{budget.epsilon:g} at delta {budget.delta:g} is spent on data set "
-                f"{client.dataset!r}; agree on a larger budget, or train on other data",
-                epsilon=spent,
-                allowed=budget.epsilon,
-            )
-        must_fit = _must_fit(client, privacy, rounds[client.id], spent)
-        plan = partial(releases_of_run, client, method, privacy, rounds[client.id])
-        try:
-            sigma = noise_multiplier_of(plan, budget, history, neighbouring=privacy.neighbouring)
-        except BudgetExceededError as error:
-            raise BudgetExceededError(
-                f"{must_fit}, and does not with any noise; {_LESS}",
-                epsilon=error.epsilon,
-                allowed=error.allowed,
-            ) from error
-        if sigma > privacy.expected_batch_size:
-            raise BudgetExceededError(
-                f"{must_fit} with a noise multiplier of at most "
-                f"expected_batch_size = {privacy.expected_batch_size}, and needs {sigma:.4g}: one "
-                f"coordinate's noise would exceed the whole clipped sum; {_LESS}",
-                epsilon=spent,
-                allowed=budget.epsilon,
-            )
-        noise_multipliers[client.id] = sigma
-    return noise_multipliers
-
-
-def _must_fit(client: Client, privacy: PrivacyConfig, rounds: int, spent: float) -> str:
-    budget = budget_of(client, privacy)
-    return (
-        f"the plan, {rounds} rounds of {steps_of(client, privacy)} steps, must fit the budget of "
-        f"client {client.id!r} (epsilon {budget.epsilon:g} at delta {budget.delta:g}, of which "
-        f"{spent:.6g} is spent on data set {client.dataset!r})"
-    )
 
 
 def delta_notes(clients: Sequence[Client], privacy: PrivacyConfig) -> list[str]:

@@ -32,6 +32,7 @@ from privfed.parties.client import joining
 from privfed.parties.client.client import Client
 from privfed.parties.client.node import ClientNode
 from privfed.parties.client.own_model import own_texts_of
+from privfed.planning.calibration import calibrate
 from privfed.private_step.building import Blueprint
 from privfed.private_step.evaluation import held_out_metric, require_readable
 from privfed.private_step.private_model import PrivateModel
@@ -264,9 +265,8 @@ def _facts(
     if known is None:
         draw = settings.proposal().participation
         rounds = {client.id: draw.rounds_of(client.id) for client in clients}
-        noise_multipliers = joining.calibrate(
-            clients, ledgers, settings.method, settings.privacy, rounds
-        )
+        histories = {client.id: ledgers[client.id].events() for client in clients}
+        noise_multipliers = calibrate(clients, histories, settings.method, settings.privacy, rounds)
         before = {client.id: _spent(settings, client, ledgers[client.id]) for client in clients}
     else:
         noise_multipliers = {

@@ -29,7 +29,7 @@ from privfed.storage.checkpoint import load_latest
 from tests.unit.privfed.cli.between import write
 from tests.unit.privfed.cli.configurations import changed
 
-COMMANDS = ("demo", "run", "report", "roster", "start-from-sparse", "key-holder")
+COMMANDS = ("demo", "run", "plan", "report", "roster", "start-from-sparse", "key-holder")
 MAIN = [sys.executable, "-c", "from privfed.cli.main import main; main()"]
 HEAVY = ("torch", "transformers", "peft", "opacus", "tenseal", "dp_accounting", "scipy", "pandas")
 PANIC = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
@@ -181,6 +181,7 @@ class TestQuestions:
         wanted = {
             "demo": ["--chat"],
             "run": ["CONFIG"],
+            "plan": ["--size", "--epsilon", "--curves", "--write"],
             "report": ["FOLDER"],
             "roster": ["identity", "sign", "show", "who takes part"],
             "key-holder": ["--identity", "--roster", "--authority", "--listen", "HOST:PORT"],

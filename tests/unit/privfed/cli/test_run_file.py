@@ -45,12 +45,15 @@ from privfed.cli import run_file as run_config
 from privfed.cli import run_file_bases
 from privfed.cli import run_file_data as run_data
 from privfed.cli import run_file_partition as run_partition
+from privfed.cli import run_file_settings as run_tables
+from privfed.cli import run_file_sizes as run_sizes
 from privfed.cli.run_file import load_federation
 from privfed.cli.toml_section import Section
 from privfed.data.datasets import TextTable
 from privfed.errors import ConfigError, DataError
 from privfed.identity.enrolment import Enrolment
 from privfed.parties.client import joining
+from privfed.planning.calibration import calibrate
 from privfed.run_settings import check_clients
 from privfed.settings.computation import Computation
 from privfed.settings.encryption import Custody
@@ -58,10 +61,11 @@ from privfed.settings.privacy import PrivacyConfig
 from tests.unit.privfed.cli.configurations import MISSING, TOPICS, changed
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "run.toml"
-SOURCE = "".join(map(inspect.getsource, (run_config, run_file_bases, run_data, run_partition)))
+SOURCES = (run_config, run_file_bases, run_data, run_partition, run_tables, run_sizes)
+SOURCE = "".join(map(inspect.getsource, SOURCES))
 TABLES = (
-    *(run_config._TASKS, run_config._CLIPPING, run_config._OPTIMIZERS),
-    *(run_config._SUMMATIONS, run_config._METHODS, run_config._SERVER_OPTIMIZERS),
+    *(run_config._TASKS, run_tables._CLIPPING, run_tables._OPTIMIZERS),
+    *(run_tables._SUMMATIONS, run_tables._METHODS, run_tables._SERVER_OPTIMIZERS),
 )
 KINDS = (
     *(kind for table in TABLES for kind in table.values()),
@@ -847,13 +851,9 @@ class TestTheExample:
             assert joining.delta_notes(federation.clients, federation.privacy) == []
 
     def test_its_noise_leaves_something_to_learn(self, federation):
-        class Fresh:
-            def events(self):
-                return ()
-
         (south,) = [client for client in federation.clients if client.id == "south"]
-        noise_multipliers = joining.calibrate(
-            [south], {"south": Fresh()}, federation.method, federation.privacy, {"south": 8}
+        noise_multipliers = calibrate(
+            [south], {"south": ()}, federation.method, federation.privacy, {"south": 8}
         )
         assert noise_multipliers["south"] < 0.1 * federation.privacy.expected_batch_size
 
@@ -884,7 +884,7 @@ class TestTheExample:
         part = text[text.index("[encryption]") : text.index("[method]")]
         chosen = tomllib.loads(re.sub(r"(?m)^# (?=\[?\w+\]?( = |$))", "", part))
         root = Section("", chosen)
-        encryption = run_config._encryption(root.section("encryption"))
+        encryption = run_tables.encryption_of(root.section("encryption"))
         assert encryption.custody is Custody.KEY_HOLDER
         assert (encryption.key_holder, encryption.follow_released) == (
             "keys.example.org:7000",

@@ -8,6 +8,7 @@ import pytest
 from accountants import Budget
 from privfed import NoisySize, RecordGroup
 from privfed.cli import run_file_data as run_data
+from privfed.cli import run_file_sizes as run_sizes
 from privfed.cli.toml_section import Section
 from privfed.data.partition import quantity_skew
 from privfed.errors import ConfigError, DataError
@@ -510,7 +511,7 @@ class TestSizesOfARunBetweenMachines:
     """All are declared, since nobody has the records of all."""
 
     def read(self, sizes):
-        return run_data.declared_sizes(Section("data", {"public_sizes": sizes}))
+        return run_sizes.declared_sizes(Section("data", {"public_sizes": sizes}))
 
     def test_by_name_sorted(self):
         found = self.read({"west": 27, "east": 31, "north": {"noise_epsilon": 0.25}})
@@ -519,7 +520,7 @@ class TestSizesOfARunBetweenMachines:
 
     def test_they_have_no_default(self):
         with pytest.raises(ConfigError, match=r"\[data\] needs the key 'public_sizes'"):
-            run_data.declared_sizes(Section("data", {"public_size": 30}))
+            run_sizes.declared_sizes(Section("data", {"public_size": 30}))
 
     @pytest.mark.parametrize("size", [0, -3, 2.5, "30", True])
     def test_what_is_no_size_is_named_with_its_client(self, size):

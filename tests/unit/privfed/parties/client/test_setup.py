@@ -18,7 +18,7 @@ from privfed import Budget, Computation, GradientMethod, NoisySize, Record, RoLo
 from privfed.errors import ConfigError, DataError
 from privfed.identity.keys import Identity, Role
 from privfed.models.tokenizer_digest import tokenizer_digest
-from privfed.parties.client import joining
+from privfed.parties.client import joining, setup
 from privfed.parties.client.setup import Known, prepare
 from privfed.storage.state_folder import ledger_path
 from tests.organisations import ORGANISATIONS
@@ -180,13 +180,13 @@ class TestTheOrder:
     def test_a_released_size_is_counted_before_noise_is_calibrated(
         self, federation, start, monkeypatch
     ):
-        seen, real = [], joining.calibrate
+        seen, real = [], setup.calibrate
 
-        def calibrate(clients, ledgers, method, privacy, rounds):
-            seen.append((clients[0].size, len(ledgers["client-0"].events())))
-            return real(clients, ledgers, method, privacy, rounds)
+        def calibrate(clients, histories, method, privacy, rounds):
+            seen.append((clients[0].size, len(histories["client-0"])))
+            return real(clients, histories, method, privacy, rounds)
 
-        monkeypatch.setattr(joining, "calibrate", calibrate)
+        monkeypatch.setattr(setup, "calibrate", calibrate)
         found = prepared(federation, [self.noisy(federation)], start=start)
         assert seen == [(found.clients[0].size, 1)]
         assert found.facts["client-0"].client["public_size"] == found.clients[0].size

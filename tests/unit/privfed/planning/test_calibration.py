@@ -14,7 +14,7 @@ from accountants import (
 from privfed import FedAvg
 from privfed.data.records import Record
 from privfed.parties.client.client import Client
-from privfed.parties.client.joining import calibrate
+from privfed.planning.calibration import calibrate
 from privfed.settings.privacy import PrivacyConfig
 
 ROUNDS, STEPS, BATCH, SIZE = 7, 3, 8, 40
@@ -26,13 +26,6 @@ PRIVACY = PrivacyConfig(
     steps_per_round=STEPS,
 )
 BEFORE = PoissonGaussian(noise_multiplier=4.0, sample_rate=0.5, steps=2)
-
-
-class Counted:
-    """A ledger, as far as it is asked."""
-
-    def __init__(self, *events):
-        self.events = lambda: events
 
 
 def client(id_, budget=None, steps=None):
@@ -48,9 +41,9 @@ def client(id_, budget=None, steps=None):
 
 def calibrated(own, *before):
     """The noise of a client of its own budget and history, after one of the federation's."""
-    ledgers = {"north": Counted(), "ward": Counted(*before)}
+    histories = {"north": (), "ward": before}
     rounds = {"north": ROUNDS + 2, "ward": ROUNDS}
-    return calibrate([client("north"), client("ward", own)], ledgers, FedAvg(), PRIVACY, rounds)
+    return calibrate([client("north"), client("ward", own)], histories, FedAvg(), PRIVACY, rounds)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +78,7 @@ class TestOwnSteps:
     def noise(self, **steps):
         clients = [client(name, steps=own) for name, own in steps.items()]
         rounds = dict.fromkeys(steps, ROUNDS)
-        return calibrate(clients, dict.fromkeys(steps, Counted()), FedAvg(), PRIVACY, rounds)
+        return calibrate(clients, dict.fromkeys(steps, ()), FedAvg(), PRIVACY, rounds)
 
     def test_it_uses_up_the_budget_with_these_and_no_other(self):
         found = self.noise(few=1, default=None, many=STEPS + 2)
@@ -100,4 +93,4 @@ class TestOwnSteps:
     def test_they_are_named_where_they_do_not_fit(self):
         poor = client("ward", Budget(epsilon=1e-7, delta=1e-6), steps=STEPS + 2)
         with pytest.raises(BudgetExceededError, match="the plan, 7 rounds of 5 steps, must fit"):
-            calibrate([poor], {"ward": Counted()}, FedAvg(), PRIVACY, {"ward": ROUNDS})
+            calibrate([poor], {"ward": ()}, FedAvg(), PRIVACY, {"ward": ROUNDS})
