@@ -23,7 +23,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from methods import frozen_states_once, without_noise
+from method_jobs import frozen_states_once, without_noise
 
 from accountants import Budget
 from privfed import Computation, Federation, Plain

@@ -58,6 +58,26 @@ def next_range(
     return min(largest, _rounded_up(narrowed)) if narrowed > 0 else largest
 
 
+def first_range(
+    weights: Mapping[str, float], noise: Mapping[str, float], *, bits: int, largest: float
+) -> float:
+    """The public range of the first round, where later ones follow what is released.
+
+    The range from public settings leaves room for the largest move there could be. In few bits its
+    steps are then wider than all that clients send. So it is no wider than rounding allows for,
+    beside the noise of the loudest update: what lies beyond it is cut off for one round, and the
+    next range has grown by then.
+
+    Args:
+        weights: of every client.
+        noise: standard deviation in an entry of their updates before their weights.
+        bits: of one quantised value.
+        largest: the range from public settings.
+    """
+    loudest = max(weight * noise[client] for client, weight in weights.items())
+    return min(largest, _rounded_up(_FINE * max_magnitude(bits) * loudest))
+
+
 def loudest_over_mean(
     weights: Mapping[str, float], noise: Mapping[str, float], contributors: Sequence[str]
 ) -> float:

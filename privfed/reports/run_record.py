@@ -21,7 +21,7 @@ class RunRecord:
         start_sha256: digest of the file with the initial adapter.
         notes: what the reader of a report should question.
         noise_multipliers: of each client.
-        largest_range: the public range from the settings.
+        first_range: the public range of the first round.
         public_range: of the next round.
         anchors: of each client's ledger, after the last round that is over.
         baseline: metric of the initial adapter on held-out text.
@@ -37,7 +37,7 @@ class RunRecord:
     start_sha256: str
     notes: tuple[str, ...]
     noise_multipliers: Mapping[str, float]
-    largest_range: float
+    first_range: float
     public_range: float
     anchors: Mapping[str, Anchor]
     baseline: float

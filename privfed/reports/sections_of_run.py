@@ -89,7 +89,7 @@ def encryption(facts: RunFacts, record: RunRecord) -> Encryption:
         ),
         setting=encryption_statements.setting(in_one_process=facts.in_one_process),
         bits_per_value=summation.bits if isinstance(summation, FixedPoint) else None,
-        public_range=record.largest_range,
+        public_range=record.first_range,
         follow_released=summation.follow_released,
         parameters={**scheme.to_json(), **facts.key},
         base_model=facts.agreement.base_model,

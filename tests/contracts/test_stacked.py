@@ -74,7 +74,7 @@ class TestAFederation:
         one, other = (load_latest(folder / "checkpoints") for folder in folders)
         # Rounding differs in the last bits of a float32 only; where it meets the border between
         # two numbers of the grid, an update differs by a step of the grid, once in thousands.
-        step = one.record["largest_range"] * STEP
+        step = one.record["first_range"] * STEP
         apart = np.abs(one.tensors["adapter"].astype(np.float64) - other.tensors["adapter"])
         assert apart.max() <= 3 * step
         assert np.mean(apart > 1e-5) < 0.01

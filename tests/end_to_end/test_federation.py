@@ -500,7 +500,7 @@ class TestThePublicRange:
         result = federation.run(tmp_path / "run", callbacks=[Follow()])
         ranges = self.ranges(messages)
         record = load_latest(tmp_path / "run/checkpoints").record
-        assert ranges[0] == record["largest_range"]
+        assert ranges[0] == record["first_range"]
         assert ranges[1] < 0.9 * ranges[0]
         assert all(value <= ranges[0] for value in ranges)
         for before, after, used in zip(states, states[1:], ranges[1:], strict=False):

@@ -306,7 +306,7 @@ def test_the_adapter_moves_by_the_mean_of_the_updates_with_public_weights(
     expected = weights @ moves / weights.sum()
     moved = checkpoint.tensors["adapter"].astype(np.float64) - states[0]
     # Each update is rounded to a grid of 2^12 numbers over its range, at random and without bias.
-    grid = 2 * checkpoint.record["largest_range"] / 2**12
+    grid = 2 * checkpoint.record["first_range"] / 2**12
     most = 4 * grid * weights.max() / weights.sum()
     assert np.abs(moved - expected).max() <= most
     for other in (sizes[::-1], list(COUNTS.values()), [1, 1, 1, 1]):

@@ -244,7 +244,7 @@ class AggregatorRun:
             start_sha256=first.start,
             notes=self.notes,
             noise_multipliers={name: one.noise_multiplier for name, one in facts.items()},
-            largest_range=epoch.public_range,
+            first_range=epoch.public_range,
             public_range=epoch.public_range,
             anchors={name: ready[name].anchor for name in self.members},
             baseline=0.0 if epoch.metric_value is None else epoch.metric_value,

@@ -219,7 +219,7 @@ class Epochs:
                 round=0,
                 state=state,
                 base=state.digest(),
-                public_range=begins.starting.largest_range,
+                public_range=begins.starting.first_range,
             )
         if number <= self.node.rounds:
             for mine in (self.membership.progress, self.membership.before):

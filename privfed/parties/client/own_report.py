@@ -83,7 +83,7 @@ class OwnReport:
             start_sha256=membership.facts.start,
             notes=(*self.notes, *weights, _TOLD),
             noise_multipliers={n: one.noise_multiplier for n, one in starting.facts.items()},
-            largest_range=starting.largest_range,
+            first_range=starting.first_range,
             public_range=progress.public_range,
             anchors={node.id: book.anchor()},
             baseline=self.baseline,

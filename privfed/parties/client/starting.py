@@ -1,20 +1,24 @@
 """What the `ready` of all clients and the settings determine together, alike for all clients."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from privfed.agreement import Agreement, Proposal, range_from_public_settings
+from privfed.encryption.ranges import first_range
 from privfed.encryption.schemes import Scheme
 from privfed.errors import ConfigError, MessageError
 from privfed.identity.keys import Role
 from privfed.identity.roster import Roster
+from privfed.planning.signal import step_noise
 from privfed.protocol.envelopes import Envelope
 from privfed.protocol.kinds import ready_of
 from privfed.protocol.participation import Participation
 from privfed.protocol.ready import Facts, Ready, epoch_of, other_bases, terms_before
 from privfed.protocol.terms import RunTerms
 from privfed.run_settings import FederationSettings
+from privfed.settings.encryption import FixedPoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class Starting:
         terms: what every message of the run states.
         participation: who trains in which round.
         largest_range: the public range from the settings.
+        first_range: of the first round; below it where a followed range of few bits begins.
         maker: the client that makes the key of the epoch: the first of `ready` by name.
     """
 
@@ -43,6 +48,7 @@ class Starting:
     terms: RunTerms
     participation: Participation
     largest_range: float
+    first_range: float
     maker: str
 
 
@@ -97,12 +103,13 @@ def begun(
     # who leaves a run does not change its range
     noise_multipliers = {name: one.noise_multiplier for name, one in everybody.items()}
     _require_usable(noise_multipliers, agreement.weights, settings.privacy.expected_batch_size)
-    derived = range_from_public_settings(
+    weights = _weights(settings, everybody)
+    largest = settings.encryption.public_range or range_from_public_settings(
         settings.privacy,
         settings.training,
         noise_multipliers,
         settings.steps,
-        _weights(settings, everybody),
+        weights,
         proposal.min_clients,
     )
     return Starting(
@@ -114,9 +121,29 @@ def begun(
         scheme=scheme,
         terms=terms,
         participation=proposal.participation,
-        largest_range=settings.encryption.public_range or derived,
+        largest_range=largest,
+        first_range=_first_range(settings, noise_multipliers, weights, largest),
         maker=min(ready),
     )
+
+
+def _first_range(
+    settings: FederationSettings,
+    noise_multipliers: Mapping[str, float],
+    weights: Mapping[str, float],
+    largest: float,
+) -> float:
+    """Narrower than the largest where the range follows, by no hand, in so few bits."""
+    summation, training = settings.encryption, settings.training
+    per_step = step_noise(settings.privacy, training, noise_multipliers)
+    by_hand = summation.public_range is not None
+    if not summation.follow_released or by_hand or per_step is None:
+        return largest
+    if not isinstance(summation, FixedPoint):
+        return largest
+    rate = training.learning_rate_of(1, settings.rounds)
+    noise = {name: rate * math.sqrt(settings.steps[name]) * one for name, one in per_step.items()}
+    return first_range(weights, noise, bits=summation.bits, largest=largest)
 
 
 def _require_usable(

@@ -81,7 +81,7 @@ def made_up_run(settings, folder):
         start_sha256="57" * 32,
         notes=("the weights are not even",),
         noise_multipliers=dict(zip(ids, SIGMAS, strict=False)),
-        largest_range=0.0625,
+        first_range=0.0625,
         public_range=0.03125,
         anchors={client: ledger.anchor() for client, ledger in ledgers.items()},
         baseline=0.25,

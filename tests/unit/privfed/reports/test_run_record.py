@@ -32,7 +32,7 @@ RECORD = RunRecord(
     start_sha256="57",
     notes=("one", "two"),
     noise_multipliers={"a": 0.5, "b": 0.75},
-    largest_range=64.0,
+    first_range=64.0,
     public_range=8.0,
     anchors={"a": Anchor(length=4, head="00" * 32)},
     baseline=0.25,

@@ -294,7 +294,7 @@ def record_of(names, anchors, *, over):
         start_sha256="d4" * 32,
         notes=("the weights are not even",),
         noise_multipliers={name: facts_of(name).noise_multiplier for name in names},
-        largest_range=INITIAL_RANGE,
+        first_range=INITIAL_RANGE,
         public_range=RANGE_NOW,
         anchors=anchors,
         baseline=0.28125,

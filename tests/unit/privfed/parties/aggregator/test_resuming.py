@@ -75,7 +75,7 @@ class TestANewRun:
         assert (record.run, record.settings) == (asked.presence.epoch.run, SETTINGS)
         assert (record.base_sha256, record.start_sha256) == ("d1" * 32, "d4" * 32)
         assert record.notes == ("the weights are not even",)
-        assert (record.public_range, record.largest_range) == (INITIAL_RANGE, INITIAL_RANGE)
+        assert (record.public_range, record.first_range) == (INITIAL_RANGE, INITIAL_RANGE)
         assert record.baseline == asked.presence.epoch.metric_value != 0
         assert {n: a.length for n, a in record.anchors.items()} == speakers.lengths
         noise_multipliers = {n: one.noise_multiplier for n, one in speakers.facts.items()}

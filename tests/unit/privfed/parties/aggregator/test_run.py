@@ -97,7 +97,7 @@ class TestBeginning:
         record, epoch = kept.record, parts.aggregator.presence.epoch
         assert parts.kinds == BEGUN
         assert (record.run, record.over, record.baseline) == (epoch.run, 0, 0.625)
-        assert record.public_range == record.largest_range == epoch.public_range
+        assert record.public_range == record.first_range == epoch.public_range
         assert kept.base == parts.base("client-2")
         for name in NAMES:
             node, facts = parts.brought.nodes[name], parts.brought.facts[name]

@@ -247,7 +247,7 @@ class TestWhatItKeepsForItself:
         assert record.noise_multipliers == SIGMAS
         assert record.start_sha256 == apart.facts[ME].start
         assert record.public_range == progress.public_range
-        assert record.largest_range == played[1].record.largest_range
+        assert record.first_range == played[1].record.first_range
         assert [row.round for row in record.rounds] == [1, 2, 3]
         assert {name for row in record.rounds for name in row.epsilon} == {ME}
         assert progress.round == 3

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from privfed import BFV, NoisySize, Plain
@@ -89,6 +90,29 @@ class TestANewRun:
     def test_or_what_the_settings_say(self, make_apart):
         apart = make_apart(encryption=Plain(public_range=0.0625))
         assert starting(apart, apart.ready()).largest_range == 0.0625
+
+    def test_in_few_bits_it_begins_with_what_rounding_allows_for(self, make_apart):
+        """3/4 of 7 deviations of the noise of the noisiest client, upwards; in 4 bits."""
+        apart = make_apart(encryption=BFV(bits=4, follow_released=True))
+        found, settings = starting(apart, apart.ready()), apart.settings
+        unit = settings.privacy.clipping_norm / settings.privacy.expected_batch_size
+        noise = settings.training.learning_rate * np.sqrt(2) * max(SIGMAS.values()) * unit
+        assert found.first_range == pytest.approx(0.75 * 7 * noise, rel=2**-11)
+        assert found.first_range < 0.5 * found.largest_range
+
+    @pytest.mark.parametrize(
+        "encryption",
+        [
+            BFV(bits=12, follow_released=True),
+            BFV(bits=4),
+            BFV(bits=4, follow_released=True, public_range=8.0),
+        ],
+        ids=["enough bits", "it does not follow", "by hand"],
+    )
+    def test_else_it_begins_with_the_largest(self, make_apart, encryption):
+        apart = make_apart(encryption=encryption)
+        found = starting(apart, apart.ready())
+        assert found.first_range == found.largest_range
 
     def test_the_key_is_sized_for_those_who_take_part(self, make_apart):
         apart = make_apart(encryption=BFV())
