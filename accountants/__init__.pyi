@@ -47,6 +47,8 @@ from .federation import shared_record_epsilon as shared_record_epsilon
 from .filters import AdaptiveFilter as AdaptiveFilter
 from .filters import ScheduleFilter as ScheduleFilter
 from .filters import ZeroConcentratedFilter as ZeroConcentratedFilter
+from .gaussian_dp import GaussianFit as GaussianFit
+from .gaussian_dp import mu_and_regret as mu_and_regret
 from .guarantees import Budget as Budget
 from .guarantees import DeltaBounds as DeltaBounds
 from .guarantees import EpsilonBounds as EpsilonBounds
