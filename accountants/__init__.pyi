@@ -36,6 +36,7 @@ from .events import Laplace as Laplace
 from .events import NoisedCount as NoisedCount
 from .events import PoissonGaussian as PoissonGaussian
 from .events import PureDP as PureDP
+from .events import RandomAllocationGaussian as RandomAllocationGaussian
 from .events import Skellam as Skellam
 from .events import TreeAggregation as TreeAggregation
 from .events import ZeroConcentrated as ZeroConcentrated

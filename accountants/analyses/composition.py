@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from accountants.analyses import discretisation, tilted
+from accountants.analyses.allocation import AllocationStep
 from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.cells import Sketch
 from accountants.analyses.lattices import Discretised, Fineness, FixedSizeStep, Lattice, NormalStep
 from accountants.analyses.refinement import Refinement
 from accountants.analyses.tilted import Composed
 
-Step = NormalStep | FixedSizeStep | RandomisedResponseStep | LaplaceStep
+Step = NormalStep | FixedSizeStep | AllocationStep | RandomisedResponseStep | LaplaceStep
 Curve = Callable[[float], float]
 
 # Grid steps that are tried at most, and how much coarser the next one is where one does not fit.
