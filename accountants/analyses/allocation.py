@@ -1,7 +1,7 @@
-"""One epoch of random allocation: every record joins one of t steps, drawn uniformly and in secret.
+"""One epoch of random allocation: every record joins one of t steps, drawn in secret.
 
-The worst case is P = (1/t) sum_i N(e_i, sigma^2 I) against Q = N(0, sigma^2 I) in t dimensions. With
-s = 1 / sigma and u_i = x_i / sigma, which under Q are independent and standard normal, the
+The worst case is P = (1/t) sum_i N(e_i, sigma^2 I) against Q = N(0, sigma^2 I) in t dimensions.
+With s = 1 / sigma and u_i = x_i / sigma, which under Q are independent and standard normal, the
 likelihood ratio is
 
     L = dP/dQ = (1/t) sum_i X_i,    X_i = exp(s u_i - s^2 / 2),
@@ -45,7 +45,7 @@ MOST_BATCHES = 10**6
 # Tails that laws are cut off at; the next smaller one is taken, so that laws are computed once.
 _TAILS = (1e-20, 1e-40, 1e-80, 1e-160)
 _MOST_CELLS = 2**21
-_SKETCH_POINTS = 200
+_SKETCH_POINTS, _SKETCH_TAIL = 200, 1e-40
 # Roundings of one merged likelihood ratio, and of the masses and losses of one value.
 _MERGING, _ROUNDING = 512 * ULP, 64 * ULP
 
@@ -79,16 +79,17 @@ class AllocationStep:
 
     @property
     def total_variation(self) -> float:
-        """The least of two upper bounds: that of a known step, and half the root of E[(L - 1)^2]."""
+        """At most that of a known step, and half the root of E[(L - 1)^2]."""
         spread = 1 / self.sigma
         known = float(erf(spread / math.sqrt(8)))
         excess = math.expm1(min(spread * spread, 700.0)) / self.batches
         return min(known, math.sqrt(excess) / 2) * (1 + _ROUNDING)
 
-    def sketch(self, tail: float) -> Sketch:  # noqa: ARG002
+    def sketch(self, tail: float) -> Sketch:
         """Values of the law above, a few at a time."""
-        law = self._law(_TAILS[0], above=True)
-        starts = np.unique(np.linspace(0, len(law.values), _SKETCH_POINTS, endpoint=False).astype(int))
+        law = self._law(max(tail, _SKETCH_TAIL), above=True)
+        parts = np.linspace(0, len(law.values), _SKETCH_POINTS, endpoint=False)
+        starts = np.unique(parts.astype(np.intp))
         q = np.add.reduceat(law.masses, starts)
         p = np.add.reduceat(law.masses * law.values, starts) / self.batches
         used = (p > 0) & (q > 0)
@@ -97,8 +98,7 @@ class AllocationStep:
 
     def discretise(self, fineness: Fineness) -> Discretised | None:
         """Lattices with this grid step; None if they have too many places."""
-        tail = next((value for value in _TAILS if value <= fineness.tail), _TAILS[-1])
-        above, below = (self._law(tail, above=side) for side in (True, False))
+        above, below = (self._law(fineness.tail, above=side) for side in (True, False))
         forward, backward = _dominating(above, fineness.step), _mirrored(above, fineness.step)
         merged = _dominated(below, fineness.step)
         if forward is None or backward is None or merged is None:
@@ -106,7 +106,8 @@ class AllocationStep:
         return Discretised(forward, backward, merged)
 
     def _law(self, tail: float, *, above: bool) -> Law:
-        return law_of_sum(self.batches, 1 / self.sigma, tail, above=above)
+        cut = next((value for value in _TAILS if value <= tail), _TAILS[-1])
+        return law_of_sum(self.batches, 1 / self.sigma, cut, above=above)
 
 
 def _dominating(law: Law, step: float) -> Lattice | None:

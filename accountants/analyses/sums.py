@@ -7,8 +7,8 @@ mean is 1. A discrete variable is found on each side of the sum S of t independe
   mean. That raises E[f(S)] for every convex f, or keeps it;
 * below: all mass of a cell moves to the mean of the cell, which lowers it, or keeps it.
 
-Both carry over to sums, so that S is built from sums of two, four, eight terms, each brought back to
-a grid of its own: every sum of two laws takes all pairs of their values. All terms that are added
+Both carry over to sums, so that S is built from sums of two, four, eight terms, each brought back
+to a grid of its own: every sum of two laws takes all pairs of their values. All terms that are added
 are positive, so that every mass has a small relative error, however small it is.
 """
 

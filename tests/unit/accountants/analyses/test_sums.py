@@ -99,7 +99,9 @@ def test_the_variance_is_met_from_both_sides():
     """Var(S) = t (exp(s^2) - 1)."""
     for count, spread in ((2, 1.0), (33, 0.7), (1000, 0.5)):
         exact = count * math.expm1(spread**2)
-        above, below = (float((law.values - count) ** 2 @ law.masses) for law in laws(count, spread))
+        above, below = (
+            float((law.values - count) ** 2 @ law.masses) for law in laws(count, spread)
+        )
         assert exact * (1 - 1e-3) <= below <= exact <= above <= exact * (1 + 1e-3)
 
 
