@@ -60,10 +60,13 @@ def is_within(ran: Iterable[Event], planned: Iterable[Event]) -> bool:
 
 
 def _plain(event: Event) -> Event:
-    one_batch = isinstance(event, RandomAllocationGaussian) and event.batches == 1
-    if one_batch or (isinstance(event, PoissonGaussian) and event.sample_rate == 1):
-        return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
-    return event
+    match event:
+        case PoissonGaussian() if event.sample_rate == 1:
+            return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
+        case RandomAllocationGaussian() if event.batches == 1:
+            return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
+        case _:
+            return event
 
 
 def _order(event: Event) -> tuple[Any, ...]:

@@ -134,20 +134,28 @@ def _spread(
     under P with them.
     """
     places = np.floor(losses / step).astype(np.int64)
-    first, last = int(places[0]), int(places[-1])
-    if last - first > _MOST_CELLS or max(-losses[0], losses[-1]) > WIDEST_LOSS:
+    farthest = float(np.max(np.abs(losses)))
+    if places[-1] - places[0] > _MOST_CELLS or farthest > WIDEST_LOSS:
         return None
-    above = np.clip(losses - step * places, 0.0, step)
-    lower = np.exp(-above) * np.expm1(-(step - above)) / math.expm1(-step)
-    upper = np.expm1(-above) / math.expm1(-step)
-    at = np.bincount(places - first, masses * lower, last - first + 2)
-    at += np.bincount(places - first + 1, masses * upper, last - first + 2)
-    at *= 1 + law.error + 2 * law.drift + _ROUNDING
-    lost = law.lost * (1 + math.exp(max(-losses[0], losses[-1], 0.0)))
-    kept = np.flatnonzero(at)
-    drift = 2 * law.drift + _ROUNDING * (1 + float(np.max(np.abs(losses))))
-    grid = Grid(0.0, step, kept + first)
-    return Lattice(grid, at[kept], min(infinity * (1 + law.drift) + lost, 1.0), drift)
+    beyond = np.clip(losses - step * places, 0.0, step)
+    here = np.exp(-beyond) * np.expm1(-(step - beyond)) / math.expm1(-step)
+    after = np.expm1(-beyond) / math.expm1(-step)
+    inflated = masses * (1 + law.error + 2 * law.drift + _ROUNDING)
+    places, masses = _at_places(places, inflated * here, inflated * after)
+    lost = law.lost * (1 + math.exp(farthest))
+    drift = 2 * law.drift + _ROUNDING * (1 + farthest)
+    infinity = min(infinity * (1 + law.drift) + lost, 1.0)
+    return Lattice(Grid(0.0, step, places), masses, infinity, drift)
+
+
+def _at_places(places: Places, here: Floats, after: Floats) -> tuple[Places, Floats]:
+    """Masses at places and at the ones after them, summed up; ascending, without empty places."""
+    first, length = int(places[0]), int(places[-1] - places[0]) + 2
+    masses = np.zeros(length)
+    np.add.at(masses, places - first, here)
+    np.add.at(masses, places - first + 1, after)
+    kept = np.flatnonzero(masses)
+    return kept + first, masses[kept]
 
 
 def _dominated(law: Law, step: float) -> Lattice | None:
@@ -163,13 +171,11 @@ def _dominated(law: Law, step: float) -> Lattice | None:
         return None
     starts = np.flatnonzero(np.diff(cell, prepend=cell[0] - 1))
     p, q = np.add.reduceat(ratios * q, starts), np.add.reduceat(q, starts)
-    places: Places = cell[starts]
-    at_end, short = lifted_masses(p, q, step * (places + 1))
-    first = int(places[0])
-    masses = np.bincount(places - first, short, int(places[-1]) - first + 2)
-    masses += np.bincount(places - first + 1, at_end, len(masses))
-    kept = np.flatnonzero(masses)
+    places = cell[starts]
+    ends = Grid(0.0, step, places + 1).losses
+    at_end, short = lifted_masses(p, q, ends)
+    shrunk = max(1 - law.error - 2 * law.drift - _ROUNDING, 0.0)
     reach = 1 + step * float(np.max(np.abs(places)))
     drift = 2 * law.drift + (_MERGING + _ROUNDING) * reach
-    shrunk = masses[kept] * (1 - law.error - 2 * law.drift - _ROUNDING)
-    return Lattice(Grid(0.0, step, kept + first), shrunk, 0.0, drift)
+    places, masses = _at_places(places, short * shrunk, at_end * shrunk)
+    return Lattice(Grid(0.0, step, places), masses, 0.0, drift)

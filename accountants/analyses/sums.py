@@ -8,8 +8,8 @@ mean is 1. A discrete variable is found on each side of the sum S of t independe
 * below: all mass of a cell moves to the mean of the cell, which lowers it, or keeps it.
 
 Both carry over to sums, so that S is built from sums of two, four, eight terms, each brought back
-to a grid of its own: every sum of two laws takes all pairs of their values. All terms that are added
-are positive, so that every mass has a small relative error, however small it is.
+to a grid of its own: every sum of two laws takes all pairs of their values. All terms that are
+added are positive, so that every mass has a small relative error, however small it is.
 """
 
 import math
@@ -92,6 +92,7 @@ def _one(spread: float, tail: float, *, above: bool) -> Law:
     low, middle = (math.exp(spread * u - spread**2 / 2) for u in (-_quantile(_LOW), 0.0))
     half = middle * math.expm1(min(spread, 1.0)) / 2
     edges = _edges(top, low, middle, half, above=above)
+    edges = edges[(edges == 0) | (edges >= math.exp(-spread * reach - spread**2 / 2))]
     with np.errstate(divide="ignore"):
         outcomes = (np.log(edges) + spread**2 / 2) / spread
     masses, means = (normal_masses(outcomes, mean, 1.0)[1:] for mean in (0.0, spread))
@@ -107,7 +108,8 @@ def _one(spread: float, tail: float, *, above: bool) -> Law:
     at[1:] += up + doubt * masses[:-1]
     at[:-1] += down + doubt * masses[:-1]
     at[-1] += masses[-1]
-    return Law(1, edges, at, float(means[-1]) * (1 + rounding), 0.0, rounding, rounding)
+    infinity = float(means[-1]) * (1 + rounding)
+    return Law(1, edges, at, infinity, _SMALLEST * len(edges), rounding, rounding)
 
 
 def _quantile(tail: float) -> float:
@@ -203,7 +205,9 @@ class Finder:
 
     def cells(self, values: Floats) -> NDArray[np.int32]:
         """Which cell each value lies in; values from 0 to the last edge."""
-        found = self.table[np.maximum((values.view(np.int64) >> _SHIFT) - self.first, 0)]
+        found: NDArray[np.int32] = self.table[
+            np.maximum((values.view(np.int64) >> _SHIFT) - self.first, 0)
+        ]
         while np.any(beyond := values >= self.ends[found]):
             found += beyond
         return found
