@@ -113,6 +113,22 @@ def test_the_value_of_other_accountants():
     assert epsilon([poisson], 1e-6, ADD).lower > 1.91
 
 
+@pytest.mark.parametrize(
+    ("sigma", "batches", "delta_", "low", "high"),
+    [
+        (1.0, 32, 1e-6, 1.63114, 2.11666),
+        (1.0, 1000, 1e-6, 0.12355, 0.29084),
+        (0.5, 100, 1e-6, 6.39429, 7.25109),
+        (2.0, 10, 1e-5, 0.49186, 0.72390),
+    ],
+)
+def test_between_the_bounds_of_its_authors(sigma, batches, delta_, low, high):
+    """Golden: random-allocation 1.0.5, lower bound (to 1e-3, its tolerance) and combined bound."""
+    bounds = epsilon([epochs(sigma, batches)], delta_, ADD)
+    assert low - 1e-3 <= bounds.upper <= high
+    assert bounds.upper - bounds.lower <= 2.5e-3 * bounds.upper
+
+
 @pytest.mark.parametrize("batches", [2, 9, 40])
 def test_an_epoch_costs_no_more_than_one_known_step(batches):
     for sigma in (0.5, 1.5):
