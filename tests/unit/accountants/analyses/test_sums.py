@@ -106,9 +106,12 @@ def test_the_variance_is_met_from_both_sides():
 
 
 def test_what_is_cut_off_is_counted():
-    """P of the last cell of one term is the chance that N(0, 1) exceeds its lower end less s."""
-    wide, narrow = (law_of_sum(16, 1.0, tail, above=True) for tail in (1e-40, 1e-4))
-    assert narrow.values[-1] < wide.values[-1] / 10
-    assert narrow.infinity > 1e-7 > wide.infinity
+    """The mean does not fall where one term is cut, nor where its sums are cut again."""
+    one, sixteen = (law_of_sum(count, 1.0, 1e-4, above=True) for count in (1, 16))
+    assert 0 < one.infinity < sixteen.infinity < 2e-4
+    assert one.values[-1] < sixteen.values[-1] < 16 * one.values[-1]
+    for law in (one, sixteen):
+        assert law.values @ law.masses / law.count + law.infinity >= 1 - 1e-12
+    wide = law_of_sum(16, 1.0, 1e-40, above=True)
     for strike in (10.0, 30.0, 200.0):
-        assert call(narrow, strike) >= call(wide, strike)
+        assert call(sixteen, strike) >= call(wide, strike)
