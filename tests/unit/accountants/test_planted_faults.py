@@ -138,7 +138,7 @@ def outcome(folder, tests):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert str(folder / "accountants") in done.stdout, done.stdout

@@ -19,6 +19,7 @@ from accountants import (
 from accountants.analyses import allocation, renyi
 from accountants.analyses.allocation import AllocationStep
 from accountants.analyses.lattices import Fineness
+from accountants.analyses.sums import law_of_sum
 
 ADD, ZERO, REPLACE = Neighbouring.ADD_REMOVE, Neighbouring.ZERO_OUT, Neighbouring.REPLACE_ONE
 
@@ -102,6 +103,18 @@ def test_each_direction_is_bounded(sigma, batches, eps, backward):
     bound = float(lattice.masses @ np.maximum(-np.expm1(eps - losses), 0)) + lattice.infinity
     mean, deviation = simulated(sigma, batches, eps, backward)
     assert mean - 5 * deviation <= bound <= (mean + 5 * deviation) * 1.01
+
+
+def test_no_mass_is_lost_above_and_none_won_below():
+    """Values of 0, which only the law above has, are infinite losses of the backward direction."""
+    found = AllocationStep(2, 0.5).discretise(Fineness(1e-2, 10.0, 0.3, 1e-15))
+    law = law_of_sum(2, 2.0, 1e-20, above=True)
+    assert law.values[0] == 0
+    assert found.backward.infinity >= law.masses[0] > 0
+    assert found.forward.infinity >= law.infinity > 0
+    for above in (found.forward, found.backward):
+        assert above.masses.sum() + above.infinity >= 1
+    assert found.below.masses.sum() + found.below.infinity <= 1
 
 
 def test_the_value_of_other_accountants():
