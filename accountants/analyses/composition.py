@@ -149,8 +149,8 @@ def delta_bounds(
         return 0.0, 1.0
     if epsilon > _LARGEST_EPSILON:
         return 0.0, delta_bounds(steps, counts, _LARGEST_EPSILON, relative_gap)[1]
-    schedule, tilt = aimed_at(steps, counts, epsilon)
-    step = step_for_delta(schedule, tilt, relative_gap)
+    schedule, tilt, deviation = aimed_at(steps, counts, epsilon)
+    step = step_for_delta(schedule, tilt, deviation, relative_gap)
     lower, upper = _delta_at(schedule, tilt, _ROUGHER * step, epsilon, _SMALLEST_TAIL) or (0.0, 1.0)
     for _ in range(_ATTEMPTS):
         found = _delta_at(schedule, tilt, step, epsilon, max(lower, _SMALLEST_TAIL))
@@ -162,17 +162,22 @@ def delta_bounds(
 
 def aimed_at(
     steps: Sequence[Step], counts: Sequence[int], epsilon: float
-) -> tuple[Schedule, float]:
-    """The schedule with tails that are small beside delta at epsilon, and the tilt for epsilon."""
+) -> tuple[Schedule, float, float]:
+    """How to look at a composition near an epsilon.
+
+    Returns:
+        The schedule with tails that are small beside delta, the tilt that puts epsilon in the
+        middle, and about what standard deviation the loss has under it.
+    """
     rough = Schedule.of(steps, counts, _SMALLEST_TAIL).moments()
     tilt = discretisation.tilt_for_epsilon(rough, epsilon)
     estimate = math.exp(min(rough.log_moment(tilt) - tilt * epsilon + _log_peak(tilt), 0.0))
-    return Schedule.of(steps, counts, max(estimate, _SMALLEST_TAIL)), tilt
+    deviation = rough.mean_and_deviation(tilt)[1]
+    return Schedule.of(steps, counts, max(estimate, _SMALLEST_TAIL)), tilt, deviation
 
 
-def step_for_delta(schedule: Schedule, tilt: float, relative_gap: float) -> float:
+def step_for_delta(schedule: Schedule, tilt: float, deviation: float, relative_gap: float) -> float:
     """The grid step for which the bounds on delta come out about `relative_gap` apart."""
-    deviation = schedule.moments().mean_and_deviation(tilt)[1]
     total = sum(schedule.counts)
     step = discretisation.grid_step(tilt, min(1 / tilt, deviation), total, relative_gap)
     step = min(step, deviation * math.sqrt(4 * relative_gap / total))

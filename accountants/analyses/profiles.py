@@ -66,10 +66,10 @@ def _aimed(
 
     None if no grid fits, or if the loss hardly reaches this epsilon, as at the end of bounded ones.
     """
-    schedule, tilt = composition.aimed_at(steps, counts, epsilon)
+    schedule, tilt, deviation = composition.aimed_at(steps, counts, epsilon)
     if schedule.moments().mean_and_deviation(tilt)[0] < _REACHED * epsilon:
         return None
-    step = composition.step_for_delta(schedule, tilt, _RELATIVE_GAP)
+    step = composition.step_for_delta(schedule, tilt, deviation, _RELATIVE_GAP)
     for _ in range(_ATTEMPTS):
         found = schedule.discretised(tilt, step)
         if found is not None:
