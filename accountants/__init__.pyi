@@ -36,6 +36,7 @@ from .events import Laplace as Laplace
 from .events import NoisedCount as NoisedCount
 from .events import PoissonGaussian as PoissonGaussian
 from .events import PureDP as PureDP
+from .events import RandomAllocationGaussian as RandomAllocationGaussian
 from .events import Skellam as Skellam
 from .events import TreeAggregation as TreeAggregation
 from .events import ZeroConcentrated as ZeroConcentrated
@@ -47,6 +48,8 @@ from .federation import shared_record_epsilon as shared_record_epsilon
 from .filters import AdaptiveFilter as AdaptiveFilter
 from .filters import ScheduleFilter as ScheduleFilter
 from .filters import ZeroConcentratedFilter as ZeroConcentratedFilter
+from .gaussian_dp import GaussianFit as GaussianFit
+from .gaussian_dp import mu_and_regret as mu_and_regret
 from .guarantees import Budget as Budget
 from .guarantees import DeltaBounds as DeltaBounds
 from .guarantees import EpsilonBounds as EpsilonBounds

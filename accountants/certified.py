@@ -3,8 +3,9 @@
 Three ways, the tightest that applies:
 
 * plain Gaussian releases, trees and banded matrices: the closed form (`gaussian`);
-* these with Poisson-sampled or fixed-size Gaussian, Laplace and pure-DP releases: privacy loss
-  distributions, composed by a tilted FFT, with every error bounded (`composition`);
+* these with Poisson-sampled, randomly allocated or fixed-size Gaussian, Laplace and pure-DP
+  releases: privacy loss distributions, composed by a tilted FFT, with every error bounded
+  (`composition`);
 * anything with discrete Gaussian, Skellam or zCDP releases: Renyi divergences (`renyi`), above
   the tightest number; the lower bound is that of the other releases, with zCDP ones as the
   Gaussian mechanism that meets the same bound.

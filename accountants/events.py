@@ -113,6 +113,40 @@ class FixedSizeGaussian:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RandomAllocationGaussian:
+    """`steps` epochs of clipped sums with Gaussian noise; a record joins one sum of each epoch.
+
+    An epoch has t sums, released one after another, each with its own N(0, sigma^2 C^2 I). At the
+    beginning every record draws which of them it joins: uniformly, independently of all other
+    records, and in secret. The sums therefore differ in size and may be empty; batches of equal
+    size, cut from a shuffled order, are something else and have no event. Gradients and noise may
+    depend on earlier results, of the same epoch too. Worst case of an epoch:
+    (1/t) sum_i N(e_i, sigma^2 I) against N(0, sigma^2 I) in t dimensions, in both directions
+    (Feldman & Shenfeld 2025, arXiv:2502.08202; `analyses.allocation` has a proof). It is the same
+    under ZERO_OUT, where the record draws a step and adds nothing to it. REPLACE_ONE is refused, as
+    no worst case is known here, and so are units of several records.
+
+    Whole epochs only: parts of one epoch depend on each other through the draw, so that no event
+    may stand for a part of it. An epoch that was cut short counts in full.
+
+    Attributes:
+        noise_multiplier: noise standard deviation over the clipping norm (sigma); unitless,
+            >= 0, where 0 protects nothing.
+        batches: sums of one epoch (t), >= 1; 1 is `Gaussian`.
+        steps: number of epochs, >= 1.
+    """
+
+    noise_multiplier: float
+    batches: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        _set(self, checks.non_negative, noise_multiplier=self.noise_multiplier)
+        _set(self, checks.count, batches=self.batches)
+        _set(self, checks.count, steps=self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiscreteGaussian:
     """An integer-valued vector with discrete Gaussian noise on every coordinate, `steps` times.
 
@@ -335,6 +369,7 @@ Event = (
     Gaussian
     | PoissonGaussian
     | FixedSizeGaussian
+    | RandomAllocationGaussian
     | DiscreteGaussian
     | Skellam
     | Laplace

@@ -7,7 +7,14 @@ from typing import Any
 from accountants import checks
 from accountants.errors import InvalidValueError, UnsupportedAnalysisError
 from accountants.event_json import event_to_json
-from accountants.events import KINDS, Event, Gaussian, PoissonGaussian, is_event
+from accountants.events import (
+    KINDS,
+    Event,
+    Gaussian,
+    PoissonGaussian,
+    RandomAllocationGaussian,
+    is_event,
+)
 
 Events = tuple[Event, ...]
 """A history, or a part of one."""
@@ -36,7 +43,7 @@ def canonical(events: Iterable[Event]) -> Events:
     """The same releases in one normal form: equal mechanisms merged, in a fixed order.
 
     Composition commutes, so histories with the same normal form cost the same epsilon. A Poisson
-    sample at rate 1 is written as the plain Gaussian that it is.
+    sample at rate 1 and an epoch of one batch are written as the plain Gaussian that they are.
     """
     total: dict[Event, int] = {}
     for event in map(_plain, checked(events)):
@@ -53,9 +60,13 @@ def is_within(ran: Iterable[Event], planned: Iterable[Event]) -> bool:
 
 
 def _plain(event: Event) -> Event:
-    if isinstance(event, PoissonGaussian) and event.sample_rate == 1:
-        return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
-    return event
+    match event:
+        case PoissonGaussian() if event.sample_rate == 1:
+            return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
+        case RandomAllocationGaussian() if event.batches == 1:
+            return Gaussian(noise_multiplier=event.noise_multiplier, steps=event.steps)
+        case _:
+            return event
 
 
 def _order(event: Event) -> tuple[Any, ...]:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from accountants.analyses import discretisation, tilted
+from accountants.analyses.allocation import AllocationStep
 from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.cells import Sketch
 from accountants.analyses.lattices import Discretised, Fineness, FixedSizeStep, Lattice, NormalStep
 from accountants.analyses.refinement import Refinement
 from accountants.analyses.tilted import Composed
 
-Step = NormalStep | FixedSizeStep | RandomisedResponseStep | LaplaceStep
+Step = NormalStep | FixedSizeStep | AllocationStep | RandomisedResponseStep | LaplaceStep
 Curve = Callable[[float], float]
 
 # Grid steps that are tried at most, and how much coarser the next one is where one does not fit.
@@ -27,8 +28,9 @@ _ATTEMPTS = 12
 _COARSER = 3.0
 # How much coarser than asked for is the first grid for delta, which shows how small delta is.
 _ROUGHER = 8.0
-# Mass at an infinite loss, of all steps together, over delta.
-_TAIL_SHARE = 1e-7
+TAIL_SHARE = 1e-7
+"""Mass at an infinite loss, of all steps together, over delta."""
+
 _SMALLEST_TAIL = 1e-300
 # Cells far from loss 0 are wider than the grid step: by this share they add to its error, and this
 # many units of tilt * loss is the most that one may span.
@@ -66,7 +68,7 @@ class Schedule:
     @classmethod
     def of(cls, steps: Sequence[Step], counts: Sequence[int], delta: float) -> "Schedule":
         """The schedule with tails that are small beside delta."""
-        tail = max(_TAIL_SHARE * delta / sum(counts), _SMALLEST_TAIL)
+        tail = max(TAIL_SHARE * delta / sum(counts), _SMALLEST_TAIL)
         sketches = tuple(step.sketch(tail) for step in steps)
         return cls(tuple(steps), tuple(counts), tail, sketches)
 
@@ -147,16 +149,8 @@ def delta_bounds(
         return 0.0, 1.0
     if epsilon > _LARGEST_EPSILON:
         return 0.0, delta_bounds(steps, counts, _LARGEST_EPSILON, relative_gap)[1]
-    schedule = Schedule.of(steps, counts, _SMALLEST_TAIL)
-    rough = schedule.moments()
-    tilt = discretisation.tilt_for_epsilon(rough, epsilon)
-    estimate = math.exp(min(rough.log_moment(tilt) - tilt * epsilon + _log_peak(tilt), 0.0))
-    schedule = Schedule.of(steps, counts, max(estimate, _SMALLEST_TAIL))
-    deviation = rough.mean_and_deviation(tilt)[1]
-    step = discretisation.grid_step(tilt, min(1 / tilt, deviation), sum(counts), relative_gap)
-    step = min(step, deviation * math.sqrt(4 * relative_gap / sum(counts)))
-    farthest = max(float(np.max(np.abs(each.losses))) for each in schedule.sketches)
-    step = max(step, _FINEST * farthest)
+    schedule, tilt, deviation = aimed_at(steps, counts, epsilon)
+    step = step_for_delta(schedule, tilt, deviation, relative_gap)
     lower, upper = _delta_at(schedule, tilt, _ROUGHER * step, epsilon, _SMALLEST_TAIL) or (0.0, 1.0)
     for _ in range(_ATTEMPTS):
         found = _delta_at(schedule, tilt, step, epsilon, max(lower, _SMALLEST_TAIL))
@@ -164,6 +158,31 @@ def delta_bounds(
             return max(lower, found[0]), min(upper, found[1])
         step *= _COARSER
     return lower, upper
+
+
+def aimed_at(
+    steps: Sequence[Step], counts: Sequence[int], epsilon: float
+) -> tuple[Schedule, float, float]:
+    """How to look at a composition near an epsilon.
+
+    Returns:
+        The schedule with tails that are small beside delta, the tilt that puts epsilon in the
+        middle, and about what standard deviation the loss has under it.
+    """
+    rough = Schedule.of(steps, counts, _SMALLEST_TAIL).moments()
+    tilt = discretisation.tilt_for_epsilon(rough, epsilon)
+    estimate = math.exp(min(rough.log_moment(tilt) - tilt * epsilon + _log_peak(tilt), 0.0))
+    deviation = rough.mean_and_deviation(tilt)[1]
+    return Schedule.of(steps, counts, max(estimate, _SMALLEST_TAIL)), tilt, deviation
+
+
+def step_for_delta(schedule: Schedule, tilt: float, deviation: float, relative_gap: float) -> float:
+    """The grid step for which the bounds on delta come out about `relative_gap` apart."""
+    total = sum(schedule.counts)
+    step = discretisation.grid_step(tilt, min(1 / tilt, deviation), total, relative_gap)
+    step = min(step, deviation * math.sqrt(4 * relative_gap / total))
+    farthest = max(float(np.max(np.abs(each.losses))) for each in schedule.sketches)
+    return max(step, _FINEST * farthest)
 
 
 def _delta_at(

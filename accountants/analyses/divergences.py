@@ -23,6 +23,7 @@ from accountants.events import (
     NoisedCount,
     PoissonGaussian,
     PureDP,
+    RandomAllocationGaussian,
     Skellam,
     TreeAggregation,
     ZeroConcentrated,
@@ -118,6 +119,11 @@ def one_step(
             values = _randomised_response(_pure_epsilon(event, distance), grid)
         case NoisedCount():
             raise _no_divergence(event)
+        case RandomAllocationGaussian():
+            raise UnsupportedAnalysisError(
+                "a Renyi divergence must be known for every event here, and none is for "
+                f"{event!r}; use certified.epsilon, certified.delta, trajectory or ScheduleFilter"
+            )
         case _:
             values = rho(event, neighbouring, group_size=group_size) * grid
     if not _is_free(event):

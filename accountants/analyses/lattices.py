@@ -219,13 +219,30 @@ def dominated(middle: Cells, bottom: int | None) -> Lattice:
     widths = np.diff(ends)
     targets = np.ceil(ends[1:] - 0.4 * (widths - 1) - 1e-9).astype(np.int64)
     grid = Grid(start, step, np.append(0, targets))
-    taken, lifted = _taken(p, q, grid.losses[1:])
-    left, lent = (1 - np.append(0.0, taken)) * p, np.append(taken * p[1:], 0.0)
-    masses = np.append(lowest, lifted * left + np.where(lifted > 0, lent, 0.0))
-    masses[:-1] += (1 - lifted) * left + np.where(lifted > 0, 0.0, lent)
+    at_target, short = lifted_masses(p, q, grid.losses[1:])
+    masses = np.append(lowest, at_target)
+    masses[:-1] += short
     worst = float(np.max(middle.error))
     drift = 8 * worst + float(np.max(middle.cut_error))
     return Lattice(grid, masses * (1 - 2 * worst), 0.0, drift)
+
+
+def lifted_masses(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    """Masses merged with a share of the next ones, so that their losses come up to targets.
+
+    Args:
+        p: masses under P, by ascending loss, shape (cells,).
+        q: the same under Q.
+        targets: a loss for each of them, increasing.
+
+    Returns:
+        What comes to lie at the target of each cell, and what does not come up to it, shape
+        (cells,).
+    """
+    taken, lifted = _taken(p, q, targets)
+    left, lent = (1 - np.append(0.0, taken)) * p, np.append(taken * p[1:], 0.0)
+    at_target = lifted * left + np.where(lifted > 0, lent, 0.0)
+    return at_target, (1 - lifted) * left + np.where(lifted > 0, 0.0, lent)
 
 
 def _taken(p: Floats, q: Floats, targets: Floats) -> tuple[Floats, Floats]:

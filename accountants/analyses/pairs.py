@@ -140,10 +140,10 @@ class MixturePair:
 
     def masses(self, y: Floats) -> tuple[Floats, Floats]:
         """Sums of normal masses, each with a small relative error."""
-        q = _normal_masses(y, 0.0, self.sigma)
+        q = normal_masses(y, 0.0, self.sigma)
         p = self.weights[0] * q
         for k, weight in enumerate(self.weights[1:], start=1):
-            p = p + weight * _normal_masses(y, float(k), self.sigma)
+            p = p + weight * normal_masses(y, float(k), self.sigma)
         return p, q
 
     def log_density(self, y: Floats) -> Floats:
@@ -206,9 +206,9 @@ class ReplacedPair:
 
     def masses(self, y: Floats) -> tuple[Floats, Floats]:
         """Sums of normal masses."""
-        middle = (1 - self.sample_rate) * _normal_masses(y, 0.0, self.sigma)
-        p = middle + self.sample_rate * _normal_masses(y, 1.0, self.sigma)
-        q = middle + self.sample_rate * _normal_masses(y, -1.0, self.sigma)
+        middle = (1 - self.sample_rate) * normal_masses(y, 0.0, self.sigma)
+        p = middle + self.sample_rate * normal_masses(y, 1.0, self.sigma)
+        q = middle + self.sample_rate * normal_masses(y, -1.0, self.sigma)
         return p, q
 
     def log_density(self, y: Floats) -> Floats:
@@ -234,7 +234,7 @@ def _log_normal(y: Floats, sigma: float) -> Floats:
     return -((y / sigma) ** 2) / 2 - math.log(sigma * math.sqrt(2 * math.pi))
 
 
-def _normal_masses(y: Floats, mean: float, sigma: float) -> Floats:
+def normal_masses(y: Floats, mean: float, sigma: float) -> Floats:
     """Masses of N(mean, sigma^2) between ascending outcomes; outcomes may begin with -infinity.
 
     Narrow intervals use the Taylor series of the density around their middle, whose remainder

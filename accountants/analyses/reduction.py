@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from accountants.analyses.allocation import AllocationStep
 from accountants.analyses.bounded_losses import LaplaceStep, RandomisedResponseStep
 from accountants.analyses.composition import Step
 from accountants.analyses.lattices import FixedSizeStep, NormalStep
@@ -19,6 +20,7 @@ from accountants.events import (
     NoisedCount,
     PoissonGaussian,
     PureDP,
+    RandomAllocationGaussian,
     Skellam,
     TreeAggregation,
     ZeroConcentrated,
@@ -109,6 +111,8 @@ def _reduced(event: Event, neighbouring: Neighbouring, group_size: int) -> Reduc
             return _poisson(event, neighbouring, group_size)
         case FixedSizeGaussian():
             return _fixed_size(event, distance)
+        case RandomAllocationGaussian():
+            return _allocation(event, distance)
         case Laplace():
             if event.noise_multiplier == 0:
                 return Reduced(unprotected=True)
@@ -152,6 +156,14 @@ def _fixed_size(event: FixedSizeGaussian, distance: float) -> Reduced:
     if noise == 0 or q == 1:
         return _gaussian(noise, event.steps)
     return _sampled(FixedSizeStep(MixturePair((1 - q, q), noise)), noise, event.steps)
+
+
+def _allocation(event: RandomAllocationGaussian, distance: float) -> Reduced:
+    """Epochs of one sum are plain releases; a record whose step is known makes one such release."""
+    noise = event.noise_multiplier / distance
+    if noise == 0 or event.batches == 1:
+        return _gaussian(noise, event.steps)
+    return _sampled(AllocationStep(event.batches, noise), noise, event.steps)
 
 
 def _sampled(step: Step, noise: float, steps: int) -> Reduced:

@@ -9,6 +9,7 @@ from accountants.events import (
     NoisedCount,
     PoissonGaussian,
     PureDP,
+    RandomAllocationGaussian,
     TreeAggregation,
     ZeroConcentrated,
 )
@@ -54,6 +55,13 @@ def _obstacle(event: Event, neighbouring: Neighbouring, group_size: int) -> str 
             return "neighbours have the same number of records there, which is public; declare it"
         case FixedSizeGaussian() if neighbouring is not Neighbouring.REPLACE_ONE or group_size > 1:
             return "batches of fixed size are analysed under replace_one, for units of one record"
+        case RandomAllocationGaussian() if event.batches > 1 and (
+            neighbouring is Neighbouring.REPLACE_ONE or group_size > 1
+        ):
+            return (
+                "the worst case is known for one record that is added or removed; use add_remove "
+                "or zero_out, and units of one record"
+            )
         case TreeAggregation() | BandedMatrixFactorization() if (
             neighbouring is Neighbouring.ADD_REMOVE
         ):

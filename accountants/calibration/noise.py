@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from accountants import checks
 from accountants.calibration.room import Room
 from accountants.errors import BudgetExceededError
-from accountants.events import Event, PoissonGaussian
+from accountants.events import Event, PoissonGaussian, RandomAllocationGaussian
 from accountants.guarantees import Budget, Neighbouring
 
 LARGEST_NOISE_MULTIPLIER = 1e4
@@ -128,7 +128,11 @@ def _guess(events: Iterable[Event], budget: Budget) -> float:
     """Where to look first: what the Gaussian mechanism would need."""
     needed = 0.0
     for event in events:
-        rate = event.sample_rate if isinstance(event, PoissonGaussian) else 1.0
+        rate = 1.0
+        if isinstance(event, PoissonGaussian):
+            rate = event.sample_rate
+        elif isinstance(event, RandomAllocationGaussian):
+            rate = 1 / math.sqrt(event.batches)
         needed += rate * math.sqrt(2 * event.steps * math.log(1.25 / budget.delta)) / budget.epsilon
     return min(max(needed, 0.3), 1e3)
 

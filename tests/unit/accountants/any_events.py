@@ -16,6 +16,7 @@ from accountants.events import (
     NoisedCount,
     PoissonGaussian,
     PureDP,
+    RandomAllocationGaussian,
     Skellam,
     TreeAggregation,
     ZeroConcentrated,
@@ -38,6 +39,15 @@ WIRE = [
             "batch_size": 20,
             "dataset_size": 400,
             "steps": 7,
+        },
+    ),
+    (
+        RandomAllocationGaussian(noise_multiplier=1.3, batches=5, steps=8),
+        {
+            "type": "random_allocation_gaussian",
+            "noise_multiplier": 1.3,
+            "batches": 5,
+            "steps": 8,
         },
     ),
     (

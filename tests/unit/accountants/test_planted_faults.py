@@ -67,6 +67,24 @@ FAULTS = {
         "masses[1:] += inflated[1:-1] * np.minimum(1 - share + doubt, 1.0)",
         GOLDEN,
     ),
+    "law above merged instead of spread": (
+        "analyses/sums.py",
+        "masses = np.append(down / widths, 0.0) + np.append(0.0, up / widths)",
+        "masses = np.append((up + down) / widths, 0.0)",
+        "analyses/test_sums.py",
+    ),
+    "likelihood ratio of an epoch too small": (
+        "analyses/allocation.py",
+        "ratios = law.values[used] / law.count\n    return",
+        "ratios = law.values[used] / law.count * 0.99\n    return",
+        "analyses/test_allocation.py",
+    ),
+    "corners of the trade-off curve rounded up": (
+        "gaussian_dp.py",
+        "return min(lines) - 16 * ULP",
+        "return max(lines) + 1e-3 * rate",
+        "test_gaussian_dp.py",
+    ),
     "uncommitted reservation ignored": (
         "ledger/book.py",
         "counted.extend(reservation.planned if",
@@ -120,7 +138,7 @@ def outcome(folder, tests):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert str(folder / "accountants") in done.stdout, done.stdout

@@ -1,6 +1,7 @@
 """Calibration never spends more than the budget, and a calibrated run is admitted to its end."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from accountants import (
     InvalidValueError,
     Plan,
     PureDP,
+    RandomAllocationGaussian,
     ScheduleFilter,
     epsilon,
     noise_multiplier,
@@ -159,3 +161,22 @@ class TestAnyPlan:
 
         with pytest.raises(BudgetExceededError, match="no noise multiplier up to 10000"):
             noise_multiplier_of(plan, BUDGET, neighbouring=ADD)
+
+
+def test_epochs_of_random_allocation_are_calibrated_and_admitted():
+    """Three epochs of eight batches need less noise than as many steps of Poisson sampling."""
+    budget = Budget(epsilon=2.5, delta=1e-5)
+
+    def plan(noise):
+        return [RandomAllocationGaussian(noise_multiplier=noise, batches=8, steps=3)]
+
+    sigma = noise_multiplier_of(plan, budget, neighbouring=ADD)
+    assert epsilon(plan(sigma), budget.delta, ADD).upper <= budget.epsilon
+    assert epsilon(plan(sigma * (1 - 2e-3)), budget.delta, ADD).upper > budget.epsilon
+    assert sigma < noise_multiplier(budget, 1 / 8, 24, neighbouring=ADD)
+    admission = ScheduleFilter(budget=budget, schedule=plan(sigma), neighbouring=ADD)
+    (epoch,) = (replace(event, steps=1) for event in plan(sigma))
+    first = admission.admit([], [epoch])
+    assert first < admission.admit([epoch, epoch], [epoch]) <= budget.epsilon
+    with pytest.raises(BudgetExceededError):
+        admission.admit([epoch] * 3, [epoch])
