@@ -101,7 +101,8 @@ def start_from_sparse(config: Path, folder: Path) -> tuple[Path, float]:
 
     Raises:
         ConfigError: if `config` names no `start`, one that is there, or another adapter.
-        ModelError: if `folder` holds no sparse update that was trained, or of other modules.
+        ModelError: if `folder` holds no sparse update that was trained, or of other modules, or of
+            another base model than that of `config`.
     """
     from privfed.models.slora import start_lora_from_sparse_update
 
@@ -117,7 +118,10 @@ def start_from_sparse(config: Path, folder: Path) -> tuple[Path, float]:
     file = config.parent / named
     if file.exists():
         raise ConfigError(f"{file} is already there; remove it, or name another file as start")
-    return file, start_lora_from_sparse_update(folder, lora, file)
+    if not file.parent.is_dir():
+        raise ConfigError(f"start must lie in a folder that is there; {file.parent} is not")
+    base = base_of(root.section("model").take("base", str), config.parent)
+    return file, start_lora_from_sparse_update(folder, lora, file, base=base)
 
 
 def _start(root: Section, folder: Path) -> Path | None:

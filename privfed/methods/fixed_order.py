@@ -64,8 +64,9 @@ def product(left: Matrix, right: Matrix) -> Matrix:
     with |high| <= 2^b and |low| <= 2^(b - 1). High times high, and high times low with low times
     high, add up to at most k 2^(2 b) in size, also in part; b is the largest for which that is at
     most 2^53. What is left out, low times low and what two parts cannot hold, is an error of an
-    entry of at most 2 k 2^-2b times the largest of the row and of the column: for k = 1024 that is
-    2^-31, and with independent signs about 2^-37.
+    entry of at most 3 k 2^-2b times the largest of the row and of the column, beside the rounding
+    of the result: for k = 1024 that is 2^-30, and with independent signs about 2^-37. Where the
+    largest entries of a row and of a column multiply to less than 2^-400, it becomes zero.
 
     Reference:
         Ozaki, Ogita, Oishi & Rump 2012, Numerical Algorithms 59, 95-118.

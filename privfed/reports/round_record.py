@@ -11,6 +11,7 @@ from privfed.checks import is_number
 
 _LONGEST_NAME: Final = 80
 """Characters of the name of a figure."""
+_MOST_FIGURES: Final = 16
 
 
 def rounded_up(epsilon: float, digits: int = 4) -> str:
@@ -24,14 +25,18 @@ def rounded_down(epsilon: float, digits: int = 4) -> str:
 
 
 def are_figures(values: object) -> bool:
-    """Whether these are figures of a method: finite numbers from 0 on, by short printable names."""
-    return isinstance(values, Mapping) and all(
-        isinstance(name, str)
-        and name.isprintable()
-        and 0 < len(name) <= _LONGEST_NAME
-        and is_number(value)
-        and 0 <= value <= sys.float_info.max
-        for name, value in values.items()
+    """Whether these are figures of a method: few finite numbers from 0 on, by printable names."""
+    return (
+        isinstance(values, Mapping)
+        and len(values) <= _MOST_FIGURES
+        and all(
+            isinstance(name, str)
+            and name.isprintable()
+            and 0 < len(name) <= _LONGEST_NAME
+            and is_number(value)
+            and 0 <= value <= sys.float_info.max
+            for name, value in values.items()
+        )
     )
 
 

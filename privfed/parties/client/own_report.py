@@ -73,6 +73,7 @@ class OwnReport:
         starting, progress = membership.starting, membership.progress
         if starting is None:
             raise MessageError("only a run that has begun can end")
+        told.require_figures_of(membership.settings.method.figures(progress.state))
         export: dict[str, Any] = json.loads(json.dumps(node.ledger.export()))
         book = book_of_export(export)
         weights = run_settings.weight_notes(starting.agreement.weights, membership.settings.steps)

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privfed.encryption.ranges import loudest_over_mean, next_range, range_warning
+from privfed.errors import ConfigError
 from privfed.methods.averaging import weighted_mean
 from privfed.methods.method import GlobalState, Method, Round, SentVector
 from privfed.methods.signal_to_noise import signal_to_noise
 from privfed.protocol.layout import Layout
 from privfed.protocol.participation import Participation
+from privfed.reports.round_record import are_figures
 from privfed.settings.encryption import FixedPoint, Summation
 from privfed.settings.training import TrainingConfig
 
@@ -135,9 +137,18 @@ class Transition:
             signal_to_noise=signal_to_noise(
                 self.method, progress.state, sums, contributors, round_
             ),
-            figures=self.method.figures(state),
+            figures=self._figures(state),
             note=self._note(mean, filled, contributors, progress.public_range),
         )
+
+    def _figures(self, state: GlobalState) -> Mapping[str, float]:
+        figures = self.method.figures(state)
+        if not are_figures(figures):
+            raise ConfigError(
+                "the figures of a method must be few Python numbers, finite, from 0 on, by short "
+                f"printable names, got {figures!r:.200}"
+            )
+        return figures
 
     @property
     def _bits(self) -> int | None:

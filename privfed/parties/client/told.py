@@ -1,6 +1,6 @@
 """How the rounds of a run went, as the aggregator tells a client at its end."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from privfed.checks import is_number
@@ -78,6 +78,18 @@ class Told:
                 raise ValueError("figures must be numbers, 0 or above, by names")
             if min(ratio, *sizes, *times) < 0 or not row.clients:
                 raise ValueError("numbers must be those of a round that clients took part in")
+
+    def require_figures_of(self, names: Collection[str]) -> None:
+        """Refuse figures that a method does not show: what they are called stands in a report.
+
+        Args:
+            names: of the figures of the method.
+
+        Raises:
+            MessageError: naming none of them.
+        """
+        if any(set(row.figures) - set(names) for row in self.rounds):
+            raise MessageError("the figures of a round must be those that its method shows")
 
     def _require_names(self) -> None:
         """Refuse what could stand in a report and is no name."""

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -20,7 +21,7 @@ import privfed
 from privfed.cli import display
 from privfed.cli import main as cli
 from privfed.cli.display import RoundTable
-from privfed.errors import ConfigError, FileError, RunFolderError
+from privfed.errors import ConfigError, FileError, ModelError, RunFolderError
 from privfed.parties.key_holder.serving import only_holder_of
 from privfed.reports import adapter_folder
 from privfed.reports.statement_folder import write_statements
@@ -154,12 +155,32 @@ class TestStartFromSparse:
     def test_what_it_needs_is_said(self, config, trained):
         with pytest.raises(ConfigError, match='must name the file .*: start = "FILE"'):
             invoke("start-from-sparse", trained, config)
-        self.changed(config, ("seed = 3", 'seed = 3\nstart = "first.safetensors"'))
+        self.changed(config, ("seed = 3", 'seed = 3\nstart = "new/first.safetensors"'))
+        with pytest.raises(ConfigError, match="must lie in a folder that is there; .*new is not"):
+            invoke("start-from-sparse", trained, config)
+        self.changed(config, ("new/first", "first"))
         with pytest.raises(ConfigError, match="must be the folder `adapter` in that of a run"):
             invoke("start-from-sparse", config.parent, config)
         lora = 'kind = "lora"\nrank = 1\ntarget_modules = ["query"]'
         self.changed(config, (lora, 'kind = "bias"'))
         with pytest.raises(ConfigError, match='must have .adapter. kind = "lora"'):
+            invoke("start-from-sparse", trained, config)
+        assert not (config.parent / "first.safetensors").exists()
+
+    def test_an_update_of_another_base_model_is_refused(self, config, trained, bert_folder):
+        """One of the same shapes would begin elsewhere than where the update led."""
+        from safetensors.torch import load_file, save_file
+
+        other = config.parent / "other"
+        shutil.copytree(bert_folder, other)
+        weights = load_file(other / "model.safetensors")
+        name = next(name for name in weights if "query.weight" in name)
+        changed = {**weights, name: weights[name] + 0.5}
+        save_file(changed, other / "model.safetensors", {"format": "pt"})
+        self.changed(config, ("seed = 3", 'seed = 3\nstart = "first.safetensors"'))
+        text = config.read_text(encoding="utf-8").replace(str(bert_folder), str(other))
+        config.write_text(text, encoding="utf-8")
+        with pytest.raises(ModelError, match="must be loaded on the base model that it was"):
             invoke("start-from-sparse", trained, config)
         assert not (config.parent / "first.safetensors").exists()
 
@@ -183,6 +204,7 @@ class TestQuestions:
             "run": ["CONFIG"],
             "plan": ["--size", "--epsilon", "--curves", "--write"],
             "report": ["FOLDER"],
+            "start-from-sparse": ["CONFIG", "start"],
             "roster": ["identity", "sign", "show", "who takes part"],
             "key-holder": ["--identity", "--roster", "--authority", "--listen", "HOST:PORT"],
         }[command]

@@ -290,6 +290,15 @@ class TestTheNumbersOfTheRounds:
         assert "end of round 3 of 3, and to another adapter than after round 4" in reason
         assert apart.programs[ME].membership.name == run.record.run, "it is not over"
 
+    def test_show_no_figures_but_those_of_the_method(self, played):
+        """Their names stand in a report that the client signs."""
+        apart, run = played
+        last = replace(run.record.rounds[2], figures={"epsilon as certified": 0.01})
+        told = (*run.record.rounds[:2], last)
+        reason = apart.reason(ME, apart.finish(replace(run.record, rounds=told)))
+        assert "the figures of a round must be those that its method shows" in reason
+        assert "certified" not in reason
+
 
 class TestEventsUntil:
     @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from privfed import BFV, CKKS, DoubleSketch, FedAvg, TailAveraging, TrainingConfig
+from privfed.errors import ConfigError
 from privfed.methods.method import GlobalState, vector_digest
 from privfed.parties.client.round import Progress, Transition
 from privfed.protocol.layout import Layout
@@ -50,6 +51,16 @@ def test_it_moves_by_the_weighted_mean_of_the_contributors():
     assert moved.progress.round == 5
     assert moved.metric_value == 2.0
     assert rules().method.left(moved.progress.state) is moved.progress.state.adapter
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, "1", np.float32(1)])
+def test_what_is_no_figure_is_refused_before_anything_is_written(value):
+    class Shows(FedAvg):
+        def figures(self, state):
+            return {"share": value}
+
+    with pytest.raises(ConfigError, match="figures of a method must be few Python numbers"):
+        rules(method=Shows()).after(progress(), 5, TOTAL, ("a", "c"))
 
 
 def test_the_noise_of_an_update_is_that_of_all_its_steps():

@@ -134,6 +134,7 @@ def test_signal_to_noise_may_be_unknown():
         {"figures": {"share": "good"}},
         {"figures": {"share": -0.5}},
         {"figures": {"share\n": 0.5}},
+        {"figures": {f"share {number}": 0.5 for number in range(17)}},
         {"accuracy": {"of": "ward 7"}},
         {"round": True},
         {"round": "1"},
