@@ -11,6 +11,7 @@ from privfed import CausalLanguageModel, PeftAdapter
 from privfed.errors import GateError, ModelError
 from privfed.models.in_place import InPlace
 from privfed.models.vector import read_vector
+from privfed.private_step.batches import num_rows
 from privfed.private_step.dpsgd import HiddenNoiseOptimizer
 from privfed.private_step.gate import check_per_example_gradients
 from privfed.private_step.private_model import PrivateModel
@@ -194,6 +195,27 @@ def test_a_loss_that_mixes_records_is_refused(folders, mixed, reason, monkeypatc
     real = private.task.losses
     monkeypatch.setattr(private.task, "losses", lambda *a: mixed(real(*a)), raising=False)
     with pytest.raises(GateError, match=reason):
+        check_per_example_gradients(private)
+
+
+@pytest.mark.parametrize("error", [3e-4, 3e-3])
+@pytest.mark.parametrize("rounds", [False, True], ids=["it is exact", "it rounds"])
+def test_a_reference_that_rounds_is_accepted_up_to_a_thousandth(
+    folders, monkeypatch, error, rounds
+):
+    """An error is no rounding where the reference of four copies does not show it too."""
+    private = private_model(CASES[QV], folders)
+    real = PrivateModel.single_gradients
+
+    def rounded(self, batch):
+        off = error if num_rows(batch) == 1 or not rounds else 0.0
+        return {name: (1 + off) * part for name, part in real(self, batch).items()}
+
+    monkeypatch.setattr(PrivateModel, "single_gradients", rounded)
+    if rounds and error < 1e-3:
+        check_per_example_gradients(private)
+        return
+    with pytest.raises(GateError, match="differs from a single backward pass"):
         check_per_example_gradients(private)
 
 
