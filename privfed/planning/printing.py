@@ -114,7 +114,7 @@ def _client_row(
 
 def _together(names: Sequence[str]) -> str:
     """Clients that are alike, by the first of them; the middle of a long name is left out."""
-    others = f" and {len(names) - 1} alike" if len(names) > 1 else ""
+    others = f" and {len(names) - 1} others" if len(names) > 1 else ""
     room = max(_NAME - len(others), 8)
     first = names[0]
     if len(first) > room:

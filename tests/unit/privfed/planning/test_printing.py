@@ -61,9 +61,9 @@ def test_every_client_has_a_row_and_those_alike_share_one(whole):
     lines = table(whole).splitlines()
     (head,) = [line for line in lines if line.startswith("client ")]
     rows = lines[lines.index(head) + 1 : lines.index(head) + 4]
-    assert [row.split()[0] for row in rows] == ["north", "south", "depart…pital"]
+    assert [row.split()[0] for row in rows] == ["north", "south", "depar…pital"]
     assert f"{whole.noise_multipliers['south']:g}" in rows[1].split()
-    assert rows[2].split("  ")[0].endswith("alike")
+    assert rows[2].split("  ")[0].endswith("others")
     assert "tiny (90)" in table(whole)
 
 
