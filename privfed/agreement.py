@@ -187,7 +187,7 @@ class Agreement:
     start: str
     tokenizer: str
     min_clients: int
-    other_bases: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    other_bases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

@@ -32,6 +32,8 @@ _MOST_PARAMS: Final = 1 << 40
 _MOST_RECORDS: Final = 1 << 53
 _COMMON: Final = ("layout", "num_params", "num_values", "start")
 _OF_BASE: Final = ("base_weights", "base_model", "tokenizer")
+_DIGESTS: Final = ("layout", "start", *_OF_BASE)
+_DIGEST_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,7 @@ class Facts:
 
     Attributes:
         client: description of the client, with its public size as a number.
-        base_weights: SHA-256 (hex) of the base model as its task builds it; None where that has
-            none.
+        base_weights: SHA-256 (hex) of the base model as its task builds it.
         base_model: SHA-256 (hex) of all frozen parameters.
         layout: SHA-256 (hex) of names and shapes of the trainable parameters.
         num_params: length of an adapter.
@@ -53,7 +54,7 @@ class Facts:
     """
 
     client: Mapping[str, Any]
-    base_weights: str | None
+    base_weights: str
     base_model: str
     layout: str
     num_params: int
@@ -74,7 +75,7 @@ class Facts:
         return {name: getattr(self, name) for name in _COMMON}
 
     @property
-    def base(self) -> dict[str, str | None]:
+    def base(self) -> dict[str, str]:
         """The digests of the client's base model, by name."""
         return {name: getattr(self, name) for name in _OF_BASE}
 
@@ -96,14 +97,12 @@ class Facts:
             MessageError: for anything else.
         """
         facts = cls(**_fields(cls, values))
-        texts = (facts.base_model, facts.layout, facts.start, facts.tokenizer)
-        named = isinstance(facts.client, dict) and isinstance(facts.client.get("id"), str)
-        if not named or not all(isinstance(text, str) for text in texts):
-            raise MessageError("facts must name the client, and state digests as texts")
+        if not isinstance(facts.client, dict) or not isinstance(facts.client.get("id"), str):
+            raise MessageError("facts must name the client")
+        for name in _DIGESTS:  # they come to stand in reports, which take nothing else
+            _require_digest(name, getattr(facts, name))
         if not isinstance(facts.declared_base, str | None):
             raise MessageError("the base model of a client must have a name, or none of its own")
-        if not isinstance(facts.base_weights, str | None):
-            raise MessageError("the digest of the base model must be text or null")
         for length in (facts.num_params, facts.num_values):
             if type(length) is not int or not 0 < length < _MOST_PARAMS:
                 raise MessageError("the length of an update must be a number above 0")
@@ -228,7 +227,7 @@ class Ready:
         )
 
 
-def other_bases(facts: Mapping[str, Facts]) -> dict[str, dict[str, str | None]]:
+def other_bases(facts: Mapping[str, Facts]) -> dict[str, dict[str, str]]:
     """The digests of the base model of each client that holds another than the first.
 
     Args:
@@ -261,6 +260,13 @@ def _fields(cls: type, values: object) -> dict[str, Any]:
     if not isinstance(values, dict) or set(values) != names:
         raise MessageError(f"a client that is ready must state {sorted(names)}")
     return dict(values)
+
+
+def _require_digest(name: str, value: object) -> None:
+    try:
+        from_hex(value, _DIGEST_BYTES)
+    except MessageError as error:
+        raise MessageError(f"a client must state its {name} as a SHA-256: {error}") from error
 
 
 def _require_number(name: str, value: object, above: float = -math.ulp(0.0)) -> None:

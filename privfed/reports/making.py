@@ -161,7 +161,7 @@ def _report(
         differences=(),
         rounds=record.rounds,
         baseline={settings.model.metric: record.baseline},
-        base_sha256=record.base_sha256 or "",
+        base_sha256=record.base_sha256,
         adapter_sha256=moment.adapter_sha256,
         versions=software_versions(),
     )

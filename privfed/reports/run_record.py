@@ -33,7 +33,7 @@ class RunRecord:
 
     run: str
     settings: Mapping[str, Any]
-    base_sha256: str | None
+    base_sha256: str
     start_sha256: str
     notes: tuple[str, ...]
     noise_multipliers: Mapping[str, float]
@@ -44,9 +44,9 @@ class RunRecord:
     rounds: tuple[RoundRecord, ...]
     abandoned: tuple[Abandoned, ...]
     left_out: Mapping[str, int]
-    other_bases: Mapping[str, str | None] = field(default_factory=dict)
+    other_bases: Mapping[str, str] = field(default_factory=dict)
 
-    def base_of(self, client: str) -> str | None:
+    def base_of(self, client: str) -> str:
         """Digest of the base model that a client of the run holds."""
         return self.other_bases.get(client, self.base_sha256)
 

@@ -116,9 +116,7 @@ def _measured(facts: RunFacts, rounds: Sequence[RoundRecord]) -> Measured:
 def training(settings: FederationSettings, facts: RunFacts) -> Training:
     """What was trained, and how."""
     moves = training_settings(settings.training)
-    others = {
-        name: base["base_weights"] or "" for name, base in facts.agreement.other_bases.items()
-    }
+    others = {name: base["base_weights"] for name, base in facts.agreement.other_bases.items()}
     return Training(
         model=settings.model.describe(),
         adapter=settings.adapter.describe(),

@@ -28,7 +28,7 @@ from privfed import (
 from privfed.data.packaged import minilm_folder
 from privfed.engines import play, stacked
 from privfed.engines.simulation import Simulation
-from privfed.errors import ConfigError, ModelError
+from privfed.errors import AwayError, ConfigError, ModelError
 from privfed.models.vector import read_vector
 from privfed.parties.client.round import Transition
 from privfed.reports.run_record import RunRecord
@@ -338,6 +338,23 @@ def test_parties_apart_hold_one_base_each(on_bases, make_federation, tmp_path):
             task, _ = load_adapter(made.results(name) / "adapter")
             held = "small" if name == "client-1" else None
             assert task.base == settings.task_on(held).base
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("digest", [None, "the wards of the north"])
+def test_who_holds_a_base_alone_must_state_a_digest(on_bases, make_federation, tmp_path, digest):
+    """Nobody else holds it to compare, and every report names it: refused before any round."""
+    made = Beside(make_federation, tmp_path)
+    settings = on_bases(encryption=Plain())
+    made.settings = replace(settings, clients=settings.clients[: len(NAMES)])
+    try:
+        membership = made.prepared()["client-1"]._program.membership
+        membership.facts = replace(membership.facts, base_weights=digest)
+        with pytest.raises(AwayError, match="client-1.*its base_weights as a SHA-256"):
+            begun(made.hub())
+        for node in made.nodes.values():
+            assert not node._program.node.ledger.events()
     finally:
         made.close()
 

@@ -127,7 +127,7 @@ class OwnReport:
         return settings.of_clients(known, self.size_source)
 
 
-def _without_paths(report: BudgetReport, digest: str | None) -> BudgetReport:
+def _without_paths(report: BudgetReport, digest: str) -> BudgetReport:
     """The report without the place of the base model on this machine; its digest names it."""
     model = dict(report.training.model)
     if Path(str(model.get("base", ""))).exists():

@@ -222,7 +222,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("base_weights", None),
+            ("base_weights", "00" * 32),
             ("base_model", "00" * 32),
             ("layout", "00" * 32),
             ("num_params", 6),
