@@ -47,7 +47,8 @@ def verify_and_render(
     What is checked: the chain of digests of each export; epsilon, sigma, q, steps, releases, attack
     bounds and head of every client against it; sigma, q, steps, budgets and declared sizes against
     `run.json`, released sizes against the ledger; epsilon of the last round; the headline; that
-    exports, adapter, `run.json` and checkpoint are of the same moment as the report; and, for every
+    exports, adapter, `run.json` and checkpoint are of the same moment as the report, and name the
+    same base models; and, for every
     client whose ledger lies on this machine, that the report counts all of this run. Not checked:
     other numbers and text.
 
@@ -92,6 +93,7 @@ def _verified(
         _require_settings(report, claimed, record, book_of_export(exports[claimed.id]))
         require_of_ledger(report, claimed, exports[claimed.id])
     _require_headline(report, record)
+    _require_bases(report, record)
     _require_one_moment(path, report, record, exports)
     require_adapter_of(report, path / "adapter")
     notes = [
@@ -146,6 +148,17 @@ def _require_headline(report: BudgetReport, record: Mapping[str, Any]) -> None:
         private,
     ):
         raise ReportError(f"the headline does not follow from the ledgers: {report.headline!r}")
+
+
+def _require_bases(report: BudgetReport, record: Mapping[str, Any]) -> None:
+    """Refuse base models that the clients did not begin with, whoever of them stayed."""
+    found = report.base_sha256, report.training.other_bases or {}
+    wanted = record["base_sha256"], record["other_bases"]
+    if found != wanted:
+        raise ReportError(
+            f"the base models in the report must be those of run.json, {wanted!r}, got {found!r}; "
+            "take the report from where the run was"
+        )
 
 
 def _require_one_moment(

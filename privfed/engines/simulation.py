@@ -398,12 +398,14 @@ class Simulation:
 
     def _facts(self) -> RunFacts:
         """What the report says of how updates are summed; all clients hold it the same."""
-        members = [client.membership.starting for client in self.clients.values()]
-        (starting, *_) = [one for one in members if one is not None]
+        members = [client.membership for client in self.clients.values()]
+        (starting, *_) = [one.starting for one in members if one.starting is not None]
+        first, *_ = members[0].known.values()
         summing = self.aggregator.summing_or_none
         return RunFacts(
             agreement=starting.agreement,
             participants=tuple(client.id for client in self.settings.clients),
+            base_model=first.base_model,
             scheme=starting.scheme,
             roster=self.parties.roster.digest().hex(),
             simulated_keys=self.parties.simulated,

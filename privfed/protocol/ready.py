@@ -237,6 +237,21 @@ def other_bases(facts: Mapping[str, Facts]) -> dict[str, dict[str, str]]:
     return {name: one.base for name, one in facts.items() if one.base != first.base}
 
 
+def base_weights(facts: Mapping[str, Facts]) -> tuple[str, dict[str, str]]:
+    """SHA-256 (hex) of the weights of the base models of a run, as its record names them.
+
+    Args:
+        facts: of all clients that the run began with, in the order of the proposal.
+
+    Returns:
+        Of the first client's, and of each client that holds another.
+    """
+    first = next(iter(facts.values()))
+    return first.base_weights, {
+        name: one["base_weights"] for name, one in other_bases(facts).items()
+    }
+
+
 def terms_before(roster: Roster, proposal: str, run: str = "", over: int = 0) -> Terms:
     """What messages state outside of epochs.
 

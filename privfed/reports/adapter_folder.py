@@ -75,7 +75,9 @@ def require_adapter_of(report: BudgetReport, adapter: Path) -> None:
         ReportError: naming the file.
     """
     values = _description(adapter / DESCRIPTION)
-    for name, stated in _of_the_report(report).items():
+    of_report = _of_the_report(report)
+    for name in dict.fromkeys((*of_report, "other_bases")):
+        stated = of_report.get(name)
         if values.get(name) != stated:
             raise ReportError(
                 f"{adapter} and the report must be of one moment, but its {name} is "

@@ -153,7 +153,7 @@ def _report(
         mechanism=sections_of_run.mechanism(settings, facts),
         accounting=accounting_section(settings.privacy.neighbouring.value),
         encryption=sections_of_run.encryption(facts, record),
-        training=sections_of_run.training(settings, facts),
+        training=sections_of_run.training(settings, facts, record),
         randomness=sections_of_run.randomness(settings),
         published=sections_of_run.published(settings, facts),
         not_covered=sections_of_run.not_covered(settings),

@@ -16,6 +16,7 @@ class RunFacts:
     Attributes:
         agreement: what all parties hold the same.
         participants: clients that the run began with, in the order of its settings.
+        base_model: SHA-256 (hex) of all frozen parameters at the first of them.
         scheme: how updates are summed.
         roster: SHA-256 (hex) of the signed list of parties.
         simulated_keys: whether one process made everybody's keys.
@@ -30,6 +31,7 @@ class RunFacts:
 
     agreement: Agreement
     participants: tuple[str, ...]
+    base_model: str
     scheme: Scheme
     roster: str
     simulated_keys: bool

@@ -152,7 +152,7 @@ class Encryption:
         public_range: updates are clipped to +-public_range, at the start of the run.
         follow_released: whether later rounds take it from the released mean of the round before.
         parameters: of the scheme, with name and software of the run's key.
-        base_model: SHA-256 (hex) of all frozen parameters.
+        base_model: SHA-256 (hex) of all frozen parameters, at the first client.
         roster: SHA-256 (hex) of the signed list of parties.
         measured: cost; None before the first round.
     """

@@ -92,7 +92,7 @@ def encryption(facts: RunFacts, record: RunRecord) -> Encryption:
         public_range=record.first_range,
         follow_released=summation.follow_released,
         parameters={**scheme.to_json(), **facts.key},
-        base_model=facts.agreement.base_model,
+        base_model=facts.base_model,
         roster=facts.roster,
         measured=_measured(facts, record.rounds) if record.rounds else None,
     )
@@ -113,10 +113,9 @@ def _measured(facts: RunFacts, rounds: Sequence[RoundRecord]) -> Measured:
     )
 
 
-def training(settings: FederationSettings, facts: RunFacts) -> Training:
-    """What was trained, and how."""
+def training(settings: FederationSettings, facts: RunFacts, record: RunRecord) -> Training:
+    """What was trained, and how; on the bases of all that the run began with."""
     moves = training_settings(settings.training)
-    others = {name: base["base_weights"] for name, base in facts.agreement.other_bases.items()}
     return Training(
         model=settings.model.describe(),
         adapter=settings.adapter.describe(),
@@ -127,8 +126,10 @@ def training(settings: FederationSettings, facts: RunFacts) -> Training:
         participation=statements.participation(settings.clients_per_round),
         participants=facts.participants,
         weights=dict(facts.agreement.weights),
-        held_out=statements.held_out(settings.held_out_source, several_bases=bool(others)),
-        other_bases=others or None,
+        held_out=statements.held_out(
+            settings.held_out_source, several_bases=bool(record.other_bases)
+        ),
+        other_bases=dict(record.other_bases) or None,
     )
 
 

@@ -28,9 +28,10 @@ from privfed import (
 from privfed.data.packaged import minilm_folder
 from privfed.engines import play, stacked
 from privfed.engines.simulation import Simulation
-from privfed.errors import AwayError, ConfigError, ModelError
-from privfed.models.vector import read_vector
+from privfed.errors import AwayError, ConfigError, ModelError, ReportError
+from privfed.models.vector import base_digest, read_vector
 from privfed.parties.client.round import Transition
+from privfed.reports.budget import BudgetReport
 from privfed.reports.run_record import RunRecord
 from privfed.storage.checkpoint import load_latest
 from privfed.storage.run_folder import RunFolder
@@ -263,6 +264,72 @@ class TestARunThatGoesOn:
         change_weights(place)
         with pytest.raises(ModelError, match="base model of 'client-1' must have the frozen"):
             federation.run(tmp_path / "run", resume=True)
+
+
+def digests_of(federation):
+    """SHA-256 of the weights of the two bases, as the task builds them."""
+    return [base_digest(federation.task_on(name).build()) for name in (None, "small")]
+
+
+class TestWithoutTheFirst:
+    """It trained in the first round: what it held stays the base that all others are said by."""
+
+    @pytest.mark.parametrize("small", [SMALL, ("client-1", "client-2", "client-3"), ("client-0",)])
+    def test_report_record_and_adapter_name_the_bases_of_all(self, on_bases, tmp_path, small):
+        federation, out = on_bases(small=small, encryption=Plain()), tmp_path / "run"
+        with pytest.raises(InterruptedError):
+            federation.run(out, callbacks=[StopAfterOne()])
+        before = BudgetReport.from_json((out / "report.json").read_text())
+        result = federation.run(out, resume=True, without=["client-0"])
+        held = dict(zip((None, "small"), digests_of(federation), strict=True))
+        base_of = {one.id: held[one.base] for one in federation.clients}
+        first = base_of["client-0"]
+        others = {name: one for name, one in base_of.items() if one != first}
+        report, _ = verify_and_render(out, AnchorFolder(federation.anchors))
+        assert (report.base_sha256, report.training.other_bases) == (first, others)
+        assert report.encryption.base_model == before.encryption.base_model
+        for name in ("run.json", "adapter/privfed.json"):
+            said = json.loads((out / name).read_text())
+            assert (said["base_sha256"], said["other_bases"]) == (first, others)
+        for place in (federation.model.base, federation.bases["small"]):
+            assert load_adapter(result.adapter, place)[0].base == place
+
+    def test_between_machines_too(self, on_bases, make_federation, tmp_path):
+        federation = on_bases(encryption=Plain(), min_clients=3)
+        made = Beside(make_federation, tmp_path, names=[one.id for one in federation.clients])
+        made.settings = federation
+        try:
+            made.prepared()
+            begun(made.hub()).run.play_round()
+            for name in ("client-2", "client-3"):  # as it remembers the run, and as it keeps it
+                made.node(name).prepare()
+            again = begun(made.hub(resume=True, without=["client-0"]))
+            again.play()
+            report = again.finish()
+            first, second = digests_of(federation)
+            frozen = made.nodes["client-0"]._program.membership.facts.base_model
+            found = (report.base_sha256, report.training.other_bases)
+            assert found == (first, dict.fromkeys(SMALL, second))
+            assert (again.run.record.base_sha256, again.run.record.other_bases) == found
+            for name in ("client-1", "client-2", "client-3"):
+                own, _ = verify_and_render(made.results(name), AnchorFolder(federation.anchors))
+                assert (own.base_sha256, own.training.other_bases) == found
+                assert own.encryption.base_model == frozen
+                for place in (federation.model.base, federation.bases["small"]):
+                    load_adapter(made.results(name) / "adapter", place)
+        finally:
+            made.close()
+
+    @pytest.mark.parametrize("changed", [{"base_sha256": "ce" * 32}, {"other_bases": None}])
+    def test_a_report_that_names_others_is_refused(self, on_bases, tmp_path, changed):
+        federation, out = on_bases(encryption=Plain(), rounds=1), tmp_path / "run"
+        federation.run(out)
+        values = json.loads((out / "report.json").read_text())
+        part = values if "base_sha256" in changed else values["training"]
+        part |= changed
+        (out / "report.json").write_text(json.dumps(values))
+        with pytest.raises(ReportError, match="base models in the report must be those of"):
+            verify_and_render(out, AnchorFolder(federation.anchors))
 
 
 def change_weights(folder):

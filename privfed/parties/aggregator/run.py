@@ -34,7 +34,7 @@ from privfed.parties.aggregator.round import AggregatorRound, Released, abandon
 from privfed.parties.aggregator.stated import Exchange
 from privfed.parties.aggregator.summing import Summing
 from privfed.protocol.participation import Participation
-from privfed.protocol.ready import other_bases
+from privfed.protocol.ready import base_weights
 from privfed.protocol.terms import RoundPlan
 from privfed.reports.round_record import Abandoned, RoundRecord
 from privfed.reports.run_record import RunRecord
@@ -236,12 +236,12 @@ class AggregatorRun:
         """How far a run has come that has just begun."""
         ready = epoch.ready
         facts = {name: ready[name].facts for name in self.members}
-        first = facts[self.members[0]]
+        base, others = base_weights(facts)
         record = RunRecord(
             run=epoch.run,
             settings=self.described,
-            base_sha256=first.base_weights,
-            start_sha256=first.start,
+            base_sha256=base,
+            start_sha256=facts[self.members[0]].start,
             notes=self.notes,
             noise_multipliers={name: one.noise_multiplier for name, one in facts.items()},
             first_range=epoch.public_range,
@@ -251,7 +251,7 @@ class AggregatorRun:
             rounds=(),
             abandoned=(),
             left_out={},
-            other_bases={name: one["base_weights"] for name, one in other_bases(facts).items()},
+            other_bases=others,
         )
         return Reached(
             base=epoch.base,

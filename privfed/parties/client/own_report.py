@@ -22,6 +22,7 @@ from privfed.parties.client.node import ClientNode
 from privfed.parties.client.program import Program
 from privfed.parties.client.round import Progress
 from privfed.parties.client.told import Told
+from privfed.protocol.ready import base_weights
 from privfed.protocol.terms import Terms
 from privfed.reports.budget import COMPLETE, BudgetReport
 from privfed.reports.closed import closed_message
@@ -76,11 +77,12 @@ class OwnReport:
         told.require_figures_of(membership.settings.method.figures(progress.state))
         export: dict[str, Any] = json.loads(json.dumps(node.ledger.export()))
         book = book_of_export(export)
+        base, others = base_weights(membership.known)
         weights = run_settings.weight_notes(starting.agreement.weights, membership.settings.steps)
         record = RunRecord(
             run=starting.run,
             settings=membership.settings.describe(),
-            base_sha256=next(iter(starting.facts.values())).base_weights,
+            base_sha256=base,
             start_sha256=membership.facts.start,
             notes=(*self.notes, *weights, _TOLD),
             noise_multipliers={n: one.noise_multiplier for n, one in starting.facts.items()},
@@ -91,13 +93,12 @@ class OwnReport:
             rounds=tuple(_own_record(row, node, starting.run, book) for row in told.rounds),
             abandoned=told.abandoned,
             left_out=told.left_out,
-            other_bases={
-                name: one["base_weights"] for name, one in starting.agreement.other_bases.items()
-            },
+            other_bases=others,
         )
         facts = RunFacts(
             agreement=starting.agreement,
             participants=tuple(membership.known),
+            base_model=next(iter(membership.known.values())).base_model,
             scheme=starting.scheme,
             roster=membership.roster.digest().hex(),
             simulated_keys=False,

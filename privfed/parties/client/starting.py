@@ -165,13 +165,14 @@ def _require_usable(
 
 
 def facts_in(start: bytes, roster: Roster, proposal: Proposal) -> dict[str, Facts]:
-    """What all clients brought to a run, from the message that began it.
+    """What all clients brought to a run, in the order of the proposal, from what began it.
 
     Raises:
         MessageError: if it is another message.
     """
     ready = _ready(Envelope.from_bytes(start), roster, proposal, new=True)
-    return {name: one.facts for name, one in ready.items()}
+    order = dict.fromkeys((*proposal.names, *ready))
+    return {name: ready[name].facts for name in order if name in ready}
 
 
 def run_of(epoch: str) -> str:

@@ -111,6 +111,7 @@ def facts_of(settings):
     return RunFacts(
         agreement=agreement,
         participants=tuple(ids),
+        base_model="b5" * 32,
         scheme=Scheme(summation=settings.encryption, num_clients=len(ids), num_params=NUM_PARAMS),
         roster="4d" * 32,
         simulated_keys=True,

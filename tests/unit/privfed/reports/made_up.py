@@ -34,6 +34,7 @@ FACTS = RunFacts(
         min_clients=3,
     ),
     participants=("client-1", "client-2", "client-3"),
+    base_model="b5" * 32,
     scheme=Scheme(summation=BFV(bits=9), num_clients=3, num_params=640),
     roster="4d" * 32,
     simulated_keys=True,

@@ -95,6 +95,14 @@ def test_an_adapter_of_another_moment_is_refused_by_what_differs(saved, name, va
         require_adapter_of(report(**{name: value}), saved)
 
 
+def test_one_that_goes_with_more_bases_than_the_report_says_is_refused(saved):
+    path = saved / "privfed.json"
+    others = {"other_bases": {"client-3": "ce" * 32}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **others}))
+    with pytest.raises(ReportError, match="but its other_bases is .* and the report's None"):
+        require_adapter_of(report(), saved)
+
+
 def flip(saved):
     content = bytearray((saved / WEIGHTS).read_bytes())
     content[-1] ^= 1

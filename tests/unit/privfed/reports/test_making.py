@@ -183,7 +183,7 @@ class TestEncryption:
         assert not found.follow_released
         assert found.parameters["num_params"] == 640
         assert found.parameters["key_id"] == "5e" * 32
-        assert (found.base_model, found.roster) == ("1a" * 32, "4d" * 32)
+        assert (found.base_model, found.roster) == ("b5" * 32, "4d" * 32)
         assert found.setting.startswith("All clients and the aggregator ran in one process")
 
     def test_a_key_holder(self, run):

@@ -40,20 +40,21 @@ class Beside:
     Args:
         make_federation: see the fixture.
         folder: new.
+        names: of the clients.
         settings: of the federation.
     """
 
-    def __init__(self, make_federation, folder, **settings):
-        self.folder = folder
+    def __init__(self, make_federation, folder, names=NAMES, **settings):
+        self.folder, self.names = folder, names
         settings = {"encryption": Plain(), "rounds": 2, **settings}
-        self.settings = make_federation(num_clients=len(NAMES), **settings)
-        roles = dict.fromkeys([*NAMES, "other"], Role.CLIENT)
+        self.settings = make_federation(num_clients=len(names), **settings)
+        roles = dict.fromkeys([*names, "other"], Role.CLIENT)
         roles |= {"hub": Role.AGGREGATOR, "keys": Role.KEY_HOLDER}
         self.identities = {name: Identity.generate(name, role) for name, role in roles.items()}
         authority = Identity.generate("ministry", Role.AUTHORITY)
         parties = [identity.party for identity in self.identities.values()]
         self.roster = Roster.signed("wards", parties, authority)
-        self.told = {name: [] for name in NAMES}
+        self.told = {name: [] for name in names}
         self.nodes, self.rounds, self.refused = {}, [], []
         self.carrying = Carrying(self.nodes)
 
@@ -79,7 +80,7 @@ class Beside:
 
     def prepared(self):
         """All nodes, prepared."""
-        for name in NAMES:
+        for name in self.names:
             self.node(name).prepare()
         return self.nodes
 

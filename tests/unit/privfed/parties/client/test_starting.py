@@ -293,6 +293,16 @@ class TestARunThatGoesOn:
         assert known == plain.facts
         return run_of(plain.epoch(ready)), known
 
+    def test_what_all_brought_is_in_the_order_of_the_proposal(self, plain):
+        """Whose base model comes first is the same in every program, restarted or not."""
+        clients = [plain.settings.clients[at] for at in (2, 0, 3, 1)]
+        plain.settings = replace(plain.settings, clients=clients)
+        proposal = plain.settings.proposal()
+        plain.proposal = proposal.digest()
+        message = plain.start({name: stated(plain, name) for name in plain.names})
+        found = facts_in(message, plain.roster, proposal)
+        assert list(found) == ["client-2", "client-0", "client-3", "client-1"]
+
     def test_it_keeps_its_name_in_a_new_epoch(self, plain, begun_run):
         run, known = begun_run
         ready = plain.ready(run=run)
