@@ -120,18 +120,23 @@ class OwnReport:
         return closed_message(node.identity, terms, report, export if self.share_ledger else None)
 
     def _settings(self, membership: Membership) -> FederationSettings:
-        """The settings with this client's size as a number; nothing is said of the others."""
+        """The settings on this client's base, with its size; nothing is said of the others."""
         settings, mine = membership.settings, membership.facts.client
         (own,) = [client for client in settings.clients if client.id == mine["id"]]
         sized = replace(own, public_size=mine["public_size"])
         known = [sized if client is own else client for client in settings.clients]
-        return settings.of_clients(known, self.size_source)
+        on_its_base = replace(settings, model=settings.task_on(own.base))
+        return on_its_base.of_clients(known, self.size_source)
 
 
 def _without_paths(report: BudgetReport, digest: str) -> BudgetReport:
-    """The report without the place of the base model on this machine; its digest names it."""
+    """The report without the place of the base model on this machine; its digest names it.
+
+    A place says how this organisation's disk is laid out, whether or not something is still there.
+    """
     model = dict(report.training.model)
-    if Path(str(model.get("base", ""))).exists():
+    place = Path(str(model.get("base", "")))
+    if place.is_absolute() or place.exists():
         model["base"] = f"local files, SHA-256 {digest}"
     return replace(report, training=replace(report.training, model=model))
 

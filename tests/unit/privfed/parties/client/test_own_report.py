@@ -165,13 +165,17 @@ class TestWhatIsNotSaid:
             assert repr(apart.facts[name].epsilon_before) not in said
         assert repr(spent(apart, 2)) in said, "its own is found like that"
 
-    def test_nothing_of_where_its_base_model_lies(self, played, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("there", [True, False])
+    def test_nothing_of_where_its_base_model_lies(self, played, monkeypatch, tmp_path, there):
         apart, run = played
+        place = tmp_path / "bert"
+        if there:
+            place.mkdir()
         found = own_report.client_report
 
         def report(*arguments, **about):
             made = found(*arguments, **about)
-            model = {**made.training.model, "base": str(tmp_path)}
+            model = {**made.training.model, "base": str(place)}
             return replace(made, training=replace(made.training, model=model))
 
         monkeypatch.setattr(own_report, "client_report", report)
