@@ -126,6 +126,25 @@ class TestTheAdapter:
         with pytest.raises(ModelError, match=r"weights have SHA-256 \w{64} or \w{64}; those of"):
             load_adapter(result.adapter, folders["roberta"])
 
+    def test_where_nobody_holds_that_of_the_settings_it_is_saved_on_the_first_clients(
+        self, on_bases, prepared, tmp_path, bert_folder
+    ):
+        """A new start is that of the settings' base, and nothing else is done with it."""
+        everyone = [f"client-{n}" for n in range(4)]
+        federation = on_bases(small=everyone, encryption=Plain(), rounds=1)
+        assert set(prepared(federation).brought.models) == {"small"}
+        result = federation.run(tmp_path / "whole")
+        assert load_adapter(result.adapter)[0].base == federation.bases["small"]
+        with pytest.raises(ModelError, match="those of"):
+            load_adapter(result.adapter, bert_folder)
+
+    def test_it_is_saved_on_the_base_of_the_first_of_those_who_stay(self, on_bases, tmp_path):
+        federation = on_bases(small=("client-1", "client-3"), encryption=Plain())
+        with pytest.raises(InterruptedError):
+            federation.run(tmp_path / "run", callbacks=[StopAfterOne()])
+        result = federation.run(tmp_path / "run", resume=True, without=["client-0"])
+        assert load_adapter(result.adapter)[0].base == federation.bases["small"]
+
 
 class TestWhatAllHoldAlike:
     def test_layout_start_and_adapter_but_not_the_base(self, on_bases, prepared):

@@ -59,7 +59,7 @@ class Prepared:
     """Clients that are ready.
 
     Attributes:
-        models: that they share, by the public name of the base model; None is that of the settings.
+        models: that they hold, by the public name of the base model; None is that of the settings.
         start: content of the file with the initial adapter.
         initial: its trained part, shape (params,).
         held_out: encoded, for each of the models.
@@ -84,8 +84,8 @@ class Prepared:
 
     @property
     def model(self) -> PrivateModel:
-        """The first of the models; that of the settings' base, where somebody holds it."""
-        return next(iter(self.models.values()))
+        """That of the first client which takes part."""
+        return next(iter(self.nodes.values())).model
 
     def evaluate(self, adapter: NDArray[np.float32], base: str | None = None) -> float:
         """The metric of an adapter, shape (params,), on held-out text, on one of the base models.
@@ -176,14 +176,13 @@ def prepare(
 def _models_and_start(
     settings: FederationSettings, start: Path | None, clients: Sequence[Client]
 ) -> tuple[dict[str | None, PrivateModel], bytes]:
-    """The models that these clients share, and the file from which they start: as given, or new.
+    """The models that these clients hold, and the file from which they start: as given, or new.
 
-    A new file is that of the settings' base model, which is built then whoever holds it.
+    A new file is that of the settings' base model, which is built for it whoever holds it.
     """
-    held = {client.base for client in clients}
-    if start is None or not held:
-        held.add(None)
-    order = sorted(held, key=lambda base: (base is not None, base))
+    held = {client.base for client in clients} or {None}  # nobody: a start is made for others
+    built = held | {None} if start is None else held
+    order = sorted(built, key=lambda base: (base is not None, base))
     models = {base: _blueprint(settings, base, start, len(clients)).build() for base in order}
     if settings.has_several_bases:
         _require_behind_the_base(models.values())
@@ -193,7 +192,7 @@ def _models_and_start(
     content = start_bytes(first.adapter, first.added)
     for model in models.values():
         put_start(load(content), model.adapter, model.added, "of the first base model")
-    return models, content
+    return {base: model for base, model in models.items() if base in held}, content
 
 
 def _require_behind_the_base(models: Iterable[PrivateModel]) -> None:
