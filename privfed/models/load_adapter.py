@@ -70,6 +70,12 @@ def _recorded_digests(folder: str | Path) -> list[str]:
             "and does not: an earlier version wrote it. Whether a base model is the right one "
             "cannot be checked"
         )
+    if not isinstance(others, dict) or not all(isinstance(one, str) for one in others.values()):
+        raise ModelError(
+            f"{description_path(folder)} must name the weights of further base models by client "
+            f"({OTHER_BASES}), each as text, got {others!r:.200}; take the folder from where the "
+            "run was"
+        )
     return list(dict.fromkeys([recorded, *others.values()]))
 
 

@@ -151,6 +151,17 @@ def test_an_adapter_without_a_digest_is_refused(trained):
     load_task(folder)
 
 
+@pytest.mark.parametrize(
+    "others", [["x"], "x", None, 7, {"client-1": None}, {"client-1": {"a": 1}}, {"client-1": ["x"]}]
+)
+def test_other_bases_that_are_none_are_refused(trained, others):
+    _, folder = trained("lora")
+    path = folder / "privfed.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "other_bases": others}))
+    with pytest.raises(ModelError, match=r"further base models by client \(other_bases\), each as"):
+        load_adapter(folder)
+
+
 @pytest.mark.parametrize("name", ["lora", "biases", "houlsby", "sparse update"])
 def test_a_damaged_adapter_is_refused_in_one_line(name, trained):
     _, folder = trained(name)
