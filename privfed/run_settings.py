@@ -101,7 +101,7 @@ class FederationSettings:
         require_count(MOST, rounds=self.rounds)
         self._check_method()
         self._check_participation()
-        if self.has_several_bases:
+        if self.bases or self.has_several_bases:
             self._check_bases()
         if not self.title.strip():
             raise ConfigError("title must say what is trained on what, for the report")
@@ -132,11 +132,17 @@ class FederationSettings:
     def _check_bases(self) -> None:
         for name in self.bases:
             check_name(name, "a base model")
-        unknown = sorted({client.base for client in self.clients if client.base} - set(self.bases))
+        declared = {client.base for client in self.clients if client.base is not None}
+        unknown = sorted(declared.difference(self.bases))
         if unknown:
             raise ConfigError(
                 f"clients declare the base models {unknown}, bases must say where each lies; it "
                 f"names {sorted(self.bases)}"
+            )
+        if unused := sorted(set(self.bases).difference(declared)):
+            raise ConfigError(
+                f"bases must be base models that clients declare, none declares {unused}: give "
+                "base= to whoever holds one, or leave it out of bases"
             )
         if not isinstance(self.model, Classification) or not self.model.anchor_texts:
             raise ConfigError(

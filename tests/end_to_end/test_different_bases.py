@@ -373,6 +373,12 @@ class TestWhatIsRefused:
         with pytest.raises(ConfigError, match=r"\['small'\], bases must say .* \['large'\]"):
             on_bases(bases={"large": bert_folder})
 
+    @pytest.mark.parametrize("small", [(), SMALL])
+    def test_one_that_no_client_declares(self, on_bases, bert_folder, small):
+        unused = {"spare": bert_folder, **({"small": bert_folder} if small else {})}
+        with pytest.raises(ConfigError, match=r"none declares \['spare'\]: give base="):
+            on_bases(small=small, bases=unused)
+
     def test_a_task_without_anchors(self, on_bases, bert_folder):
         plain = Classification(base=bert_folder, labels=("sport", "money", "culture"))
         with pytest.raises(ConfigError, match="must be a Classification with anchor_texts"):
