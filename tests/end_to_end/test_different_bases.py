@@ -434,15 +434,16 @@ def test_parties_apart_hold_one_base_each(on_bases, make_federation, tmp_path):
         made.close()
 
 
-def test_no_message_says_where_a_node_keeps_a_base(on_bases, make_federation, tmp_path):
+@pytest.mark.parametrize("elsewhere", ["/disk of the north/bert", "ministry/public-model"])
+def test_no_message_says_where_a_node_keeps_a_base(on_bases, make_federation, tmp_path, elsewhere):
     """With a file that all start from, the base of the others need not lie on its machine."""
     made = Beside(make_federation, tmp_path)
     settings = on_bases(encryption=Plain(), rounds=1)
     made.settings = replace(settings, clients=settings.clients[: len(NAMES)])
-    start, elsewhere = tmp_path / "start.safetensors", tmp_path / "disk of the north" / "bert"
+    start = tmp_path / "start.safetensors"
     start.write_bytes(made.node("client-0").prepare().start)
     made.settings = replace(made.settings, start=start)
-    own = replace(made.settings, model=replace(settings.model, base=str(elsewhere)))
+    own = replace(made.settings, model=replace(settings.model, base=elsewhere))
     try:
         made.prepared()
         made.node("client-1", settings=own).prepare()
@@ -450,7 +451,7 @@ def test_no_message_says_where_a_node_keeps_a_base(on_bases, make_federation, tm
         hub.play()
         report = hub.finish()
         kept = [path.read_bytes() for path in hub.folder.rglob("*") if path.is_file()]
-        for place in (str(elsewhere), settings.model.base, settings.bases["small"]):
+        for place in (elsewhere, settings.model.base, settings.bases["small"]):
             assert not any(place.encode() in content for content in kept), place
         said = {
             row.clients: row.value for row in report.differences if row.field.endswith("model.base")
