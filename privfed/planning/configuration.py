@@ -131,7 +131,7 @@ def _head(answer: Answer) -> list[str]:
         alike.setdefault((noise, spent[name]), []).append(name)
     lines = ["# Numbers of this file that `privfed plan` put in say why in a comment."]
     for (noise, epsilon), names in list(alike.items())[:20]:
-        who = json.dumps(names[0]) + (f" and {len(names) - 1} others like it" if len(names) > 1 else "")
+        who = json.dumps(names[0]) + (f" and {len(names) - 1} others" if len(names) > 1 else "")
         lines.append(_CALIBRATED.format(noise=f"{noise:g}", who=who, epsilon=rounded_up(epsilon)))
     return lines
 
