@@ -25,7 +25,14 @@ from privfed import (
     Scaffold,
     TailAveraging,
 )
-from privfed.methods import averaging, double_sketch, fedsvd, server_optimizers, thinning
+from privfed.methods import (
+    averaging,
+    double_sketch,
+    fedsvd,
+    server_optimizers,
+    sketches,
+    thinning,
+)
 from privfed.methods.method import DELTA, Correction
 from tests.unit.privfed.methods import (
     test_averaging,
@@ -61,6 +68,16 @@ def _averaging() -> Any:
 
 def _of_equal_weights(right):
     return lambda total, weights, who: right(total, dict.fromkeys(weights, 1.0), who)
+
+
+def _in_a_round_of_equal_weights(right):
+    return lambda self, state, sums, contributors, round_: right(
+        self,
+        state,
+        sums,
+        contributors,
+        replace(round_, weights=dict.fromkeys(round_.weights, 1.0)),
+    )
 
 
 def _over_all(right):
@@ -292,17 +309,17 @@ FAULTS = [
     ),
     Fault(
         "double-sketch weighs all alike",
-        double_sketch,
-        "weighted_mean",
-        _of_equal_weights,
+        double_sketch.DoubleSketch,
+        "products",
+        _in_a_round_of_equal_weights,
         lambda: test_double_sketch.test_the_product_is_the_mean_of_the_clients_products(
             test_double_sketch.WHO, 1.0
         ),
     ),
     Fault(
         "double-sketch has the same signs in every round",
-        double_sketch,
-        "_signs",
+        sketches,
+        "signs",
         _same_signs,
         test_double_sketch.test_signs_are_public_even_and_of_the_round_and_the_module,
     ),

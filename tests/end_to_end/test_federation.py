@@ -502,11 +502,14 @@ class TestThePublicRange:
         record = load_latest(tmp_path / "run/checkpoints").record
         assert ranges[0] == record["first_range"]
         assert ranges[1] < 0.9 * ranges[0]
+        sigmas = np.array([client.noise_multiplier for client in result.report.clients])
+        loudest = 4 * sigmas.max() / np.linalg.norm(sigmas)
+        assert loudest > 2.05, "of four clients whose noise differs"
         assert all(value <= ranges[0] for value in ranges)
         for before, after, used in zip(states, states[1:], ranges[1:], strict=False):
             mean = after.astype(np.float64) - before.astype(np.float64)
             spread = 6 * np.sqrt(np.mean(mean**2))
-            from_released = 2 * max(1.5 * np.abs(mean).max(), spread)  # sqrt(4 clients) = 2
+            from_released = loudest * max(1.5 * np.abs(mean).max(), spread)
             rounded = math.ldexp(1, math.frexp(used)[1] - 12)  # up to 12 significant bits
             wanted = min(ranges[0], from_released)
             assert wanted * (1 - 1e-4) <= used <= wanted * (1 + 1e-4) + rounded

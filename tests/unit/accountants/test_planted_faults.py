@@ -57,8 +57,8 @@ FAULTS = {
     ),
     "cells lifted without the mass for it": (
         "analyses/lattices.py",
-        "masses[:-1] += (1 - lifted) * left",
-        "masses[1:] += (1 - lifted) * left",
+        "masses[:-1] += short",
+        "masses[1:] += short",
         "analyses/test_lattices.py",
     ),
     "bounds exchanged": (

@@ -17,6 +17,7 @@ from accountants.events import (
     NoisedCount,
     PoissonGaussian,
     PureDP,
+    RandomAllocationGaussian,
     Skellam,
     TreeAggregation,
     ZeroConcentrated,
@@ -49,6 +50,11 @@ TABLE = {
     "fixed size": (
         FixedSizeGaussian(noise_multiplier=4.0, batch_size=5, dataset_size=9, steps=1),
         (NOT_KNOWN, 2, NOT_KNOWN),
+        (NOT_KNOWN, NOT_KNOWN, NOT_KNOWN),
+    ),
+    "allocated": (
+        RandomAllocationGaussian(noise_multiplier=4.0, batches=5, steps=7),
+        (1, NOT_KNOWN, 1),
         (NOT_KNOWN, NOT_KNOWN, NOT_KNOWN),
     ),
     "tree": (
